@@ -1,0 +1,39 @@
+"""From nothing to a scored submission in Kaggle's Digit Recognizer: the library's front door."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kaggle_digits.download import download as download
+    from kaggle_digits.errors import KaggleDigitsError as KaggleDigitsError
+    from kaggle_digits.files import Workspace as Workspace
+    from kaggle_digits.pipeline import ensemble as ensemble
+    from kaggle_digits.pipeline import score as score
+    from kaggle_digits.pipeline import submit as submit
+    from kaggle_digits.pipeline import train as train
+    from kaggle_digits.reports import report as report
+    from kaggle_digits.runs import find_run as find_run
+    from kaggle_digits.runs import list_runs as list_runs
+
+_HOMES = {
+    "KaggleDigitsError": "errors",
+    "Workspace": "files",
+    "download": "download",
+    "ensemble": "pipeline",
+    "find_run": "runs",
+    "list_runs": "runs",
+    "report": "reports",
+    "score": "pipeline",
+    "submit": "pipeline",
+    "train": "pipeline",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, so that importing the package, and `kaggle-digits --help`, load none of numpy and pandas.
+    if name in _HOMES:
+        return getattr(import_module(f"kaggle_digits.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

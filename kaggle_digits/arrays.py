@@ -1,0 +1,10 @@
+"""The array types that flow through the package."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+UInt8 = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]

@@ -1,0 +1,377 @@
+"""The command `kaggle-digits`: parse, call, print.
+
+What is heavy (numpy, pandas, kaggle, rich) is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from kaggle_digits.competition import COMPETITIONS, DEFAULT_COMPETITION
+from kaggle_digits.errors import KaggleDigitsError, UsageError
+
+if TYPE_CHECKING:
+    from kaggle_digits.files import Workspace
+    from kaggle_digits.runs import Run
+
+PRESETS = ("lenet", "fast", "default")
+INTERRUPTED = 130
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead.")
+run_option = click.option("--run", metavar="NAME", help="The run. Default: the latest.")
+
+
+def main() -> None:
+    """Run the command line: errors end in two sentences on stderr and an exit code, without a traceback."""
+    debug = "--debug" in sys.argv
+    try:
+        sys.exit(cli.main(prog_name="kaggle-digits", standalone_mode=False))
+    except KaggleDigitsError as error:
+        _fail(error, error.problem, error.remedy, error.exit_code, debug)
+    except click.UsageError as error:
+        _fail(error, _sentence(error.format_message()), _usage_remedy(error), UsageError.exit_code, debug)
+    except (KeyboardInterrupt, click.Abort) as error:
+        _fail(
+            error,
+            "Interrupted.",
+            "Run the same command again to go on; what is finished stays.",
+            INTERRUPTED,
+            debug,
+        )
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        problem = f"Something went wrong that is no fault of yours: {type(error).__name__}: {error}"
+        _fail(error, _sentence(problem), "Run it again with --debug before the command to see where.", 1, debug)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--competition",
+    metavar="NAME",
+    envvar="KAGGLE_DIGITS_COMPETITION",
+    default=DEFAULT_COMPETITION,
+    help="The competition, also as KAGGLE_DIGITS_COMPETITION: "
+    + "; ".join(f"{c.name} ({c.summary})" for c in COMPETITIONS.values())
+    + f". Default: {DEFAULT_COMPETITION}.",
+)
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="KAGGLE_DIGITS_ROOT",
+    default=Path(),
+    help="The folder of data/, runs/ and submissions/, also as KAGGLE_DIGITS_ROOT. Default: the current one.",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="kaggle-digits", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context, competition: str, root: Path, debug: bool) -> None:
+    """From nothing to a scored submission in Kaggle's Digit Recognizer.
+
+    Download the data, train a CNN by stratified k-fold, average the folds' softmaxes over the test set, write
+    submission.csv, submit it, read its score, and see what the folds say.
+
+    \b
+    Without an account:   kaggle-digits --competition rehearsal download
+                          kaggle-digits --competition rehearsal train
+                          kaggle-digits --competition rehearsal submit
+
+    Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 credentials, 4 Kaggle refuses, 5 network or still
+    pending, 6 bad data, 7 the submission was scored as an error, 8 cannot write or in use, 130 interrupted.
+    """  # noqa: D301 - click takes \b for "do not wrap what follows"
+    from kaggle_digits.files import Workspace
+
+    context.obj = Workspace.at(root, competition)
+
+
+@cli.command(short_help="Get the competition's files.")
+@click.option("--force", is_flag=True, help="Get the files again, whatever is there.")
+@click.option(
+    "--from",
+    "source",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Take them from a zip that the browser saved, or from a folder such as /kaggle/input/digit-recognizer.",
+)
+@click.option(
+    "--mnist-dir",
+    metavar="DIR",
+    envvar="KAGGLE_DIGITS_MNIST_DIR",
+    type=click.Path(path_type=Path),
+    help="For rehearsal-full: the folder of MNIST's four IDX files, also as KAGGLE_DIGITS_MNIST_DIR. "
+    "Default: they are downloaded from a public mirror.",
+)
+@json_option
+@click.pass_obj
+def download(
+    workspace: Workspace, force: bool, source: Path | None, mnist_dir: Path | None, as_json: bool
+) -> None:
+    """Get the competition's files into data/<competition>/, checked and whole.
+
+    Whole files that are there already stay, and nothing is asked of anybody.
+    """
+    from kaggle_digits import console
+    from kaggle_digits.download import download as fetch
+
+    with console.waiting(f"Getting {workspace.competition.name}"):
+        files = fetch(workspace, force=force, source=source, mnist_dir=mnist_dir)
+    if as_json:
+        return _print_json(
+            {
+                "competition": workspace.competition.name,
+                "folder": str(files.folder),
+                "train_rows": files.train_rows,
+                "test_rows": files.test_rows,
+                "fetched": files.fetched,
+            }
+        )
+    state = "is here now" if files.fetched else "was here already"
+    console.say(
+        f"{workspace.competition.name} {state}: {files.train_rows:,} training rows, {files.test_rows:,} test rows"
+    )
+    console.say(f"Folder: {files.folder}")
+    return None
+
+
+@cli.command()
+@click.option(
+    "--preset", metavar="NAME", default="default", help=f"The recipe: {', '.join(PRESETS)}. Default: default."
+)
+@click.option("--folds", metavar="K", type=int, help="How many folds. Default: the preset's, mostly 5.")
+@click.option("--seed", metavar="N", type=int, default=0, help="Of the split and of training. Default: 0.")
+@click.option("--run", metavar="NAME", help="The run's name. Default: made of preset, folds, seed and settings.")
+@click.option("--workers", metavar="N", type=int, help="Folds at a time. Default: by cores and memory.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a setting, such as epochs=3; may be repeated.",
+)
+@click.option("--retrain", is_flag=True, help="Train damaged folds again; all of them where none is damaged.")
+@json_option
+@click.pass_obj
+def train(
+    workspace: Workspace,
+    preset: str,
+    folds: int | None,
+    seed: int,
+    run: str | None,
+    workers: int | None,
+    settings: tuple[str, ...],
+    retrain: bool,
+    as_json: bool,
+) -> None:
+    """Train what is missing of a run, ensemble its folds and write its submission.
+
+    The same command again goes on where the first one ended.
+    """
+    from kaggle_digits import console, pipeline
+
+    with console.TrainingView() as view:
+        trained = pipeline.train(
+            workspace,
+            preset=preset,
+            folds=folds,
+            seed=seed,
+            settings=_parse_settings(settings),
+            run=run,
+            workers=workers,
+            retrain=retrain,
+            on_start=view.start,
+            on_progress=view.progress,
+            on_finished=view.finished,
+        )
+    _show_run(workspace, trained, as_json)
+
+
+@cli.command(short_help="Average one or more runs again.")
+@click.option("--run", "runs", metavar="NAME", multiple=True, help="A run; may be repeated. Default: the latest.")
+@click.option(
+    "--name", metavar="NEW", help="The name of the ensemble of several runs. Default: theirs, joined by +."
+)
+@json_option
+@click.pass_obj
+def ensemble(workspace: Workspace, runs: tuple[str, ...], name: str | None, as_json: bool) -> None:
+    """Average one or more runs again and write the submission.
+
+    Several runs become a run of their own.
+    """
+    from kaggle_digits import pipeline
+
+    _show_run(workspace, pipeline.ensemble(workspace, runs, name), as_json)
+
+
+@cli.command()
+@run_option
+@click.option(
+    "--file", metavar="CSV", type=click.Path(path_type=Path), help="Submit this file instead of a run's."
+)
+@click.option("--message", metavar="M", help="The description. Default: preset, folds, seed and CV.")
+@click.option("--dry-run", is_flag=True, help="Check everything, show what would be sent, and send nothing.")
+@click.option("--again", is_flag=True, help="Send a file that was submitted before.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for the score.")
+@click.option(
+    "--timeout",
+    metavar="S",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    help="Seconds to wait for it. Default: 600.",
+)
+@json_option
+@click.pass_obj
+def submit(
+    workspace: Workspace,
+    run: str | None,
+    file: Path | None,
+    message: str | None,
+    dry_run: bool,
+    again: bool,
+    no_wait: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Check a submission, send it once, wait for its score, and write it in the ledger."""
+    from kaggle_digits import console, pipeline
+
+    with console.waiting(f"Submitting to {workspace.competition.name}"):
+        sent = pipeline.submit(
+            workspace,
+            run=run,
+            file=file,
+            message=message,
+            dry_run=dry_run,
+            again=again,
+            wait=not no_wait,
+            timeout=timeout,
+        )
+    if as_json:
+        return _print_json(
+            sent.entry.as_numbers()
+            | {"description": sent.description, "sent": not (dry_run or sent.again), "dry_run": dry_run}
+        )
+    return console.show_sent(sent, dry_run)
+
+
+@cli.command(short_help="Show scores and the place on the leaderboard.")
+@json_option
+@click.pass_obj
+def score(workspace: Workspace, as_json: bool) -> None:
+    """Show the submissions with status and score, the place on the leaderboard, and CV against LB."""
+    from dataclasses import asdict
+
+    from kaggle_digits import console, pipeline
+
+    with console.waiting(f"Asking {workspace.competition.name}"):
+        board = pipeline.score(workspace)
+    if as_json:
+        standing = board.standing
+        return _print_json(
+            {
+                "competition": workspace.competition.name,
+                "place": standing.place if standing else None,
+                "teams": standing.teams if standing else None,
+                "percentile": standing.percentile if standing else None,
+                "submissions": [
+                    asdict(submission)
+                    | {
+                        "run": entry.run if entry else None,
+                        "cv": entry.as_numbers()["cv"] if entry else None,
+                        "gap": entry.gap if entry else None,
+                    }
+                    for submission, entry in board.submissions
+                ],
+            }
+        )
+    return console.show_scores(board)
+
+
+@cli.command(short_help="Write and show a run's validation report.")
+@run_option
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
+@json_option
+@click.pass_obj
+def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool) -> None:
+    """Write the fold-level validation report of a run, and show it."""
+    from kaggle_digits import console
+    from kaggle_digits.reports import report as write_report
+
+    written = write_report(workspace, run)
+    if as_json:
+        _print_json(written.document)
+    else:
+        console.show_report(written.document, str(written.page))
+    if open_page:
+        click.launch(str(written.page))
+
+
+@cli.command(short_help="List the runs there are.")
+@json_option
+@click.pass_obj
+def runs(workspace: Workspace, as_json: bool) -> None:
+    """List the runs there are, how far they are and how good."""
+    from kaggle_digits import console, pipeline
+
+    rows = pipeline.summarise_runs(workspace)
+    if as_json:
+        return _print_json({"competition": workspace.competition.name, "runs": rows})
+    return console.show_runs(rows)
+
+
+def _parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(
+                f"--set {pair!r} is not of the form KEY=VALUE.", "Write, for instance: --set epochs=3."
+            )
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
+    from kaggle_digits import console
+    from kaggle_digits.submission import submission_file
+
+    submission = str(submission_file(workspace, run.name))
+    if as_json:
+        facts = {"competition": workspace.competition.name, "run": run.name, "folder": str(run.path)}
+        _print_json(facts | {"submission": submission, **run.ensemble_metrics()})
+    else:
+        console.show_run(run, submission)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2))
+
+
+def _fail(error: BaseException, problem: str, remedy: str, exit_code: int, debug: bool) -> NoReturn:
+    from kaggle_digits import console
+
+    if debug:
+        traceback.print_exception(error)
+    console.show_error(problem, remedy)
+    sys.exit(exit_code)
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def _usage_remedy(error: click.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx else "kaggle-digits"
+    option = getattr(error, "option_name", "")
+    if option in ("--competition", "--root", "--debug"):
+        return f"{option} goes before the command: kaggle-digits {option} … {path.split()[-1]}."
+    return f"See: {path} --help."

@@ -1,0 +1,296 @@
+"""What a person sees in the terminal: tables, live progress, and errors in two sentences."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from kaggle_digits.recipes import Recipe
+    from kaggle_digits.runs import Run
+    from kaggle_digits.submission import ScoreBoard, Sent
+    from kaggle_digits.training import Progress
+
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def out() -> Console:
+    """Return the console for results, on stdout; plain text where it is not a terminal."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def err() -> Console:
+    """Return the console for progress and errors, on stderr."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a line of plain text on stdout."""
+    out().print(text, markup=False, soft_wrap=True)
+
+
+class TrainingView:
+    """Live progress of a run on stderr: a row a fold in a terminal, a line an epoch elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = err()
+        self._live: Live | None = None
+        self._folds: dict[int, Progress | None] = {}
+        self._done: set[int] = set()
+        self._started = time.monotonic()
+        self._name = ""
+
+    def __enter__(self) -> TrainingView:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+
+    def start(self, run: Run, recipe: Recipe, missing: list[int]) -> None:
+        """Show the folds that are there and those to train."""
+        self._name = run.name
+        self._started = time.monotonic()
+        self._done = set(range(recipe.folds)) - set(missing)
+        self._folds = dict.fromkeys(range(recipe.folds))
+        if not missing:
+            self._console.print(f"The run {run.name} is trained already.", markup=False)
+        elif self._console.is_terminal:
+            self._live = Live(self._table(), console=self._console, refresh_per_second=4)
+            self._live.start()
+        else:
+            self._console.print(f"Training {run.name}: fold {', '.join(map(str, missing))}.", markup=False)
+
+    def progress(self, progress: Progress) -> None:
+        """Take note of how far a fold is."""
+        before = self._folds.get(progress.fold)
+        self._folds[progress.fold] = progress
+        if self._live is not None:
+            self._live.update(self._table())
+        elif progress.val_accuracy is not None and (
+            before is None or _epochs_done(before) < _epochs_done(progress)
+        ):
+            self._console.print(
+                f"fold {progress.fold}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
+                f"val accuracy {progress.val_accuracy:.4f}  {progress.images_per_second:,.0f} images/s  "
+                f"{self._left()} left",
+                soft_wrap=True,
+            )
+
+    def finished(self, fold: int) -> None:
+        """Take note of a fold that is finished."""
+        self._done.add(fold)
+        if self._live is not None:
+            self._live.update(self._table())
+
+    def _left(self) -> str:
+        """Estimate the time left from the share of all folds' steps that is done."""
+        to_do = [p for fold, p in self._folds.items() if p is not None or fold not in self._done]
+        share = sum(1.0 if p and p.fold in self._done else p.done if p else 0.0 for p in to_do) / max(
+            1, len(to_do)
+        )
+        if share <= 0:
+            return "–"
+        return duration((time.monotonic() - self._started) * (1 - share) / share)
+
+    def _table(self) -> Group:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in ("fold", "", "epoch", "loss", "val acc", "images/s"):
+            table.add_column(name, justify="left" if not name else "right", header_style="dim")
+        for fold, progress in self._folds.items():
+            done = 1.0 if fold in self._done else progress.done if progress else 0.0
+            bar = ProgressBar(total=1.0, completed=done, width=20)
+            if progress is None:
+                state = Text("done" if fold in self._done else "waiting", style="dim")
+                table.add_row(str(fold), bar, state, "", "", "")
+                continue
+            accuracy = "" if progress.val_accuracy is None else f"{progress.val_accuracy:.4f}"
+            table.add_row(
+                str(fold),
+                bar,
+                f"{progress.epoch}/{progress.epochs}",
+                f"{progress.loss:.4f}",
+                accuracy,
+                f"{progress.images_per_second:,.0f}",
+            )
+        elapsed = duration(time.monotonic() - self._started)
+        foot = f"{elapsed} gone, {self._left()} left" if len(self._done) < len(self._folds) else f"{elapsed} gone"
+        return Group(Text(f"Training {self._name}", style="bold"), table, Text(foot, style="dim"))
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on stderr that something is under way."""
+    console = err()
+    if console.is_terminal:
+        with console.status(Text(what)):
+            yield
+    else:
+        yield
+
+
+def show_run(run: Run, submission: str) -> None:
+    """Show what a run has come to."""
+    metrics = run.ensemble_metrics()
+    console = out()
+    console.print(
+        f"{run.name}: out-of-fold accuracy {metrics['accuracy']:.5f}, {metrics['errors']:,} errors in "
+        f"{metrics['rows']:,} rows",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(f"Submission: {submission}", markup=False, soft_wrap=True)
+
+
+def show_runs(rows: list[dict[str, Any]]) -> None:
+    """Show what runs there are."""
+    table = _table("run", "status", "folds", "errors", "accuracy", "score")
+    for row in rows:
+        table.add_row(
+            Text(row["name"], overflow="fold"),
+            row["status"],
+            "" if row["folds"] is None else f"{row['trained']}/{row['folds']}",
+            "" if row["errors"] is None else f"{row['errors']:,}",
+            "" if row["accuracy"] is None else f"{row['accuracy']:.5f}",
+            "" if row["score"] is None else f"{row['score']:.5f}",
+        )
+    out().print(table if rows else "There is no run yet. Make one with: kaggle-digits train")
+
+
+def show_sent(sent: Sent, dry_run: bool) -> None:
+    """Show what became of a submission."""
+    console, entry = out(), sent.entry
+    if dry_run and not sent.again:
+        console.print("Nothing was sent. This would be:", markup=False)
+        console.print(
+            f"  description  {sent.description}\n  SHA-256      {entry.sha256}", markup=False, soft_wrap=True
+        )
+        return
+    if sent.again:
+        console.print(
+            f"This file was submitted before, {entry.time}; nothing was sent. Send it again with --again.",
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(f"Submission {entry.ref}: {entry.status}", markup=False)
+    if entry.score:
+        place = f", place {entry.rank}" if entry.rank else ""
+        gap = f" (CV {entry.cv}, {entry.gap:+.5f})" if entry.gap is not None else ""
+        console.print(f"Score {entry.score}{gap}{place}", style="bold", markup=False)
+
+
+def show_scores(board: ScoreBoard) -> None:
+    """Show the submissions with their scores, and the place on the leaderboard."""
+    table = _table("time (UTC)", "ref", "run", "status", "score", "CV", "gap")
+    for submission, entry in board.submissions:
+        table.add_row(
+            submission.time[:16].replace("T", " "),
+            submission.ref,
+            Text(entry.run if entry else "", overflow="fold"),
+            Text(submission.status + (f": {submission.reason}" if submission.reason else ""), overflow="fold"),
+            "" if submission.score is None else f"{submission.score:.5f}",
+            entry.cv if entry else "",
+            f"{entry.gap:+.5f}" if entry and entry.gap is not None else "",
+        )
+    console = out()
+    if not board.submissions:
+        console.print("There is no submission yet. Make one with: kaggle-digits submit")
+        return
+    console.print(table)
+    standing = board.standing
+    if standing is None:
+        console.print("The leaderboard cannot be read now.")
+    elif standing.place is None:
+        console.print(f"You are not on the leaderboard of {standing.teams:,} teams now.")
+    else:
+        console.print(
+            f"Place {standing.place:,} of {standing.teams:,}: the best {standing.percentile:.1f} %.",
+            style="bold",
+        )
+
+
+def show_report(document: dict[str, Any], page: str) -> None:
+    """Show a report's document."""
+    console = out()
+    if document["missing_folds"]:
+        console.print(f"Unfinished: fold {', '.join(map(str, document['missing_folds']))} is not trained yet.")
+    if document["folds"]:
+        table = _table("fold", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
+        for fold in document["folds"]:
+            table.add_row(
+                str(fold["fold"]),
+                f"{fold['rows']:,}",
+                f"{fold['accuracy']:.5f}",
+                str(fold["errors"]),
+                f"{fold['log_loss']:.4f}",
+                sparkline([row["val_accuracy"] for row in fold["history"]]),
+                f"{fold['seconds']:.0f}",
+            )
+        console.print(table)
+        spread = document["fold_accuracy"]
+        sd = "" if spread["sd"] is None else f" ± {spread['sd']:.5f}"
+        console.print(f"Mean over folds: {spread['mean']:.5f}{sd}")
+    if document["out_of_fold"]:
+        total = document["out_of_fold"]
+        console.print(
+            f"Out-of-fold: accuracy {total['accuracy']:.5f}, {total['errors']:,} errors in "
+            f"{total['rows']:,} rows, log-loss {total['log_loss']:.4f}",
+            soft_wrap=True,
+        )
+        matrix = _table("", *map(str, range(10)))
+        for digit, row in enumerate(total["confusion"]):
+            cells = [Text(str(n), style="dim" if n == 0 or i == digit else "bold red") for i, n in enumerate(row)]
+            matrix.add_row(Text(str(digit), style="dim"), *cells)
+        console.print("Confusion matrix: a row for each true digit, a column for each predicted one")
+        console.print(matrix)
+    board = document["leaderboard"]
+    if board:
+        gap = "" if board["gap"] is None else f", {board['gap']:+.5f} against out-of-fold"
+        console.print(f"Leaderboard: {board['score']:.5f}{gap}", style="bold")
+    console.print(f"Page: {page}", markup=False, soft_wrap=True)
+
+
+def show_error(problem: str, remedy: str) -> None:
+    """Show an error: what is wrong, and how to mend it."""
+    console = err()
+    console.print(Text("Error: ", style="bold red"), Text(problem), sep="", end="\n", soft_wrap=True)
+    console.print(remedy, markup=False, soft_wrap=True)
+
+
+def sparkline(values: list[float]) -> str:
+    """Return values as a row of small bars, from the least to the greatest, at most 20 of them."""
+    step = max(1, -(-len(values) // 20))
+    shown = values[::-1][::step][::-1]
+    low, high = min(shown), max(shown)
+    span = (high - low) or 1.0
+    return "".join(SPARKS[round((value - low) / span * (len(SPARKS) - 1))] for value in shown)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as minutes and seconds, or hours and minutes."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d} h" if hours else f"{minutes}:{rest:02d}"
+
+
+def _epochs_done(progress: Progress) -> int:
+    return int(progress.done * progress.epochs + 1e-6)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    words = ("run", "status", "time (UTC)", "val accuracy")
+    for name in columns:
+        table.add_column(
+            name, justify="left" if name in words else "right", header_style="dim", no_wrap=name not in words
+        )
+    return table

@@ -1,0 +1,265 @@
+"""CSV to arrays: the competition's files parsed, validated and cached."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from kaggle_digits.arrays import Int64, UInt8
+from kaggle_digits.competition import (
+    CLASSES,
+    LABEL_COLUMN,
+    PIXEL_COLUMNS,
+    SAMPLE_CSV,
+    SIDE,
+    SUBMISSION_COLUMNS,
+    TEST_CSV,
+    TRAIN_CSV,
+)
+from kaggle_digits.errors import DataError, WriteError
+from kaggle_digits.files import replacing, sha256
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class LabelledDigits:
+    """The labelled rows of ``train.csv``, in the order of the file.
+
+    Attributes
+    ----------
+    images : ndarray of uint8, shape (n, 28, 28)
+        Grey values, 0 (paper) to 255 (ink).
+    labels : ndarray of uint8, shape (n,)
+        The digit, 0 to 9.
+    sha256 : str
+        Of the CSV file.
+    """
+
+    images: UInt8
+    labels: UInt8
+    sha256: str
+
+
+@dataclass(frozen=True)
+class UnlabelledDigits:
+    """The rows of ``test.csv``, in the order of the file. There are no labels.
+
+    Attributes
+    ----------
+    images : ndarray of uint8, shape (m, 28, 28)
+        Grey values, 0 (paper) to 255 (ink).
+    ids : ndarray of int64, shape (m,)
+        The ``ImageId`` of each row, from ``sample_submission.csv``.
+    sha256 : str
+        Of ``test.csv``.
+    """
+
+    images: UInt8
+    ids: Int64
+    sha256: str
+
+
+def load_train(folder: Path) -> LabelledDigits:
+    """Load ``train.csv`` of a competition's data folder.
+
+    The file is parsed and validated once; after that its arrays come from ``cache/``, for as long as the file's
+    size and modification time, or else its SHA-256, are those of the parsed one.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, or not 785 columns ``label,pixel0..pixel783`` of whole numbers with labels from
+        0 to 9 and grey values from 0 to 255.
+    """
+    arrays = _cached(folder / TRAIN_CSV, _parse_train)
+    return LabelledDigits(arrays["images"], arrays["labels"], str(arrays["sha256"]))
+
+
+def load_test(folder: Path) -> UnlabelledDigits:
+    """Load ``test.csv`` of a competition's data folder, with its ids.
+
+    Raises
+    ------
+    DataError
+        If ``test.csv`` is not 784 columns ``pixel0..pixel783`` of whole numbers from 0 to 255, if
+        ``sample_submission.csv`` is not one (see `load_sample`), or if they differ in length.
+    """
+    arrays = _cached(folder / TEST_CSV, _parse_test)
+    images, ids = arrays["images"], load_sample(folder)
+    if len(images) != len(ids):
+        raise DataError(
+            f"{folder / TEST_CSV} has {len(images):,} rows but {SAMPLE_CSV} has {len(ids):,}.",
+            "Get all three files again with: kaggle-digits download --force.",
+        )
+    return UnlabelledDigits(images, ids, str(arrays["sha256"]))
+
+
+def load_sample(folder: Path) -> Int64:
+    """Load the ids of ``sample_submission.csv``, int64 [m]: what a submission must hold, in this order.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, its columns aren't ``ImageId,Label``, or an id stands twice.
+    """
+    path = folder / SAMPLE_CSV
+    ids = _column(_read_csv(path, SUBMISSION_COLUMNS, "int64"), SUBMISSION_COLUMNS[0])
+    if len(np.unique(ids)) != len(ids):
+        raise DataError(f"{path} has an {SUBMISSION_COLUMNS[0]} twice.", _GET_AGAIN)
+    return ids
+
+
+_GET_AGAIN = "Get the file again with: kaggle-digits download --force."
+
+
+def _parse_train(path: Path) -> dict[str, UInt8]:
+    table = _read_csv(path, (LABEL_COLUMN, *PIXEL_COLUMNS), "uint8")
+    labels = _column(table, LABEL_COLUMN)
+    if labels.max() >= CLASSES:
+        row = int(np.argmax(labels >= CLASSES))
+        raise DataError(f"{path}, row {row + 1}: the label is {labels[row]}, which is no digit.", _GET_AGAIN)
+    return {"images": _images(table), "labels": labels}
+
+
+def _parse_test(path: Path) -> dict[str, UInt8]:
+    return {"images": _images(_read_csv(path, PIXEL_COLUMNS, "uint8"))}
+
+
+def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
+    """Read a CSV file of whole numbers with exactly these columns, in this order."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    def parse(threads: bool) -> pa.Table:
+        return csv.read_csv(
+            path,
+            csv.ReadOptions(use_threads=threads),
+            # No cell of ours holds a line break, so a stray quote must not swallow the rest of the file.
+            csv.ParseOptions(newlines_in_values=False),
+            csv.ConvertOptions(column_types=dict.fromkeys(columns, dtype), null_values=[]),
+        )
+
+    try:
+        table = parse(threads=True)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.", "Get it with: kaggle-digits download.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.", _GET_AGAIN) from error
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        # Only the single-threaded reader knows the number of the row it stumbles over.
+        try:
+            table = parse(threads=False)
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            _refuse(path, columns, error)
+    _check_columns(path, table.column_names, columns)
+    if table.num_rows == 0:
+        raise DataError(f"{path} has a header but no rows.", _GET_AGAIN)
+    for name in columns:
+        if table[name].null_count:
+            raise DataError(f"{path}: a value is missing in column {name}.", _GET_AGAIN)
+    return table
+
+
+def _refuse(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
+    """Say in a sentence what the CSV reader found wrong."""
+    text = str(error).splitlines()[0]
+    header = _header(path)
+    if header is not None:
+        _check_columns(path, header, columns)
+    cell = re.search(
+        r"In CSV column #(?P<column>\d+): (?:Row #(?P<row>\d+): )?CSV conversion error to \w+: "
+        r"invalid value '(?P<value>.*)'",
+        text,
+    )
+    if cell and header is not None:
+        # The reader counts the header as row 1; people count data rows from 1.
+        row = f"row {int(cell['row']) - 1}, " if cell["row"] else ""
+        value = f"{cell['value'][:40]!r}" if cell["value"] else "missing"
+        raise DataError(
+            f"{path}, {row}column {header[int(cell['column'])]}: the value is {value}, "
+            "where a whole number within the column's range belongs.",
+            _GET_AGAIN,
+        ) from error
+    counts = re.search(r"(?:Row #(?P<row>\d+): )?Expected (?P<expected>\d+) columns, got (?P<got>\d+)", text)
+    if counts:
+        row = f", row {int(counts['row']) - 1}" if counts["row"] else ""
+        raise DataError(
+            f"{path}{row}: {counts['got']} values in a row of {counts['expected']} columns.", _GET_AGAIN
+        ) from error
+    if "Empty CSV" in text:
+        raise DataError(f"{path} is empty.", _GET_AGAIN) from error
+    raise DataError(f"{path} is not a CSV file of digits: {text[:200].rstrip('.')}.", _GET_AGAIN) from error
+
+
+def _header(path: Path) -> list[str] | None:
+    """Return the column names in the first line of a file, or None if it has no readable line."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="strict") as stream:
+            line = stream.readline(100_000).strip("\r\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return [name.strip('"') for name in line.split(",")]
+
+
+def _check_columns(path: Path, found: list[str], expected: tuple[str, ...]) -> None:
+    if tuple(found) == expected:
+        return
+    if len(found) != len(expected):
+        detail = f"it has {len(found)} columns, not {len(expected)}"
+    else:
+        at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
+        detail = f"column {at + 1} is {found[at][:40]!r}, not {expected[at]!r}"
+    shape = ",".join(expected) if len(expected) < 4 else f"{expected[0]},{expected[1]},…,{expected[-1]}"
+    raise DataError(f"{path} does not have the columns {shape}: {detail}.", _GET_AGAIN)
+
+
+def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
+    column: npt.NDArray[Any] = table[name].to_numpy()
+    return column
+
+
+def _images(table: pa.Table) -> UInt8:
+    pixels = np.empty((table.num_rows, len(PIXEL_COLUMNS)), np.uint8)
+    for i, name in enumerate(PIXEL_COLUMNS):
+        pixels[:, i] = _column(table, name)
+    return pixels.reshape(-1, SIDE, SIDE)
+
+
+def _cached(path: Path, parse: Any) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays that `parse` makes of the CSV file at `path`, from the cache beside it if it can."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.", "Get it with: kaggle-digits download.") from None
+    cache = path.parent / "cache" / f"{path.stem}.npz"
+    stamp = np.array([status.st_size, status.st_mtime_ns])
+    known = _read_cache(cache)
+    if known and np.array_equal(known["stamp"], stamp):
+        return known
+    digest = sha256(path)
+    if known and str(known["sha256"]) == digest:
+        arrays = known | {"stamp": stamp}
+    else:
+        arrays = parse(path) | {"sha256": np.array(digest), "stamp": stamp}
+    try:
+        with replacing(cache) as temporary, open(temporary, "wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+    except WriteError:
+        pass  # A folder mounted read-only: the next load parses again.
+    return arrays
+
+
+def _read_cache(cache: Path) -> dict[str, npt.NDArray[Any]] | None:
+    try:
+        with np.load(cache, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None

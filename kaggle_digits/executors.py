@@ -1,0 +1,168 @@
+"""Where folds run: processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, cast
+
+import kaggle_digits
+from kaggle_digits.errors import KaggleDigitsError
+from kaggle_digits.training import Digits, FoldTask, Progress
+
+WORKER_MEMORY = 1.2e9
+"""Bytes that a worker may come to hold; bounds how many there are by default."""
+TRIES = 2
+"""How often a fold is begun whose worker dies."""
+
+
+def default_workers(folds: int) -> int:
+    """Return how many workers to use for so many folds: by cores and memory, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(folds, cores, int(memory / WORKER_MEMORY)))
+
+
+def train_in_processes(
+    tasks: Sequence[FoldTask],
+    digits: Digits,
+    folder_of: Callable[[int], Path],
+    log_file: Path,
+    workers: int,
+    on_progress: Callable[[Progress], None],
+    on_finished: Callable[[int], None],
+) -> None:
+    """Train folds in worker processes, each of which writes the folds it trains.
+
+    A fold whose worker dies is begun once more; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    tasks : sequence of FoldTask
+        The folds to train.
+    digits : Digits
+        The rows, sent to each worker once.
+    folder_of : callable
+        From a fold to its directory.
+    log_file : pathlib.Path
+        Gets what the workers' libraries print.
+    workers : int
+        The number of processes at a time.
+    on_progress, on_finished : callable
+        Told of each `Progress`, and of each fold that is finished.
+
+    Raises
+    ------
+    KaggleDigitsError
+        What ended a fold, after all others have run.
+    RuntimeError
+        With the worker's traceback, for a fault of ours.
+    """
+    waiting = deque(tasks)
+    tries = dict.fromkeys((task.fold for task in tasks), 0)
+    busy: dict[Connection, tuple[_Worker, FoldTask]] = {}
+    idle: list[_Worker] = []
+    failures: list[Exception] = []
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                task = waiting.popleft()
+                worker = idle.pop() if idle else _Worker.start(digits, log_file)
+                tries[task.fold] += 1
+                busy[worker.connection] = worker, task
+                worker.send((task, folder_of(task.fold)))
+            for connection in cast(list[Connection], wait(list(busy))):
+                worker, task = busy[connection]
+                try:
+                    message = connection.recv()
+                except (EOFError, OSError):
+                    del busy[connection]
+                    if tries[task.fold] < TRIES:
+                        waiting.append(task)
+                    else:
+                        failures.append(worker.obituary(task.fold))
+                    worker.stop()
+                    continue
+                if isinstance(message, Progress):
+                    on_progress(message)
+                    continue
+                del busy[connection]
+                idle.append(worker)
+                if message is None:
+                    on_finished(task.fold)
+                else:
+                    failures.append(message)
+    finally:
+        for worker in [*idle, *(worker for worker, _ in busy.values())]:
+            worker.stop()
+    if failures:
+        raise failures[0]
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A worker process and our end of the connection to it."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+
+    @classmethod
+    def start(cls, digits: Digits, log_file: Path) -> _Worker:
+        """Start a process and send it the rows.
+
+        Not by `multiprocessing`, which would run the caller's script again unless it is guarded.
+        """
+        ours, theirs = multiprocessing.Pipe()
+        with theirs, open(log_file, "ab") as log:
+            process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "kaggle_digits.worker", str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+            )
+        worker = cls(process, ours)
+        worker.send(digits)
+        return worker
+
+    def send(self, message: Any) -> None:
+        """Send a message; a worker that is dead by now is found out when it is listened to."""
+        with suppress(OSError):
+            self.connection.send(message)
+
+    def stop(self) -> None:
+        """End the process, whatever it does, and wait until it is gone."""
+        self.process.kill()
+        self.process.communicate()
+        self.connection.close()
+
+    def obituary(self, fold: int) -> KaggleDigitsError:
+        """Return the error that says how the worker of a fold died."""
+        code = self.process.wait()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        remedy = "Run the same command again; the finished folds stay."
+        if code == -9:
+            remedy = "If memory ran out, use fewer workers with --workers, and run the same command again."
+        return KaggleDigitsError(f"The worker of fold {fold} died {TRIES} times, the last by {how}.", remedy)
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of a worker: one thread in every library, and no chatter."""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    tensorflow = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    package = str(Path(kaggle_digits.__file__).parents[1])
+    return {
+        **os.environ,
+        **dict.fromkeys((*threads, *tensorflow), "1"),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+    }

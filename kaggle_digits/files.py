@@ -1,0 +1,210 @@
+"""Files that appear whole or not at all, their SHA-256, and the folders below ``--root``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kaggle_digits.competition import DEFAULT_COMPETITION, Competition, find_competition
+from kaggle_digits.errors import DataError, WriteError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one competition below a root folder.
+
+    Attributes
+    ----------
+    root : pathlib.Path
+        The folder that holds ``data/``, ``runs/`` and ``submissions/``.
+    competition : Competition
+        Names the folder inside each of them.
+    """
+
+    root: Path
+    competition: Competition
+
+    @classmethod
+    def at(cls, root: str | Path = ".", competition: str = DEFAULT_COMPETITION) -> Workspace:
+        """Return the workspace of the competition called `competition` below `root`.
+
+        Raises
+        ------
+        UsageError
+            If there is no such competition.
+        """
+        return cls(Path(root), find_competition(competition))
+
+    @property
+    def data(self) -> Path:
+        """``data/<competition>``: the three CSV files, their manifest and the cache."""
+        return self.root / "data" / self.competition.name
+
+    @property
+    def runs(self) -> Path:
+        """``runs/<competition>``: a folder a run."""
+        return self.root / "runs" / self.competition.name
+
+    @property
+    def submissions(self) -> Path:
+        """``submissions/<competition>``: a folder a run, and the ledger."""
+        return self.root / "submissions" / self.competition.name
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` raised while writing `path` into a `WriteError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WriteError(
+            f"Cannot write {error.filename or path}: {reason}.",
+            "Free some space or mend the permissions of the folder, then run the same command again.",
+        ) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create the folder `path` with its parents, if need be, and return it.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be created.
+    """
+    with write_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path` that takes its place when the block ends well.
+
+    Until then, and if the block fails, `path` is what it was.
+
+    Raises
+    ------
+    WriteError
+        If the disk or a permission is in the way.
+    """
+    make_folder(path.parent)
+    with write_errors(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb") as stream:
+                # Without it a power cut can leave the new name on an empty file.
+                os.fsync(stream.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write `document` as JSON to `path`, whole or not at all."""
+    write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the JSON object in `path`.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or holds anything else.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.", "Run the command that makes it again.") from None
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as JSON: {error}.", "Remove it and run the command that makes it again."
+        ) from error
+    if not isinstance(document, dict):
+        raise DataError(
+            f"{path} does not hold a JSON object.", "Remove it and run the command that makes it again."
+        )
+    return document
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of the file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_zipped(archive: Path, pattern: str) -> bytes:
+    """Return the content of the first file in a zip whose name, without folders, matches a glob pattern.
+
+    Raises
+    ------
+    DataError
+        If the archive is no zip, has no such file, or its checksum is wrong.
+    """
+    try:
+        with zipfile.ZipFile(archive) as files:
+            member = next((m for m in files.namelist() if fnmatch(PurePosixPath(m).name, pattern)), None)
+            if member is not None:
+                return files.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise DataError(
+            f"{archive.name} is no whole zip file: {error}.", "Get it again from its source."
+        ) from error
+    raise DataError(f"{archive.name} has no {pattern} inside.", "Get it again from its source.")
+
+
+def unzip(archive: Path, names: Iterable[str], folder: Path) -> None:
+    """Unpack the files called `names`, wherever they are in a zip, into `folder`, and nothing else.
+
+    Only their contents come from the archive, never a path, so it cannot write outside `folder`. Raises what
+    `read_zipped` and `write_bytes` do.
+    """
+    for name in names:
+        write_bytes(folder / name, read_zipped(archive, name))
+
+
+@contextmanager
+def lock(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file at `path`, or raise at once if another process does.
+
+    Raises
+    ------
+    WriteError
+        With `busy` as the problem, if it is held already.
+    """
+    from filelock import FileLock, Timeout
+
+    make_folder(path.parent)
+    with write_errors(path):
+        try:
+            held = FileLock(path, timeout=0)
+            held.acquire()
+        except Timeout:
+            raise WriteError(busy, "Wait until it ends, then run the same command again.") from None
+    try:
+        yield
+    finally:
+        held.release()

@@ -1,0 +1,106 @@
+"""Where a competition lives: one interface to Kaggle and to a competition held on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from kaggle_digits.files import Workspace
+
+Status = Literal["PENDING", "COMPLETE", "ERROR", "UNKNOWN"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission as its host remembers it.
+
+    Attributes
+    ----------
+    ref : str
+        The host's reference.
+    time : str
+        When it was made, ISO 8601 in UTC.
+    description : str
+        The message it was sent with.
+    status : {"PENDING", "COMPLETE", "ERROR", "UNKNOWN"}
+        How far the host's scoring is.
+    score : float or None
+        The public score, an accuracy from 0 to 1.
+    reason : str
+        The host's words on a status of ERROR, else empty.
+    team : str
+        The team's name on the leaderboard, empty if the host does not say.
+    """
+
+    ref: str
+    time: str
+    description: str
+    status: Status
+    score: float | None
+    reason: str
+    team: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A place on the leaderboard.
+
+    Attributes
+    ----------
+    place : int or None
+        1 is the best; None when the person is not on the board.
+    teams : int
+        How many are.
+    """
+
+    place: int | None
+    teams: int
+
+    @property
+    def percentile(self) -> float | None:
+        """The share of teams at or above this place, in percent: 5.0 is the top 5 %."""
+        return None if self.place is None else 100 * self.place / self.teams
+
+
+class Host(Protocol):
+    """What the pipeline asks of a host.
+
+    Every method raises a `KaggleDigitsError`, and nothing else, for what a person or the network can cause.
+    """
+
+    def download(self, folder: Path) -> None:
+        """Put the competition's three CSV files, whole and unpacked, into an existing empty folder."""
+
+    def allowance(self) -> int | None:
+        """Return how many submissions are left today, or None if the host has no word on it."""
+
+    def submit(self, csv: Path, description: str) -> str:
+        """Send a submission file, once, and return its reference."""
+
+    def submissions(self) -> Iterable[Submission]:
+        """Return the person's submissions, newest first."""
+
+    def standing(self) -> Standing:
+        """Return the person's place on the leaderboard."""
+
+
+def open_host(workspace: Workspace, mnist_dir: Path | None = None) -> Host:
+    """Return the host of the workspace's competition.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        The competition, and where its files are.
+    mnist_dir : pathlib.Path, optional
+        For ``rehearsal-full``: the folder of MNIST's IDX files. Default: ``$KAGGLE_DIGITS_MNIST_DIR``, else
+        they are downloaded from a public mirror.
+    """
+    if workspace.competition.host == "kaggle":
+        from kaggle_digits.hosts.kaggle import KaggleHost
+
+        return KaggleHost(workspace.competition.name)
+    from kaggle_digits.hosts.local import LocalHost
+
+    return LocalHost(workspace, mnist_dir)

@@ -1,0 +1,140 @@
+"""MNIST's IDX files: reading them, checking their content, fetching them from a public mirror."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from kaggle_digits.arrays import UInt8
+from kaggle_digits.errors import DataError, NetworkError
+
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""The four files of MNIST and the SHA-256 of their uncompressed content."""
+
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+
+
+def parse_idx(content: bytes) -> UInt8:
+    """Return the array of unsigned bytes in an IDX file's uncompressed content.
+
+    The format is Yann LeCun's: two zero bytes, a type code (8: unsigned byte), the number of dimensions, each
+    dimension as a big-endian 32-bit integer, then the values in C order.
+
+    Raises
+    ------
+    ValueError
+        If the content is not such a file.
+    """
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise ValueError("not an IDX file of unsigned bytes")
+    header = 4 + 4 * content[3]
+    if len(content) < header:
+        raise ValueError("cut short")
+    shape = struct.unpack(f">{content[3]}I", content[4:header])
+    values = np.frombuffer(content, np.uint8, offset=header)
+    if values.size != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{values.size} values do not fill the shape {shape}")
+    return values.reshape(shape)
+
+
+def format_idx(values: UInt8) -> bytes:
+    """Return the content of an IDX file that holds `values`: the inverse of `parse_idx`."""
+    return struct.pack(f">2xBB{values.ndim}I", 8, values.ndim, *values.shape) + values.tobytes()
+
+
+def read_idx(path: Path) -> UInt8:
+    """Read an IDX file, plain or gzipped.
+
+    Raises
+    ------
+    DataError
+        If it is missing or damaged.
+    """
+    return _parse(path, _read(path))
+
+
+def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
+    """Read all of MNIST from a folder of its four IDX files, plain or gzipped.
+
+    Returns
+    -------
+    images : ndarray of uint8, shape (70000, 28, 28)
+        MNIST's training images, then its test images.
+    labels : ndarray of uint8, shape (70000,)
+        Their digits.
+
+    Raises
+    ------
+    DataError
+        If a file is missing, or its content is not MNIST's own by its SHA-256.
+    """
+    arrays = []
+    for name, expected in MNIST_SHA256.items():
+        path = next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
+        if path is None:
+            raise DataError(
+                f"{folder} has no {name} or {name}.gz.",
+                "Name the folder of MNIST's four IDX files with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR.",
+            )
+        content = _read(path)
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise DataError(f"The content of {path} is not MNIST's.", "Get the file again from its source.")
+        arrays.append(_parse(path, content))
+    train_images, train_labels, test_images, test_labels = arrays
+    return np.concatenate([train_images, test_images]), np.concatenate([train_labels, test_labels])
+
+
+def fetch_mnist(folder: Path) -> None:
+    """Download MNIST's four IDX files into `folder` from a public mirror; files already there stay.
+
+    Raises
+    ------
+    NetworkError
+        If no mirror can be reached.
+    """
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("ERROR")
+    for name in MNIST_SHA256:
+        for mirror in MIRRORS:
+            try:
+                pooch.retrieve(f"{mirror}{name}.gz", known_hash=None, fname=f"{name}.gz", path=folder)
+                break
+            except (requests.RequestException, OSError) as error:
+                failure = error
+        else:
+            raise NetworkError(
+                f"No mirror of MNIST can be reached: {type(failure).__name__}.",
+                "Check the network, or name a folder of MNIST's four IDX files with --mnist-dir.",
+            ) from failure
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                return stream.read()
+        return path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}.", "Get the file again from its source.") from error
+
+
+def _parse(path: Path, content: bytes) -> UInt8:
+    try:
+        return parse_idx(content)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}.", "Get the file again from its source.") from error

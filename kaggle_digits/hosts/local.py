@@ -1,0 +1,205 @@
+"""A whole competition held on this machine: data, hidden labels, a scorer, a daily limit, a leaderboard."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from kaggle_digits.arrays import UInt8
+from kaggle_digits.competition import (
+    LABEL_COLUMN,
+    PIXEL_COLUMNS,
+    SAMPLE_CSV,
+    SUBMISSION_COLUMNS,
+    TEST_CSV,
+    TRAIN_CSV,
+)
+from kaggle_digits.errors import DataError, RefusedError
+from kaggle_digits.files import Workspace, make_folder, read_json, replacing, write_json
+from kaggle_digits.hosts import Standing, Submission
+from kaggle_digits.hosts.idx import fetch_mnist, read_idx, read_mnist
+
+DAILY_LIMIT = 10
+FULL_TRAIN_ROWS = 42_000
+MNIST_DIR_VARIABLE = "KAGGLE_DIGITS_MNIST_DIR"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A competition's images and labels, those of the test rows included: the host's eyes only."""
+
+    train_images: UInt8
+    train_labels: UInt8
+    test_images: UInt8
+    hidden_labels: UInt8
+
+
+class LocalHost:
+    """A competition on this machine, a whole one: see `kaggle_digits.hosts.Host` for its methods.
+
+    Its state is three things under ``data/<competition>/host/``: the hidden labels, which nothing outside this
+    module reads, the submissions, and a lock.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        ``rehearsal`` or ``rehearsal-full``, and the folders of it.
+    mnist_dir : pathlib.Path, optional
+        The folder of MNIST's IDX files, for ``rehearsal-full``.
+    """
+
+    def __init__(self, workspace: Workspace, mnist_dir: Path | None = None) -> None:
+        self._competition = workspace.competition.name
+        self._state = workspace.data / "host"
+        variable = os.environ.get(MNIST_DIR_VARIABLE)
+        self._mnist_dir = mnist_dir or (Path(variable) if variable else None)
+
+    def download(self, folder: Path) -> None:
+        """Write the three CSV files into `folder`, and the hidden labels into the host's own."""
+        rows = self._rows()
+        self._write_hidden_labels(rows.hidden_labels)
+        _write_images_csv(folder / TRAIN_CSV, rows.train_images, rows.train_labels)
+        _write_images_csv(folder / TEST_CSV, rows.test_images)
+        _write_submission_csv(folder / SAMPLE_CSV, np.zeros_like(rows.hidden_labels))
+
+    def allowance(self) -> int:
+        """Return how many of the day's submissions (UTC) are left."""
+        today = datetime.now(UTC).date().isoformat()
+        return DAILY_LIMIT - sum(s.time.startswith(today) for s in self.submissions())
+
+    def submit(self, csv: Path, description: str) -> str:
+        """Score a file and remember it; a file that cannot be scored is remembered as an error, as at Kaggle."""
+        from filelock import FileLock
+
+        make_folder(self._state)
+        with FileLock(self._state / ".lock"):
+            if self.allowance() <= 0:
+                raise RefusedError(
+                    f"The day's {DAILY_LIMIT} submissions to {self._competition} are used up.",
+                    "Submit again after midnight UTC.",
+                )
+            submissions = self.submissions()
+            try:
+                score, reason = self._score(csv), ""
+            except ValueError as error:
+                score, reason = None, str(error)
+            submission = Submission(
+                ref=str(len(submissions) + 1),
+                time=datetime.now(UTC).isoformat(timespec="seconds"),
+                description=description,
+                status="ERROR" if score is None else "COMPLETE",
+                score=score,
+                reason=reason,
+                team="you",
+            )
+            document = {"submissions": [asdict(s) for s in (submission, *submissions)]}
+            write_json(self._state / "submissions.json", document)
+        return submission.ref
+
+    def submissions(self) -> list[Submission]:
+        """Return all submissions, newest first."""
+        path = self._state / "submissions.json"
+        if not path.exists():
+            return []
+        try:
+            return [Submission(**entry) for entry in read_json(path)["submissions"]]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged.", "Remove it to begin a new history.") from error
+
+    def standing(self) -> Standing:
+        """Return the place of the best submission among the measured baselines."""
+        others = baselines(self._competition)
+        own = [s.score for s in self.submissions() if s.score is not None]
+        if not own:
+            return Standing(None, len(others))
+        return Standing(1 + sum(score > max(own) for score in others.values()), len(others) + 1)
+
+    def _score(self, csv: Path) -> float:
+        """Return the accuracy of a submission file; ValueError says why it has none."""
+        import pandas as pd
+
+        truth_path = self._state / "hidden_labels.csv"
+        if not truth_path.exists():
+            self._write_hidden_labels(self._rows().hidden_labels)
+        truth = pd.read_csv(truth_path)
+        answer = pd.read_csv(csv, encoding="utf-8-sig")
+        if tuple(answer.columns) != SUBMISSION_COLUMNS:
+            raise ValueError(f"The columns must be {','.join(SUBMISSION_COLUMNS)}")
+        if len(answer) != len(truth):
+            raise ValueError(f"The file must have {len(truth)} rows, not {len(answer)}")
+        key, target = SUBMISSION_COLUMNS
+        both = truth.merge(answer, on=key, suffixes=("_true", ""), validate="one_to_one")
+        if len(both) != len(truth):
+            raise ValueError(f"The {key} column must hold each id once")
+        return round(float((both[f"{target}_true"] == both[target]).mean()), 5)
+
+    def _write_hidden_labels(self, labels: UInt8) -> None:
+        _write_submission_csv(self._state / "hidden_labels.csv", labels)
+
+    def _rows(self) -> _Rows:
+        if self._competition == "rehearsal":
+            return _rehearsal_rows()
+        folder = self._mnist_dir
+        if folder is None:
+            folder = self._state / "mnist"
+            fetch_mnist(folder)
+        images, labels = read_mnist(folder)
+        order = shuffled(len(images), self._competition)
+        train, test = order[:FULL_TRAIN_ROWS], order[FULL_TRAIN_ROWS:]
+        return _Rows(images[train], labels[train], images[test], labels[test])
+
+
+def shuffled(count: int, name: str) -> list[int]:
+    """Return the numbers from 0 to `count` - 1 in an order that depends on `name` alone.
+
+    Sorted by the SHA-256 of ``kaggle-digits <name> <number>``: the same with every version of every library.
+    """
+    return sorted(range(count), key=lambda i: hashlib.sha256(f"kaggle-digits {name} {i}".encode()).digest())
+
+
+def baselines(competition: str) -> dict[str, float]:
+    """Return the leaderboard's other entries, really measured by ``scripts/measure_baselines.py``."""
+    import csv
+
+    text = resources.files("kaggle_digits.hosts").joinpath("leaderboard.csv").read_text(encoding="utf-8")
+    return {
+        row["team"]: float(row["score"])
+        for row in csv.DictReader(text.splitlines())
+        if row["competition"] == competition
+    }
+
+
+def _rehearsal_rows() -> _Rows:
+    with resources.as_file(resources.files("kaggle_digits.hosts").joinpath("mnist")) as folder:
+        return _Rows(
+            read_idx(folder / "rehearsal-train-images-idx3-ubyte.gz"),
+            read_idx(folder / "rehearsal-train-labels-idx1-ubyte.gz"),
+            read_idx(folder / "rehearsal-test-images-idx3-ubyte.gz"),
+            read_idx(folder / "rehearsal-hidden-labels-idx1-ubyte.gz"),
+        )
+
+
+def _write_images_csv(path: Path, images: UInt8, labels: UInt8 | None = None) -> None:
+    """Write ``train.csv`` or, without labels, ``test.csv``: a row an image, a column a pixel."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    pixels = np.ascontiguousarray(images.reshape(len(images), -1).T)
+    columns = {} if labels is None else {LABEL_COLUMN: labels}
+    columns |= dict(zip(PIXEL_COLUMNS, pixels, strict=True))
+    with replacing(path) as temporary:
+        csv.write_csv(pa.table(columns), temporary, csv.WriteOptions(quoting_style="none"))
+
+
+def _write_submission_csv(path: Path, labels: UInt8) -> None:
+    import pandas as pd
+
+    key, target = SUBMISSION_COLUMNS
+    with replacing(path) as temporary:
+        pd.DataFrame({key: np.arange(1, len(labels) + 1), target: labels}).to_csv(temporary, index=False)

@@ -1,0 +1,135 @@
+"""The ledger of submissions, ``submissions/<competition>/ledger.csv``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from kaggle_digits.errors import DataError
+from kaggle_digits.files import replacing
+from kaggle_digits.hosts import Status
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the ledger. What is not known is empty.
+
+    Attributes
+    ----------
+    time : str
+        When the file was sent, ISO 8601 in UTC.
+    run : str
+        The run it came from.
+    sha256 : str
+        Of the file.
+    ref : str
+        The host's reference.
+    status : {"PENDING", "COMPLETE", "ERROR", "UNKNOWN"}
+        How far the host's scoring is.
+    score, cv : str
+        Public score and out-of-fold accuracy, from 0 to 1.
+    rank : str
+        The place on the leaderboard when it was last read.
+    """
+
+    time: str
+    run: str
+    sha256: str
+    ref: str
+    status: Status
+    score: str = ""
+    cv: str = ""
+    rank: str = ""
+
+    @property
+    def gap(self) -> float | None:
+        """Public score less out-of-fold accuracy, or None if one is not known."""
+        return float(self.score) - float(self.cv) if self.score and self.cv else None
+
+    def as_numbers(self) -> dict[str, Any]:
+        """Return the line for JSON: numbers as numbers, and None for what is not known."""
+        kinds = {"score": float, "cv": float, "rank": int}
+        return {name: kinds.get(name, str)(cell) if cell else None for name, cell in asdict(self).items()}
+
+
+COLUMNS = tuple(field.name for field in fields(Entry))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger file at `path`, which need not exist yet."""
+
+    path: Path
+
+    def entries(self) -> list[Entry]:
+        """Return all lines, the oldest first.
+
+        Raises
+        ------
+        DataError
+            If the file is not a ledger; the error names the line.
+        """
+        import csv
+
+        try:
+            text = self.path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._error(f"cannot be read: {error}") from error
+        entries = []
+        reader = csv.reader(text.splitlines(), strict=True)
+        try:
+            for row in reader:
+                if reader.line_num == 1:
+                    if tuple(row) != COLUMNS:
+                        raise self._error(f"line 1: the header is not {','.join(COLUMNS)}")
+                elif row:
+                    entries.append(self._entry(row, reader.line_num))
+        except csv.Error as error:
+            raise self._error(f"line {reader.line_num}: {error}") from error
+        return entries
+
+    def record(self, entry: Entry) -> None:
+        """Write an entry: in the place of the one with its reference, or as a new last line."""
+        entries = self.entries()
+        known = [old.ref for old in entries]
+        if entry.ref in known:
+            entries[known.index(entry.ref)] = entry
+        else:
+            entries.append(entry)
+        self._write(entries)
+
+    def _write(self, entries: list[Entry]) -> None:
+        import pandas as pd
+
+        table = pd.DataFrame([astuple(entry) for entry in entries], columns=list(COLUMNS), dtype=str)
+        with replacing(self.path) as temporary:
+            table.to_csv(temporary, index=False)
+
+    def _entry(self, row: list[str], line: int) -> Entry:
+        if len(row) != len(COLUMNS):
+            raise self._error(f"line {line}: {len(row)} values, not {len(COLUMNS)}")
+        cells = dict(zip(COLUMNS, row, strict=True))
+        if cells["status"] not in get_args(Status):
+            raise self._error(f"line {line}: {cells['status'][:40]!r} is no status")
+        for name in ("score", "cv"):
+            try:
+                float(cells[name] or 0)
+            except ValueError:
+                raise self._error(f"line {line}: {name} is {cells[name][:40]!r}, no number") from None
+        return Entry(**cells)  # type: ignore[arg-type]
+
+    def _error(self, detail: str) -> DataError:
+        return DataError(f"{self.path}, {detail}.", "Mend that line by hand; nothing was changed.")
+
+
+def updated(entry: Entry, status: Status, score: float | None, rank: int | None = None) -> Entry:
+    """Return an entry with what its host says now; a rank that is not known now stays what it was."""
+    return replace(
+        entry,
+        status=status,
+        score="" if score is None else f"{score:.5f}",
+        rank=entry.rank if rank is None else str(rank),
+    )

@@ -1,0 +1,362 @@
+"""The pipeline's verbs: each calls the other modules in their order."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kaggle_digits.data import LabelledDigits, UnlabelledDigits, load_test, load_train
+from kaggle_digits.ensemble import ensemble_folds, ensemble_runs
+from kaggle_digits.errors import DataError, UsageError
+from kaggle_digits.executors import default_workers, train_in_processes
+from kaggle_digits.files import Workspace, lock, make_folder
+from kaggle_digits.folds import make_folds
+from kaggle_digits.hosts import open_host
+from kaggle_digits.recipes import Recipe, find_recipe
+from kaggle_digits.runs import FINISHED, TRAINING, Run, find_run, list_runs, named_run
+from kaggle_digits.submission import (
+    ScoreBoard,
+    Sent,
+    ledger_of,
+    read_scores,
+    submission_file,
+    write_submission,
+)
+from kaggle_digits.submission import submit as submit_file
+from kaggle_digits.training import Digits, FoldTask, Progress
+
+DEFAULT_PRESET = "default"
+
+
+def train(
+    workspace: Workspace,
+    *,
+    preset: str = DEFAULT_PRESET,
+    folds: int | None = None,
+    seed: int = 0,
+    settings: Mapping[str, str] | None = None,
+    run: str | None = None,
+    workers: int | None = None,
+    retrain: bool = False,
+    on_start: Callable[[Run, Recipe, list[int]], None] = lambda run, recipe, missing: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_finished: Callable[[int], None] = lambda fold: None,
+) -> Run:
+    """Train what is missing of a run, ensemble its folds and write its submission.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        The competition, and where its files are.
+    preset : str
+        The recipe's name.
+    folds : int, optional
+        K; the recipe's if not given.
+    seed : int
+        Of the split and of every random draw of training, at least 0.
+    settings : mapping of str to str, optional
+        Settings of the recipe to change, and their values as typed.
+    run : str, optional
+        The run's name; if not given it follows from all of the above.
+    workers : int, optional
+        How many folds to train at a time; by the machine's cores and memory if not given.
+    retrain : bool
+        Train damaged folds again; if none is damaged, all of them.
+    on_start : callable
+        Told the run, its recipe and the folds to train.
+    on_progress : callable
+        Told of each `Progress`.
+    on_finished : callable
+        Told of each fold that is finished.
+
+    Returns
+    -------
+    Run
+        Finished.
+
+    Raises
+    ------
+    UsageError
+        For an unknown preset, setting or value, or if the named run has another recipe.
+    DataError
+        If the data or an artefact is damaged, or the run was made from other data.
+    WriteError
+        If something cannot be written, or another process is training the run.
+    """
+    preset_recipe = find_recipe(preset)
+    recipe = preset_recipe.with_settings(settings or {})
+    if folds is not None:
+        recipe = replace(recipe, folds=folds)
+    if seed < 0:
+        raise UsageError(f"{seed} cannot be a seed.", "Choose a whole number from 0.")
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers cannot train anything.", "Choose --workers from 1.")
+    target = named_run(workspace, run or _run_name(recipe, preset_recipe, seed))
+    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
+    spec = _spec(workspace, recipe, seed, train_set, test_set)
+    split = target.folds() if target.has_folds() else make_folds(train_set.labels, recipe.folds, seed)
+    make_folder(target.path)
+    with lock(target.lock_file, f"The run {target.name} is being trained by another process."):
+        _open_run(target, spec)
+        if not target.has_folds():
+            target.write_folds(split)
+        trained = [fold for fold in range(recipe.folds) if target.is_trained(fold)]
+        if retrain:
+            for fold in [fold for fold in trained if not target.is_sound(fold)] or trained:
+                target.discard_fold(fold)
+        else:
+            for fold in trained:
+                target.check_fold(fold)
+        missing = [fold for fold in range(recipe.folds) if not target.is_trained(fold)]
+        on_start(target, recipe, missing)
+        if missing:
+            target.set_status(TRAINING)
+            train_in_processes(
+                [FoldTask(recipe.name, recipe.settings, seed, fold) for fold in missing],
+                Digits(train_set.images, train_set.labels, split, test_set.images),
+                target.fold_folder,
+                target.log_file,
+                workers or default_workers(len(missing)),
+                on_progress,
+                on_finished,
+            )
+        if missing or not target.is_ensembled():
+            ensemble_folds(target, train_set.labels)
+        _finish(workspace, target, test_set)
+    return target
+
+
+def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = None) -> Run:
+    """Average one or more runs again and write the submission.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        The competition, and where its files are.
+    runs : sequence of str
+        Their names; the latest run if there are none. Several become a run of their own.
+    name : str, optional
+        Of the run that several become; by default their names joined by ``+``.
+
+    Returns
+    -------
+    Run
+        The ensembled run.
+
+    Raises
+    ------
+    UsageError
+        If a run does not exist, or a run called `name` exists and is not an ensemble of these.
+    DataError
+        If a run is unfinished or damaged, or the runs were made from different data.
+    """
+    members = [find_run(workspace, run) for run in dict.fromkeys(runs)] or [find_run(workspace)]
+    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
+    for member in members:
+        _check_data(member, train_set, test_set)
+    if len(members) == 1:
+        (target,) = members
+        if name not in (None, target.name):
+            raise UsageError(
+                "--name names the ensemble of several runs.", "Give more than one --run, or no --name."
+            )
+        with lock(target.lock_file, f"The run {target.name} is being trained by another process."):
+            if "members" in target.info():
+                members = [find_run(workspace, member) for member in target.info()["members"]]
+                ensemble_runs(target, members, train_set.labels)
+            else:
+                _check_trained(target)
+                ensemble_folds(target, train_set.labels)
+            _finish(workspace, target, test_set)
+        return target
+    for member in members:
+        if not member.is_ensembled():
+            raise DataError(f"The run {member.name} is not finished.", "Finish it with: kaggle-digits train.")
+    target = named_run(workspace, name or "+".join(member.name for member in members))
+    spec = {
+        "competition": workspace.competition.name,
+        "members": [member.name for member in members],
+        "data": _hashes(train_set, test_set),
+    }
+    make_folder(target.path)
+    with lock(target.lock_file, f"The run {target.name} is in use by another process."):
+        _open_run(target, spec)
+        ensemble_runs(target, members, train_set.labels)
+        _finish(workspace, target, test_set)
+    return target
+
+
+def submit(
+    workspace: Workspace,
+    *,
+    run: str | None = None,
+    file: Path | None = None,
+    message: str | None = None,
+    dry_run: bool = False,
+    again: bool = False,
+    wait: bool = True,
+    timeout: float = 600.0,
+    on_wait: Callable[[str], None] = lambda status: None,
+) -> Sent:
+    """Submit a run's file, or any other, once, and wait for its score.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        The competition, and where its files are.
+    run : str, optional
+        The run's name; the latest run if neither it nor `file` is given.
+    file : pathlib.Path, optional
+        A submission file to send instead of the run's.
+    message : str, optional
+        The description at the host; by default the run's preset, folds, seed and out-of-fold accuracy.
+    dry_run, again, wait, timeout, on_wait
+        As in `kaggle_digits.submission.submit`, which also lists the errors.
+
+    Returns
+    -------
+    Sent
+        The submission's line in the ledger.
+    """
+    source = find_run(workspace, run) if run is not None or file is None else None
+    cv = None
+    if source is not None:
+        if not source.is_ensembled():
+            raise DataError(f"The run {source.name} is not finished.", "Finish it with: kaggle-digits train.")
+        cv = source.ensemble_metrics()["accuracy"]
+        message = message or f"{_recipe_words(source)}, CV {cv:.5f}"
+    return submit_file(
+        open_host(workspace),
+        workspace,
+        file or submission_file(workspace, source.name if source else ""),
+        run=source.name if source else "",
+        cv=cv,
+        message=message or (file.stem if file else ""),
+        dry_run=dry_run,
+        again=again,
+        wait=wait,
+        timeout=timeout,
+        on_wait=on_wait,
+    )
+
+
+def score(workspace: Workspace) -> ScoreBoard:
+    """Read the submissions, their scores and the place on the leaderboard from the host.
+
+    Raises
+    ------
+    KaggleDigitsError
+        What the host has to say, or a damaged ledger.
+    """
+    return read_scores(open_host(workspace), workspace)
+
+
+def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
+    """Return a row for each run of the competition, the one last worked on first.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``status``, ``trained`` and ``folds`` (counts, None for an ensemble of runs), ``errors`` and
+        ``accuracy`` out-of-fold (None until the run is ensembled), ``score`` (None until one is in the ledger).
+    """
+    scores = {e.run: float(e.score) for e in ledger_of(workspace).entries() if e.score}
+    rows = []
+    for run in list_runs(workspace):
+        info = run.info()
+        folds = info.get("folds")
+        metrics = run.ensemble_metrics() if run.is_ensembled() else {}
+        rows.append(
+            {
+                "name": run.name,
+                "status": info["status"],
+                "trained": None if folds is None else sum(run.is_trained(fold) for fold in range(folds)),
+                "folds": folds,
+                "errors": metrics.get("errors"),
+                "accuracy": metrics.get("accuracy"),
+                "score": scores.get(run.name),
+            }
+        )
+    return rows
+
+
+def _recipe_words(run: Run) -> str:
+    info = run.info()
+    if "members" in info:
+        return f"mean of {', '.join(info['members'])}"
+    return f"{info['preset']}, {info['folds']} folds, seed {info['seed']}"
+
+
+def _run_name(recipe: Recipe, preset: Recipe, seed: int) -> str:
+    """Return the name of a run that was not given one: preset, folds, seed and what differs from the preset."""
+    defaults = preset.settings.model_dump()
+    changes = [f"{key}={value}" for key, value in recipe.settings.model_dump().items() if value != defaults[key]]
+    return "-".join([recipe.name, f"k{recipe.folds}", f"s{seed}", *changes])
+
+
+def _spec(
+    workspace: Workspace,
+    recipe: Recipe,
+    seed: int,
+    train_set: LabelledDigits,
+    test_set: UnlabelledDigits,
+) -> dict[str, Any]:
+    return {
+        "competition": workspace.competition.name,
+        "preset": recipe.name,
+        "folds": recipe.folds,
+        "seed": seed,
+        "settings": recipe.settings.model_dump(),
+        "data": _hashes(train_set, test_set),
+    }
+
+
+def _hashes(train_set: LabelledDigits, test_set: UnlabelledDigits) -> dict[str, str]:
+    return {"train.csv": train_set.sha256, "test.csv": test_set.sha256}
+
+
+def _open_run(run: Run, spec: dict[str, Any]) -> None:
+    """Create a run, or make sure that it is one of this recipe and these data."""
+    if not (run.path / "run.json").exists():
+        run.create(spec, [Path(sys.argv[0]).name, *sys.argv[1:]])
+        return
+    found = run.info()
+    for key, value in spec.items():
+        if found.get(key) == value:
+            continue
+        if key == "data":
+            raise _other_data(run)
+        raise UsageError(
+            f"The run {run.name} has another recipe: its {key} is {found.get(key)}, not {value}.",
+            "Choose another name with --run, or the command that made it: " + shlex.join(found.get("command", [])),
+        )
+
+
+def _other_data(run: Run) -> DataError:
+    return DataError(
+        f"The run {run.name} was made from other data than is here now.",
+        "Bring its data back with kaggle-digits download, or choose another name with --run.",
+    )
+
+
+def _check_data(run: Run, train_set: LabelledDigits, test_set: UnlabelledDigits) -> None:
+    if run.info().get("data") != _hashes(train_set, test_set):
+        raise _other_data(run)
+
+
+def _check_trained(run: Run) -> None:
+    missing = [str(fold) for fold in range(run.info()["folds"]) if not run.is_trained(fold)]
+    if missing:
+        raise DataError(
+            f"The run {run.name} lacks fold {', '.join(missing)}.",
+            "Train what is missing with: kaggle-digits train.",
+        )
+
+
+def _finish(workspace: Workspace, run: Run, test_set: UnlabelledDigits) -> None:
+    write_submission(submission_file(workspace, run.name), test_set.ids, run.test_softmax())
+    run.set_status(FINISHED)

@@ -1,0 +1,293 @@
+"""The run directory: the only module that knows its file names."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.errors import DataError, UsageError
+from kaggle_digits.files import (
+    Workspace,
+    read_json,
+    replacing,
+    sha256,
+    write_bytes,
+    write_errors,
+    write_json,
+)
+from kaggle_digits.training import FoldResult
+
+TRAINING, FINISHED = "training", "finished"
+_FOLD_FILES = ("model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy")
+_PACKAGES = ("kaggle-digits", "tensorflow", "keras", "numpy", "scikit-learn", "pandas")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: one recipe, one split, one seed; or the ensemble of several runs.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        Its directory. The name of the run is the directory's.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def report_folder(self) -> Path:
+        """Where the run's report goes."""
+        return self.path / "report"
+
+    @property
+    def lock_file(self) -> Path:
+        """What whoever changes the run holds."""
+        return self.path / ".lock"
+
+    @property
+    def log_file(self) -> Path:
+        """What the workers' libraries print."""
+        return self.path / "workers.log"
+
+    def info(self) -> dict[str, Any]:
+        """Return ``run.json``."""
+        return read_json(self.path / "run.json")
+
+    def create(self, spec: dict[str, Any], command: Sequence[str]) -> None:
+        """Begin the run: write ``run.json``, with `spec`, versions and command, in the state of training."""
+        document = {
+            "version": 1,
+            "name": self.name,
+            **spec,
+            "status": TRAINING,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": list(command),
+            "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES}},
+            "machine": {
+                "system": platform.platform(),
+                "processor": platform.processor() or platform.machine(),
+                "cores": os.cpu_count(),
+            },
+        }
+        write_json(self.path / "run.json", document)
+
+    def set_status(self, status: str, **facts: Any) -> None:
+        """Record how far the run is; this also makes it the latest."""
+        write_json(self.path / "run.json", self.info() | {"status": status} | facts)
+
+    def folds(self) -> UInt8:
+        """Return the split, uint8 [n]: the fold that each row of ``train.csv`` validates."""
+        import pandas as pd
+
+        path = self.path / "folds.csv"
+        try:
+            table = pd.read_csv(path, dtype={"row": np.int64, "fold": np.uint8})
+            if not np.array_equal(table["row"], np.arange(len(table))):
+                raise ValueError("its rows are not numbered from 0")
+            return table["fold"].to_numpy()
+        except FileNotFoundError:
+            raise _missing(path) from None
+        except (ValueError, KeyError) as error:
+            raise _damaged(path, error) from error
+
+    def has_folds(self) -> bool:
+        """Tell whether the split is written."""
+        return (self.path / "folds.csv").exists()
+
+    def write_folds(self, folds: UInt8) -> None:
+        """Write the split, once."""
+        import pandas as pd
+
+        table = pd.DataFrame({"row": np.arange(len(folds)), "fold": folds})
+        with replacing(self.path / "folds.csv") as temporary:
+            table.to_csv(temporary, index=False)
+
+    def fold_folder(self, fold: int) -> Path:
+        """Return the directory of a fold."""
+        return self.path / f"fold-{fold}"
+
+    def is_trained(self, fold: int) -> bool:
+        """Tell whether a fold is finished. Its metrics are written last."""
+        return (self.fold_folder(fold) / "metrics.json").exists()
+
+    def check_fold(self, fold: int) -> None:
+        """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged."""
+        folder = self.fold_folder(fold)
+        for name in _FOLD_FILES:
+            self._checked(folder, name)
+
+    def is_sound(self, fold: int) -> bool:
+        """Tell whether all artefacts of a finished fold are there and undamaged."""
+        try:
+            self.check_fold(fold)
+        except DataError:
+            return False
+        return True
+
+    def discard_fold(self, fold: int) -> None:
+        """Forget what a fold has learnt."""
+        with write_errors(self.fold_folder(fold)):
+            # First the file that says the rest is whole.
+            (self.fold_folder(fold) / "metrics.json").unlink(missing_ok=True)
+            shutil.rmtree(self.fold_folder(fold), ignore_errors=True)
+
+    def fold_metrics(self, fold: int) -> dict[str, Any]:
+        """Return a finished fold's ``metrics.json``."""
+        return read_json(self.fold_folder(fold) / "metrics.json")
+
+    def history(self, fold: int) -> list[dict[str, float]]:
+        """Return a finished fold's epochs."""
+        import pandas as pd
+
+        path = self._checked(self.fold_folder(fold), "history.csv")
+        return [{str(k): float(v) for k, v in row.items()} for row in pd.read_csv(path).to_dict("records")]
+
+    def model_file(self, fold: int) -> Path:
+        """Return the path of a finished fold's network."""
+        return self._checked(self.fold_folder(fold), "model.keras")
+
+    def val_softmax(self, fold: int) -> Float32:
+        """Return a finished fold's softmaxes of its own rows, float32 [n_k, 10]."""
+        return self._array(self.fold_folder(fold), "val_softmax.npy")
+
+    def fold_test_softmax(self, fold: int) -> Float32:
+        """Return a finished fold's softmaxes of the test rows, float32 [m, 10]."""
+        return self._array(self.fold_folder(fold), "test_softmax.npy")
+
+    def is_ensembled(self) -> bool:
+        """Tell whether the ensemble is written. Its metrics are written last."""
+        return (self.path / "ensemble" / "metrics.json").exists()
+
+    def write_ensemble(self, oof: Float32, test: Float32, metrics: dict[str, Any]) -> None:
+        """Write the ensemble: out-of-fold softmaxes [n, 10], the test rows' [m, 10], and metrics."""
+        folder = self.path / "ensemble"
+        (folder / "metrics.json").unlink(missing_ok=True)
+        _write_whole(folder, {"oof_softmax.npy": _npy_bytes(oof), "test_softmax.npy": _npy_bytes(test)}, metrics)
+
+    def ensemble_metrics(self) -> dict[str, Any]:
+        """Return the ensemble's ``metrics.json``."""
+        return read_json(self.path / "ensemble" / "metrics.json")
+
+    def oof_softmax(self) -> Float32:
+        """Return the out-of-fold softmaxes of all training rows, float32 [n, 10]."""
+        return self._array(self.path / "ensemble", "oof_softmax.npy")
+
+    def test_softmax(self) -> Float32:
+        """Return the ensemble's softmaxes of the test rows, float32 [m, 10]."""
+        return self._array(self.path / "ensemble", "test_softmax.npy")
+
+    def _array(self, folder: Path, name: str) -> Float32:
+        path = self._checked(folder, name)
+        try:
+            array: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise _damaged(path, error) from error
+        return array
+
+    def _checked(self, folder: Path, name: str) -> Path:
+        """Return the path of an artefact, once its SHA-256 is the one that the metrics beside it name."""
+        path = folder / name
+        if not path.exists():
+            raise _missing(path)
+        if read_json(folder / "metrics.json").get("files", {}).get(name) != sha256(path):
+            raise _damaged(path, "its SHA-256 is not the one in metrics.json")
+        return path
+
+
+def write_fold(folder: Path, result: FoldResult) -> None:
+    """Write a trained fold into its directory. The metrics go last: with them the fold is finished."""
+    import pandas as pd
+
+    contents = (
+        result.model,
+        pd.DataFrame(result.history).to_csv(index=False).encode(),
+        _npy_bytes(result.val_softmax),
+        _npy_bytes(result.test_softmax),
+    )
+    _write_whole(folder, dict(zip(_FOLD_FILES, contents, strict=True)), result.metrics)
+
+
+def find_run(workspace: Workspace, name: str | None = None) -> Run:
+    """Return a run of the workspace's competition by name, or else the one last worked on.
+
+    Raises
+    ------
+    UsageError
+        If there is no such run, or none at all.
+    """
+    if name is not None:
+        run = named_run(workspace, name)
+        if not (run.path / "run.json").exists():
+            raise UsageError(
+                f"There is no run called {name!r} of {workspace.competition.name}.",
+                "List the runs there are with: kaggle-digits runs.",
+            )
+        return run
+    runs = list_runs(workspace)
+    if not runs:
+        raise UsageError(
+            f"There is no run of {workspace.competition.name} yet.", "Make one with: kaggle-digits train."
+        )
+    return runs[0]
+
+
+def named_run(workspace: Workspace, name: str) -> Run:
+    """Return the run called `name`, whether it exists or not.
+
+    Raises
+    ------
+    UsageError
+        If `name` cannot be the name of a folder.
+    """
+    if not name or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > 200:
+        raise UsageError(
+            f"{name[:50]!r} cannot be the name of a run.", "Use a folder's name, without / and a leading dot."
+        )
+    return Run(workspace.runs / name)
+
+
+def list_runs(workspace: Workspace) -> list[Run]:
+    """Return the competition's runs, the one last worked on first."""
+    files = sorted(
+        workspace.runs.glob("*/run.json"), key=lambda path: (path.stat().st_mtime_ns, path), reverse=True
+    )
+    return [Run(path.parent) for path in files]
+
+
+def _write_whole(folder: Path, contents: dict[str, bytes], metrics: dict[str, Any]) -> None:
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    write_json(folder / "metrics.json", metrics | {"files": hashes})
+
+
+def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _missing(path: Path) -> DataError:
+    return DataError(f"{path} is missing.", "Make it again with: kaggle-digits train, with --retrain if need be.")
+
+
+def _damaged(path: Path, why: object) -> DataError:
+    return DataError(f"{path} is damaged: {why}.", "Make it again with: kaggle-digits train --retrain.")

@@ -1,0 +1,310 @@
+"""A submission: written, checked, sent once, waited for, and found again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+from kaggle_digits.arrays import Float32, Int64
+from kaggle_digits.competition import CLASSES, SAMPLE_CSV, SUBMISSION_COLUMNS
+from kaggle_digits.data import load_sample
+from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError, ScoringError
+from kaggle_digits.files import Workspace, lock, replacing, sha256
+from kaggle_digits.hosts import Host, Standing, Submission
+from kaggle_digits.ledger import Entry, Ledger, updated
+
+DIGEST_LENGTH = 12
+"""How much of the file's SHA-256 ends a description, by which a lost answer is found again."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds between two looks at a pending submission; the pause doubles from the first to the longest."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of a `submit`.
+
+    Attributes
+    ----------
+    entry : Entry
+        The submission's line in the ledger; without a reference if it was a dry run.
+    description : str
+        The message it was sent with.
+    again : bool
+        True if the file had been submitted before, and nothing was sent.
+    """
+
+    entry: Entry
+    description: str
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class ScoreBoard:
+    """What `score` shows.
+
+    Attributes
+    ----------
+    submissions : list of tuple of Submission and Entry or None
+        Those at the host, newest first, each with its line in the ledger.
+    standing : Standing or None
+        None if the host's leaderboard could not be read.
+    """
+
+    submissions: list[tuple[Submission, Entry | None]]
+    standing: Standing | None
+
+
+def submission_file(workspace: Workspace, run: str) -> Path:
+    """Return the path of a run's submission."""
+    return workspace.submissions / run / "submission.csv"
+
+
+def ledger_of(workspace: Workspace) -> Ledger:
+    """Return the ledger of a competition."""
+    return Ledger(workspace.submissions / "ledger.csv")
+
+
+def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
+    """Write a submission, the likeliest digit of each row, and check it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file; it appears whole or not at all.
+    ids : ndarray of int64, shape (m,)
+        From ``sample_submission.csv``.
+    softmax : ndarray of float32, shape (m, 10)
+        Of the test rows.
+    """
+    import pandas as pd
+
+    key, target = SUBMISSION_COLUMNS
+    if len(ids) != len(softmax):
+        raise DataError(
+            f"There are {len(softmax):,} predictions for {len(ids):,} rows of {SAMPLE_CSV}.",
+            "Train the run on the data that is here now, with another --run name.",
+        )
+    with replacing(path) as temporary:
+        pd.DataFrame({key: ids, target: softmax.argmax(1)}).to_csv(temporary, index=False, lineterminator="\n")
+        check_submission(temporary, ids)
+
+
+def check_submission(path: Path, ids: Int64) -> None:
+    """Check a submission file: its encoding, header, rows, ids and labels.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    ids : ndarray of int64, shape (m,)
+        What ``sample_submission.csv`` asks for, in its order.
+
+    Raises
+    ------
+    DataError
+        If the host would refuse it, or score it as something else than was meant; the error names the line.
+    """
+
+    def refuse(detail: str) -> NoReturn:
+        raise DataError(f"{path}, {detail}.", "Write it again with: kaggle-digits ensemble.")
+
+    try:
+        lines = path.read_bytes().decode("utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"There is no {path}.", "Write it with: kaggle-digits train.") from None
+    except OSError as error:
+        refuse(f"which cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError:
+        refuse("which is no text in UTF-8")
+    header = ",".join(SUBMISSION_COLUMNS)
+    if not lines or lines[0] != header:
+        refuse(f"line 1: the header is {lines[0][:60] if lines else ''!r}, not {header!r}")
+    for number, (line, wanted) in enumerate(zip(lines[1:], ids.tolist(), strict=False), start=2):
+        key, comma, label = line.partition(",")
+        if not comma or key != str(wanted):
+            refuse(f"line {number}: {line[:60]!r} does not begin with the id {wanted}")
+        if not (label.isascii() and label.isdigit() and len(label) == 1 and int(label) < CLASSES):
+            refuse(f"line {number}: the label is {label[:60]!r}, not a digit from 0 to 9")
+    if len(lines) - 1 != len(ids):
+        refuse(f"line {len(lines)} is the last, where {len(ids) + 1:,} lines are wanted")
+
+
+def submit(
+    host: Host,
+    workspace: Workspace,
+    csv: Path,
+    *,
+    run: str = "",
+    cv: float | None = None,
+    message: str = "",
+    dry_run: bool = False,
+    again: bool = False,
+    wait: bool = True,
+    timeout: float = 600.0,
+    on_wait: Callable[[str], None] = lambda status: None,
+) -> Sent:
+    """Check a submission file, send it once, and wait for its score.
+
+    A file that was submitted before, by the ledger's or the host's word, is not sent again unless `again`. The
+    reference is in the ledger before the first look at the score, and an answer that is lost on its way back is
+    looked up in the host's list, so that nothing is sent twice.
+
+    Parameters
+    ----------
+    host : Host
+        Where to.
+    workspace : Workspace
+        Whose sample and ledger to use.
+    csv : pathlib.Path
+        The file.
+    run : str
+        The run it came from, for the ledger.
+    cv : float, optional
+        The run's out-of-fold accuracy, for the ledger.
+    message : str
+        The description, to which the first digits of the file's SHA-256 are added.
+    dry_run : bool
+        Check everything and send nothing.
+    again : bool
+        Send a file that was submitted before.
+    wait : bool
+        Wait for the score.
+    timeout : float
+        Seconds to wait for it.
+    on_wait : callable
+        Told of the status at each look.
+
+    Raises
+    ------
+    DataError
+        If the file is not one to submit.
+    RefusedError
+        If the host refuses, or today's allowance is used up.
+    NetworkError
+        If the host did not take the file, or the score is still pending at the timeout.
+    ScoringError
+        If the host scored the submission as an error.
+    """
+    check_submission(csv, load_sample(workspace.data))
+    digest = sha256(csv)
+    tag = digest[:DIGEST_LENGTH]
+    description = f"{message} {tag}".strip()
+    ledger = ledger_of(workspace)
+    with lock(workspace.submissions / ".lock", "Another submission is under way."):
+        known = _known(host, ledger, digest)
+        if known and not again:
+            sent = Sent(known, description, again=True)
+        else:
+            left = host.allowance()
+            if left is not None and left <= 0:
+                raise RefusedError(
+                    "Today's submissions are used up.", "Submit again after midnight UTC; the file stays."
+                )
+            entry = Entry(
+                time=datetime.now(UTC).isoformat(timespec="seconds"),
+                run=run,
+                sha256=digest,
+                ref="",
+                status="UNKNOWN",
+                cv="" if cv is None else f"{cv:.5f}",
+            )
+            if dry_run:
+                return Sent(entry, description)
+            sent = Sent(_send(host, ledger, csv, entry, description), description)
+    if not wait or sent.entry.status in ("COMPLETE", "ERROR"):
+        return sent
+    return Sent(_wait(host, ledger, sent.entry, timeout, on_wait), description, sent.again)
+
+
+def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
+    """Ask the host for all submissions and the place on the leaderboard, and bring the ledger up to date."""
+    ledger = ledger_of(workspace)
+    submissions = list(host.submissions())
+    standing = _standing(host)
+    best = max((s.score for s in submissions if s.score is not None), default=None)
+    rows: list[tuple[Submission, Entry | None]] = []
+    with lock(workspace.submissions / ".lock", "A submission is under way."):
+        entries = {entry.ref: entry for entry in ledger.entries()}
+        for submission in submissions:
+            entry = entries.get(submission.ref)
+            if entry is not None:
+                place = standing.place if standing and submission.score == best else None
+                now = updated(entry, submission.status, submission.score, place)
+                if now != entry:
+                    ledger.record(now)
+                entry = now
+            rows.append((submission, entry))
+    return ScoreBoard(rows, standing)
+
+
+def _known(host: Host, ledger: Ledger, digest: str) -> Entry | None:
+    """Return the entry of a file that was submitted before, adopting it from the host's list if need be."""
+    for entry in reversed(ledger.entries()):
+        if entry.sha256 == digest and entry.ref:
+            return entry
+    for submission in host.submissions():
+        if submission.description.endswith(digest[:DIGEST_LENGTH]):
+            return _adopt(ledger, submission, digest)
+    return None
+
+
+def _adopt(ledger: Ledger, submission: Submission, digest: str, run: str = "", cv: str = "") -> Entry:
+    entry = Entry(submission.time, run, digest, submission.ref, submission.status, cv=cv)
+    entry = updated(entry, submission.status, submission.score)
+    ledger.record(entry)
+    return entry
+
+
+def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str) -> Entry:
+    """Submit a file, and return its entry once it is in the ledger."""
+    before = {submission.ref for submission in host.submissions()}
+    try:
+        ref = host.submit(csv, description)
+    except NetworkError as lost:
+        # The answer may have been lost after the submission was made.
+        for submission in host.submissions():
+            if submission.ref not in before and submission.description == description:
+                return _adopt(ledger, submission, entry.sha256, entry.run, entry.cv)
+        raise lost
+    entry = Entry(entry.time, entry.run, entry.sha256, ref, "PENDING", cv=entry.cv)
+    ledger.record(entry)
+    return entry
+
+
+def _wait(host: Host, ledger: Ledger, entry: Entry, timeout: float, on_wait: Callable[[str], None]) -> Entry:
+    deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
+    while True:
+        submission = next((s for s in host.submissions() if s.ref == entry.ref), None)
+        status = submission.status if submission else "UNKNOWN"
+        on_wait(status)
+        if submission and status == "ERROR":
+            ledger.record(updated(entry, status, None))
+            raise ScoringError(
+                f"Submission {entry.ref} was scored as an error: {submission.reason.rstrip('.') or 'no reason'}.",
+                "Mend the file as the reason says, then submit it again.",
+            )
+        if submission and status == "COMPLETE":
+            standing = _standing(host)
+            entry = updated(entry, status, submission.score, standing.place if standing else None)
+            ledger.record(entry)
+            return entry
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise NetworkError(
+                f"Submission {entry.ref} is still {status.lower()} after {timeout:.0f} seconds.",
+                "It is in the ledger and counts; look for its score later with: kaggle-digits score.",
+            )
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _standing(host: Host) -> Standing | None:
+    """Return the place on the leaderboard, or None: a score is worth showing without it."""
+    try:
+        return host.standing()
+    except KaggleDigitsError:
+        return None
