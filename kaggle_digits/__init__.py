@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kaggle_digits.download import download as download
+    from kaggle_digits.downloads import download as download
     from kaggle_digits.errors import KaggleDigitsError as KaggleDigitsError
     from kaggle_digits.files import Workspace as Workspace
     from kaggle_digits.pipeline import ensemble as ensemble
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "KaggleDigitsError": "errors",
     "Workspace": "files",
-    "download": "download",
+    "download": "downloads",
     "ensemble": "pipeline",
     "find_run": "runs",
     "list_runs": "runs",

@@ -120,7 +120,7 @@ def download(
     Whole files that are there already stay, and nothing is asked of anybody.
     """
     from kaggle_digits import console
-    from kaggle_digits.download import download as fetch
+    from kaggle_digits.downloads import download as fetch
 
     with console.waiting(f"Getting {workspace.competition.name}"):
         files = fetch(workspace, force=force, source=source, mnist_dir=mnist_dir)
@@ -142,7 +142,7 @@ def download(
     return None
 
 
-@cli.command()
+@cli.command(short_help="Train what is missing of a run, and ensemble it.")
 @click.option(
     "--preset", metavar="NAME", default="default", help=f"The recipe: {', '.join(PRESETS)}. Default: default."
 )
@@ -211,7 +211,7 @@ def ensemble(workspace: Workspace, runs: tuple[str, ...], name: str | None, as_j
     _show_run(workspace, pipeline.ensemble(workspace, runs, name), as_json)
 
 
-@cli.command()
+@cli.command(short_help="Submit once, and wait for the score.")
 @run_option
 @click.option(
     "--file", metavar="CSV", type=click.Path(path_type=Path), help="Submit this file instead of a run's."

@@ -139,18 +139,18 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
     from pyarrow import csv
 
     def parse(threads: bool) -> pa.Table:
-        return csv.read_csv(
-            path,
+        table = csv.read_csv(
+            _existing(path),
             csv.ReadOptions(use_threads=threads),
             # No cell of ours holds a line break, so a stray quote must not swallow the rest of the file.
             csv.ParseOptions(newlines_in_values=False),
             csv.ConvertOptions(column_types=dict.fromkeys(columns, dtype), null_values=[]),
         )
+        _check_columns(path, table.column_names, columns)
+        return table
 
     try:
         table = parse(threads=True)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing.", "Get it with: kaggle-digits download.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.", _GET_AGAIN) from error
     except (pa.ArrowInvalid, UnicodeDecodeError):
@@ -159,7 +159,6 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
             table = parse(threads=False)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             _refuse(path, columns, error)
-    _check_columns(path, table.column_names, columns)
     if table.num_rows == 0:
         raise DataError(f"{path} has a header but no rows.", _GET_AGAIN)
     for name in columns:
@@ -168,9 +167,17 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
     return table
 
 
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path} is missing.", "Get it with: kaggle-digits download.")
+    return path
+
+
 def _refuse(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
     """Say in a sentence what the CSV reader found wrong."""
     text = str(error).splitlines()[0]
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty.", _GET_AGAIN) from error
     header = _header(path)
     if header is not None:
         _check_columns(path, header, columns)
@@ -194,8 +201,6 @@ def _refuse(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
         raise DataError(
             f"{path}{row}: {counts['got']} values in a row of {counts['expected']} columns.", _GET_AGAIN
         ) from error
-    if "Empty CSV" in text:
-        raise DataError(f"{path} is empty.", _GET_AGAIN) from error
     raise DataError(f"{path} is not a CSV file of digits: {text[:200].rstrip('.')}.", _GET_AGAIN) from error
 
 
@@ -235,10 +240,7 @@ def _images(table: pa.Table) -> UInt8:
 
 def _cached(path: Path, parse: Any) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays that `parse` makes of the CSV file at `path`, from the cache beside it if it can."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing.", "Get it with: kaggle-digits download.") from None
+    status = _existing(path).stat()
     cache = path.parent / "cache" / f"{path.stem}.npz"
     stamp = np.array([status.st_size, status.st_mtime_ns])
     known = _read_cache(cache)

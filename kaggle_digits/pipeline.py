@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_digits.data import LabelledDigits, UnlabelledDigits, load_test, load_train
-from kaggle_digits.ensemble import ensemble_folds, ensemble_runs
+from kaggle_digits.ensembles import ensemble_folds, ensemble_runs
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.executors import default_workers, train_in_processes
 from kaggle_digits.files import Workspace, lock, make_folder

@@ -18,7 +18,8 @@ def mean_softmax(softmaxes: Iterable[Float32]) -> Float32:
 
     Equal weights, since any others would be fitted on the few rows that are out-of-fold errors.
     """
-    return np.stack(list(softmaxes)).mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean: Float32 = np.stack(list(softmaxes)).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def ensemble_folds(run: Run, labels: UInt8) -> None:

@@ -1,0 +1,72 @@
+# Everything goes through these targets; `make` alone lists them.
+
+COMPETITION ?= digit-recognizer
+PRESET ?= default
+VENV ?= .venv
+# The first Python here that TensorFlow has packages for.
+PYTHON ?= $(or $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $(p)))),python3.11)
+
+BIN := $(VENV)/bin
+DIGITS := $(BIN)/kaggle-digits --competition $(COMPETITION)
+DEMO := $(BIN)/kaggle-digits --competition rehearsal
+
+.DEFAULT_GOAL := help
+# Each step needs the one before it, with `make -j` too.
+.NOTPARALLEL:
+.PHONY: help download train submit score report demo test test-slow lint bench install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  COMPETITION=$(COMPETITION) PRESET=$(PRESET), e.g. make train submit COMPETITION=rehearsal PRESET=fast"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## set up .venv
+
+download: $(VENV)/.installed ## get the competition's files
+	$(DIGITS) download
+
+train: $(VENV)/.installed ## train what is missing, ensemble, write the submission
+	$(DIGITS) train --preset $(PRESET)
+
+submit: $(VENV)/.installed ## submit once, and wait for the score
+	$(DIGITS) submit
+
+score: $(VENV)/.installed ## show scores and the place on the leaderboard
+	$(DIGITS) score
+
+report: $(VENV)/.installed ## write and show the validation report
+	$(DIGITS) report
+
+demo: $(VENV)/.installed ## all of it on `rehearsal`: no account, no network
+	$(DEMO) download
+	$(DEMO) train --preset fast --set epochs=30
+	$(DEMO) ensemble
+	$(DEMO) submit
+	$(DEMO) score
+	$(DEMO) report
+
+test: $(VENV)/.installed-dev ## run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev ## run the long tests
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev ## check style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev ## measure speed, side by side
+	$(BIN)/python scripts/benchmark.py
+
+clean: ## remove .venv and caches; data, runs and submissions stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,132 @@
+"""What the tests share: small digits, workspaces with data, a trained run, a server that plays Kaggle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kaggle_server import KEY, USER, KaggleServer
+
+from kaggle_digits import Workspace, download, train
+from kaggle_digits.arrays import UInt8
+from kaggle_digits.competition import PIXEL_COLUMNS
+
+SMALL = {"epochs": "1", "batch_size": "20"}
+"""Settings under which a fold of the small digits trains in a moment."""
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials, settings or home of the person who runs the tests."""
+    for name in list(os.environ):
+        if name.startswith("KAGGLE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+
+
+def small_digits(rows: int, seed: int = 0) -> tuple[UInt8, UInt8]:
+    """Return images and labels that a network can learn: a bright block whose place tells the digit."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(rows) % 10).astype(np.uint8)
+    images = rng.integers(0, 40, (rows, 28, 28)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        y, x = 2 + 12 * (label // 5), 1 + 5 * (label % 5)
+        image[y : y + 10, x : x + 5] = 220
+    return images, labels
+
+
+def csv_bytes(images: UInt8, labels: UInt8 | None = None, newline: str = "\r\n") -> bytes:
+    """Return a train.csv or test.csv as Kaggle has them."""
+    names = [*(() if labels is None else ("label",)), *PIXEL_COLUMNS]
+    lines = [",".join(names)]
+    for i, image in enumerate(images):
+        cells = [*(() if labels is None else (labels[i],)), *image.ravel()]
+        lines.append(",".join(str(int(cell)) for cell in cells))
+    return (newline.join(lines) + newline).encode()
+
+
+def sample_bytes(rows: int) -> bytes:
+    """Return a sample_submission.csv."""
+    return ("ImageId,Label\r\n" + "".join(f"{i},0\r\n" for i in range(1, rows + 1))).encode()
+
+
+def competition_files(train_rows: int = 100, test_rows: int = 30) -> dict[str, bytes]:
+    """Return the three files of a small competition."""
+    return {
+        "train.csv": csv_bytes(*small_digits(train_rows)),
+        "test.csv": csv_bytes(small_digits(test_rows, seed=1)[0]),
+        "sample_submission.csv": sample_bytes(test_rows),
+    }
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    """Write files into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A workspace of the real competition, with small data put in place by hand."""
+    workspace = Workspace.at(tmp_path / "work")
+    write_files(workspace.data, competition_files())
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace of `rehearsal` with a trained run, to be looked at and not changed."""
+    workspace = Workspace.at(tmp_path_factory.mktemp("rehearsed"), "rehearsal")
+    download(workspace)
+    train(workspace, preset="lenet", folds=2, settings={"epochs": "2"}, run="first")
+    return workspace
+
+
+@pytest.fixture
+def kaggle(monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
+    """A server that plays Kaggle, credentials for it, and the real client pointed at it."""
+    server = KaggleServer()
+    server.files = competition_files()
+    for name, value in client_environment(server).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KAGGLE_USERNAME", USER)
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    yield server
+    server.close()
+
+
+def client_environment(server: KaggleServer) -> dict[str, str]:
+    """Return what makes the unmodified client talk to a local server."""
+    return {
+        "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+        "HTTP_PROXY": server.url,
+        "http_proxy": server.url,
+        "NO_PROXY": "",
+        "no_proxy": "",
+    }
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command in a process of its own, in an empty folder."""
+
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "kaggle_digits", *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run

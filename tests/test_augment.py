@@ -1,0 +1,73 @@
+"""Deformed digits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import small_digits
+
+from kaggle_digits.augment import augment
+from kaggle_digits.recipes import Settings
+
+STILL = Settings(epochs=1, batch_size=1, learning_rate=1)
+
+
+def deformed(images: np.ndarray, seed: int = 0, **changes: float) -> np.ndarray:
+    import tensorflow as tf
+
+    settings = STILL.model_copy(update=changes)
+    return augment(tf.constant(images, tf.float32), settings, tf.constant([seed, 0])).numpy()
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return small_digits(40)[0][..., None].astype(np.float32)
+
+
+def test_no_deformation_changes_nothing(images: np.ndarray) -> None:
+    np.testing.assert_allclose(deformed(images), images, atol=1e-3)
+
+
+def test_the_seed_decides(images: np.ndarray) -> None:
+    strong = {"rotation": 20, "scale": 0.2, "shear": 0.2, "shift": 3}
+    np.testing.assert_array_equal(deformed(images, 1, **strong), deformed(images, 1, **strong))
+    assert np.abs(deformed(images, 1, **strong) - deformed(images, 2, **strong)).mean() > 1
+
+
+def test_every_image_is_deformed_otherwise() -> None:
+    same = np.repeat(small_digits(1)[0], 20, axis=0)[..., None]
+    assert len({image.tobytes() for image in deformed(same, shift=3)}) == 20
+
+
+def test_shift_is_at_most_its_half_width_and_leaves_no_shadow() -> None:
+    dot = np.zeros((200, 28, 28, 1), np.float32)
+    dot[:, 14, 14] = 255
+    moved = deformed(dot, shift=3.0)[..., 0]
+    total = moved.sum((1, 2))
+    np.testing.assert_allclose(total, 255, rtol=1e-3)  # bilinear shares add up
+    rows = (moved.sum(2) * np.arange(28)).sum(1) / total - 14
+    columns = (moved.sum(1) * np.arange(28)).sum(1) / total - 14
+    for offsets in (rows, columns):
+        assert np.abs(offsets).max() <= 3.01
+        assert offsets.min() < -2
+        assert offsets.max() > 2
+
+
+def test_ink_at_the_border_is_not_smeared_over_what_comes_from_outside() -> None:
+    frame = np.full((50, 28, 28, 1), 255, np.float32)
+    moved = deformed(frame, shift=5.0)[..., 0]
+    assert (moved.min((1, 2)) < 1).sum() > 45  # paper came in from outside
+    assert moved.max() <= 255.01
+
+
+def test_rotation_keeps_the_centre_and_turns_the_rest() -> None:
+    bar = np.zeros((100, 28, 28, 1), np.float32)
+    bar[:, 4:24, 13:15] = 255
+    turned = deformed(bar, rotation=30)[..., 0]
+    y, x = np.mgrid[:28, :28] - 13.5
+    slopes = []
+    for image in turned:
+        weights = image / image.sum()
+        slopes.append(np.degrees(np.arctan2((weights * x * y).sum(), (weights * y * y).sum())))
+    assert 20 < np.abs(slopes).max() <= 31
+    np.testing.assert_allclose(turned[:, 13:15, 13:15].mean((1, 2)), 255, rtol=0.1)  # bilinear blur

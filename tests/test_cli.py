@@ -1,0 +1,263 @@
+"""The command line: every command as a person and as a program calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from conftest import client_environment, competition_files, write_files
+from kaggle_server import KEY, USER, Fault, KaggleServer, error
+
+from kaggle_digits import Workspace
+from kaggle_digits.cli import PRESETS, cli
+from kaggle_digits.hosts.local import baselines
+from kaggle_digits.recipes import find_recipe
+
+RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def document(result: subprocess.CompletedProcess[str]) -> dict:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def assert_error(result: subprocess.CompletedProcess[str], code: int, words: str) -> None:
+    """Two sentences on stderr, nothing on stdout, no traceback."""
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    assert re.search(words, result.stderr), result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.strip().splitlines()[-2:]
+    assert lines[0].startswith("Error: ")
+    assert all(line.endswith((".", "?")) for line in lines)
+
+
+@pytest.fixture
+def trained(rehearsed: Workspace, tmp_path: Path) -> tuple[str, ...]:
+    """The options that name a copy of the rehearsed workspace."""
+    shutil.copytree(rehearsed.root, tmp_path / "copy")
+    return ("--competition", "rehearsal", "--root", str(tmp_path / "copy"))
+
+
+@pytest.fixture
+def player(run_cli: RunCli) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command with credentials against a server that plays Kaggle."""
+
+    def run(server: KaggleServer, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        credentials = {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}
+        return run_cli(*arguments, **client_environment(server) | credentials | environment)
+
+    return run
+
+
+def test_every_command_and_option_has_help() -> None:
+    for name, command in cli.commands.items():
+        assert command.help, name
+        for option in command.params:
+            assert isinstance(option, click.Option)
+            assert option.help, f"{name} {option.name}"
+    assert {"download", "train", "ensemble", "submit", "score", "report", "runs"} <= cli.commands.keys()
+
+
+def test_every_command_that_reports_has_json() -> None:
+    for name, command in cli.commands.items():
+        assert any("--json" in option.opts for option in command.params), name
+
+
+def test_the_presets_in_the_help_are_those_there_are() -> None:
+    assert [find_recipe(preset).name for preset in PRESETS] == list(PRESETS)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from kaggle_digits.cli import cli; "
+        "cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"numpy", "pandas", "tensorflow", "kaggle", "rich", "pydantic", "matplotlib"} & set(loaded)
+
+
+def test_download_json(run_cli: RunCli, tmp_path: Path) -> None:
+    first = document(run_cli("--competition", "rehearsal", "download", "--json"))
+    assert first == {
+        "competition": "rehearsal",
+        "folder": "data/rehearsal",
+        "train_rows": 4200,
+        "test_rows": 2800,
+        "fetched": True,
+    }
+    again = run_cli("download", KAGGLE_DIGITS_COMPETITION="rehearsal", KAGGLE_DIGITS_ROOT=str(tmp_path))
+    assert "was here already" in again.stdout
+
+
+def test_train_json_and_progress_on_stderr(run_cli: RunCli, trained: tuple[str, ...]) -> None:
+    result = run_cli(*trained, "train", "--preset", "lenet", "--folds", 2, "--set", "epochs=1", "--json")
+    facts = document(result)
+    assert facts["run"] == "lenet-k2-s0-epochs=1"
+    assert facts["rows"] == 4200
+    assert 0.5 < facts["accuracy"] < 1
+    assert Path(facts["submission"]).exists()
+    assert "fold 1  epoch 1/1  loss" in result.stderr
+
+
+def test_the_other_commands_json(run_cli: RunCli, trained: tuple[str, ...]) -> None:
+    assert document(run_cli(*trained, "ensemble", "--json"))["run"] == "first"
+    (row,) = document(run_cli(*trained, "runs", "--json"))["runs"]
+    assert (row["name"], row["status"], row["trained"], row["folds"], row["score"]) == (
+        "first",
+        "finished",
+        2,
+        2,
+        None,
+    )
+    assert document(run_cli(*trained, "report", "--json"))["version"] == 1
+    planned = document(run_cli(*trained, "submit", "--dry-run", "--json"))
+    assert (planned["ref"], planned["sent"], planned["dry_run"]) == (None, False, True)
+    sent = document(run_cli(*trained, "submit", "--json"))
+    assert (sent["ref"], sent["status"], sent["sent"]) == ("1", "COMPLETE", True)
+    assert sent["description"] == planned["description"]
+    assert sent["description"].startswith(f"lenet, 2 folds, seed 0, CV {sent['cv']:.5f} ")
+    assert document(run_cli(*trained, "submit", "--json"))["sent"] is False
+    board = document(run_cli(*trained, "score", "--json"))
+    assert board["submissions"][0]["score"] == sent["score"]
+    assert board["submissions"][0]["gap"] == pytest.approx(sent["score"] - sent["cv"], abs=1e-5)
+    assert 1 <= board["place"] <= board["teams"] == len(baselines("rehearsal")) + 1
+    assert board["percentile"] == pytest.approx(100 * board["place"] / board["teams"])
+
+
+def test_what_a_person_sees_fits_80_columns(run_cli: RunCli, trained: tuple[str, ...]) -> None:
+    assert run_cli(*trained, "submit").returncode == 0
+    for command in ("runs", "score", "report"):
+        result = run_cli(*trained, command, COLUMNS="80")
+        assert result.returncode == 0, result.stderr
+        assert "first" in result.stdout
+        lines = [line for line in result.stdout.splitlines() if str(trained[-1]) not in line]
+        assert max(map(len, lines)) <= 80
+        assert "\x1b" not in result.stdout  # plain where it is no terminal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("trian",), 2, r"No such command 'trian'\. Did you mean 'train'\?"),
+        (("--competition", "titanic", "runs"), 2, "no competition called 'titanic'"),
+        (("train", "--competition", "rehearsal"), 2, "goes before the command"),
+        (("train", "--preset", "slow"), 2, "no preset called 'slow'"),
+        (("train", "--set", "epochs"), 2, "not of the form KEY=VALUE"),
+        (("train", "--set", "epoch=1"), 2, "no setting called 'epoch'"),
+        (("train", "--folds", "many"), 2, "'many' is not a valid integer"),
+        (("submit", "--timeout", "-1"), 2, "not in the range"),
+        (("train",), 6, r"train\.csv is missing\.\nGet it with: kaggle-digits download\."),
+        (("report",), 2, "no run of digit-recognizer yet"),
+        (("submit",), 2, "no run of digit-recognizer yet"),
+        (("download",), 3, "no Kaggle credentials"),
+        (("score",), 3, "no Kaggle credentials"),
+    ],
+)
+def test_errors_are_two_sentences_and_an_exit_code(
+    run_cli: RunCli, arguments: tuple, code: int, words: str
+) -> None:
+    assert_error(run_cli(*arguments), code, words)
+
+
+def test_debug_shows_the_traceback_too(run_cli: RunCli) -> None:
+    result = run_cli("--debug", "train")
+    assert result.returncode == 6
+    assert "Traceback" in result.stderr
+    assert result.stderr.strip().endswith("Get it with: kaggle-digits download.")
+
+
+def test_a_root_that_cannot_be_written(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file in the way")
+    assert_error(run_cli("--competition", "rehearsal", "download"), 8, "Cannot write")
+
+
+def test_the_whole_way_with_the_real_client(kaggle: KaggleServer, player: Callable, tmp_path: Path) -> None:
+    facts = document(player(kaggle, "download", "--json"))
+    assert (facts["train_rows"], facts["test_rows"], facts["fetched"]) == (100, 30, True)
+    before = len(kaggle.requests)
+    assert document(player(kaggle, "download", "--json"))["fetched"] is False
+    assert len(kaggle.requests) == before
+    train = ("train", "--preset", "lenet", "--folds", 2, "--set", "epochs=1", "--set", "batch_size=20")
+    assert player(kaggle, *train).returncode == 0
+    kaggle.scoring.append({"status": "PENDING", "after": 1})
+    kaggle.board = [(1, "Best", "1.00000", "bob"), (2, "Ada's team", "0.99757", USER)]
+    sent = document(player(kaggle, "submit", "--json"))
+    assert (sent["ref"], sent["status"], sent["score"], sent["rank"]) == ("1000", "COMPLETE", 0.99757, 2)
+    submission = tmp_path / "submissions" / "digit-recognizer" / sent["run"] / "submission.csv"
+    assert kaggle.submissions[0]["content"] == submission.read_bytes()
+    again = player(kaggle, "submit")
+    assert "was submitted before" in again.stdout
+    assert "0.99757" in again.stdout
+    board = document(player(kaggle, "score", "--json"))
+    assert (board["place"], board["teams"], board["percentile"]) == (2, 2, 100.0)
+    assert len(kaggle.submissions) == 1
+    ledger = (tmp_path / "submissions" / "digit-recognizer" / "ledger.csv").read_text().splitlines()
+    assert ledger[0] == "time,run,sha256,ref,status,score,cv,rank"
+    assert len(ledger) == 2
+
+
+def test_a_lost_answer_makes_one_submission(kaggle: KaggleServer, player: Callable, tmp_path: Path) -> None:
+    write_files(tmp_path / "data" / "digit-recognizer", competition_files())
+    answer = tmp_path / "mine.csv"
+    answer.write_text("ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31)))
+    kaggle.fail("CreateSubmission", Fault(lost=True))
+    sent = document(player(kaggle, "submit", "--file", answer, "--json"))
+    assert (sent["ref"], sent["status"]) == ("1000", "COMPLETE")
+    assert len(kaggle.submissions) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [(401, 3, "KAGGLE_USERNAME and KAGGLE_KEY"), (403, 4, "accept its rules"), (404, 4, "does not know")],
+)
+def test_kaggles_refusals(kaggle: KaggleServer, player: Callable, status: int, code: int, words: str) -> None:
+    kaggle.fail("ListDataFiles", error(status, "Kaggle's own words"))
+    result = player(kaggle, "download")
+    assert_error(result, code, words)
+    assert "Kaggle's own words" in result.stderr
+    assert KEY not in result.stderr
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path: Path, trained: tuple[str, ...]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "kaggle_digits",
+        *trained,
+        "train",
+        "--preset",
+        "lenet",
+        "--folds",
+        "2",
+        "--json",
+    ]
+    process = subprocess.Popen(
+        [*command, "--set", "epochs=400"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    while "epoch" not in process.stderr.readline():
+        pass
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
+    started = time.monotonic()
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 10
+    assert out == ""
+    assert "Interrupted." in err
+    assert "Traceback" not in err

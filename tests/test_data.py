@@ -1,0 +1,181 @@
+"""CSV to arrays, and every way in which a CSV can be wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import competition_files, csv_bytes, sample_bytes, small_digits, write_files
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from kaggle_digits import data
+from kaggle_digits.data import load_sample, load_test, load_train
+from kaggle_digits.errors import DataError
+
+several_times_in_one_folder = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def test_arrays_of_the_train_set(tmp_path: Path) -> None:
+    images, labels = small_digits(30)
+    write_files(tmp_path, {"train.csv": csv_bytes(images, labels)})
+    train_set = load_train(tmp_path)
+    assert train_set.images.dtype == train_set.labels.dtype == np.uint8
+    np.testing.assert_array_equal(train_set.images, images)
+    np.testing.assert_array_equal(train_set.labels, labels)
+
+
+def test_a_test_set_has_ids_and_no_labels(tmp_path: Path) -> None:
+    write_files(tmp_path, competition_files(test_rows=12))
+    test_set = load_test(tmp_path)
+    assert test_set.images.shape == (12, 28, 28)
+    np.testing.assert_array_equal(test_set.ids, np.arange(1, 13))
+    assert not hasattr(test_set, "labels")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("quoted", [False, True])
+def test_dialects(tmp_path: Path, newline: str, bom: bytes, quoted: bool) -> None:
+    images, labels = small_digits(10)
+    content = csv_bytes(images, labels, newline)
+    if quoted:
+        header, rest = content.split(b"\n", 1)
+        names = header.strip().split(b",")
+        content = b",".join(b'"' + name + b'"' for name in names) + newline.encode() + rest
+    write_files(tmp_path, {"train.csv": bom + content})
+    np.testing.assert_array_equal(load_train(tmp_path).images, images)
+
+
+@several_times_in_one_folder
+@given(
+    images=arrays(np.uint8, st.tuples(st.integers(1, 4), st.just(28), st.just(28))),
+    label=st.integers(0, 9),
+    newline=st.sampled_from(["\n", "\r\n"]),
+)
+def test_any_digits_survive_the_csv(tmp_path: Path, images: np.ndarray, label: int, newline: str) -> None:
+    labels = np.full(len(images), label, np.uint8)
+    write_files(tmp_path, {"train.csv": csv_bytes(images, labels, newline)})
+    train_set = load_train(tmp_path)
+    np.testing.assert_array_equal(train_set.images, images)
+    np.testing.assert_array_equal(train_set.labels, labels)
+
+
+GOOD = csv_bytes(*small_digits(10))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (GOOD.split(b"\r\n")[0] + b"\r\n", "no rows"),
+        (GOOD.replace(b"label", b"digit", 1), "column 1 is 'digit', not 'label'"),
+        (GOOD.replace(b"pixel0,pixel1", b"pixel1,pixel0", 1), "column 2 is 'pixel1', not 'pixel0'"),
+        (csv_bytes(small_digits(5)[0]), "784 columns, not 785"),
+        (GOOD.replace(b"\r\n3,", b"\r\n10,", 1), r"row 4: the label is 10"),
+        (GOOD.replace(b"\r\n3,", b"\r\n256,", 1), r"row 4, column label: the value is '256'"),
+        (GOOD.replace(b"\r\n3,", b"\r\n-1,", 1), r"row 4, column label: the value is '-1'"),
+        (GOOD.replace(b"\r\n3,", b"\r\nNaN,", 1), r"row 4, column label: the value is 'NaN'"),
+        (GOOD.replace(b"\r\n3,", b"\r\n3.0,", 1), r"row 4, column label: the value is '3\.0'"),
+        (GOOD.replace(b"\r\n3,", b"\r\nthree,", 1), r"row 4, column label: the value is 'three'"),
+        (GOOD.replace(b"\r\n3,", b"\r\n,", 1), r"row 4, column label: the value is missing"),
+        (GOOD.replace(b"\r\n3,", b"\r\n3,7,", 1), r"row 4: 786 values in a row of 785 columns"),
+        (GOOD[:-40], r"row 10: 7\d\d values in a row of 785 columns"),
+        (b"\xff\xfe\x00\x01" * 100, "is not a CSV file|does not have the columns"),
+        (b"<html><body>Sorry</body></html>", "does not have the columns"),
+    ],
+)
+def test_a_bad_train_csv_gets_its_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    write_files(tmp_path, {"train.csv": content})
+    with pytest.raises(DataError, match=message) as caught:
+        load_train(tmp_path)
+    assert "train.csv" in caught.value.problem
+    assert "kaggle-digits download" in caught.value.remedy
+
+
+@several_times_in_one_folder
+@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+@example(b'"')
+@example(b"label\n\n\n")
+@example(b"\xef\xbb\xbf")
+def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: bytes) -> None:
+    write_files(tmp_path, {"train.csv": content, "sample_submission.csv": content})
+    with pytest.raises(DataError):
+        load_train(tmp_path)
+    with pytest.raises(DataError):
+        load_sample(tmp_path)
+
+
+@several_times_in_one_folder
+@given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
+def test_a_flipped_byte_is_read_or_refused(tmp_path: Path, at: int, byte: int) -> None:
+    write_files(tmp_path, {"train.csv": GOOD[:at] + bytes([byte]) + GOOD[at + 1 :]})
+    try:
+        train_set = load_train(tmp_path)
+    except DataError:
+        return
+    assert train_set.images.shape[1:] == (28, 28)
+    assert train_set.labels.max() <= 9
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.csv is missing"):
+        load_train(tmp_path)
+
+
+def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").mkdir()
+    with pytest.raises(DataError, match="is missing"):
+        load_train(tmp_path)
+
+
+def test_lengths_of_test_and_sample_must_match(tmp_path: Path) -> None:
+    write_files(tmp_path, competition_files(test_rows=12) | {"sample_submission.csv": sample_bytes(11)})
+    with pytest.raises(DataError, match=r"12 rows but sample_submission\.csv has 11"):
+        load_test(tmp_path)
+
+
+def test_an_id_twice(tmp_path: Path) -> None:
+    write_files(tmp_path, {"sample_submission.csv": b"ImageId,Label\n1,0\n1,0\n"})
+    with pytest.raises(DataError, match="ImageId twice"):
+        load_sample(tmp_path)
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The CSV files that are really parsed."""
+    paths: list[Path] = []
+    parse = data._read_csv
+    monkeypatch.setattr(data, "_read_csv", lambda path, *rest: paths.append(path) or parse(path, *rest))
+    return paths
+
+
+def test_a_file_is_parsed_once(tmp_path: Path, parsed: list[Path]) -> None:
+    path = write_files(tmp_path, {"train.csv": GOOD}) / "train.csv"
+    first = load_train(tmp_path)
+    np.testing.assert_array_equal(load_train(tmp_path).images, first.images)
+    os.utime(path, ns=(1, 1))  # another time, the same content
+    assert load_train(tmp_path).sha256 == first.sha256
+    assert parsed == [path]
+
+
+def test_a_changed_file_is_parsed_again(tmp_path: Path, parsed: list[Path]) -> None:
+    write_files(tmp_path, {"train.csv": GOOD})
+    load_train(tmp_path)
+    write_files(tmp_path, {"train.csv": csv_bytes(*small_digits(20))})
+    assert len(load_train(tmp_path).labels) == 20
+    assert len(parsed) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"no npz at all"])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, parsed: list[Path], damage: bytes) -> None:
+    write_files(tmp_path, {"train.csv": GOOD})
+    load_train(tmp_path)
+    (tmp_path / "cache" / "train.npz").write_bytes(damage)
+    assert len(load_train(tmp_path).labels) == 10
+    assert len(parsed) == 2

@@ -1,0 +1,149 @@
+"""Getting the files: from Kaggle, from a folder, from a zip, by hand."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import competition_files, csv_bytes, sample_bytes, small_digits, write_files
+
+from kaggle_digits import Workspace, download
+from kaggle_digits.competition import FILES
+from kaggle_digits.errors import DataError, NetworkError, WriteError
+from kaggle_digits.files import lock, sha256
+
+OTHER = {
+    "train.csv": csv_bytes(*small_digits(50, seed=7)),
+    "test.csv": csv_bytes(small_digits(20, seed=8)[0]),
+    "sample_submission.csv": sample_bytes(20),
+}
+
+
+@pytest.fixture
+def hosted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bytes]]:
+    """What the host hands out, download by download; asking for more than there is fails."""
+    queue: list[dict[str, bytes]] = []
+
+    class Host:
+        def download(self, folder: Path) -> None:
+            if not queue:
+                raise NetworkError("Kaggle cannot be reached.", "Try later.")
+            write_files(folder, queue.pop(0))
+
+    monkeypatch.setattr("kaggle_digits.downloads.open_host", lambda workspace, mnist_dir: Host())
+    return queue
+
+
+def files_in(workspace: Workspace) -> dict[str, bytes]:
+    return {name: (workspace.data / name).read_bytes() for name in FILES}
+
+
+def test_a_download_and_its_manifest(tmp_path: Path, hosted: list) -> None:
+    workspace = Workspace.at(tmp_path)
+    hosted.append(competition_files())
+    result = download(workspace)
+    assert (result.train_rows, result.test_rows, result.fetched) == (100, 30, True)
+    manifest = json.loads((workspace.data / "manifest.json").read_text())
+    assert manifest["files"]["train.csv"] == {
+        "bytes": len(competition_files()["train.csv"]),
+        "sha256": sha256(workspace.data / "train.csv"),
+    }
+    assert {p.name for p in workspace.data.iterdir()} == {*FILES, "manifest.json", "cache", ".lock"}
+
+
+def test_whole_files_are_not_asked_for_again(tmp_path: Path, hosted: list) -> None:
+    workspace = Workspace.at(tmp_path)
+    hosted.append(competition_files())
+    download(workspace)
+    assert not download(workspace).fetched
+
+
+def test_files_by_hand_are_validated_and_accepted(workspace: Workspace, hosted: list) -> None:
+    assert not download(workspace).fetched
+    assert (workspace.data / "manifest.json").exists()
+
+
+def test_bad_files_by_hand_are_refused_and_stay(workspace: Workspace, hosted: list) -> None:
+    (workspace.data / "train.csv").write_text("label\n1\n")
+    with pytest.raises(DataError, match="does not have the columns"):
+        download(workspace)
+    assert (workspace.data / "train.csv").read_text() == "label\n1\n"
+
+
+def test_a_file_damaged_since_the_download_is_healed(tmp_path: Path, hosted: list) -> None:
+    workspace = Workspace.at(tmp_path)
+    hosted += [competition_files(), competition_files()]
+    download(workspace)
+    with open(workspace.data / "test.csv", "ab") as stream:
+        stream.write(b"0,0\r\n")
+    assert download(workspace).fetched
+    assert files_in(workspace) == competition_files()
+
+
+def test_force_gets_them_again(workspace: Workspace, hosted: list) -> None:
+    hosted.append(OTHER)
+    assert download(workspace, force=True).train_rows == 50
+    assert files_in(workspace) == OTHER
+
+
+@pytest.mark.parametrize("spoilt", FILES)
+def test_invalid_files_never_take_the_place_of_valid_ones(workspace: Workspace, hosted: list, spoilt: str) -> None:
+    before = files_in(workspace)
+    hosted.append(OTHER | {spoilt: OTHER[spoilt][:-30]})
+    with pytest.raises(DataError):
+        download(workspace, force=True)
+    assert files_in(workspace) == before
+
+
+def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, hosted: list) -> None:
+    workspace = Workspace.at(tmp_path)
+    with pytest.raises(NetworkError):
+        download(workspace)
+    assert [p.name for p in workspace.data.iterdir()] == [".lock"]
+
+
+def test_from_a_folder(tmp_path: Path, hosted: list) -> None:
+    workspace = Workspace.at(tmp_path / "work")
+    source = write_files(tmp_path / "kaggle" / "input", OTHER | {"notes.txt": b"?"})
+    assert download(workspace, source=source).fetched
+    assert files_in(workspace) == OTHER
+
+
+@pytest.mark.parametrize("folder", ["", "digit-recognizer/", "../../"])
+def test_from_a_zip_wherever_it_has_the_files(tmp_path: Path, hosted: list, folder: str) -> None:
+    workspace = Workspace.at(tmp_path / "work")
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as archive:
+        for name, content in OTHER.items():
+            archive.writestr(folder + name, content)
+    download(workspace, source=tmp_path / "bundle.zip")
+    assert files_in(workspace) == OTHER
+    assert {p.name for p in tmp_path.iterdir()} == {"work", "bundle.zip", "home"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("there.zip", b"PK no zip", "no whole zip file"),
+        ("there.zip", None, "There is no"),
+        ("folder/train.csv", b"", r"has no test\.csv"),
+    ],
+)
+def test_from_something_else(tmp_path: Path, hosted: list, name: str, content: bytes | None, message: str) -> None:
+    source = tmp_path / name
+    if content is not None:
+        write_files(source.parent, {source.name: content})
+    with pytest.raises(DataError, match=message):
+        download(Workspace.at(tmp_path / "work"), source=source if source.suffix == ".zip" else source.parent)
+
+
+def test_two_downloads_at_once(workspace: Workspace) -> None:
+    with lock(workspace.data / ".lock", ""), pytest.raises(WriteError, match="Another download"):
+        download(workspace)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file in the way")
+    with pytest.raises(WriteError, match="Cannot write"):
+        download(Workspace.at(tmp_path))

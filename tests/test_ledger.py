@@ -1,0 +1,88 @@
+"""The ledger: written, read, and whatever people do to it by hand."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kaggle_digits.errors import DataError
+from kaggle_digits.ledger import COLUMNS, Entry, Ledger, updated
+
+ENTRY = Entry("2026-11-24T10:00:00+00:00", "fast-k5-s0", "ab" * 32, "17", "PENDING", cv="0.99500")
+HEADER = "time,run,sha256,ref,status,score,cv,rank"
+
+
+def test_the_header_is_the_contract() -> None:
+    assert ",".join(COLUMNS) == HEADER
+
+
+def test_no_file_is_an_empty_ledger(tmp_path: Path) -> None:
+    assert Ledger(tmp_path / "ledger.csv").entries() == []
+
+
+def test_entries_are_added_and_replaced_by_reference(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.csv")
+    other = Entry("2026-11-24T11:00:00+00:00", "lenet", "cd" * 32, "18", "PENDING")
+    ledger.record(ENTRY)
+    ledger.record(other)
+    scored = updated(ENTRY, "COMPLETE", 0.99757, 12)
+    ledger.record(scored)
+    assert ledger.entries() == [scored, other]
+    assert (scored.score, scored.rank) == ("0.99757", "12")
+    assert scored.gap == pytest.approx(0.00257)
+    assert ledger.path.read_text().splitlines()[0] == HEADER
+
+
+names = st.text(
+    st.characters(blacklist_characters="\0\r\n", blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=20
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(names, max_size=5))
+def test_any_names_survive(tmp_path: Path, runs: list[str]) -> None:
+    path = tmp_path / "ledger.csv"
+    path.unlink(missing_ok=True)
+    ledger = Ledger(path)
+    entries = [Entry("t", run, "ab", str(i), "UNKNOWN") for i, run in enumerate(runs)]
+    for entry in entries:
+        ledger.record(entry)
+    assert ledger.entries() == entries
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time,run\n", "line 1: the header"),
+        (HEADER + ",mine\n", "line 1: the header"),
+        (f"{HEADER}\nt,r,s,1,PENDING\n", "line 2: 5 values, not 8"),
+        (f"{HEADER}\nt,r,s,1,DONE,,,\n", "line 2: 'DONE' is no status"),
+        (f"{HEADER}\nt,r,s,1,PENDING,,,\n\nt,r,s,2,COMPLETE,high,,\n", "line 4: score is 'high'"),
+        (f'{HEADER}\nt,"r,s,1,PENDING,,,\n', "line 2|line 3"),
+    ],
+)
+def test_a_ledger_spoilt_by_hand_names_its_line_and_stays(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "ledger.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        Ledger(path).record(ENTRY)
+    assert path.read_text() == text
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200), st.booleans())
+def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: bytes, with_header: bool) -> None:
+    path = tmp_path / "ledger.csv"
+    path.write_bytes((HEADER.encode() + b"\n" if with_header else b"") + content)
+    with suppress(DataError):
+        Ledger(path).entries()
+
+
+def test_windows_line_ends_and_bom_are_met(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\nt,r,s,1,PENDING,,,\r\n".encode())
+    assert Ledger(path).entries() == [Entry("t", "r", "s", "1", "PENDING")]

@@ -1,0 +1,191 @@
+"""The competition on this machine."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import small_digits
+
+from kaggle_digits import Workspace, download
+from kaggle_digits.competition import FILES
+from kaggle_digits.data import load_test, load_train
+from kaggle_digits.errors import DataError, NetworkError, RefusedError
+from kaggle_digits.hosts import idx, local, open_host
+from kaggle_digits.hosts.idx import format_idx, parse_idx, read_mnist
+from kaggle_digits.hosts.local import DAILY_LIMIT, LocalHost, baselines, shuffled
+
+MNIST = Path(os.environ.get("KAGGLE_DIGITS_MNIST_DIR") or Path(__file__).parents[2] / "shared" / "mnist")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = Workspace.at(tmp_path, "rehearsal")
+    download(workspace)
+    return workspace
+
+
+def write_answer(path: Path, labels: np.ndarray) -> Path:
+    lines = [f"{i},{label}\n" for i, label in enumerate(labels, 1)]
+    path.write_text("ImageId,Label\n" + "".join(lines))
+    return path
+
+
+def test_rehearsal_is_a_tenth_of_the_real_one(workspace: Workspace) -> None:
+    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
+    assert train_set.images.shape == (4200, 28, 28)
+    assert test_set.images.shape == (2800, 28, 28)
+    assert np.bincount(train_set.labels).min() > 350
+    assert 25 < train_set.images.mean() < 40  # MNIST's mean is 33
+
+
+def test_train_and_test_rows_are_different_digits(workspace: Workspace) -> None:
+    train_rows = {image.tobytes() for image in load_train(workspace.data).images}
+    assert not any(image.tobytes() in train_rows for image in load_test(workspace.data).images)
+
+
+def test_the_data_are_the_same_every_time(workspace: Workspace, tmp_path: Path) -> None:
+    other = Workspace.at(tmp_path / "other", "rehearsal")
+    download(other)
+    for name in FILES:
+        assert (other.data / name).read_bytes() == (workspace.data / name).read_bytes()
+
+
+def test_score_status_history_and_place(workspace: Workspace, tmp_path: Path) -> None:
+    host = open_host(workspace)
+    truth = local._rehearsal_rows().hidden_labels
+    assert host.standing().place is None
+    half_right = np.where(np.arange(len(truth)) % 2, truth, (truth + 1) % 10)
+    assert host.submit(write_answer(tmp_path / "a.csv", half_right), "half") == "1"
+    assert host.submit(write_answer(tmp_path / "b.csv", truth), "all") == "2"
+    newest, oldest = host.submissions()
+    assert (newest.ref, newest.score, newest.status, newest.description) == ("2", 1.0, "COMPLETE", "all")
+    assert (oldest.ref, oldest.score) == ("1", 0.5)
+    standing = host.standing()
+    assert (standing.place, standing.teams) == (1, len(baselines("rehearsal")) + 1)
+
+
+def test_the_baselines_are_on_the_board(workspace: Workspace, tmp_path: Path) -> None:
+    board = baselines("rehearsal")
+    assert len(board) >= 3
+    assert all(0.8 < score < 1 for score in board.values())
+    host = open_host(workspace)
+    host.submit(write_answer(tmp_path / "a.csv", np.zeros(2800, int)), "")
+    assert host.standing().place == len(board) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Id,Label\n1,1\n", "columns must be ImageId,Label"),
+        ("ImageId,Label\n1,1\n", "must have 2800 rows, not 1"),
+        ("ImageId,Label\n" + "1,1\n" * 2800, "not unique|each id once|Merge keys"),
+        ("", "No columns"),
+    ],
+)
+def test_what_cannot_be_scored_is_an_error_that_counts(
+    workspace: Workspace, tmp_path: Path, text: str, reason: str
+) -> None:
+    host = open_host(workspace)
+    (tmp_path / "bad.csv").write_text(text)
+    host.submit(tmp_path / "bad.csv", "")
+    (submission,) = host.submissions()
+    assert submission.status == "ERROR"
+    assert submission.score is None
+    assert re.search(reason, submission.reason)
+    assert host.allowance() == DAILY_LIMIT - 1
+
+
+def test_ten_submissions_a_day(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = open_host(workspace)
+    answer = write_answer(tmp_path / "a.csv", np.zeros(2800, int))
+    for left in range(DAILY_LIMIT, 0, -1):
+        assert host.allowance() == left
+        host.submit(answer, "")
+    with pytest.raises(RefusedError, match="used up"):
+        host.submit(answer, "")
+    assert len(list(host.submissions())) == DAILY_LIMIT
+
+
+def test_a_damaged_history_is_named(workspace: Workspace) -> None:
+    (workspace.data / "host" / "submissions.json").write_text('{"submissions": [{}]}')
+    with pytest.raises(DataError, match=r"submissions\.json is damaged"):
+        list(open_host(workspace).submissions())
+
+
+def test_an_order_that_no_library_version_changes() -> None:
+    assert shuffled(8, "rehearsal") == [2, 3, 6, 4, 5, 1, 7, 0]
+    assert sorted(shuffled(1000, "x")) == list(range(1000))
+
+
+def test_idx_round_trip() -> None:
+    images, labels = small_digits(7)
+    np.testing.assert_array_equal(parse_idx(format_idx(images)), images)
+    np.testing.assert_array_equal(parse_idx(format_idx(labels)), labels)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\x08", b"\0\0\x08\x03\0\0", format_idx(small_digits(3)[0])[:-1], b"PK" * 50]
+)
+def test_damaged_idx(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"IDX|cut|fill"):
+        parse_idx(content)
+
+
+def test_only_mnist_itself_is_taken_for_mnist(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no train-images-idx3-ubyte"):
+        read_mnist(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(format_idx(small_digits(3)[0])))
+    with pytest.raises(DataError, match="is not MNIST"):
+        read_mnist(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8bno gzip")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_mnist(tmp_path)
+
+
+@pytest.fixture
+def little_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of IDX files, two plain and two gzipped, that passes for MNIST with a split to suit."""
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    hashes = {}
+    for i, name in enumerate(idx.MNIST_SHA256):
+        content = format_idx(small_digits(60 if "train" in name else 10, seed=i // 2)[i % 2])
+        hashes[name] = hashlib.sha256(content).hexdigest()
+        path = folder / (f"{name}.gz" if i % 2 else name)
+        path.write_bytes(gzip.compress(content) if i % 2 else content)
+    monkeypatch.setattr(idx, "MNIST_SHA256", hashes)
+    monkeypatch.setattr(local, "FULL_TRAIN_ROWS", 42)
+    return folder
+
+
+def test_rehearsal_full_from_plain_and_gzipped_files(tmp_path: Path, little_mnist: Path) -> None:
+    workspace = Workspace.at(tmp_path / "work", "rehearsal-full")
+    result = download(workspace, mnist_dir=little_mnist)
+    assert (result.train_rows, result.test_rows) == (42, 28)
+
+
+def test_the_folder_of_mnist_from_the_environment(
+    tmp_path: Path, little_mnist: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAGGLE_DIGITS_MNIST_DIR", str(little_mnist))
+    assert download(Workspace.at(tmp_path / "work", "rehearsal-full")).train_rows == 42
+
+
+def test_no_folder_and_no_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idx, "MIRRORS", ("http://127.0.0.1:9/",))
+    with pytest.raises(NetworkError, match="--mnist-dir"):
+        download(Workspace.at(tmp_path, "rehearsal-full"))
+
+
+@pytest.mark.skipif(not (MNIST / "train-images-idx3-ubyte.gz").exists(), reason="MNIST is not on this machine")
+def test_all_of_mnist(tmp_path: Path) -> None:
+    workspace = Workspace.at(tmp_path, "rehearsal-full")
+    result = download(workspace, mnist_dir=MNIST)
+    assert (result.train_rows, result.test_rows) == (42_000, 28_000)
+    assert isinstance(open_host(workspace), LocalHost)

@@ -1,0 +1,381 @@
+"""Runs from start to end: trained, continued, refused, ensembled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMALL, competition_files, csv_bytes, small_digits, write_files
+
+from kaggle_digits import Workspace, download, ensemble, executors, find_run, list_runs, train
+from kaggle_digits.data import load_train
+from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
+from kaggle_digits.files import lock
+from kaggle_digits.metrics import accuracy
+from kaggle_digits.runs import Run
+from kaggle_digits.submission import submission_file
+
+FILES = {
+    "run.json",
+    "folds.csv",
+    "workers.log",
+    ".lock",
+    *(
+        f"fold-{k}/{name}"
+        for k in range(2)
+        for name in ("model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy", "metrics.json")
+    ),
+    *(f"ensemble/{name}" for name in ("oof_softmax.npy", "test_softmax.npy", "metrics.json")),
+}
+
+
+def files_of(run: Run) -> dict[str, bytes]:
+    return {str(p.relative_to(run.path)): p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+
+
+def quick(workspace: Workspace, **changes: object) -> Run:
+    options = {"preset": "lenet", "folds": 2, "settings": SMALL} | changes
+    return train(workspace, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with two finished runs, to be copied."""
+    workspace = Workspace.at(tmp_path_factory.mktemp("shared"))
+    write_files(workspace.data, competition_files())
+    quick(workspace, run="one")
+    quick(workspace, run="two", seed=1)
+    return workspace
+
+
+@pytest.fixture
+def trained(shared: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of it, to be spoilt."""
+    shutil.copytree(shared.root, tmp_path / "copy")
+    return Workspace.at(tmp_path / "copy")
+
+
+def test_a_run_leaves_what_the_contract_says(shared: Workspace) -> None:
+    run = find_run(shared, "one")
+    assert files_of(run).keys() == FILES
+    info = json.loads((run.path / "run.json").read_text())
+    assert info["status"] == "finished"
+    assert (info["preset"], info["folds"], info["seed"], info["settings"]["epochs"]) == ("lenet", 2, 0, 1)
+    assert info["data"]["train.csv"] == load_train(shared.data).sha256
+    folds = pd.read_csv(run.path / "folds.csv")
+    assert list(folds.columns) == ["row", "fold"]
+    assert folds["row"].tolist() == list(range(100))
+    assert folds["fold"].value_counts().tolist() == [50, 50]
+
+
+def test_softmaxes_are_in_the_order_of_the_csv(shared: Workspace) -> None:
+    run = find_run(shared, "one")
+    folds, oof = run.folds(), np.load(run.path / "ensemble" / "oof_softmax.npy")
+    assert oof.dtype == np.float32
+    for fold in range(2):
+        np.testing.assert_array_equal(oof[folds == fold], np.load(run.path / f"fold-{fold}" / "val_softmax.npy"))
+    tests = [np.load(run.path / f"fold-{fold}" / "test_softmax.npy") for fold in range(2)]
+    np.testing.assert_array_equal(run.test_softmax(), np.mean(tests, axis=0, dtype=np.float64).astype(np.float32))
+    assert run.ensemble_metrics()["accuracy"] == pytest.approx(accuracy(oof, load_train(shared.data).labels))
+
+
+def test_the_saved_network_predicts_what_was_saved(shared: Workspace) -> None:
+    import keras
+
+    from kaggle_digits.models import predict_softmax
+
+    run, train_set = find_run(shared, "one"), load_train(shared.data)
+    model = keras.models.load_model(run.model_file(0))
+    rows = run.folds() == 0
+    np.testing.assert_allclose(predict_softmax(model, train_set.images[rows]), run.val_softmax(0), atol=1e-5)
+
+
+def test_the_submission_is_the_likeliest_digit(shared: Workspace) -> None:
+    table = pd.read_csv(submission_file(shared, "one"))
+    assert list(table.columns) == ["ImageId", "Label"]
+    np.testing.assert_array_equal(table["ImageId"], np.arange(1, 31))
+    np.testing.assert_array_equal(table["Label"], find_run(shared, "one").test_softmax().argmax(1))
+
+
+def test_history_has_an_epoch_a_row(shared: Workspace) -> None:
+    history = pd.read_csv(find_run(shared, "one").path / "fold-1" / "history.csv")
+    assert list(history.columns) == [
+        "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds", "images_per_second",
+    ]  # fmt: skip
+    assert history["epoch"].tolist() == [1]
+
+
+def test_a_finished_run_is_done_at_once(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", lambda *_: pytest.fail("trained again"))
+    before = files_of(find_run(trained, "one"))
+    run = quick(trained, run="one")
+    assert files_of(run) == before
+    assert list_runs(trained)[0].name == "one"  # what was asked for last is the latest
+
+
+def test_only_what_is_missing_is_trained(trained: Workspace) -> None:
+    run = find_run(trained, "one")
+    before = files_of(run)
+    run.discard_fold(1)
+    finished: list[int] = []
+    quick(trained, run="one", on_finished=finished.append)
+    assert finished == [1]
+    after = files_of(run)
+    assert all(after[name] == before[name] for name in before if name.startswith("fold-0"))
+    # One thread and seeds of its own: what is trained again is the same again.
+    assert after["fold-1/test_softmax.npy"] == before["fold-1/test_softmax.npy"]
+    assert after["ensemble/oof_softmax.npy"] == before["ensemble/oof_softmax.npy"]
+
+
+def test_the_number_of_workers_changes_nothing(trained: Workspace) -> None:
+    before = submission_file(trained, "one").read_bytes()
+    run = quick(trained, run="alone", workers=1)
+    assert submission_file(trained, "alone").read_bytes() == before
+    np.testing.assert_array_equal(run.oof_softmax(), find_run(trained, "one").oof_softmax())
+
+
+def test_seeds_differ(shared: Workspace) -> None:
+    one, two = find_run(shared, "one"), find_run(shared, "two")
+    assert not np.array_equal(one.folds(), two.folds())
+    assert not np.array_equal(one.test_softmax(), two.test_softmax())
+
+
+def test_the_name_follows_from_the_recipe(workspace: Workspace) -> None:
+    assert quick(workspace).name == "lenet-k2-s0-epochs=1-batch_size=20"
+    assert quick(workspace, settings=SMALL | {"dropout": "0.3"}).name == "lenet-k2-s0-epochs=1-batch_size=20"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "fast"}, "its preset is lenet, not fast"),
+        ({"folds": 3}, "its folds is 2, not 3"),
+        ({"seed": 5}, "its seed is 0, not 5"),
+        ({"settings": SMALL | {"epochs": "2"}}, "another recipe: its settings"),
+    ],
+)
+def test_a_named_run_of_another_recipe_is_refused(trained: Workspace, change: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        quick(trained, run="one", **change)
+
+
+def test_a_run_of_other_data_is_refused(trained: Workspace) -> None:
+    write_files(trained.data, {"train.csv": csv_bytes(*small_digits(100, seed=9))})
+    with pytest.raises(DataError, match="made from other data"):
+        quick(trained, run="one")
+    with pytest.raises(DataError, match="made from other data"):
+        ensemble(trained, ["one"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folds": 1}, "--folds from 2"),
+        ({"folds": 0}, "--folds from 2"),
+        ({"seed": -1}, "cannot be a seed"),
+        ({"workers": 0}, "--workers from 1"),
+        ({"run": "../elsewhere"}, "cannot be the name of a run"),
+        ({"run": ".hidden"}, "cannot be the name of a run"),
+        ({"preset": "slow"}, "no preset called"),
+    ],
+)
+def test_wrong_usage_leaves_no_run(workspace: Workspace, change: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        quick(workspace, **change)
+    assert list_runs(workspace) == []
+
+
+def test_too_many_folds_leave_no_run(workspace: Workspace) -> None:
+    with pytest.raises(DataError, match="too few for 11 folds"):
+        quick(workspace, folds=11)
+    assert not workspace.runs.exists()
+
+
+@pytest.mark.parametrize("name", ["model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy"])
+@pytest.mark.parametrize("harm", ["cut", "removed"])
+def test_a_damaged_artefact_is_named_and_only_retrained_on_demand(
+    trained: Workspace, name: str, harm: str
+) -> None:
+    run = find_run(trained, "one")
+    before = files_of(run)
+    path = run.path / "fold-1" / name
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    with pytest.raises(DataError, match=f"fold-1/{name} is"):
+        quick(trained, run="one")
+    finished: list[int] = []
+    quick(trained, run="one", retrain=True, on_finished=finished.append)
+    assert finished == [1]
+    assert files_of(run)["ensemble/test_softmax.npy"] == before["ensemble/test_softmax.npy"]
+
+
+def test_retrain_without_damage_trains_all(trained: Workspace) -> None:
+    finished: list[int] = []
+    quick(trained, run="one", retrain=True, on_finished=finished.append)
+    assert sorted(finished) == [0, 1]
+
+
+def test_a_run_in_use(trained: Workspace) -> None:
+    with lock(find_run(trained, "one").lock_file, ""), pytest.raises(WriteError, match="by another process"):
+        quick(trained, run="one")
+
+
+def test_a_worker_that_dies_is_replaced_once(workspace: Workspace) -> None:
+    killed: list[int] = []
+
+    def kill_a_worker(progress: object) -> None:
+        if not killed:
+            killed.append(next(iter(worker_processes())))
+            os.kill(killed[0], signal.SIGKILL)
+
+    run = quick(workspace, run="shot", settings=SMALL | {"epochs": "4"}, on_progress=kill_a_worker)
+    calm = quick(workspace, run="calm", settings=SMALL | {"epochs": "4"})
+    assert killed
+    np.testing.assert_array_equal(run.test_softmax(), calm.test_softmax())
+
+
+def test_a_worker_that_always_dies_ends_its_fold_alone(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_fold_0(progress: object) -> None:
+        if progress.fold == 0:  # type: ignore[attr-defined]
+            for process in worker_processes():
+                os.kill(process, signal.SIGKILL)
+
+    with pytest.raises(KaggleDigitsError, match="worker of fold 0 died 2 times, the last by signal 9"):
+        quick(workspace, run="shot", settings=SMALL | {"epochs": "4"}, workers=1, on_progress=kill_fold_0)
+    run = find_run(workspace, "shot")
+    assert run.is_trained(1)
+    assert not run.is_trained(0)
+    assert run.info()["status"] == "training"
+    assert worker_processes() == set()
+
+
+def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
+    script = (
+        "import kaggle_digits as kd\n"  # without a __main__ guard, as in a notebook or a short script
+        f"kd.train(kd.Workspace.at({str(workspace.root)!r}), preset='lenet', folds=2,"
+        " settings={'epochs': '1000', 'batch_size': '20'}, on_progress=lambda p: print('going', flush=True))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"going\n"
+    workers = worker_processes(parent.pid)
+    assert len(workers) == min(2, executors.default_workers(2))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() and not is_zombie(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def worker_processes(parent: int | None = None) -> set[int]:
+    """Return the workers of a process, ours by default."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes()
+            ppid = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        if (
+            b"kaggle_digits.worker" in command
+            and ppid == (parent or os.getpid())
+            and not is_zombie(int(path.name))
+        ):
+            found.add(int(path.name))
+    return found
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_an_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
+    both = ensemble(trained, ["one", "two"])
+    assert both.name == "one+two"
+    one, two = find_run(trained, "one"), find_run(trained, "two")
+    np.testing.assert_allclose(both.test_softmax(), (one.test_softmax() + two.test_softmax()) / 2, atol=1e-6)
+    np.testing.assert_allclose(both.oof_softmax(), (one.oof_softmax() + two.oof_softmax()) / 2, atol=1e-6)
+    assert submission_file(trained, "one+two").exists()
+    assert list_runs(trained)[0] == both
+    assert ensemble(trained, ["one+two"]) == both
+    assert ensemble(trained, ["one", "two"], name="both").name == "both"
+
+
+def test_ensembling_a_run_again_gives_the_same(trained: Workspace) -> None:
+    before = files_of(find_run(trained, "one"))
+    shutil.rmtree(trained.submissions / "one")
+    assert files_of(ensemble(trained, ["one"])) == before
+    assert submission_file(trained, "one").exists()
+
+
+def test_an_unfinished_run_cannot_be_ensembled(trained: Workspace) -> None:
+    find_run(trained, "one").discard_fold(1)
+    with pytest.raises(DataError, match="lacks fold 1"):
+        ensemble(trained, ["one"])
+
+
+def test_names_that_are_not_there_or_taken(trained: Workspace) -> None:
+    with pytest.raises(UsageError, match="no run called 'three'"):
+        ensemble(trained, ["one", "three"])
+    with pytest.raises(UsageError, match="has another recipe"):
+        ensemble(trained, ["one", "two"], name="one")
+    with pytest.raises(UsageError, match="--name names the ensemble of several runs"):
+        ensemble(trained, ["one"], name="other")
+
+
+def test_no_run_yet(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="no run of digit-recognizer yet"):
+        find_run(workspace)
+
+
+SPY = """
+import os, sys
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        name = os.fsdecode(arguments[0])
+        if "hidden" in name or "/host/" in name or name.endswith("train.npz"):
+            log = os.open(os.environ["SPY_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.write(log, (name + "\\n").encode())
+            os.close(log)
+if "SPY_LOG" in os.environ:
+    sys.addaudithook(note)
+"""
+
+
+def test_training_never_opens_the_hidden_labels(tmp_path: Path) -> None:
+    """Every file that the command and its workers open is watched, from Python's start on."""
+    workspace = Workspace.at(tmp_path / "work", "rehearsal")
+    download(workspace)
+    write_files(tmp_path / "spy", {"sitecustomize.py": SPY.encode()})
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "spy"), "SPY_LOG": str(tmp_path / "log")}
+    command = [sys.executable, "-m", "kaggle_digits", "--competition", "rehearsal", "--root", str(workspace.root)]
+
+    def opened(*arguments: str) -> list[str]:
+        (tmp_path / "log").unlink(missing_ok=True)
+        subprocess.run([*command, *arguments], check=True, env=environment, capture_output=True)
+        return (tmp_path / "log").read_text().splitlines()
+
+    training = opened("train", "--preset", "lenet", "--folds", "2", "--set", "epochs=1")
+    assert any(name.endswith("train.npz") for name in training)  # the spy sees
+    assert not any("hidden" in name or "/host/" in name for name in training)
+    assert not any("hidden" in name or "/host/" in name for name in opened("ensemble"))
+    assert not any("hidden" in name for name in opened("report"))
+    assert any("hidden_labels.csv" in name for name in opened("submit"))  # the scorer, and it alone

@@ -1,0 +1,55 @@
+"""What the documentation says is true: its commands, targets and Python calls."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kaggle_digits.cli import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_python_calls_work_as_written(tmp_path: Path) -> None:
+    (code,) = code_blocks("python")
+    # Few epochs, so that it takes seconds; everything else is as written.
+    assert 'settings={"epochs": "30"}' in code
+    code = code.replace('settings={"epochs": "30"}', 'settings={"epochs": "1"}, folds=2')
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^0\.\d+ COMPLETE$", result.stdout, re.MULTILINE)
+    assert (tmp_path / "digits" / "runs" / "rehearsal").is_dir()
+
+
+def test_every_command_is_in_the_readme() -> None:
+    for name in cli.commands:
+        assert re.search(rf"`{name}[ `]", README), name
+
+
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"\bmake ([a-z-]+(?: [a-z-]+)*)", " ".join(code_blocks("sh")))))
+)
+def test_make_targets_in_the_readme_exist(target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name in target.split():
+        assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    for path in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_no_url_in_the_constraints() -> None:
+    assert "://" not in (ROOT / "constraints.txt").read_text(encoding="utf-8")

@@ -1,0 +1,283 @@
+"""A submission: checked, sent once, waited for, found again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import sample_bytes, write_files
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from kaggle_digits import Workspace
+from kaggle_digits.errors import DataError, NetworkError, RefusedError, ScoringError, WriteError
+from kaggle_digits.files import lock, sha256
+from kaggle_digits.hosts import Standing, Submission
+from kaggle_digits.ledger import Ledger
+from kaggle_digits.submission import check_submission, ledger_of, read_scores, submit, write_submission
+
+IDS = np.arange(1, 31)
+GOOD = "ImageId,Label\n" + "".join(f"{i},{i % 10}\n" for i in IDS)
+
+
+def one_hot(digits: np.ndarray) -> np.ndarray:
+    return np.eye(10, dtype=np.float32)[digits]
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(digits=st.lists(st.integers(0, 9), min_size=1, max_size=50))
+def test_what_is_written_is_what_the_sample_wants(tmp_path: Path, digits: list[int]) -> None:
+    path, ids = tmp_path / "submission.csv", np.arange(1, len(digits) + 1)
+    write_submission(path, ids, one_hot(np.array(digits)))
+    check_submission(path, ids)
+    assert (
+        path.read_bytes()
+        == ("ImageId,Label\n" + "".join(f"{i},{d}\n" for i, d in zip(ids, digits, strict=True))).encode()
+    )
+
+
+def test_predictions_for_another_number_of_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="29 predictions for 30 rows"):
+        write_submission(tmp_path / "submission.csv", IDS, one_hot(np.zeros(29, int)))
+    assert list(tmp_path.glob("*.csv")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1"),
+        (GOOD.replace("Label", "label"), "line 1: the header is 'ImageId,label'"),
+        ("\ufeff" + GOOD, "line 1"),
+        (GOOD.replace("3,3\n", "3,10\n", 1), "line 4: the label is '10'"),
+        (GOOD.replace("3,3\n", "3,3.0\n", 1), "line 4: the label is '3.0'"),
+        (GOOD.replace("3,3\n", "3,\n", 1), "line 4: the label is ''"),
+        (GOOD.replace("3,3\n", "3,٣\n", 1), "line 4: the label is"),
+        (GOOD.replace("3,3\n", "4,3\n", 1), "line 4: '4,3' does not begin with the id 3"),
+        (GOOD.replace("3,3\n", "", 1), "line 4: '4,4' does not begin with the id 3"),
+        (GOOD[:-5], "line 30 is the last, where 31 lines are wanted"),
+        (GOOD + "31,1\n", "line 32 is the last, where 31 lines are wanted"),
+    ],
+)
+def test_a_wrong_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        check_submission(path, IDS)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200))
+@example(b"\xff\xfe")
+@example(b"ImageId,Label\n1,1\r2,2")
+def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError):
+        check_submission(path, IDS)
+
+
+class FakeHost:
+    """A host whose answers a test sets."""
+
+    def __init__(self) -> None:
+        self.sent: list[Submission] = []
+        self.left: int | None = 5
+        self.outcomes: list[tuple[str, float | None, str]] = []
+        self.lose_answer = False
+        self.looks = 0
+        self.ledger: Ledger | None = None
+        self.seen_in_ledger: list[str] = []
+
+    def allowance(self) -> int | None:
+        return self.left
+
+    def submit(self, csv: Path, description: str) -> str:
+        self.sent.insert(
+            0,
+            Submission(str(len(self.sent) + 1), "2026-11-24T10:00:00+00:00", description, "PENDING", None, "", ""),
+        )
+        if self.lose_answer:
+            raise NetworkError("Kaggle cannot be reached.", "Try later.")
+        return self.sent[0].ref
+
+    def submissions(self) -> Iterator[Submission]:
+        self.looks += 1
+        if self.sent and self.ledger is not None:
+            self.seen_in_ledger.append(",".join(entry.ref for entry in self.ledger.entries()))
+        for i, submission in enumerate(self.sent):
+            if i == 0 and self.outcomes:
+                status, score, reason = self.outcomes[0] if len(self.outcomes) == 1 else self.outcomes.pop(0)
+                submission = Submission(
+                    submission.ref, submission.time, submission.description, status, score, reason, ""
+                )
+            yield submission
+
+    def standing(self) -> Standing:
+        return Standing(3, 50)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = Workspace.at(tmp_path)
+    write_files(workspace.data, {"sample_submission.csv": sample_bytes(30)})
+    return workspace
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    path = tmp_path / "submission.csv"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    host = FakeHost()
+    host.outcomes = [("COMPLETE", 0.99757, "")]
+    return host
+
+
+def test_sent_scored_and_in_the_ledger(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    sent = submit(host, workspace, csv, run="fast", cv=0.995, message="hello")
+    assert not sent.again
+    (entry,) = ledger_of(workspace).entries()
+    assert entry == sent.entry
+    assert (entry.run, entry.ref, entry.status) == ("fast", "1", "COMPLETE")
+    assert (entry.score, entry.cv, entry.rank) == ("0.99757", "0.99500", "3")
+    assert host.sent[0].description == f"hello {sha256(csv)[:12]}"
+
+
+def test_the_reference_is_in_the_ledger_before_the_first_look(
+    workspace: Workspace, csv: Path, host: FakeHost
+) -> None:
+    host.ledger = ledger_of(workspace)
+    submit(host, workspace, csv)
+    assert host.seen_in_ledger[0] == "1"
+
+
+def test_pending_is_waited_for(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    host.outcomes = [("PENDING", None, "")] * 3 + [("COMPLETE", 0.9, "")]
+    seen: list[str] = []
+    assert submit(host, workspace, csv, on_wait=seen.append).entry.score == "0.90000"
+    assert seen == ["PENDING"] * 3 + ["COMPLETE"]
+
+
+def test_pending_for_ever_ends_at_the_timeout(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    host.outcomes = [("PENDING", None, "")]
+    with pytest.raises(NetworkError, match="still pending after 0 seconds"):
+        submit(host, workspace, csv, timeout=0)
+    assert ledger_of(workspace).entries()[0].status == "PENDING"
+
+
+def test_without_waiting(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    assert submit(host, workspace, csv, wait=False).entry.status == "PENDING"
+
+
+def test_a_second_time_sends_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    first = submit(host, workspace, csv)
+    second = submit(host, workspace, csv)
+    assert second.again
+    assert second.entry == first.entry
+    assert len(host.sent) == 1
+
+
+def test_a_second_time_waits_for_what_was_pending(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    submit(host, workspace, csv, wait=False)
+    second = submit(host, workspace, csv)
+    assert second.again
+    assert second.entry.status == "COMPLETE"
+
+
+def test_again_sends_it_once_more(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    submit(host, workspace, csv)
+    assert not submit(host, workspace, csv, again=True).again
+    assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", "2"]
+
+
+def test_a_file_that_the_host_knows_is_adopted(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    submit(host, workspace, csv)
+    ledger_of(workspace).path.unlink()
+    assert submit(host, workspace, csv).again
+    assert len(host.sent) == 1
+    assert ledger_of(workspace).entries()[0].ref == "1"
+
+
+def test_a_lost_answer_is_looked_up(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    host.lose_answer = True
+    sent = submit(host, workspace, csv, run="fast", cv=0.995)
+    assert (sent.entry.ref, sent.entry.run, sent.entry.cv) == ("1", "fast", "0.99500")
+    assert len(host.sent) == 1
+
+
+def test_a_lost_answer_of_a_second_sending_is_not_the_first(
+    workspace: Workspace, csv: Path, host: FakeHost
+) -> None:
+    submit(host, workspace, csv)
+    host.lose_answer = True
+    assert submit(host, workspace, csv, again=True).entry.ref == "2"
+
+
+def test_a_submission_that_was_not_made_is_an_error(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(csv: Path, description: str) -> str:
+        raise NetworkError("Kaggle did not take the file.", "Try again.")
+
+    monkeypatch.setattr(host, "submit", unreachable)
+    with pytest.raises(NetworkError, match="did not take"):
+        submit(host, workspace, csv)
+    assert ledger_of(workspace).entries() == []
+
+
+def test_the_allowance_is_looked_up_before(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    host.left = 0
+    with pytest.raises(RefusedError, match="used up"):
+        submit(host, workspace, csv)
+    assert host.sent == []
+
+
+def test_an_unknown_allowance_is_no_used_up_one(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    host.left = None
+    assert submit(host, workspace, csv).entry.ref == "1"
+
+
+def test_a_wrong_file_is_not_sent(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    csv.write_text(GOOD.replace("7,7", "7,77"))
+    with pytest.raises(DataError, match="line 8"):
+        submit(host, workspace, csv)
+    assert host.sent == []
+
+
+def test_a_dry_run_sends_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    sent = submit(host, workspace, csv, dry_run=True, message="hello")
+    assert sent.description == f"hello {sha256(csv)[:12]}"
+    assert host.sent == []
+    assert ledger_of(workspace).entries() == []
+
+
+def test_the_hosts_reason_for_an_error(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    host.outcomes = [("ERROR", None, "Evaluation Exception: no such id.")]
+    with pytest.raises(ScoringError, match="Evaluation Exception: no such id"):
+        submit(host, workspace, csv)
+    assert ledger_of(workspace).entries()[0].status == "ERROR"
+
+
+def test_two_submits_at_once(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    with lock(workspace.submissions / ".lock", ""), pytest.raises(WriteError, match="Another submission"):
+        submit(host, workspace, csv)
+
+
+def test_score_brings_the_ledger_up_to_date(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    submit(host, workspace, csv, wait=False, cv=0.995)
+    board = read_scores(host, workspace)
+    ((submission, entry),) = board.submissions
+    assert submission.score == 0.99757
+    assert entry is not None
+    assert entry.gap == pytest.approx(0.00257)
+    assert ledger_of(workspace).entries() == [entry]
+    assert entry.rank == "3"
+    assert board.standing is not None
+    assert board.standing.percentile == 6.0
