@@ -92,9 +92,8 @@ def measure_memory(workspace: Workspace, preset: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     unit = 1 if sys.platform == "darwin" else 1024
     parent, worker = (peak * unit / 1e6 for peak in json.loads(result.stdout))
-    print(
-        f"Peak memory of train, {preset}, {workspace.competition.name}: parent {parent:.0f} MB, worker {worker:.0f} MB"
-    )
+    print(f"Peak memory of train, {preset}, {workspace.competition.name}")
+    print(f"  parent {parent:.0f} MB, largest worker {worker:.0f} MB")
 
 
 def main() -> None:
