@@ -6,7 +6,6 @@ What is heavy (numpy, pandas, kaggle, rich) is imported inside the commands, so 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -35,6 +34,9 @@ def main() -> None:
         sys.exit(cli.main(prog_name="kaggle-digits", standalone_mode=False))
     except KaggleDigitsError as error:
         _fail(error, error.problem, error.remedy, error.exit_code, debug)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(UsageError.exit_code)
     except click.UsageError as error:
         _fail(error, _sentence(error.format_message()), _usage_remedy(error), UsageError.exit_code, debug)
     except (KeyboardInterrupt, click.Abort) as error:
@@ -45,10 +47,6 @@ def main() -> None:
             INTERRUPTED,
             debug,
         )
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Exception as error:
         problem = f"Something went wrong that is no fault of yours: {type(error).__name__}: {error}"
         _fail(error, _sentence(problem), "Run it again with --debug before the command to see where.", 1, debug)
@@ -243,7 +241,7 @@ def submit(
     """Check a submission, send it once, wait for its score, and write it in the ledger."""
     from kaggle_digits import console, pipeline
 
-    with console.waiting(f"Submitting to {workspace.competition.name}"):
+    with console.waiting(f"Submitting to {workspace.competition.name}") as update:
         sent = pipeline.submit(
             workspace,
             run=run,
@@ -253,11 +251,12 @@ def submit(
             again=again,
             wait=not no_wait,
             timeout=timeout,
+            on_wait=lambda status: update(f"Waiting for the score: {status}"),
         )
     if as_json:
         return _print_json(
             sent.entry.as_numbers()
-            | {"description": sent.description, "sent": not (dry_run or sent.again), "dry_run": dry_run}
+            | {"description": sent.description, "sent": not (dry_run or sent.was_known), "dry_run": dry_run}
         )
     return console.show_sent(sent, dry_run)
 

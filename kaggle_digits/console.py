@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -128,14 +128,14 @@ class TrainingView:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Show on stderr that something is under way."""
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr that something is under way; yield what changes the words."""
     console = err()
     if console.is_terminal:
-        with console.status(Text(what)):
-            yield
+        with console.status(Text(what)) as status:
+            yield lambda words: status.update(Text(words))
     else:
-        yield
+        yield lambda words: None
 
 
 def show_run(run: Run, submission: str) -> None:
@@ -163,19 +163,19 @@ def show_runs(rows: list[dict[str, Any]]) -> None:
             "" if row["accuracy"] is None else f"{row['accuracy']:.5f}",
             "" if row["score"] is None else f"{row['score']:.5f}",
         )
-    out().print(table if rows else "There is no run yet. Make one with: kaggle-digits train")
+    out().print(table if rows else "There is no run yet. Make one with the command: train")
 
 
 def show_sent(sent: Sent, dry_run: bool) -> None:
     """Show what became of a submission."""
     console, entry = out(), sent.entry
-    if dry_run and not sent.again:
+    if dry_run and not sent.was_known:
         console.print("Nothing was sent. This would be:", markup=False)
         console.print(
             f"  description  {sent.description}\n  SHA-256      {entry.sha256}", markup=False, soft_wrap=True
         )
         return
-    if sent.again:
+    if sent.was_known:
         console.print(
             f"This file was submitted before, {entry.time}; nothing was sent. Send it again with --again.",
             markup=False,
@@ -203,7 +203,7 @@ def show_scores(board: ScoreBoard) -> None:
         )
     console = out()
     if not board.submissions:
-        console.print("There is no submission yet. Make one with: kaggle-digits submit")
+        console.print("There is no submission yet. Make one with the command: submit")
         return
     console.print(table)
     standing = board.standing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -97,7 +98,7 @@ def load_test(folder: Path) -> UnlabelledDigits:
     if len(images) != len(ids):
         raise DataError(
             f"{folder / TEST_CSV} has {len(images):,} rows but {SAMPLE_CSV} has {len(ids):,}.",
-            "Get all three files again with: kaggle-digits download --force.",
+            "Get all three files again with the command: download --force.",
         )
     return UnlabelledDigits(images, ids, str(arrays["sha256"]))
 
@@ -117,7 +118,7 @@ def load_sample(folder: Path) -> Int64:
     return ids
 
 
-_GET_AGAIN = "Get the file again with: kaggle-digits download --force."
+_GET_AGAIN = "Get the file again with the command: download --force."
 
 
 def _parse_train(path: Path) -> dict[str, UInt8]:
@@ -161,15 +162,12 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
             _refuse(path, columns, error)
     if table.num_rows == 0:
         raise DataError(f"{path} has a header but no rows.", _GET_AGAIN)
-    for name in columns:
-        if table[name].null_count:
-            raise DataError(f"{path}: a value is missing in column {name}.", _GET_AGAIN)
     return table
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise DataError(f"{path} is missing.", "Get it with: kaggle-digits download.")
+        raise DataError(f"{path} is missing.", "Get it with the command: download.")
     return path
 
 
@@ -246,7 +244,10 @@ def _cached(path: Path, parse: Any) -> dict[str, npt.NDArray[Any]]:
     known = _read_cache(cache)
     if known and np.array_equal(known["stamp"], stamp):
         return known
-    digest = sha256(path)
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", _GET_AGAIN) from error
     if known and str(known["sha256"]) == digest:
         arrays = known | {"stamp": stamp}
     else:
@@ -262,6 +263,7 @@ def _cached(path: Path, parse: Any) -> dict[str, npt.NDArray[Any]]:
 def _read_cache(cache: Path) -> dict[str, npt.NDArray[Any]] | None:
     try:
         with np.load(cache, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            found = {name: arrays[name] for name in arrays.files}
+        return found if {"stamp", "sha256", "images"} <= found.keys() else None
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kaggle_digits.competition import FILES
 from kaggle_digits.data import load_test, load_train
-from kaggle_digits.errors import DataError
+from kaggle_digits.errors import DataError, NetworkError
 from kaggle_digits.files import (
     Workspace,
     lock,
@@ -18,6 +18,7 @@ from kaggle_digits.files import (
     read_json,
     sha256,
     unzip,
+    write_bytes,
     write_errors,
     write_json,
 )
@@ -50,12 +51,16 @@ class Download:
 
 
 def download(
-    workspace: Workspace, *, force: bool = False, source: Path | None = None, mnist_dir: Path | None = None
+    workspace: Workspace,
+    *,
+    force: bool = False,
+    source: str | Path | None = None,
+    mnist_dir: str | Path | None = None,
 ) -> Download:
     """Get the competition's files, unless whole ones are there.
 
-    New files are complete and valid before they take the place of old ones. Files put in place by hand are
-    validated and accepted.
+    New files are complete and valid before they take the place of old ones, which stay as ``.bak`` where they
+    differ. Files put in place by hand, without a manifest, are validated and accepted.
 
     Parameters
     ----------
@@ -63,9 +68,9 @@ def download(
         The competition, and where its files go.
     force : bool
         Get them again, whatever is there.
-    source : pathlib.Path, optional
+    source : str or pathlib.Path, optional
         A zip from the browser, or a folder with the files, to take them from instead of the host.
-    mnist_dir : pathlib.Path, optional
+    mnist_dir : str or pathlib.Path, optional
         For ``rehearsal-full``: the folder of MNIST's IDX files.
 
     Returns
@@ -76,39 +81,53 @@ def download(
     Raises
     ------
     DataError
-        If the files are not valid.
+        If files put in place by hand, or from `source`, are not valid.
+    NetworkError
+        If those from the host are not.
     KaggleDigitsError
         What the host has to say: no credentials, a refusal, network trouble.
     """
-    folder = make_folder(workspace.data)
+    folder = workspace.data
+    keep = not force and source is None
+    if keep and _is_whole(folder):
+        return _described(folder, fetched=False)
+    make_folder(folder)
     with lock(folder / ".lock", "Another download into this folder is under way."):
-        if not force and source is None and _is_whole(folder):
-            return _described(folder, fetched=False)
+        if keep and _is_by_hand(folder):
+            files = _described(folder, fetched=False)
+            _write_manifest(folder, folder, "by hand")
+            return files
+        for left_over in folder.glob(".download-*"):
+            shutil.rmtree(left_over, ignore_errors=True)
         with write_errors(folder), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as name:
             arrived = Path(name)
-            if source is None:
-                open_host(workspace, mnist_dir).download(arrived)
+            if source is not None:
+                _take(Path(source), arrived)
+                _described(arrived, fetched=True)
             else:
-                _take(source, arrived)
-            _described(arrived, fetched=True)
-            _move_in(arrived, folder)
-        _write_manifest(folder, str(source or workspace.competition.host))
+                open_host(workspace, Path(mnist_dir) if mnist_dir else None).download(arrived)
+                try:
+                    _described(arrived, fetched=True)
+                except DataError as error:
+                    raise NetworkError(
+                        f"What arrived is damaged: {error.problem}", "Run the same command again later."
+                    ) from error
+            _move_in(arrived, folder, str(source or workspace.competition.host))
     return _described(folder, fetched=True)
 
 
 def _is_whole(folder: Path) -> bool:
-    """Tell whether the files are those of the manifest; without a manifest, validate them and write it."""
-    if not all((folder / name).is_file() for name in FILES):
-        return False
-    if not (folder / MANIFEST).exists():
-        _described(folder, fetched=False)
-        _write_manifest(folder, "by hand")
-        return True
+    """Tell whether the files are those that the manifest describes."""
     try:
         entries = read_json(folder / MANIFEST)["files"]
         return all(_entry(folder / name) == entries[name] for name in FILES)
-    except (DataError, KeyError, TypeError):
+    except (DataError, OSError, KeyError, TypeError):
         return False
+
+
+def _is_by_hand(folder: Path) -> bool:
+    """Tell whether all three files are there without a manifest: somebody put them there."""
+    return not (folder / MANIFEST).exists() and all((folder / name).is_file() for name in FILES)
 
 
 def _described(folder: Path, *, fetched: bool) -> Download:
@@ -120,33 +139,39 @@ def _take(source: Path, folder: Path) -> None:
     """Copy the files from a zip or a folder."""
     if source.is_dir():
         for name in FILES:
-            if not (source / name).is_file():
-                raise DataError(f"{source} has no {name}.", _NO_FILES)
-            shutil.copyfile(source / name, folder / name)
+            try:
+                content = (source / name).read_bytes()
+            except OSError as error:
+                raise DataError(f"{source} has no {name} to read.", _NO_FILES) from error
+            write_bytes(folder / name, content)
     elif source.is_file():
         unzip(source, FILES, folder)
     else:
         raise DataError(f"There is no {source}.", _NO_FILES)
 
 
-def _move_in(arrived: Path, folder: Path) -> None:
-    """Put new files, and the cache made of them, in the place of old ones.
+def _move_in(arrived: Path, folder: Path, origin: str) -> None:
+    """Put new files, and the cache made of them, in the place of old ones, which stay as ``.bak``.
 
-    The manifest goes first: should this be cut off half-way, its absence or an older one makes the next download
-    look at every file.
+    The new manifest goes first: should this be cut off half-way, the next download finds files it does not list.
     """
-    (folder / MANIFEST).unlink(missing_ok=True)
+    _write_manifest(folder, arrived, origin)
+    for name in FILES:
+        target = folder / name
+        if target.is_file() and _entry(target) != _entry(arrived / name):
+            target.replace(target.with_name(f"{name}.bak"))
+        (arrived / name).replace(target)
     (folder / "cache").mkdir(exist_ok=True)
-    for path in (*(arrived / name for name in FILES), *(arrived / "cache").iterdir()):
-        path.replace(folder / path.relative_to(arrived))
+    for path in (arrived / "cache").iterdir():
+        path.replace(folder / "cache" / path.name)
 
 
-def _write_manifest(folder: Path, origin: str) -> None:
+def _write_manifest(folder: Path, files: Path, origin: str) -> None:
     document = {
         "version": 1,
         "origin": origin,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": {name: _entry(folder / name) for name in FILES},
+        "files": {name: _entry(files / name) for name in FILES},
     }
     write_json(folder / MANIFEST, document)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError
-from kaggle_digits.metrics import accuracy, errors, log_loss
+from kaggle_digits.metrics import summarise
 from kaggle_digits.runs import Run
 
 
@@ -41,30 +41,27 @@ def ensemble_folds(run: Run, labels: UInt8) -> None:
     if len(folds) != len(labels):
         raise DataError(
             f"{run.path / 'folds.csv'} has {len(folds):,} rows, train.csv {len(labels):,}.",
-            "Use the data that the run was trained on, or train it again with --retrain.",
+            "Make it again with the run's train command and --retrain.",
         )
     numbers = range(int(folds.max()) + 1)
     oof = np.full((len(labels), 10), np.nan, np.float32)
     for fold in numbers:
-        oof[folds == fold] = run.val_softmax(fold)
+        softmax = run.val_softmax(fold)
+        if len(softmax) != (folds == fold).sum():
+            raise DataError(
+                f"{run.path / 'folds.csv'} is not the split that fold {fold} was trained with.",
+                "Make it again with the run's train command and --retrain.",
+            )
+        oof[folds == fold] = softmax
     test = mean_softmax(run.fold_test_softmax(fold) for fold in numbers)
-    run.write_ensemble(oof, test, _metrics(oof, labels) | {"folds": [_fold_row(run, k) for k in numbers]})
+    run.write_ensemble(oof, test, summarise(oof, labels) | {"folds": [_fold_row(run, k) for k in numbers]})
 
 
 def ensemble_runs(run: Run, members: list[Run], labels: UInt8) -> None:
     """Ensemble several ensembled runs on the same data into `run`: means, on the test and the training rows."""
     oof = mean_softmax(member.oof_softmax() for member in members)
     test = mean_softmax(member.test_softmax() for member in members)
-    run.write_ensemble(oof, test, _metrics(oof, labels) | {"runs": [member.name for member in members]})
-
-
-def _metrics(oof: Float32, labels: UInt8) -> dict[str, Any]:
-    return {
-        "rows": len(labels),
-        "errors": errors(oof, labels),
-        "accuracy": accuracy(oof, labels),
-        "log_loss": log_loss(oof, labels),
-    }
+    run.write_ensemble(oof, test, summarise(oof, labels) | {"runs": [member.name for member in members]})
 
 
 def _fold_row(run: Run, fold: int) -> dict[str, Any]:

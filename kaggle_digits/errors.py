@@ -21,6 +21,10 @@ class KaggleDigitsError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type[KaggleDigitsError], tuple[str, str]]:
+        # Workers send their errors to their parent.
+        return type(self), (self.problem, self.remedy)
+
 
 class UsageError(KaggleDigitsError):
     """The command or call was given something it cannot work with."""

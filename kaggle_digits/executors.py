@@ -64,7 +64,7 @@ def train_in_processes(
     KaggleDigitsError
         What ended a fold, after all others have run.
     RuntimeError
-        With the worker's traceback, for a fault of ours.
+        For a fault of ours; the traceback is in the log file.
     """
     waiting = deque(tasks)
     tries = dict.fromkeys((task.fold for task in tasks), 0)
@@ -149,7 +149,7 @@ class _Worker:
         """Return the error that says how the worker of a fold died."""
         code = self.process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        remedy = "Run the same command again; the finished folds stay."
+        remedy = "See workers.log of the run, then run the same command again; the finished folds stay."
         if code == -9:
             remedy = "If memory ran out, use fewer workers with --workers, and run the same command again."
         return KaggleDigitsError(f"The worker of fold {fold} died {TRIES} times, the last by {how}.", remedy)
@@ -159,10 +159,14 @@ def _environment() -> dict[str, str]:
     """Return the environment of a worker: one thread in every library, and no chatter."""
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     tensorflow = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    package = str(Path(kaggle_digits.__file__).parents[1])
-    return {
+    environment = {
         **os.environ,
         **dict.fromkeys((*threads, *tensorflow), "1"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        "KERAS_BACKEND": "tensorflow",
     }
+    package = Path(kaggle_digits.__file__).parents[1]
+    if package.name not in ("site-packages", "dist-packages"):
+        # Imported from a checkout that is on nobody's path but ours.
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+    return environment

@@ -187,8 +187,8 @@ def unzip(archive: Path, names: Iterable[str], folder: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file at `path`, or raise at once if another process does.
+def lock(path: Path, busy: str, patience: float = 0) -> Iterator[None]:
+    """Hold the lock file at `path`, or raise if another process does after `patience` seconds.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def lock(path: Path, busy: str) -> Iterator[None]:
     make_folder(path.parent)
     with write_errors(path):
         try:
-            held = FileLock(path, timeout=0)
+            held = FileLock(path, timeout=patience)
             held.acquire()
         except Timeout:
             raise WriteError(busy, "Wait until it ends, then run the same command again.") from None

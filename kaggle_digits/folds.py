@@ -38,13 +38,13 @@ def make_folds(labels: UInt8, folds: int, seed: int) -> UInt8:
     if len(digits) < 2:
         raise DataError(
             f"All rows of train.csv are labelled {digits[0]}.",
-            "Get the file again with: kaggle-digits download --force.",
+            "Get the file again with the command: download --force.",
         )
     rarest = int(np.argmin(counts))
     if counts[rarest] < folds:
         raise DataError(
             f"The digit {digits[rarest]} has {counts[rarest]} rows, too few for {folds} folds.",
-            f"Choose --folds {max(2, int(counts[rarest]))} or fewer, or get more rows.",
+            f"Choose --folds {counts[rarest]} or fewer." if counts[rarest] > 1 else "Get more rows of it.",
         )
     from sklearn.model_selection import StratifiedKFold
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import replacing
+from kaggle_digits.files import lock, replacing
 from kaggle_digits.hosts import Status
 
 
@@ -42,6 +46,12 @@ class Entry:
     cv: str = ""
     rank: str = ""
 
+    def is_same_sending(self, other: Entry) -> bool:
+        """Tell whether two entries are about the same submission; the reference may not have been known yet."""
+        if self.ref and other.ref:
+            return self.ref == other.ref
+        return (self.time, self.sha256) == (other.time, other.sha256)
+
     @property
     def gap(self) -> float | None:
         """Public score less out-of-fold accuracy, or None if one is not known."""
@@ -54,6 +64,7 @@ class Entry:
 
 
 COLUMNS = tuple(field.name for field in fields(Entry))
+_SHARE = r"(\d+(\.\d*)?)?"
 
 
 @dataclass(frozen=True)
@@ -73,13 +84,13 @@ class Ledger:
         import csv
 
         try:
-            text = self.path.read_text(encoding="utf-8-sig")
+            text = self.path.read_bytes().decode("utf-8-sig")
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as error:
-            raise self._error(f"cannot be read: {error}") from error
+            raise self._error("which cannot be read as text") from error
         entries = []
-        reader = csv.reader(text.splitlines(), strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
             for row in reader:
                 if reader.line_num == 1:
@@ -92,21 +103,30 @@ class Ledger:
         return entries
 
     def record(self, entry: Entry) -> None:
-        """Write an entry: in the place of the one with its reference, or as a new last line."""
-        entries = self.entries()
-        known = [old.ref for old in entries]
-        if entry.ref in known:
-            entries[known.index(entry.ref)] = entry
-        else:
+        """Write an entry: in the place of the one of the same sending, or as a new last line."""
+        with self._changed() as entries:
+            for i, old in enumerate(entries):
+                if old.is_same_sending(entry):
+                    entries[i] = entry
+                    return
             entries.append(entry)
-        self._write(entries)
 
-    def _write(self, entries: list[Entry]) -> None:
+    def forget(self, entry: Entry) -> None:
+        """Remove the entry of a sending that never came to be."""
+        with self._changed() as entries:
+            entries[:] = [old for old in entries if not old.is_same_sending(entry)]
+
+    @contextmanager
+    def _changed(self) -> Iterator[list[Entry]]:
+        """Yield the entries for changing, and write them, while nobody else does."""
         import pandas as pd
 
-        table = pd.DataFrame([astuple(entry) for entry in entries], columns=list(COLUMNS), dtype=str)
-        with replacing(self.path) as temporary:
-            table.to_csv(temporary, index=False)
+        with lock(self.path.with_name(".ledger.lock"), f"{self.path} is in use by another process.", patience=10):
+            entries = self.entries()
+            yield entries
+            table = pd.DataFrame([astuple(entry) for entry in entries], columns=list(COLUMNS), dtype=str)
+            with replacing(self.path) as temporary:
+                table.to_csv(temporary, index=False)
 
     def _entry(self, row: list[str], line: int) -> Entry:
         if len(row) != len(COLUMNS):
@@ -114,11 +134,9 @@ class Ledger:
         cells = dict(zip(COLUMNS, row, strict=True))
         if cells["status"] not in get_args(Status):
             raise self._error(f"line {line}: {cells['status'][:40]!r} is no status")
-        for name in ("score", "cv"):
-            try:
-                float(cells[name] or 0)
-            except ValueError:
-                raise self._error(f"line {line}: {name} is {cells[name][:40]!r}, no number") from None
+        for name, pattern in (("score", _SHARE), ("cv", _SHARE), ("rank", r"\d*")):
+            if not re.fullmatch(pattern, cells[name], re.ASCII):
+                raise self._error(f"line {line}: {name} is {cells[name][:40]!r}, no number")
         return Entry(**cells)  # type: ignore[arg-type]
 
     def _error(self, detail: str) -> DataError:
@@ -126,7 +144,12 @@ class Ledger:
 
 
 def updated(entry: Entry, status: Status, score: float | None, rank: int | None = None) -> Entry:
-    """Return an entry with what its host says now; a rank that is not known now stays what it was."""
+    """Return an entry with what its host says now; a rank that is not known now stays what it was.
+
+    What is scored stays scored, should the news be older than what is known.
+    """
+    if status in ("PENDING", "UNKNOWN") and entry.status in ("COMPLETE", "ERROR"):
+        return entry
     return replace(
         entry,
         status=status,

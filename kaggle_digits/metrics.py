@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kaggle_digits.arrays import Float32, Int64, UInt8
 from kaggle_digits.competition import CLASSES
 
 
-def errors(softmax: Float32, labels: UInt8) -> int:
+def summarise(softmax: Float32, labels: UInt8) -> dict[str, Any]:
+    """Return ``rows``, ``errors``, ``accuracy`` and ``log_loss`` of softmax [n, 10] under labels [n]."""
+    return {
+        "rows": len(labels),
+        "errors": count_errors(softmax, labels),
+        "accuracy": accuracy(softmax, labels),
+        "log_loss": log_loss(softmax, labels),
+    }
+
+
+def count_errors(softmax: Float32, labels: UInt8) -> int:
     """Return the number of rows of softmax [n, 10] whose largest entry is not the label's."""
     return int((softmax.argmax(1) != labels).sum())
 
 
 def accuracy(softmax: Float32, labels: UInt8) -> float:
     """Return the share of rows of softmax [n, 10] whose largest entry is the label's."""
-    return 1 - errors(softmax, labels) / len(labels)
+    return 1 - count_errors(softmax, labels) / len(labels)
 
 
 def log_loss(softmax: Float32, labels: UInt8) -> float:

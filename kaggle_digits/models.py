@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,20 +78,18 @@ def strided_cnn(channels: tuple[int, ...], dropout: float) -> keras.Model:
     return _classifier(pixels, x)
 
 
-def predict_softmax(model: keras.Model, images: UInt8) -> Float32:
-    """Return a network's class probabilities.
+def softmax_function(model: keras.Model) -> Callable[[UInt8], Float32]:
+    """Return the function from images to a network's class probabilities.
 
     Parameters
     ----------
     model : keras.Model
         From grey values to logits, as the functions of this module build it.
-    images : ndarray of uint8, shape (n, 28, 28)
-        Grey values.
 
     Returns
     -------
-    ndarray of float32, shape (n, 10)
-        A softmax a row, in the order of the images.
+    callable
+        From grey values, uint8 [n, 28, 28], to a softmax a row, float32 [n, 10], in the same order.
     """
     import tensorflow as tf
 
@@ -98,11 +97,14 @@ def predict_softmax(model: keras.Model, images: UInt8) -> Float32:
     def softmax(batch: Any) -> Any:
         return tf.nn.softmax(model(tf.cast(batch[..., None], tf.float32), training=False))
 
-    softmaxes = np.empty((len(images), CLASSES), np.float32)
-    for start in range(0, len(images), PREDICTION_BATCH):
-        rows = slice(start, start + PREDICTION_BATCH)
-        softmaxes[rows] = softmax(images[rows]).numpy()
-    return softmaxes
+    def predict(images: UInt8) -> Float32:
+        softmaxes = np.empty((len(images), CLASSES), np.float32)
+        for start in range(0, len(images), PREDICTION_BATCH):
+            rows = slice(start, start + PREDICTION_BATCH)
+            softmaxes[rows] = softmax(images[rows]).numpy()
+        return softmaxes
+
+    return predict
 
 
 def _pixels() -> tuple[Any, Any]:

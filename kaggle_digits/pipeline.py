@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kaggle_digits.arrays import UInt8
 from kaggle_digits.data import LabelledDigits, UnlabelledDigits, load_test, load_train
 from kaggle_digits.ensembles import ensemble_folds, ensemble_runs
 from kaggle_digits.errors import DataError, UsageError
@@ -17,7 +18,7 @@ from kaggle_digits.files import Workspace, lock, make_folder
 from kaggle_digits.folds import make_folds
 from kaggle_digits.hosts import open_host
 from kaggle_digits.recipes import Recipe, find_recipe
-from kaggle_digits.runs import FINISHED, TRAINING, Run, find_run, list_runs, named_run
+from kaggle_digits.runs import FINISHED, UNFINISHED, Run, find_run, list_runs, named_run
 from kaggle_digits.submission import (
     ScoreBoard,
     Sent,
@@ -38,7 +39,7 @@ def train(
     preset: str = DEFAULT_PRESET,
     folds: int | None = None,
     seed: int = 0,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, object] | None = None,
     run: str | None = None,
     workers: int | None = None,
     retrain: bool = False,
@@ -57,9 +58,9 @@ def train(
     folds : int, optional
         K; the recipe's if not given.
     seed : int
-        Of the split and of every random draw of training, at least 0.
-    settings : mapping of str to str, optional
-        Settings of the recipe to change, and their values as typed.
+        Of the split and of every random draw of training, from 0 to 2**32 - 1.
+    settings : mapping of str to object, optional
+        Settings of the recipe to change, and their values, which may be text as typed.
     run : str, optional
         The run's name; if not given it follows from all of the above.
     workers : int, optional
@@ -91,18 +92,21 @@ def train(
     recipe = preset_recipe.with_settings(settings or {})
     if folds is not None:
         recipe = replace(recipe, folds=folds)
-    if seed < 0:
-        raise UsageError(f"{seed} cannot be a seed.", "Choose a whole number from 0.")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"{seed} cannot be a seed.", f"Choose a whole number from 0 to {2**32 - 1}.")
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers cannot train anything.", "Choose --workers from 1.")
     target = named_run(workspace, run or _run_name(recipe, preset_recipe, seed))
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     spec = _spec(workspace, recipe, seed, train_set, test_set)
-    split = target.folds() if target.has_folds() else make_folds(train_set.labels, recipe.folds, seed)
+    split = make_folds(train_set.labels, recipe.folds, seed)
     make_folder(target.path)
     with lock(target.lock_file, f"The run {target.name} is being trained by another process."):
         _open_run(target, spec)
-        if not target.has_folds():
+        target.sweep()
+        if target.has_folds():
+            split = _read_split(target, split, retrain)
+        else:
             target.write_folds(split)
         trained = [fold for fold in range(recipe.folds) if target.is_trained(fold)]
         if retrain:
@@ -114,7 +118,8 @@ def train(
         missing = [fold for fold in range(recipe.folds) if not target.is_trained(fold)]
         on_start(target, recipe, missing)
         if missing:
-            target.set_status(TRAINING)
+            target.discard_ensemble()
+            target.set_status(UNFINISHED)
             train_in_processes(
                 [FoldTask(recipe.name, recipe.settings, seed, fold) for fold in missing],
                 Digits(train_set.images, train_set.labels, split, test_set.images),
@@ -124,7 +129,7 @@ def train(
                 on_progress,
                 on_finished,
             )
-        if missing or not target.is_ensembled():
+        if not target.has_sound_ensemble():
             ensemble_folds(target, train_set.labels)
         _finish(workspace, target, test_set)
     return target
@@ -175,7 +180,7 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
         return target
     for member in members:
         if not member.is_ensembled():
-            raise DataError(f"The run {member.name} is not finished.", "Finish it with: kaggle-digits train.")
+            raise _unfinished(member)
     target = named_run(workspace, name or "+".join(member.name for member in members))
     spec = {
         "competition": workspace.competition.name,
@@ -194,7 +199,7 @@ def submit(
     workspace: Workspace,
     *,
     run: str | None = None,
-    file: Path | None = None,
+    file: str | Path | None = None,
     message: str | None = None,
     dry_run: bool = False,
     again: bool = False,
@@ -210,7 +215,7 @@ def submit(
         The competition, and where its files are.
     run : str, optional
         The run's name; the latest run if neither it nor `file` is given.
-    file : pathlib.Path, optional
+    file : str or pathlib.Path, optional
         A submission file to send instead of the run's.
     message : str, optional
         The description at the host; by default the run's preset, folds, seed and out-of-fold accuracy.
@@ -226,16 +231,17 @@ def submit(
     cv = None
     if source is not None:
         if not source.is_ensembled():
-            raise DataError(f"The run {source.name} is not finished.", "Finish it with: kaggle-digits train.")
+            raise _unfinished(source)
         cv = source.ensemble_metrics()["accuracy"]
         message = message or f"{_recipe_words(source)}, CV {cv:.5f}"
+    name = source.name if source else ""
     return submit_file(
         open_host(workspace),
         workspace,
-        file or submission_file(workspace, source.name if source else ""),
-        run=source.name if source else "",
+        Path(file) if file else submission_file(workspace, name),
+        run=name,
         cv=cv,
-        message=message or (file.stem if file else ""),
+        message=message or (Path(file).name if file else ""),
         dry_run=dry_run,
         again=again,
         wait=wait,
@@ -261,15 +267,19 @@ def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``name``, ``status``, ``trained`` and ``folds`` (counts, None for an ensemble of runs), ``errors`` and
-        ``accuracy`` out-of-fold (None until the run is ensembled), ``score`` (None until one is in the ledger).
+        ``name``, ``status`` (also ``damaged``), ``trained`` and ``folds`` (counts, None for an ensemble of
+        runs), ``errors`` and ``accuracy`` out-of-fold (None until the run is ensembled), ``score`` (None until
+        one is in the ledger).
     """
     scores = {e.run: float(e.score) for e in ledger_of(workspace).entries() if e.score}
     rows = []
     for run in list_runs(workspace):
-        info = run.info()
+        try:
+            info = run.info()
+            metrics = run.ensemble_metrics() if run.is_ensembled() else {}
+        except DataError:
+            info, metrics = {"status": "damaged"}, {}
         folds = info.get("folds")
-        metrics = run.ensemble_metrics() if run.is_ensembled() else {}
         rows.append(
             {
                 "name": run.name,
@@ -330,16 +340,40 @@ def _open_run(run: Run, spec: dict[str, Any]) -> None:
             continue
         if key == "data":
             raise _other_data(run)
+        if key == "settings":
+            differences = {k: (found[key].get(k), v) for k, v in value.items() if found[key].get(k) != v}
+            key, (was, value) = next(iter(differences.items()))
+        else:
+            was = found.get(key)
         raise UsageError(
-            f"The run {run.name} has another recipe: its {key} is {found.get(key)}, not {value}.",
-            "Choose another name with --run, or the command that made it: " + shlex.join(found.get("command", [])),
+            f"The run {run.name} has another recipe: its {key} is {was}, not {value}.",
+            "Choose another name with --run, or the recipe that it was made with: " + shlex.join(found["command"]),
         )
+
+
+def _read_split(run: Run, split: UInt8, retrain: bool) -> UInt8:
+    """Return the split that is written; a damaged one is replaced only when all folds are to be trained anew."""
+    try:
+        return run.folds()
+    except DataError:
+        if not retrain:
+            raise
+    for fold in range(int(split.max()) + 1):
+        run.discard_fold(fold)
+    run.write_folds(split)
+    return split
+
+
+def _unfinished(run: Run) -> DataError:
+    return DataError(
+        f"The run {run.name} is not finished.", f"Finish it with: {shlex.join(run.info()['command'])}."
+    )
 
 
 def _other_data(run: Run) -> DataError:
     return DataError(
         f"The run {run.name} was made from other data than is here now.",
-        "Bring its data back with kaggle-digits download, or choose another name with --run.",
+        "Bring its data back, or choose another name with --run.",
     )
 
 
@@ -349,12 +383,8 @@ def _check_data(run: Run, train_set: LabelledDigits, test_set: UnlabelledDigits)
 
 
 def _check_trained(run: Run) -> None:
-    missing = [str(fold) for fold in range(run.info()["folds"]) if not run.is_trained(fold)]
-    if missing:
-        raise DataError(
-            f"The run {run.name} lacks fold {', '.join(missing)}.",
-            "Train what is missing with: kaggle-digits train.",
-        )
+    if not all(run.is_trained(fold) for fold in range(run.info()["folds"])):
+        raise _unfinished(run)
 
 
 def _finish(workspace: Workspace, run: Run, test_set: UnlabelledDigits) -> None:

@@ -30,7 +30,7 @@ from kaggle_digits.files import (
 )
 from kaggle_digits.training import FoldResult
 
-TRAINING, FINISHED = "training", "finished"
+UNFINISHED, FINISHED = "unfinished", "finished"
 _FOLD_FILES = ("model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy")
 _PACKAGES = ("kaggle-digits", "tensorflow", "keras", "numpy", "scikit-learn", "pandas")
 
@@ -68,16 +68,26 @@ class Run:
         return self.path / "workers.log"
 
     def info(self) -> dict[str, Any]:
-        """Return ``run.json``."""
-        return read_json(self.path / "run.json")
+        """Return ``run.json``.
+
+        Raises
+        ------
+        DataError
+            If it is missing or damaged.
+        """
+        path = self.path / "run.json"
+        info = read_json(path)
+        if not {"status", "data", "command"} <= info.keys() or not {"members", "preset"} & info.keys():
+            raise _damaged(path, "it lacks what every run has")
+        return info
 
     def create(self, spec: dict[str, Any], command: Sequence[str]) -> None:
-        """Begin the run: write ``run.json``, with `spec`, versions and command, in the state of training."""
+        """Begin the run: write ``run.json``, with `spec`, versions and command, unfinished."""
         document = {
             "version": 1,
             "name": self.name,
             **spec,
-            "status": TRAINING,
+            "status": UNFINISHED,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": list(command),
             "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES}},
@@ -89,9 +99,14 @@ class Run:
         }
         write_json(self.path / "run.json", document)
 
-    def set_status(self, status: str, **facts: Any) -> None:
+    def set_status(self, status: str) -> None:
         """Record how far the run is; this also makes it the latest."""
-        write_json(self.path / "run.json", self.info() | {"status": status} | facts)
+        write_json(self.path / "run.json", self.info() | {"status": status})
+
+    def sweep(self) -> None:
+        """Remove what was being written when a process was killed."""
+        for left_over in self.path.rglob(".*.tmp"):
+            left_over.unlink(missing_ok=True)
 
     def folds(self) -> UInt8:
         """Return the split, uint8 [n]: the fold that each row of ``train.csv`` validates."""
@@ -102,6 +117,8 @@ class Run:
             table = pd.read_csv(path, dtype={"row": np.int64, "fold": np.uint8})
             if not np.array_equal(table["row"], np.arange(len(table))):
                 raise ValueError("its rows are not numbered from 0")
+            if set(table["fold"]) != set(range(self.info()["folds"])):
+                raise ValueError("its folds are not those of run.json")
             return table["fold"].to_numpy()
         except FileNotFoundError:
             raise _missing(path) from None
@@ -176,10 +193,24 @@ class Run:
         """Tell whether the ensemble is written. Its metrics are written last."""
         return (self.path / "ensemble" / "metrics.json").exists()
 
+    def discard_ensemble(self) -> None:
+        """Forget the ensemble."""
+        with write_errors(self.path):
+            (self.path / "ensemble" / "metrics.json").unlink(missing_ok=True)
+
+    def has_sound_ensemble(self) -> bool:
+        """Tell whether the ensemble is written and undamaged."""
+        try:
+            self.oof_softmax()
+            self.test_softmax()
+        except DataError:
+            return False
+        return True
+
     def write_ensemble(self, oof: Float32, test: Float32, metrics: dict[str, Any]) -> None:
         """Write the ensemble: out-of-fold softmaxes [n, 10], the test rows' [m, 10], and metrics."""
+        self.discard_ensemble()
         folder = self.path / "ensemble"
-        (folder / "metrics.json").unlink(missing_ok=True)
         _write_whole(folder, {"oof_softmax.npy": _npy_bytes(oof), "test_softmax.npy": _npy_bytes(test)}, metrics)
 
     def ensemble_metrics(self) -> dict[str, Any]:
@@ -238,13 +269,13 @@ def find_run(workspace: Workspace, name: str | None = None) -> Run:
         if not (run.path / "run.json").exists():
             raise UsageError(
                 f"There is no run called {name!r} of {workspace.competition.name}.",
-                "List the runs there are with: kaggle-digits runs.",
+                "List the runs there are with the command: runs.",
             )
         return run
     runs = list_runs(workspace)
     if not runs:
         raise UsageError(
-            f"There is no run of {workspace.competition.name} yet.", "Make one with: kaggle-digits train."
+            f"There is no run of {workspace.competition.name} yet.", "Make one with the command: train."
         )
     return runs[0]
 
@@ -257,9 +288,10 @@ def named_run(workspace: Workspace, name: str) -> Run:
     UsageError
         If `name` cannot be the name of a folder.
     """
-    if not name or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > 200:
+    if not name.isprintable() or name.startswith(".") or "/" in name or not 1 <= len(name.encode()) <= 200:
         raise UsageError(
-            f"{name[:50]!r} cannot be the name of a run.", "Use a folder's name, without / and a leading dot."
+            f"{name[:50]!r} cannot be the name of a run.",
+            "Choose another, of at most 200 letters, without / and a leading dot, with --run or --name.",
         )
     return Run(workspace.runs / name)
 
@@ -286,8 +318,8 @@ def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
 
 
 def _missing(path: Path) -> DataError:
-    return DataError(f"{path} is missing.", "Make it again with: kaggle-digits train, with --retrain if need be.")
+    return DataError(f"{path} is missing.", "Make it again with the run's train command and --retrain.")
 
 
 def _damaged(path: Path, why: object) -> DataError:
-    return DataError(f"{path} is damaged: {why}.", "Make it again with: kaggle-digits train --retrain.")
+    return DataError(f"{path} is damaged: {why}.", "Make it again with the run's train command and --retrain.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -33,13 +34,13 @@ class Sent:
         The submission's line in the ledger; without a reference if it was a dry run.
     description : str
         The message it was sent with.
-    again : bool
+    was_known : bool
         True if the file had been submitted before, and nothing was sent.
     """
 
     entry: Entry
     description: str
-    again: bool = False
+    was_known: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
     if len(ids) != len(softmax):
         raise DataError(
             f"There are {len(softmax):,} predictions for {len(ids):,} rows of {SAMPLE_CSV}.",
-            "Train the run on the data that is here now, with another --run name.",
+            "Train on the data that is here now, with another --run name.",
         )
     with replacing(path) as temporary:
         pd.DataFrame({key: ids, target: softmax.argmax(1)}).to_csv(temporary, index=False, lineterminator="\n")
@@ -110,19 +111,22 @@ def check_submission(path: Path, ids: Int64) -> None:
     """
 
     def refuse(detail: str) -> NoReturn:
-        raise DataError(f"{path}, {detail}.", "Write it again with: kaggle-digits ensemble.")
+        raise DataError(
+            f"{path}, {detail}.", "Mend the file, or write a run's own again with the command: ensemble."
+        )
 
     try:
-        lines = path.read_bytes().decode("utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
-        raise DataError(f"There is no {path}.", "Write it with: kaggle-digits train.") from None
+        raise DataError(f"There is no {path}.", "Write it with the command: train.") from None
     except OSError as error:
         refuse(f"which cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
         refuse("which is no text in UTF-8")
+    lines = [line.removesuffix("\r") for line in lines]
     header = ",".join(SUBMISSION_COLUMNS)
-    if not lines or lines[0] != header:
-        refuse(f"line 1: the header is {lines[0][:60] if lines else ''!r}, not {header!r}")
+    if lines[0] != header:
+        refuse(f"line 1: the header is {lines[0][:60]!r}, not {header!r}")
     for number, (line, wanted) in enumerate(zip(lines[1:], ids.tolist(), strict=False), start=2):
         key, comma, label = line.partition(",")
         if not comma or key != str(wanted):
@@ -191,94 +195,124 @@ def submit(
     """
     check_submission(csv, load_sample(workspace.data))
     digest = sha256(csv)
-    tag = digest[:DIGEST_LENGTH]
-    description = f"{message} {tag}".strip()
+    # One line of bounded length, as the host gives it back.
+    description = f"{' '.join(message.split())[:200]} {digest[:DIGEST_LENGTH]}".strip()
+    entry = Entry(
+        time=datetime.now(UTC).isoformat(timespec="microseconds"),
+        run=run,
+        sha256=digest,
+        ref="",
+        status="UNKNOWN",
+        cv="" if cv is None else f"{cv:.5f}",
+    )
     ledger = ledger_of(workspace)
     with lock(workspace.submissions / ".lock", "Another submission is under way."):
-        known = _known(host, ledger, digest)
-        if known and not again:
-            sent = Sent(known, description, again=True)
+        known = _find_known(host, ledger, entry, again)
+        if dry_run:
+            return Sent(known or entry, description, was_known=known is not None)
+        if known is not None:
+            ledger.record(known)
+            sent = Sent(known, description, was_known=True)
         else:
             left = host.allowance()
             if left is not None and left <= 0:
                 raise RefusedError(
                     "Today's submissions are used up.", "Submit again after midnight UTC; the file stays."
                 )
-            entry = Entry(
-                time=datetime.now(UTC).isoformat(timespec="seconds"),
-                run=run,
-                sha256=digest,
-                ref="",
-                status="UNKNOWN",
-                cv="" if cv is None else f"{cv:.5f}",
-            )
-            if dry_run:
-                return Sent(entry, description)
             sent = Sent(_send(host, ledger, csv, entry, description), description)
-    if not wait or sent.entry.status in ("COMPLETE", "ERROR"):
+    if not wait or sent.entry.status == "COMPLETE":
         return sent
-    return Sent(_wait(host, ledger, sent.entry, timeout, on_wait), description, sent.again)
+    return replace(sent, entry=_wait(host, workspace, sent.entry, timeout, on_wait))
 
 
 def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
-    """Ask the host for all submissions and the place on the leaderboard, and bring the ledger up to date."""
+    """Ask the host for all submissions and the place on the leaderboard, and bring the ledger up to date.
+
+    A rank is written to the entry of the best submission, for it is this one that holds the place.
+    """
     ledger = ledger_of(workspace)
     submissions = list(host.submissions())
     standing = _standing(host)
     best = max((s.score for s in submissions if s.score is not None), default=None)
+    entries = ledger.entries()
     rows: list[tuple[Submission, Entry | None]] = []
-    with lock(workspace.submissions / ".lock", "A submission is under way."):
-        entries = {entry.ref: entry for entry in ledger.entries()}
-        for submission in submissions:
-            entry = entries.get(submission.ref)
-            if entry is not None:
-                place = standing.place if standing and submission.score == best else None
-                now = updated(entry, submission.status, submission.score, place)
-                if now != entry:
-                    ledger.record(now)
-                entry = now
-            rows.append((submission, entry))
+    for submission in submissions:
+        entry = _entry_of(submission, entries)
+        if entry is not None:
+            place = standing.place if standing and submission.score == best else None
+            now = updated(replace(entry, ref=submission.ref), submission.status, submission.score, place)
+            if now != entry:
+                ledger.record(now)
+            entry = now
+        rows.append((submission, entry))
     return ScoreBoard(rows, standing)
 
 
-def _known(host: Host, ledger: Ledger, digest: str) -> Entry | None:
-    """Return the entry of a file that was submitted before, adopting it from the host's list if need be."""
-    for entry in reversed(ledger.entries()):
-        if entry.sha256 == digest and entry.ref:
-            return entry
+def _entry_of(submission: Submission, entries: list[Entry]) -> Entry | None:
+    """Return a submission's entry: by its reference, or by its digest where the reference was lost."""
+    by_ref = next((entry for entry in entries if entry.ref == submission.ref), None)
+    return by_ref or next((e for e in entries if not e.ref and _is_about(submission, e.sha256)), None)
+
+
+def _is_about(submission: Submission, digest: str) -> bool:
+    return submission.description.endswith(digest[:DIGEST_LENGTH])
+
+
+def _find_known(host: Host, ledger: Ledger, entry: Entry, again: bool) -> Entry | None:
+    """Return the entry of a submission of the same file, made before and by whomever; nothing is written.
+
+    With `again` only one counts whose answer was lost: it may have come to be after all.
+    """
+    entries = ledger.entries()
+    known = [old for old in entries if old.sha256 == entry.sha256]
+    lost = next((old for old in known if not old.ref), None)
+    if lost is None and again:
+        return None
+    if lost is None and known:
+        return known[-1]
+    refs = {old.ref for old in entries}
     for submission in host.submissions():
-        if submission.description.endswith(digest[:DIGEST_LENGTH]):
-            return _adopt(ledger, submission, digest)
-    return None
-
-
-def _adopt(ledger: Ledger, submission: Submission, digest: str, run: str = "", cv: str = "") -> Entry:
-    entry = Entry(submission.time, run, digest, submission.ref, submission.status, cv=cv)
-    entry = updated(entry, submission.status, submission.score)
-    ledger.record(entry)
-    return entry
+        if submission.ref not in refs and _is_about(submission, entry.sha256):
+            found = replace(lost or entry, time=lost.time if lost else submission.time, ref=submission.ref)
+            return updated(found, submission.status, submission.score)
+    if lost is not None:
+        ledger.forget(lost)
+    return known[-1] if len(known) > 1 and not again else None
 
 
 def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str) -> Entry:
-    """Submit a file, and return its entry once it is in the ledger."""
+    """Submit a file, and return its entry once the reference is in the ledger.
+
+    The entry is there before the file is sent: whatever happens then, the next `submit` or `score` looks it up.
+    """
     before = {submission.ref for submission in host.submissions()}
+    ledger.record(entry)
     try:
         ref = host.submit(csv, description)
     except NetworkError as lost:
-        # The answer may have been lost after the submission was made.
         for submission in host.submissions():
-            if submission.ref not in before and submission.description == description:
-                return _adopt(ledger, submission, entry.sha256, entry.run, entry.cv)
-        raise lost
-    entry = Entry(entry.time, entry.run, entry.sha256, ref, "PENDING", cv=entry.cv)
+            if submission.ref not in before and _is_about(submission, entry.sha256):
+                ref = submission.ref
+                break
+        else:
+            ledger.forget(entry)
+            raise lost
+    except KaggleDigitsError:
+        ledger.forget(entry)
+        raise
+    entry = replace(entry, ref=ref, status="PENDING")
     ledger.record(entry)
     return entry
 
 
-def _wait(host: Host, ledger: Ledger, entry: Entry, timeout: float, on_wait: Callable[[str], None]) -> Entry:
+def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, on_wait: Callable[[str], None]) -> Entry:
+    ledger = ledger_of(workspace)
     deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
     while True:
-        submission = next((s for s in host.submissions() if s.ref == entry.ref), None)
+        try:
+            submission = next((s for s in host.submissions() if s.ref == entry.ref), None)
+        except NetworkError:
+            submission = None  # There is time left; the deadline bounds the patience.
         status = submission.status if submission else "UNKNOWN"
         on_wait(status)
         if submission and status == "ERROR":
@@ -288,15 +322,16 @@ def _wait(host: Host, ledger: Ledger, entry: Entry, timeout: float, on_wait: Cal
                 "Mend the file as the reason says, then submit it again.",
             )
         if submission and status == "COMPLETE":
-            standing = _standing(host)
-            entry = updated(entry, status, submission.score, standing.place if standing else None)
+            entry = updated(entry, status, submission.score)
             ledger.record(entry)
-            return entry
+            with suppress(KaggleDigitsError):
+                read_scores(host, workspace)
+            return next((e for e in ledger.entries() if e.is_same_sending(entry)), entry)
         left = deadline - time.monotonic()
         if left <= 0:
             raise NetworkError(
                 f"Submission {entry.ref} is still {status.lower()} after {timeout:.0f} seconds.",
-                "It is in the ledger and counts; look for its score later with: kaggle-digits score.",
+                "It is in the ledger and counts; look for its score later with the command: score.",
             )
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)

@@ -13,8 +13,9 @@ import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.augment import augment
-from kaggle_digits.metrics import accuracy, errors, log_loss
-from kaggle_digits.models import predict_softmax
+from kaggle_digits.errors import UsageError
+from kaggle_digits.metrics import accuracy, log_loss, summarise
+from kaggle_digits.models import softmax_function
 from kaggle_digits.recipes import Settings, find_recipe
 
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -132,6 +133,11 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
         The rows.
     report : callable
         Called about every second, and at the end of every epoch.
+
+    Raises
+    ------
+    UsageError
+        If the training diverges.
     """
     import keras
     import tensorflow as tf
@@ -150,6 +156,7 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
     model = find_recipe(task.preset).network(settings)
     optimizer = keras.optimizers.AdamW(settings.learning_rate, weight_decay=settings.weight_decay)
     optimizer.build(model.trainable_variables)
+    predict = softmax_function(model)
 
     @tf.function  # type: ignore[untyped-decorator]
     def train_step(batch: Any, learning_rate: Any, seed: Any) -> tuple[Any, Any]:
@@ -196,7 +203,12 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
                 )
         seconds = time.perf_counter() - epoch_started
         training_seconds += seconds
-        val_softmax = predict_softmax(model, val_images)
+        val_softmax = predict(val_images)
+        if not np.isfinite(val_softmax).all():
+            raise UsageError(
+                f"The training of fold {task.fold} diverged in epoch {epoch + 1}.",
+                "Choose a lower learning_rate with --set.",
+            )
         history.append(
             {
                 "epoch": epoch + 1,
@@ -222,7 +234,7 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
         )
 
     predicting = time.perf_counter()
-    test_softmax = predict_softmax(model, digits.test_images)
+    test_softmax = predict(digits.test_images)
     finished = time.perf_counter()
     return FoldResult(
         model=_keras_bytes(model),
@@ -230,10 +242,7 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
         val_softmax=val_softmax,
         test_softmax=test_softmax,
         metrics={
-            "rows": len(val_labels),
-            "errors": errors(val_softmax, val_labels),
-            "accuracy": history[-1]["val_accuracy"],
-            "log_loss": history[-1]["val_loss"],
+            **summarise(val_softmax, val_labels),
             "epochs": settings.epochs,
             "parameters": model.count_params(),
             "seconds": finished - started,

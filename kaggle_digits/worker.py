@@ -37,9 +37,9 @@ def main() -> None:
             write_fold(Path(folder), train_fold(task, digits, connection.send))
         except KaggleDigitsError as error:
             connection.send(error)
-        except Exception:
-            traceback.print_exc()
-            connection.send(RuntimeError(traceback.format_exc(limit=-3)))
+        except Exception as error:
+            traceback.print_exc()  # into workers.log
+            connection.send(RuntimeError(f"fold {task.fold}: {type(error).__name__}, see workers.log of the run"))
         else:
             connection.send(None)
 

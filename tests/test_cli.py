@@ -21,7 +21,7 @@ from kaggle_server import KEY, USER, Fault, KaggleServer, error
 from kaggle_digits import Workspace
 from kaggle_digits.cli import PRESETS, cli
 from kaggle_digits.hosts.local import baselines
-from kaggle_digits.recipes import find_recipe
+from kaggle_digits.recipes import presets
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -74,7 +74,8 @@ def test_every_command_that_reports_has_json() -> None:
 
 
 def test_the_presets_in_the_help_are_those_there_are() -> None:
-    assert [find_recipe(preset).name for preset in PRESETS] == list(PRESETS)
+    assert list(PRESETS) == list(presets())
+    assert all(recipe.name == name for name, recipe in presets().items())
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -125,7 +126,7 @@ def test_the_other_commands_json(run_cli: RunCli, trained: tuple[str, ...]) -> N
     planned = document(run_cli(*trained, "submit", "--dry-run", "--json"))
     assert (planned["ref"], planned["sent"], planned["dry_run"]) == (None, False, True)
     sent = document(run_cli(*trained, "submit", "--json"))
-    assert (sent["ref"], sent["status"], sent["sent"]) == ("1", "COMPLETE", True)
+    assert (sent["status"], sent["sent"]) == ("COMPLETE", True)
     assert sent["description"] == planned["description"]
     assert sent["description"].startswith(f"lenet, 2 folds, seed 0, CV {sent['cv']:.5f} ")
     assert document(run_cli(*trained, "submit", "--json"))["sent"] is False
@@ -158,7 +159,7 @@ def test_what_a_person_sees_fits_80_columns(run_cli: RunCli, trained: tuple[str,
         (("train", "--set", "epoch=1"), 2, "no setting called 'epoch'"),
         (("train", "--folds", "many"), 2, "'many' is not a valid integer"),
         (("submit", "--timeout", "-1"), 2, "not in the range"),
-        (("train",), 6, r"train\.csv is missing\.\nGet it with: kaggle-digits download\."),
+        (("train",), 6, r"train\.csv is missing\.\nGet it with the command: download\."),
         (("report",), 2, "no run of digit-recognizer yet"),
         (("submit",), 2, "no run of digit-recognizer yet"),
         (("download",), 3, "no Kaggle credentials"),
@@ -175,7 +176,7 @@ def test_debug_shows_the_traceback_too(run_cli: RunCli) -> None:
     result = run_cli("--debug", "train")
     assert result.returncode == 6
     assert "Traceback" in result.stderr
-    assert result.stderr.strip().endswith("Get it with: kaggle-digits download.")
+    assert result.stderr.strip().endswith("Get it with the command: download.")
 
 
 def test_a_root_that_cannot_be_written(run_cli: RunCli, tmp_path: Path) -> None:
@@ -211,11 +212,50 @@ def test_the_whole_way_with_the_real_client(kaggle: KaggleServer, player: Callab
 def test_a_lost_answer_makes_one_submission(kaggle: KaggleServer, player: Callable, tmp_path: Path) -> None:
     write_files(tmp_path / "data" / "digit-recognizer", competition_files())
     answer = tmp_path / "mine.csv"
-    answer.write_text("ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31)))
+    answer.write_text(ANSWER)
     kaggle.fail("CreateSubmission", Fault(lost=True))
     sent = document(player(kaggle, "submit", "--file", answer, "--json"))
     assert (sent["ref"], sent["status"]) == ("1000", "COMPLETE")
     assert len(kaggle.submissions) == 1
+
+
+ANSWER = "ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "options", "code", "words"),
+    [
+        ({"status": "ERROR", "errorDescription": "Evaluation Exception: bad"}, (), 7, "Evaluation Exception: bad"),
+        ({"status": "PENDING"}, ("--timeout", "0"), 5, "1000 is still pending after 0 seconds"),
+    ],
+)
+def test_submissions_that_end_badly(
+    kaggle: KaggleServer, player: Callable, tmp_path: Path, outcome: dict, options: tuple, code: int, words: str
+) -> None:
+    write_files(tmp_path / "data" / "digit-recognizer", competition_files())
+    (tmp_path / "mine.csv").write_text(ANSWER)
+    kaggle.scoring.append(outcome)
+    assert_error(player(kaggle, "submit", "--file", "mine.csv", *options), code, words)
+    ledger = (tmp_path / "submissions" / "digit-recognizer" / "ledger.csv").read_text()
+    assert f",1000,{outcome['status']}," in ledger
+
+
+def test_no_wait(kaggle: KaggleServer, player: Callable, tmp_path: Path) -> None:
+    write_files(tmp_path / "data" / "digit-recognizer", competition_files())
+    (tmp_path / "mine.csv").write_text(ANSWER)
+    assert document(player(kaggle, "submit", "--file", "mine.csv", "--no-wait", "--json"))["status"] == "PENDING"
+
+
+def test_download_from_a_folder(run_cli: RunCli, tmp_path: Path) -> None:
+    write_files(tmp_path / "input", competition_files())
+    assert document(run_cli("download", "--from", "input", "--json"))["train_rows"] == 100
+
+
+def test_the_command_alone_shows_its_help(run_cli: RunCli) -> None:
+    result = run_cli()
+    assert result.returncode == 2
+    assert "Usage: kaggle-digits" in result.stderr
+    assert "Error" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -230,7 +270,7 @@ def test_kaggles_refusals(kaggle: KaggleServer, player: Callable, status: int, c
     assert KEY not in result.stderr
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path: Path, trained: tuple[str, ...]) -> None:
+def test_ctrl_c_ends_with_130(tmp_path: Path, trained: tuple[str, ...]) -> None:
     command = [
         sys.executable,
         "-m",

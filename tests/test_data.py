@@ -95,7 +95,7 @@ def test_a_bad_train_csv_gets_its_sentence(tmp_path: Path, content: bytes, messa
     with pytest.raises(DataError, match=message) as caught:
         load_train(tmp_path)
     assert "train.csv" in caught.value.problem
-    assert "kaggle-digits download" in caught.value.remedy
+    assert "download" in caught.value.remedy
 
 
 @several_times_in_one_folder

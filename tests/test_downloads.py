@@ -21,18 +21,24 @@ OTHER = {
 }
 
 
+class HostOf:
+    """A host that hands out what is in a queue."""
+
+    def __init__(self, queue: list[dict[str, bytes]]) -> None:
+        self.queue = queue
+
+    def download(self, folder: Path) -> None:
+        if not self.queue:
+            raise NetworkError("Kaggle cannot be reached.", "Try later.")
+        write_files(folder, self.queue.pop(0))
+
+
 @pytest.fixture
 def hosted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bytes]]:
     """What the host hands out, download by download; asking for more than there is fails."""
     queue: list[dict[str, bytes]] = []
 
-    class Host:
-        def download(self, folder: Path) -> None:
-            if not queue:
-                raise NetworkError("Kaggle cannot be reached.", "Try later.")
-            write_files(folder, queue.pop(0))
-
-    monkeypatch.setattr("kaggle_digits.downloads.open_host", lambda workspace, mnist_dir: Host())
+    monkeypatch.setattr("kaggle_digits.downloads.open_host", lambda workspace, mnist_dir: HostOf(queue))
     return queue
 
 
@@ -80,6 +86,37 @@ def test_a_file_damaged_since_the_download_is_healed(tmp_path: Path, hosted: lis
         stream.write(b"0,0\r\n")
     assert download(workspace).fetched
     assert files_in(workspace) == competition_files()
+    assert (workspace.data / "test.csv.bak").read_bytes() == competition_files()["test.csv"] + b"0,0\r\n"
+
+
+def test_a_download_cut_off_between_two_files_is_healed(
+    tmp_path: Path, hosted: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace.at(tmp_path)
+    hosted += [competition_files(), OTHER, OTHER]
+    download(workspace)
+    replace = Path.replace
+
+    def cut_off(path: Path, target: Path) -> None:
+        if path.name == "test.csv":
+            raise KeyboardInterrupt
+        replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        download(workspace, force=True)
+    monkeypatch.undo()
+    monkeypatch.setattr("kaggle_digits.downloads.open_host", lambda *_: HostOf(hosted))
+    assert download(workspace).fetched
+    assert files_in(workspace) == OTHER
+
+
+def test_whole_files_in_a_folder_that_cannot_be_written(
+    workspace: Workspace, hosted: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download(workspace)
+    monkeypatch.setattr("kaggle_digits.downloads.lock", lambda *_: pytest.fail("locked"))
+    assert not download(workspace).fetched
 
 
 def test_force_gets_them_again(workspace: Workspace, hosted: list) -> None:
@@ -92,7 +129,7 @@ def test_force_gets_them_again(workspace: Workspace, hosted: list) -> None:
 def test_invalid_files_never_take_the_place_of_valid_ones(workspace: Workspace, hosted: list, spoilt: str) -> None:
     before = files_in(workspace)
     hosted.append(OTHER | {spoilt: OTHER[spoilt][:-30]})
-    with pytest.raises(DataError):
+    with pytest.raises(NetworkError, match="What arrived is damaged"):
         download(workspace, force=True)
     assert files_in(workspace) == before
 

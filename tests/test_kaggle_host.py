@@ -35,16 +35,17 @@ def test_download_brings_the_three_files(host: KaggleHost, kaggle: KaggleServer,
 @pytest.mark.parametrize(
     "fault",
     [
+        Fault(cut=True),
         Fault(status=200, body=b"<html>Sorry</html>", headers={"Content-Type": "text/html"}),
         Fault(spoil=True),
         Fault(status=200, body=b""),
     ],
-    ids=["html", "spoilt", "empty"],
+    ids=["cut", "html", "spoilt", "empty"],
 )
 def test_a_damaged_bundle_is_replaced_by_single_files(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, fault: Fault
 ) -> None:
-    kaggle.fail("digit-recognizer.zip", fault)
+    kaggle.fail("digit-recognizer.zip", *[fault] * 9)
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == kaggle.files
     assert kaggle.count("train.csv") == 1
@@ -119,11 +120,59 @@ def test_no_credentials(host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().out == ""
 
 
-def test_a_bad_token_is_named_by_its_source(host: KaggleHost, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("with_key", [True, False])
+def test_a_bad_token_is_named_by_its_source(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, with_key: bool
+) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_wrong")
+    if not with_key:
+        monkeypatch.delenv("KAGGLE_KEY")
     with pytest.raises(CredentialsError, match="KAGGLE_API_TOKEN") as caught:
         host.allowance()
     assert "KGAT_wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["KGAT_with\nline", "KGAT_" + "x" * 400, "KGAT_end\r\n", "KGAT_ü"])
+def test_what_cannot_be_a_token_is_not_shown(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("KAGGLE_API_TOKEN", token)
+    with pytest.raises(CredentialsError, match="KAGGLE_API_TOKEN holds is no token") as caught:
+        host.allowance()
+    assert "KGAT" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"username": "ada"}', "a Kaggle username but no key"),
+        ('{"key": "0123"}', "a Kaggle key but no username"),
+        ("{", "no JSON object"),
+        ("[]", "no JSON object"),
+    ],
+)
+def test_half_and_broken_key_files(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, content: str, message: str
+) -> None:
+    monkeypatch.setenv("KAGGLE_USERNAME", "")
+    monkeypatch.delenv("KAGGLE_KEY")
+    folder = Path.home() / ".kaggle"
+    folder.mkdir(exist_ok=True)
+    (folder / "kaggle.json").write_text(content)
+    with pytest.raises(CredentialsError, match=message):
+        host.allowance()
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_a_token_file_that_cannot_be_read(host: KaggleHost, content: bytes | None) -> None:
+    path = Path.home() / ".kaggle" / "access_token"
+    path.parent.mkdir(exist_ok=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CredentialsError, match="access_token cannot be read"):
+        host.allowance()
 
 
 def test_a_good_token(host: KaggleHost, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +210,7 @@ def test_a_failed_upload_is_an_error(
 ) -> None:
     (tmp_path / "submission.csv").write_bytes(b"ImageId,Label\n1,7\n")
     kaggle.fail("upload", Fault(status=403, body=b"no"))
-    with pytest.raises(NetworkError, match="did not take the file"):
+    with pytest.raises(NetworkError, match="upload of the file to Kaggle failed"):
         host.submit(tmp_path / "submission.csv", "")
     assert kaggle.submissions == []
     assert capsys.readouterr().out == ""
@@ -182,6 +231,17 @@ def test_standing_on_the_leaderboard(host: KaggleHost, kaggle: KaggleServer) -> 
     standing = host.standing()
     assert (standing.place, standing.teams) == (2, 3)
     assert standing.percentile == pytest.approx(66.7, abs=0.1)
+
+
+def test_a_namesake_on_the_leaderboard(host: KaggleHost, kaggle: KaggleServer) -> None:
+    kaggle.board = [(1, "Ada's team", "1.00000", "another"), (2, "Ada's team", "0.99757", "ada")]
+    assert host.standing().place == 2
+
+
+def test_a_leaderboard_of_another_form(host: KaggleHost, kaggle: KaggleServer) -> None:
+    kaggle.fail("DownloadLeaderboard", Fault(status=200, body=b"no zip"))
+    with pytest.raises(NetworkError, match="arrived damaged"):
+        host.standing()
 
 
 def test_standing_of_somebody_who_dropped_out(host: KaggleHost, kaggle: KaggleServer) -> None:

@@ -37,9 +37,7 @@ def test_entries_are_added_and_replaced_by_reference(tmp_path: Path) -> None:
     assert ledger.path.read_text().splitlines()[0] == HEADER
 
 
-names = st.text(
-    st.characters(blacklist_characters="\0\r\n", blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=20
-)
+names = st.text(max_size=20).filter(str.isprintable)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -62,6 +60,8 @@ def test_any_names_survive(tmp_path: Path, runs: list[str]) -> None:
         (f"{HEADER}\nt,r,s,1,PENDING\n", "line 2: 5 values, not 8"),
         (f"{HEADER}\nt,r,s,1,DONE,,,\n", "line 2: 'DONE' is no status"),
         (f"{HEADER}\nt,r,s,1,PENDING,,,\n\nt,r,s,2,COMPLETE,high,,\n", "line 4: score is 'high'"),
+        (f"{HEADER}\nt,r,s,1,COMPLETE,nan,,\n", "line 2: score is 'nan'"),
+        (f"{HEADER}\nt,r,s,1,COMPLETE,1,1,3.0\n", "line 2: rank is '3.0'"),
         (f'{HEADER}\nt,"r,s,1,PENDING,,,\n', "line 2|line 3"),
     ],
 )
@@ -86,3 +86,19 @@ def test_windows_line_ends_and_bom_are_met(tmp_path: Path) -> None:
     path = tmp_path / "ledger.csv"
     path.write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\nt,r,s,1,PENDING,,,\r\n".encode())
     assert Ledger(path).entries() == [Entry("t", "r", "s", "1", "PENDING")]
+
+
+def test_what_is_scored_stays_scored() -> None:
+    scored = updated(ENTRY, "COMPLETE", 0.9)
+    assert updated(scored, "PENDING", None) == scored
+
+
+def test_an_entry_without_a_reference_is_completed_and_forgotten(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.csv")
+    before = Entry("t1", "fast", "ab", "", "UNKNOWN")
+    ledger.record(before)
+    ledger.record(Entry("t2", "fast", "ab", "", "UNKNOWN"))
+    ledger.record(Entry("t1", "fast", "ab", "17", "PENDING"))
+    assert [entry.ref for entry in ledger.entries()] == ["17", ""]
+    ledger.forget(Entry("t2", "fast", "ab", "", "UNKNOWN"))
+    assert [entry.ref for entry in ledger.entries()] == ["17"]

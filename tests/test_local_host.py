@@ -20,7 +20,7 @@ from kaggle_digits.hosts import idx, local, open_host
 from kaggle_digits.hosts.idx import format_idx, parse_idx, read_mnist
 from kaggle_digits.hosts.local import DAILY_LIMIT, LocalHost, baselines, shuffled
 
-MNIST = Path(os.environ.get("KAGGLE_DIGITS_MNIST_DIR") or Path(__file__).parents[2] / "shared" / "mnist")
+MNIST = Path(os.environ.get("KAGGLE_DIGITS_MNIST_DIR", "mnist"))
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def test_score_status_history_and_place(workspace: Workspace, tmp_path: Path) ->
     truth = local._rehearsal_rows().hidden_labels
     assert host.standing().place is None
     half_right = np.where(np.arange(len(truth)) % 2, truth, (truth + 1) % 10)
-    assert host.submit(write_answer(tmp_path / "a.csv", half_right), "half") == "1"
-    assert host.submit(write_answer(tmp_path / "b.csv", truth), "all") == "2"
+    first = host.submit(write_answer(tmp_path / "a.csv", half_right), "half")
+    second = host.submit(write_answer(tmp_path / "b.csv", truth), "all")
     newest, oldest = host.submissions()
-    assert (newest.ref, newest.score, newest.status, newest.description) == ("2", 1.0, "COMPLETE", "all")
-    assert (oldest.ref, oldest.score) == ("1", 0.5)
+    assert (newest.ref, newest.score, newest.status, newest.description) == (second, 1.0, "COMPLETE", "all")
+    assert (oldest.ref, oldest.score) == (first, 0.5)
     standing = host.standing()
     assert (standing.place, standing.teams) == (1, len(baselines("rehearsal")) + 1)
 
@@ -177,12 +177,36 @@ def test_the_folder_of_mnist_from_the_environment(
     assert download(Workspace.at(tmp_path / "work", "rehearsal-full")).train_rows == 42
 
 
+def test_a_mirror_that_hands_out_something_else(
+    tmp_path: Path, little_mnist: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next mirror is asked, and nothing wrong stays."""
+    digits = [small_digits(60, 0)[0], small_digits(60, 0)[1], small_digits(10, 1)[0], small_digits(10, 1)[1]]
+    right = {
+        f"{name}.gz": gzip.compress(format_idx(values))
+        for name, values in zip(idx.MNIST_SHA256, digits, strict=True)
+    }
+
+    def retrieve(url: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"<html>Sorry</html>" if "first" in url else right[path.name])
+
+    monkeypatch.setattr(idx, "_retrieve", retrieve)
+    monkeypatch.setattr(idx, "MIRRORS", ("http://first/",))
+    workspace = Workspace.at(tmp_path / "work", "rehearsal-full")
+    with pytest.raises(NetworkError, match="No mirror"):
+        download(workspace)
+    monkeypatch.setattr(idx, "MIRRORS", ("http://first/", "http://second/"))
+    assert download(workspace).train_rows == 42
+
+
 def test_no_folder_and_no_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idx, "MIRRORS", ("http://127.0.0.1:9/",))
     with pytest.raises(NetworkError, match="--mnist-dir"):
         download(Workspace.at(tmp_path, "rehearsal-full"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (MNIST / "train-images-idx3-ubyte.gz").exists(), reason="MNIST is not on this machine")
 def test_all_of_mnist(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path, "rehearsal-full")

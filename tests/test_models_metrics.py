@@ -7,18 +7,18 @@ import pytest
 from conftest import small_digits
 
 from kaggle_digits.ensembles import mean_softmax
-from kaggle_digits.metrics import accuracy, confusion_matrix, errors, log_loss
-from kaggle_digits.models import PREDICTION_BATCH, lenet, predict_softmax
+from kaggle_digits.metrics import accuracy, confusion_matrix, count_errors, log_loss
+from kaggle_digits.models import PREDICTION_BATCH, lenet, softmax_function
 
 
 def test_softmaxes_do_not_depend_on_their_neighbours() -> None:
     model = lenet(0.3)
     images, _ = small_digits(PREDICTION_BATCH + 7)
-    softmax = predict_softmax(model, images)
+    softmax = softmax_function(model)(images)
     assert softmax.dtype == np.float32
     assert softmax.shape == (PREDICTION_BATCH + 7, 10)
     np.testing.assert_allclose(softmax.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(predict_softmax(model, images[-3:]), softmax[-3:], atol=1e-5)
+    np.testing.assert_allclose(softmax_function(model)(images[-3:]), softmax[-3:], atol=1e-5)
 
 
 SOFTMAX = np.full((4, 10), 0.05, np.float32)
@@ -27,7 +27,7 @@ LABELS = np.array([0, 1, 2, 7], np.uint8)
 
 
 def test_errors_accuracy_and_log_loss() -> None:
-    assert errors(SOFTMAX, LABELS) == 1
+    assert count_errors(SOFTMAX, LABELS) == 1
     assert accuracy(SOFTMAX, LABELS) == 0.75
     assert log_loss(SOFTMAX, LABELS) == pytest.approx(-(3 * np.log(0.55) + np.log(0.05)) / 4)
 

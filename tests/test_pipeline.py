@@ -21,8 +21,11 @@ from kaggle_digits.data import load_train
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.files import lock
 from kaggle_digits.metrics import accuracy
+from kaggle_digits.pipeline import summarise_runs
 from kaggle_digits.runs import Run
 from kaggle_digits.submission import submission_file
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 
 FILES = {
     "run.json",
@@ -91,12 +94,12 @@ def test_softmaxes_are_in_the_order_of_the_csv(shared: Workspace) -> None:
 def test_the_saved_network_predicts_what_was_saved(shared: Workspace) -> None:
     import keras
 
-    from kaggle_digits.models import predict_softmax
+    from kaggle_digits.models import softmax_function
 
     run, train_set = find_run(shared, "one"), load_train(shared.data)
     model = keras.models.load_model(run.model_file(0))
     rows = run.folds() == 0
-    np.testing.assert_allclose(predict_softmax(model, train_set.images[rows]), run.val_softmax(0), atol=1e-5)
+    np.testing.assert_allclose(softmax_function(model)(train_set.images[rows]), run.val_softmax(0), atol=1e-5)
 
 
 def test_the_submission_is_the_likeliest_digit(shared: Workspace) -> None:
@@ -160,7 +163,7 @@ def test_the_name_follows_from_the_recipe(workspace: Workspace) -> None:
         ({"preset": "fast"}, "its preset is lenet, not fast"),
         ({"folds": 3}, "its folds is 2, not 3"),
         ({"seed": 5}, "its seed is 0, not 5"),
-        ({"settings": SMALL | {"epochs": "2"}}, "another recipe: its settings"),
+        ({"settings": SMALL | {"epochs": "2"}}, "another recipe: its epochs is 1, not 2"),
     ],
 )
 def test_a_named_run_of_another_recipe_is_refused(trained: Workspace, change: dict, message: str) -> None:
@@ -182,6 +185,7 @@ def test_a_run_of_other_data_is_refused(trained: Workspace) -> None:
         ({"folds": 1}, "--folds from 2"),
         ({"folds": 0}, "--folds from 2"),
         ({"seed": -1}, "cannot be a seed"),
+        ({"seed": 2**32}, "cannot be a seed"),
         ({"workers": 0}, "--workers from 1"),
         ({"run": "../elsewhere"}, "cannot be the name of a run"),
         ({"run": ".hidden"}, "cannot be the name of a run"),
@@ -231,6 +235,7 @@ def test_a_run_in_use(trained: Workspace) -> None:
         quick(trained, run="one")
 
 
+@needs_proc
 def test_a_worker_that_dies_is_replaced_once(workspace: Workspace) -> None:
     killed: list[int] = []
 
@@ -245,6 +250,7 @@ def test_a_worker_that_dies_is_replaced_once(workspace: Workspace) -> None:
     np.testing.assert_array_equal(run.test_softmax(), calm.test_softmax())
 
 
+@needs_proc
 def test_a_worker_that_always_dies_ends_its_fold_alone(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,10 +264,11 @@ def test_a_worker_that_always_dies_ends_its_fold_alone(
     run = find_run(workspace, "shot")
     assert run.is_trained(1)
     assert not run.is_trained(0)
-    assert run.info()["status"] == "training"
+    assert run.info()["status"] == "unfinished"
     assert worker_processes() == set()
 
 
+@needs_proc
 def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
     script = (
         "import kaggle_digits as kd\n"  # without a __main__ guard, as in a notebook or a short script
@@ -328,7 +335,7 @@ def test_ensembling_a_run_again_gives_the_same(trained: Workspace) -> None:
 
 def test_an_unfinished_run_cannot_be_ensembled(trained: Workspace) -> None:
     find_run(trained, "one").discard_fold(1)
-    with pytest.raises(DataError, match="lacks fold 1"):
+    with pytest.raises(DataError, match="is not finished"):
         ensemble(trained, ["one"])
 
 
@@ -364,6 +371,8 @@ def test_training_never_opens_the_hidden_labels(tmp_path: Path) -> None:
     """Every file that the command and its workers open is watched, from Python's start on."""
     workspace = Workspace.at(tmp_path / "work", "rehearsal")
     download(workspace)
+    # What the spy cannot see, for it is opened by native code, would fail.
+    shutil.rmtree(workspace.data / "host")
     write_files(tmp_path / "spy", {"sitecustomize.py": SPY.encode()})
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "spy"), "SPY_LOG": str(tmp_path / "log")}
     command = [sys.executable, "-m", "kaggle_digits", "--competition", "rehearsal", "--root", str(workspace.root)]
@@ -378,4 +387,61 @@ def test_training_never_opens_the_hidden_labels(tmp_path: Path) -> None:
     assert not any("hidden" in name or "/host/" in name for name in training)
     assert not any("hidden" in name or "/host/" in name for name in opened("ensemble"))
     assert not any("hidden" in name for name in opened("report"))
-    assert any("hidden_labels.csv" in name for name in opened("submit"))  # the scorer, and it alone
+    assert any("hidden" in name for name in opened("submit"))  # the scorer, and it alone
+
+
+def test_an_interrupted_retrain_leaves_no_ensemble_of_the_old_folds(trained: Workspace) -> None:
+    run = find_run(trained, "one")
+    run.discard_fold(1)
+
+    def interrupt(progress: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quick(trained, run="one", on_progress=interrupt)
+    assert not run.is_ensembled()
+    assert run.info()["status"] == "unfinished"
+
+
+@pytest.mark.parametrize("name", ["oof_softmax.npy", "test_softmax.npy", "metrics.json"])
+def test_a_damaged_ensemble_is_made_again_from_sound_folds(trained: Workspace, name: str) -> None:
+    run = find_run(trained, "one")
+    before = files_of(run)
+    (run.path / "ensemble" / name).write_bytes(b"")
+    assert files_of(quick(trained, run="one")) == before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "row,fold\n0,0\n", "row,fold\n" + "".join(f"{i},{i % 3}\n" for i in range(100))]
+)
+def test_a_damaged_split_is_named_and_only_made_anew_on_demand(trained: Workspace, text: str) -> None:
+    run = find_run(trained, "one")
+    before = files_of(run)
+    (run.path / "folds.csv").write_text(text)
+    with pytest.raises(DataError, match=r"folds\.csv is"):
+        quick(trained, run="one")
+    quick(trained, run="one", retrain=True)
+    assert files_of(run)["folds.csv"] == before["folds.csv"]
+    assert files_of(run)["ensemble/test_softmax.npy"] == before["ensemble/test_softmax.npy"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"status": "finished"'])
+def test_a_damaged_run_json_is_named(trained: Workspace, text: str) -> None:
+    (trained.runs / "one" / "run.json").write_text(text)
+    with pytest.raises(DataError, match=r"one/run\.json"):
+        quick(trained, run="one")
+    rows = {row["name"]: row["status"] for row in summarise_runs(trained)}
+    assert rows == {"one": "damaged", "two": "finished"}
+
+
+def test_training_that_diverges_is_no_finished_fold(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="diverged in epoch 1"):
+        quick(workspace, run="wild", settings=SMALL | {"learning_rate": 1e30})
+    assert not find_run(workspace, "wild").is_trained(0)
+
+
+def test_left_overs_of_a_killed_process_are_swept(trained: Workspace) -> None:
+    left_over = trained.runs / "one" / "fold-0" / ".model.keras.abc.tmp"
+    left_over.write_bytes(b"half")
+    quick(trained, run="one")
+    assert not left_over.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from kaggle_digits import Workspace
 from kaggle_digits.errors import DataError, NetworkError, RefusedError, ScoringError, WriteError
 from kaggle_digits.files import lock, sha256
 from kaggle_digits.hosts import Standing, Submission
-from kaggle_digits.ledger import Ledger
+from kaggle_digits.ledger import Entry, Ledger
 from kaggle_digits.submission import check_submission, ledger_of, read_scores, submit, write_submission
 
 IDS = np.arange(1, 31)
@@ -142,7 +143,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> FakeHost:
 
 def test_sent_scored_and_in_the_ledger(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     sent = submit(host, workspace, csv, run="fast", cv=0.995, message="hello")
-    assert not sent.again
+    assert not sent.was_known
     (entry,) = ledger_of(workspace).entries()
     assert entry == sent.entry
     assert (entry.run, entry.ref, entry.status) == ("fast", "1", "COMPLETE")
@@ -155,7 +156,7 @@ def test_the_reference_is_in_the_ledger_before_the_first_look(
 ) -> None:
     host.ledger = ledger_of(workspace)
     submit(host, workspace, csv)
-    assert host.seen_in_ledger[0] == "1"
+    assert host.seen_in_ledger[0] == "1"  # the first look after the sending
 
 
 def test_pending_is_waited_for(workspace: Workspace, csv: Path, host: FakeHost) -> None:
@@ -179,7 +180,7 @@ def test_without_waiting(workspace: Workspace, csv: Path, host: FakeHost) -> Non
 def test_a_second_time_sends_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     first = submit(host, workspace, csv)
     second = submit(host, workspace, csv)
-    assert second.again
+    assert second.was_known
     assert second.entry == first.entry
     assert len(host.sent) == 1
 
@@ -187,22 +188,120 @@ def test_a_second_time_sends_nothing(workspace: Workspace, csv: Path, host: Fake
 def test_a_second_time_waits_for_what_was_pending(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv, wait=False)
     second = submit(host, workspace, csv)
-    assert second.again
+    assert second.was_known
     assert second.entry.status == "COMPLETE"
 
 
 def test_again_sends_it_once_more(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv)
-    assert not submit(host, workspace, csv, again=True).again
+    assert not submit(host, workspace, csv, again=True).was_known
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", "2"]
 
 
 def test_a_file_that_the_host_knows_is_adopted(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv)
     ledger_of(workspace).path.unlink()
-    assert submit(host, workspace, csv).again
+    assert submit(host, workspace, csv, run="fast", cv=0.995).was_known
     assert len(host.sent) == 1
+    (entry,) = ledger_of(workspace).entries()
+    assert (entry.ref, entry.run, entry.cv) == ("1", "fast", "0.99500")
+
+
+def test_a_lost_answer_that_cannot_be_looked_up_is_remembered(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --again too, what may have come to be is looked up before anything is sent."""
+    host.lose_answer = True
+    submissions = host.submissions
+
+    def unreachable() -> Iterator[Submission]:
+        if host.sent:
+            raise NetworkError("Kaggle cannot be reached.", "Try later.")
+        return submissions()
+
+    monkeypatch.setattr(host, "submissions", unreachable)
+    with pytest.raises(NetworkError):
+        submit(host, workspace, csv, run="fast")
+    (entry,) = ledger_of(workspace).entries()
+    assert (entry.ref, entry.status) == ("", "UNKNOWN")
+    monkeypatch.setattr(host, "submissions", submissions)
+    sent = submit(host, workspace, csv, again=True)
+    assert sent.was_known
+    assert (sent.entry.ref, sent.entry.run, sent.entry.status) == ("1", "fast", "COMPLETE")
+    assert len(host.sent) == 1
+    assert len(ledger_of(workspace).entries()) == 1
+
+
+def test_score_finds_a_lost_answer_too(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(host, workspace, csv, run="fast")
+    (entry,) = ledger_of(workspace).entries()
+    ledger_of(workspace).path.unlink()
+    ledger_of(workspace).record(Entry(entry.time, "fast", entry.sha256, "", "UNKNOWN"))
+    read_scores(host, workspace)
     assert ledger_of(workspace).entries()[0].ref == "1"
+
+
+def test_a_sending_that_never_came_to_be_is_sent_when_asked_again(
+    workspace: Workspace, csv: Path, host: FakeHost
+) -> None:
+    ledger_of(workspace).record(Entry("t", "fast", sha256(csv), "", "UNKNOWN"))
+    assert not submit(host, workspace, csv).was_known
+    assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1"]
+
+
+def test_trouble_while_polling_is_waited_out(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    submissions = host.submissions
+
+    def sometimes() -> Iterator[Submission]:
+        looks.append(1)
+        if host.sent and len(looks) % 2:
+            raise NetworkError("Kaggle cannot be reached.", "Try later.")
+        return submissions()
+
+    monkeypatch.setattr(host, "submissions", sometimes)
+    assert submit(host, workspace, csv).entry.status == "COMPLETE"
+
+
+def test_a_leaderboard_that_cannot_be_read_hides_no_score(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable() -> Standing:
+        raise NetworkError("Kaggle's leaderboard cannot be read.", "Try later.")
+
+    monkeypatch.setattr(host, "standing", unreadable)
+    entry = submit(host, workspace, csv).entry
+    assert (entry.score, entry.rank) == ("0.99757", "")
+
+
+def test_the_rank_belongs_to_the_best_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    submit(host, workspace, csv)
+    host.sent[0] = replace(host.sent[0], status="COMPLETE", score=0.99757)
+    host.outcomes = [("COMPLETE", 0.9, "")]
+    assert submit(host, workspace, csv, again=True).entry.rank == ""
+    assert [entry.rank for entry in ledger_of(workspace).entries()] == ["3", ""]
+
+
+def test_a_dry_run_of_a_known_file_writes_and_waits_for_nothing(
+    workspace: Workspace, csv: Path, host: FakeHost
+) -> None:
+    submit(host, workspace, csv, wait=False)
+    ledger_of(workspace).path.unlink()
+    sent = submit(host, workspace, csv, dry_run=True)
+    assert sent.was_known
+    assert not ledger_of(workspace).path.exists()
+
+
+def test_a_file_scored_as_an_error_says_so_again(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    host.outcomes = [("ERROR", None, "no such id")]
+    for _ in range(2):
+        with pytest.raises(ScoringError, match="no such id"):
+            submit(host, workspace, csv)
+    assert len(host.sent) == 1
 
 
 def test_a_lost_answer_is_looked_up(workspace: Workspace, csv: Path, host: FakeHost) -> None:

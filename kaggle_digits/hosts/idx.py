@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -103,24 +104,37 @@ def fetch_mnist(folder: Path) -> None:
     Raises
     ------
     NetworkError
-        If no mirror can be reached.
+        If no mirror has them.
     """
+    for name, expected in MNIST_SHA256.items():
+        path = folder / f"{name}.gz"
+        for mirror in MIRRORS:
+            if not _has_content(path, expected):
+                _retrieve(mirror + path.name, path)
+        if not _has_content(path, expected):
+            raise NetworkError(
+                f"No mirror hands out MNIST's {name}.",
+                "Check the network, or name a folder of MNIST's four IDX files with --mnist-dir.",
+            )
+
+
+def _has_content(path: Path, expected: str) -> bool:
+    """Tell whether an IDX file is there with the content of this SHA-256."""
+    try:
+        return path.exists() and hashlib.sha256(_read(path)).hexdigest() == expected
+    except DataError:
+        return False
+
+
+def _retrieve(url: str, path: Path) -> None:
+    """Try to download a file into the place of whatever is there; its content is for the caller to check."""
     import pooch
     import requests
 
     pooch.get_logger().setLevel("ERROR")
-    for name in MNIST_SHA256:
-        for mirror in MIRRORS:
-            try:
-                pooch.retrieve(f"{mirror}{name}.gz", known_hash=None, fname=f"{name}.gz", path=folder)
-                break
-            except (requests.RequestException, OSError) as error:
-                failure = error
-        else:
-            raise NetworkError(
-                f"No mirror of MNIST can be reached: {type(failure).__name__}.",
-                "Check the network, or name a folder of MNIST's four IDX files with --mnist-dir.",
-            ) from failure
+    path.unlink(missing_ok=True)
+    with suppress(requests.RequestException):
+        pooch.retrieve(url, known_hash=None, fname=path.name, path=path.parent)
 
 
 def _read(path: Path) -> bytes:

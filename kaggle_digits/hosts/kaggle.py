@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,16 +77,14 @@ class KaggleHost:
 
     def submit(self, csv: Path, description: str) -> str:
         """Upload and submit a file, in a single try: a second one could make a second submission."""
-        printed = io.StringIO()
         response = self._ask_once(
-            lambda api: api.competition_submit(str(csv), description, self._slug, quiet=True), printed
+            lambda api: api.competition_submit(str(csv), description, self._slug, quiet=True)
         )
         if not response.ref:
-            # A failed upload does not raise: the client prints why, and its answer has no reference.
-            lines = printed.getvalue().strip().splitlines() or [response.message]
+            # A failed upload does not raise: the client prints why, with the secret address of the upload in it,
+            # and its answer has no reference.
             raise NetworkError(
-                f"Kaggle did not take the file: {lines[-1].rstrip('.')}.",
-                "Nothing was submitted; run the same command again.",
+                "The upload of the file to Kaggle failed.", "Nothing was submitted; run the same command again."
             )
         return str(response.ref)
 
@@ -105,17 +105,22 @@ class KaggleHost:
         # In a folder of its own, for the client gives it the name of the data bundle.
         with tempfile.TemporaryDirectory() as folder:
             self._ask(lambda api: api.competition_leaderboard_download(self._slug, folder))
-            board = pd.read_csv(io.BytesIO(read_zipped(_only_file(Path(folder)), "*.csv")), encoding="utf-8-sig")
-        user = str(self._api.config_values.get("username", ""))
-        teams = {s.team for s in self.submissions() if s.team}
-        mine = board["TeamName"].isin(teams)
-        if "TeamMemberUserNames" in board:
-            members = board["TeamMemberUserNames"].fillna("").astype(str).str.split(r"[,;\s]+", regex=True)
-            mine |= members.map(lambda names: user in names)
-        if not mine.any():
-            return Standing(None, len(board))
-        places = board["Rank"] if "Rank" in board else pd.Series(range(1, len(board) + 1))
-        return Standing(int(places[mine].min()), len(board))
+            with _as_damage_on_the_wire():
+                content = read_zipped(_only_file(Path(folder)), "*.csv")
+        try:
+            board = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", dtype=str, keep_default_na=False)
+            # Names of teams are not unique, those of users are.
+            if "TeamMemberUserNames" in board:
+                user = str(self._api.config_values.get("username", ""))
+                mine = board["TeamMemberUserNames"].map(lambda names: user in re.split(r"[,;\s]+", names))
+            else:
+                mine = board["TeamName"].isin({s.team for s in self.submissions() if s.team})
+            if not mine.any():
+                return Standing(None, len(board))
+            row = int(mine.to_numpy().argmax())
+            return Standing(int(board["Rank"][row]) if "Rank" in board else row + 1, len(board))
+        except (ValueError, KeyError) as error:
+            raise NetworkError("Kaggle's leaderboard cannot be read.", _TRY_LATER) from error
 
     def _sizes(self) -> dict[str, int]:
         """Return the size in bytes of each of the competition's three files."""
@@ -155,20 +160,20 @@ class KaggleHost:
     @cached_property
     def _api(self) -> Any:
         """The authenticated client."""
+        source = credential_source()
         try:
-            with _tamed_client(io.StringIO()):
+            with _tamed_client():
                 api = _import_client()
                 # The import swallows what goes wrong in it; asking again tells.
                 if not api.config_values.get("auth_method"):
                     api.authenticate()
         except SystemExit:
-            raise CredentialsError(
-                "There are no Kaggle credentials on this machine.",
-                "Make a token at https://www.kaggle.com/settings/api and set KAGGLE_API_TOKEN to it, or save it "
-                "as ~/.kaggle/access_token.",
-            ) from None
+            raise _unknown_credentials(source, "they are invalid or expired") from None
         except Exception as error:
             raise _explained(error, self._slug) from error
+        # One layer of retries, ours, which starts a download anew: the client's goes on where a body was cut, and
+        # can splice an error page into the file.
+        api.download_file = partial(api.download_file, max_retries=0)
         return api
 
     def _ask(self, question: Callable[[Any], T]) -> T:
@@ -194,29 +199,31 @@ class KaggleHost:
         answer: T = retrying(self._ask_once, question)
         return answer
 
-    def _ask_once(self, question: Callable[[Any], T], printed: io.StringIO | None = None) -> T:
+    def _ask_once(self, question: Callable[[Any], T]) -> T:
         api = self._api
         try:
-            with _tamed_client(printed or io.StringIO()):
+            with _tamed_client():
                 return question(api)
         except Exception as error:
             raise _explained(error, self._slug) from error
 
 
 @contextmanager
-def _tamed_client(printed: io.StringIO) -> Iterator[None]:
+def _tamed_client() -> Iterator[None]:
     """Keep the client's prints off stdout and its waits for the network bounded."""
     from requests.adapters import HTTPAdapter
+    from urllib3 import Retry
 
     send = HTTPAdapter.send
 
     def send_in_time(adapter: Any, request: Any, **options: Any) -> Any:
-        return send(adapter, request, **options | {"timeout": options.get("timeout") or SOCKET_TIMEOUT})
+        adapter.max_retries = Retry(0, read=False)
+        return send(adapter, request, **options | {"timeout": SOCKET_TIMEOUT})
 
-    # The client sets no timeout of its own and offers no place to set one.
+    # The client mostly sets no timeout, gives an upload ten tries, and offers no place to set either.
     HTTPAdapter.send = send_in_time  # type: ignore[method-assign, assignment]
     try:
-        with redirect_stdout(printed):
+        with redirect_stdout(io.StringIO()):
             yield
     finally:
         HTTPAdapter.send = send  # type: ignore[method-assign]
@@ -258,17 +265,15 @@ def _explained(error: Exception, slug: str) -> KaggleDigitsError:
             f"Cannot write {error.filename or 'the download'}: {error.strerror or error}.",
             "Free some space or mend the permissions of the folder, then run the same command again.",
         )
-    # What the client makes of an answer that isn't the API's, or of a file that is too short.
-    return NetworkError(f"Kaggle's answer makes no sense to its client: {str(error)[:200]}.", _TRY_LATER)
+    # What the client makes of an answer that isn't the API's, or of a file that is too short. Its words may hold a
+    # secret, so they are for --debug.
+    return NetworkError(f"Kaggle's answer makes no sense to its client: {type(error).__name__}.", _TRY_LATER)
 
 
 def _explained_status(response: Any, slug: str) -> KaggleDigitsError:
     status, words = response.status_code, _kaggles_words(response)
     if status == 401:
-        return CredentialsError(
-            f"Kaggle does not accept the credentials from {credential_source()}: {words}.",
-            "Make a new token at https://www.kaggle.com/settings/api and put it there.",
-        )
+        return _unknown_credentials(credential_source(), words)
     if status == 403:
         return RefusedError(
             f"Kaggle refuses: {words}.",
@@ -293,7 +298,12 @@ def _explained_status(response: Any, slug: str) -> KaggleDigitsError:
 
 def _kaggles_words(response: Any) -> str:
     """Return what the server says in the body of an error, which the client's own exceptions leave out."""
-    text = response.text.strip()
+    import requests
+
+    try:
+        text = response.text.strip()
+    except requests.RequestException:
+        return "its answer was cut off"
     try:
         document = json.loads(text)
         text = str(document.get("message") or document.get("error") or "") if isinstance(document, dict) else text
@@ -305,19 +315,80 @@ def _kaggles_words(response: Any) -> str:
 
 
 def credential_source() -> str:
-    """Name the place of the credentials that the client uses: the first of these that is there.
+    """Return the name of the place whose credentials the client uses: the first one that has any.
 
-    The order is the client's: a bad token beats a good key.
+    The order is the client's: a token beats a key, a bad token too.
+
+    Raises
+    ------
+    CredentialsError
+        If there are none, or what is there cannot be credentials.
     """
     home = Path.home() / ".kaggle"
-    if os.environ.get("KAGGLE_API_TOKEN"):
+    token = os.environ.get("KAGGLE_API_TOKEN")
+    if token:
+        is_path = len(token) < 256 and Path(token).exists()
+        _check_token(_read_text(Path(token)).strip() if is_path else token, "KAGGLE_API_TOKEN")
         return "KAGGLE_API_TOKEN"
-    for name in ("access_token", "access_token.txt"):
-        if (home / name).is_file() and (home / name).read_text(errors="replace").strip():
-            return str(home / name)
-    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
-        return "KAGGLE_USERNAME and KAGGLE_KEY"
-    return "kaggle.json"
+    for path in (home / "access_token", home / "access_token.txt"):
+        if path.exists() and (text := _read_text(path).strip()):
+            _check_token(text, str(path))
+            return str(path)
+    variables = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
+    given = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
+    key_file = _kaggle_json()
+    if key_file.exists():
+        try:
+            stored = json.loads(_read_text(key_file))
+            given = {name: stored[name] for name in variables if stored.get(name)} | given
+        except (ValueError, AttributeError):
+            raise CredentialsError(f"{key_file} is no JSON object.", _GET_CREDENTIALS) from None
+    if len(given) == 2:
+        from_variables = all(os.environ.get(variable) for variable in variables.values())
+        return "KAGGLE_USERNAME and KAGGLE_KEY" if from_variables else str(key_file)
+    if (home / "credentials.json").exists():
+        return str(home / "credentials.json")
+    if given:
+        (half,) = given
+        missing = "key" if half == "username" else "username"
+        raise CredentialsError(f"There is a Kaggle {half} but no {missing}.", _GET_CREDENTIALS)
+    raise CredentialsError("There are no Kaggle credentials on this machine.", _GET_CREDENTIALS)
+
+
+_GET_CREDENTIALS = (
+    "Make a token at https://www.kaggle.com/settings/api and save it as ~/.kaggle/access_token, or set "
+    "KAGGLE_API_TOKEN to it."
+)
+
+
+def _unknown_credentials(source: str, words: str) -> CredentialsError:
+    return CredentialsError(
+        f"Kaggle does not accept the credentials from {source}: {words}.",
+        "Make a new token at https://www.kaggle.com/settings/api and put it there.",
+    )
+
+
+def _check_token(text: str, source: str) -> None:
+    """Refuse what the client would choke on, with the text in its message."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,250}", text):
+        raise CredentialsError(f"What {source} holds is no token.", _GET_CREDENTIALS)
+
+
+def _kaggle_json() -> Path:
+    """Return where the client looks for the key file."""
+    folder = Path.home() / ".kaggle"
+    if os.environ.get("KAGGLE_CONFIG_DIR"):
+        folder = Path(os.environ["KAGGLE_CONFIG_DIR"])
+    elif sys.platform.startswith("linux") and not folder.exists():
+        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
+    return folder / "kaggle.json"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CredentialsError(f"{path} cannot be read as text.", _GET_CREDENTIALS) from error
 
 
 def _submission(entry: Any) -> Submission:

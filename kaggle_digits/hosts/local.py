@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -21,7 +22,7 @@ from kaggle_digits.competition import (
     TRAIN_CSV,
 )
 from kaggle_digits.errors import DataError, RefusedError
-from kaggle_digits.files import Workspace, make_folder, read_json, replacing, write_json
+from kaggle_digits.files import Workspace, lock, read_json, replacing, write_json
 from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.hosts.idx import fetch_mnist, read_idx, read_mnist
 
@@ -75,22 +76,19 @@ class LocalHost:
 
     def submit(self, csv: Path, description: str) -> str:
         """Score a file and remember it; a file that cannot be scored is remembered as an error, as at Kaggle."""
-        from filelock import FileLock
-
-        make_folder(self._state)
-        with FileLock(self._state / ".lock"):
+        with lock(self._state / ".lock", f"Another submission to {self._competition} is under way."):
             if self.allowance() <= 0:
                 raise RefusedError(
                     f"The day's {DAILY_LIMIT} submissions to {self._competition} are used up.",
                     "Submit again after midnight UTC.",
                 )
-            submissions = self.submissions()
             try:
                 score, reason = self._score(csv), ""
             except ValueError as error:
                 score, reason = None, str(error)
             submission = Submission(
-                ref=str(len(submissions) + 1),
+                # Not a count, which would begin anew with a new history.
+                ref=secrets.token_hex(4),
                 time=datetime.now(UTC).isoformat(timespec="seconds"),
                 description=description,
                 status="ERROR" if score is None else "COMPLETE",
@@ -98,7 +96,7 @@ class LocalHost:
                 reason=reason,
                 team="you",
             )
-            document = {"submissions": [asdict(s) for s in (submission, *submissions)]}
+            document = {"submissions": [asdict(s) for s in (submission, *self.submissions())]}
             write_json(self._state / "submissions.json", document)
         return submission.ref
 

@@ -88,13 +88,13 @@ class Recipe:
     settings: Settings
     network: Callable[[Settings], keras.Model]
 
-    def with_settings(self, changes: Mapping[str, str]) -> Recipe:
+    def with_settings(self, changes: Mapping[str, object]) -> Recipe:
         """Return the recipe with some settings changed.
 
         Parameters
         ----------
-        changes : mapping of str to str
-            Setting to its new value, as typed by a person.
+        changes : mapping of str to object
+            Setting to its new value, which may be text as typed by a person.
 
         Raises
         ------
@@ -125,12 +125,14 @@ def find_recipe(preset: str) -> Recipe:
     UsageError
         If there is no preset of this name.
     """
+    recipes = presets()
+    if preset not in recipes:
+        raise UsageError(f"There is no preset called {preset!r}.", f"Choose one of: {', '.join(recipes)}.")
+    return recipes[preset]
+
+
+def presets() -> dict[str, Recipe]:
+    """Return all presets by name."""
     from kaggle_digits.recipes import fast, lenet
 
-    recipes = {"lenet": lenet.RECIPE, "fast": fast.RECIPE, "default": fast.RECIPE}
-    try:
-        return replace(recipes[preset], name=preset)
-    except KeyError:
-        raise UsageError(
-            f"There is no preset called {preset!r}.", f"Choose one of: {', '.join(recipes)}."
-        ) from None
+    return {"lenet": lenet.RECIPE, "fast": fast.RECIPE, "default": replace(fast.RECIPE, name="default")}

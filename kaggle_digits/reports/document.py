@@ -11,7 +11,7 @@ from kaggle_digits.data import load_train
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import Workspace
 from kaggle_digits.ledger import Entry
-from kaggle_digits.metrics import accuracy, confusion_matrix, errors, log_loss
+from kaggle_digits.metrics import confusion_matrix, summarise
 from kaggle_digits.runs import Run
 from kaggle_digits.submission import ledger_of
 
@@ -34,7 +34,7 @@ def make_document(workspace: Workspace, run: Run) -> dict[str, Any]:
     if info["data"]["train.csv"] != train_set.sha256:
         raise DataError(
             f"The run {run.name} was made from another train.csv than is here now.",
-            "Bring its data back with: kaggle-digits download --force.",
+            "Bring its data back, or train again under another name.",
         )
     labels = train_set.labels
     numbers = range(info.get("folds", 0))
@@ -59,18 +59,11 @@ def make_document(workspace: Workspace, run: Run) -> dict[str, Any]:
         }
         if accuracies
         else None,
-        "out_of_fold": _out_of_fold(oof[predicted], labels[predicted]) if predicted.any() else None,
+        "out_of_fold": summarise(oof[predicted], labels[predicted])
+        | {"confusion": confusion_matrix(oof[predicted], labels[predicted]).tolist()}
+        if predicted.any()
+        else None,
         "leaderboard": _leaderboard(ledger_of(workspace).entries(), run.name),
-    }
-
-
-def _out_of_fold(softmax: Any, labels: Any) -> dict[str, Any]:
-    return {
-        "rows": len(labels),
-        "errors": errors(softmax, labels),
-        "accuracy": accuracy(softmax, labels),
-        "log_loss": log_loss(softmax, labels),
-        "confusion": confusion_matrix(softmax, labels).tolist(),
     }
 
 
