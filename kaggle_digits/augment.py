@@ -14,12 +14,18 @@ if TYPE_CHECKING:
 
     from kaggle_digits.recipes import Settings
 
+_GRID = 5
+"""Knots of the elastic displacement along each axis."""
 _BORDER = 2
 """Pixels of paper around an image, so that whoever samples outside of it finds paper."""
 
 
-def augment(images: tf.Tensor, settings: Settings, seed: tf.Tensor) -> tf.Tensor:
-    """Rotate, scale, shear and shift every image at random, by one composed affine transform.
+def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Rotate, scale, shear, shift and bend every image at random.
+
+    One affine transform and one smooth displacement, composed, so that an image is sampled once. The displacement
+    is a cubic B-spline surface with normal weights on a coarse grid: Simard, Steinkraus and Platt's elastic
+    deformation (ICDAR 2003) at the price of one matrix product.
 
     Parameters
     ----------
@@ -27,7 +33,9 @@ def augment(images: tf.Tensor, settings: Settings, seed: tf.Tensor) -> tf.Tensor
         Any grey values; paper is 0.
     settings : Settings
         ``rotation`` (degrees), ``scale``, ``shear`` (shares of 1) and ``shift`` (pixels): half-widths of
-        uniform distributions.
+        uniform distributions; ``elastic`` (pixels): standard deviation of the displacement.
+    strength : Tensor of float32, shape ()
+        Multiplies all of them.
     seed : Tensor of int32, shape (2,)
         Same seed, same deformation.
 
@@ -39,13 +47,19 @@ def augment(images: tf.Tensor, settings: Settings, seed: tf.Tensor) -> tf.Tensor
     import tensorflow as tf
 
     x, y = _grid()
-    draws = tf.random.stateless_uniform((6, tf.shape(images)[0], 1), seed, -1.0, 1.0)
+    count = tf.shape(images)[0]
+    draws = strength * tf.random.stateless_uniform((6, count, 1), seed, -1.0, 1.0)
     angle = draws[0] * math.radians(settings.rotation)
-    scale_x, scale_y = 1 + draws[1] * settings.scale, 1 + draws[2] * settings.scale
+    scale_x, scale_y = tf.exp(draws[1] * settings.scale), tf.exp(draws[2] * settings.scale)
     shear = draws[3] * settings.shear
     cos, sin = tf.cos(angle), tf.sin(angle)
     source_x = scale_x * cos * x + scale_y * (shear * cos - sin) * y + draws[4] * settings.shift
     source_y = scale_x * sin * x + scale_y * (shear * sin + cos) * y + draws[5] * settings.shift
+    if settings.elastic:
+        surfaces = _spline_surfaces()
+        weights = tf.random.stateless_normal((2, count, len(surfaces)), seed + 1)
+        bend = strength * settings.elastic * tf.matmul(weights, surfaces)
+        source_x, source_y = source_x + bend[0], source_y + bend[1]
     return _sample(images, source_x, source_y)
 
 
@@ -54,6 +68,19 @@ def _grid() -> tuple[Any, Any]:
     centred = np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2
     y, x = np.meshgrid(centred, centred, indexing="ij")
     return x.reshape(1, -1), y.reshape(1, -1)
+
+
+def _spline_surfaces() -> Any:
+    """Return a cubic B-spline surface for each knot of the grid, float32 [25, 784].
+
+    Scaled so that weights with a standard deviation of 1 give displacements with one of 1, on average over pixels.
+    """
+    knots = np.arange(_GRID)
+    distance = np.abs(np.linspace(1, _GRID - 2, SIDE)[:, None] - knots)
+    inner, outer = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6
+    spline = np.where(distance < 1, inner, np.where(distance < 2, outer, 0))
+    surfaces = np.einsum("yi,xj->ijyx", spline, spline).reshape(_GRID**2, -1)
+    return (surfaces / np.sqrt((surfaces**2).sum(0)).mean()).astype(np.float32)
 
 
 def _sample(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

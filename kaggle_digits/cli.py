@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kaggle_digits.files import Workspace
     from kaggle_digits.runs import Run
 
-PRESETS = ("lenet", "fast", "default")
+PRESETS = ("lenet", "fast", "default", "best")
 INTERRUPTED = 130
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead.")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import platform
 import shutil
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -243,6 +246,49 @@ class Run:
         return path
 
 
+@dataclass(frozen=True)
+class FoldCheckpoint:
+    """The state of a fold while it trains, in ``fold-<k>/checkpoint/``.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        The fold's directory.
+    """
+
+    folder: Path
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "checkpoint" / "state.npz"
+
+    def load(self) -> dict[str, Any] | None:
+        """Return ``variables``, ``likelihood`` and ``history``; None if there is nothing whole to go on from."""
+        try:
+            with np.load(self._path, allow_pickle=False) as arrays:
+                return {
+                    "variables": [arrays[f"variable-{i}"] for i in range(len(arrays.files) - 2)],
+                    "likelihood": arrays["likelihood"],
+                    "history": json.loads(str(arrays["history"])),
+                }
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+            return None
+
+    def save(
+        self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
+    ) -> None:
+        """Write the state of an epoch, in one file: whole or not at all."""
+        arrays = {f"variable-{i}": value for i, value in enumerate(variables)}
+        with replacing(self._path) as temporary, open(temporary, "wb") as stream:
+            np.savez(
+                stream, allow_pickle=False, likelihood=likelihood, history=np.array(json.dumps(history)), **arrays
+            )
+
+    def discard(self) -> None:
+        """Forget the state."""
+        shutil.rmtree(self._path.parent, ignore_errors=True)
+
+
 def write_fold(folder: Path, result: FoldResult) -> None:
     """Write a trained fold into its directory. The metrics go last: with them the fold is finished."""
     import pandas as pd
@@ -254,6 +300,7 @@ def write_fold(folder: Path, result: FoldResult) -> None:
         _npy_bytes(result.test_softmax),
     )
     _write_whole(folder, dict(zip(_FOLD_FILES, contents, strict=True)), result.metrics)
+    FoldCheckpoint(folder).discard()
 
 
 def find_run(workspace: Workspace, name: str | None = None) -> Run:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.arrays import Float32, Int64, UInt8
 from kaggle_digits.augment import augment
 from kaggle_digits.errors import UsageError
 from kaggle_digits.metrics import accuracy, log_loss, summarise
@@ -19,6 +20,20 @@ from kaggle_digits.models import softmax_function
 from kaggle_digits.recipes import Settings, find_recipe
 
 SECONDS_BETWEEN_REPORTS = 1.0
+ROWS_ON_THE_WAY = 2_000
+"""How many of a fold's own rows are looked at after every epoch but the last."""
+
+
+class Checkpoint(Protocol):
+    """Where the state of a fold is kept while it trains."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Return ``variables``, ``likelihood`` and ``history`` as last saved, or None."""
+
+    def save(
+        self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
+    ) -> None:
+        """Keep the state, in the place of any former one."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,8 @@ class FoldResult:
         The network in the ``.keras`` format.
     history : list of dict
         An epoch each: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
-        images_per_second``. ``seconds`` is the time of training alone.
+        images_per_second``. ``seconds`` is the time of training alone; on the way ``val_`` is measured on the
+        first 2,000 of the fold's own rows, in the last epoch on all of them.
     val_softmax : ndarray of float32, shape (n_k, 10)
         Of the fold's own rows, in the order of ``train.csv``.
     test_softmax : ndarray of float32, shape (m, 10)
@@ -119,7 +135,12 @@ class FoldResult:
     metrics: dict[str, Any]
 
 
-def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None]) -> FoldResult:
+def train_fold(
+    task: FoldTask,
+    digits: Digits,
+    report: Callable[[Progress], None] = lambda progress: None,
+    checkpoint: Checkpoint | None = None,
+) -> FoldResult:
     """Train a fold's network on all other folds' rows, and predict its own rows and the test rows.
 
     The last epoch is what counts: the fold's own rows select nothing. A last batch that would be smaller than
@@ -133,6 +154,8 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
         The rows.
     report : callable
         Called about every second, and at the end of every epoch.
+    checkpoint : Checkpoint, optional
+        Where the state is kept after every epoch; a fold that was cut off goes on from there, to the same end.
 
     Raises
     ------
@@ -149,42 +172,59 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
     images = tf.constant(digits.images[inside][..., None])
     labels = tf.constant(digits.labels[inside].astype(np.int32))
     rows = len(labels)
-    batch_size = min(settings.batch_size, rows)
-    steps = rows // batch_size
+    sizes = epoch_sizes(rows, settings)
+    batch_size = min(settings.batch_size, *sizes)
+    steps_by_epoch = [size // batch_size for size in sizes]
+    all_steps = sum(steps_by_epoch)
 
     keras.utils.set_random_seed(_seed(task.seed, task.fold))
     model = find_recipe(task.preset).network(settings)
-    optimizer = keras.optimizers.AdamW(settings.learning_rate, weight_decay=settings.weight_decay)
+    predict = softmax_function(model, settings.views)
+    optimizer = keras.optimizers.AdamW(settings.learning_rate, settings.weight_decay, beta_2=settings.beta_2)
+    # Decay is for weights: a scale or an offset near zero is no simpler network.
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     optimizer.build(model.trainable_variables)
-    predict = softmax_function(model)
 
     @tf.function  # type: ignore[untyped-decorator]
-    def train_step(batch: Any, learning_rate: Any, seed: Any) -> tuple[Any, Any]:
+    def train_step(batch: Any, learning_rate: Any, strength: Any, seed: Any) -> tuple[Any, Any, Any]:
         x = tf.cast(tf.gather(images, batch), tf.float32)
         y = tf.gather(labels, batch)
         if settings.augments:
-            x = augment(x, settings, seed)
+            x = augment(x, settings, strength, seed)
         targets = tf.one_hot(y, 10, 1 - 0.9 * settings.label_smoothing, 0.1 * settings.label_smoothing)
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
         optimizer.learning_rate.assign(learning_rate)
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-        return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, 1, tf.int32) == y, tf.float32))
+        right = tf.reduce_mean(tf.cast(tf.argmax(logits, 1, tf.int32) == y, tf.float32))
+        return loss, right, tf.gather(tf.nn.softmax(logits), y, batch_dims=1)
 
+    variables = [*model.variables, *optimizer.variables]
+    # What the network made of each row's label when it last trained on it.
+    likelihood = np.zeros(rows, np.float32)
     history: list[dict[str, float]] = []
-    training_seconds = 0.0
-    for epoch in range(settings.epochs):
-        shuffle = np.random.default_rng([task.seed, task.fold, epoch]).permutation(rows)
-        batches = shuffle[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+    if checkpoint is not None and (state := checkpoint.load()) is not None:
+        for variable, value in zip(variables, state["variables"], strict=True):
+            variable.assign(value)
+        likelihood, history = state["likelihood"], state["history"]
+
+    for epoch in range(len(history), settings.epochs):
+        rng = np.random.default_rng([task.seed, task.fold, epoch])
+        steps, before = steps_by_epoch[epoch], sum(steps_by_epoch[:epoch])
+        chosen = choose_rows(likelihood, epoch, settings, rng)[: steps * batch_size]
+        _reseed_dropout(model, _seed(task.seed, task.fold, epoch))
         losses, accuracies = np.empty(steps), np.empty(steps)
         epoch_started = last_report = time.perf_counter()
-        for step, batch in enumerate(batches):
-            at = epoch * steps + step
-            rate = learning_rate_at(at, settings.epochs * steps, settings)
-            seed = _seed(task.seed, task.fold, epoch, step)
-            loss, right = train_step(
-                tf.constant(batch), tf.constant(rate, tf.float32), tf.constant([seed, step], tf.int32)
+        for step, batch in enumerate(chosen.reshape(steps, batch_size)):
+            at = before + step
+            rate = learning_rate_at(at, all_steps, settings)
+            strength = settings.ramp + (1 - settings.ramp) * at / all_steps
+            loss, right, likelihood[batch] = train_step(
+                tf.constant(batch, tf.int32),
+                tf.constant(rate, tf.float32),
+                tf.constant(strength, tf.float32),
+                tf.constant([_seed(task.seed, task.fold, epoch), step], tf.int32),
             )
             losses[step], accuracies[step] = float(loss), float(right)
             now = time.perf_counter()
@@ -195,15 +235,16 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
                         fold=task.fold,
                         epoch=epoch + 1,
                         epochs=settings.epochs,
-                        done=(at + 1) / (settings.epochs * steps),
+                        done=(at + 1) / all_steps,
                         loss=float(losses[: step + 1].mean()),
                         val_accuracy=history[-1]["val_accuracy"] if history else None,
                         images_per_second=(step + 1) * batch_size / (now - epoch_started),
                     )
                 )
         seconds = time.perf_counter() - epoch_started
-        training_seconds += seconds
-        val_softmax = predict(val_images)
+        # A look at the curve on the way needs no more rows than this; the last epoch has all.
+        shown = slice(None) if epoch + 1 == settings.epochs else slice(ROWS_ON_THE_WAY)
+        val_softmax = predict(val_images[shown])
         if not np.isfinite(val_softmax).all():
             raise UsageError(
                 f"The training of fold {task.fold} diverged in epoch {epoch + 1}.",
@@ -214,8 +255,8 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
                 "epoch": epoch + 1,
                 "loss": float(losses.mean()),
                 "accuracy": float(accuracies.mean()),
-                "val_loss": log_loss(val_softmax, val_labels),
-                "val_accuracy": accuracy(val_softmax, val_labels),
+                "val_loss": log_loss(val_softmax, val_labels[shown]),
+                "val_accuracy": accuracy(val_softmax, val_labels[shown]),
                 "learning_rate": rate,
                 "seconds": seconds,
                 "images_per_second": steps * batch_size / seconds,
@@ -226,13 +267,16 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
                 fold=task.fold,
                 epoch=epoch + 1,
                 epochs=settings.epochs,
-                done=(epoch + 1) / settings.epochs,
+                done=(before + steps) / all_steps,
                 loss=history[-1]["loss"],
                 val_accuracy=history[-1]["val_accuracy"],
                 images_per_second=history[-1]["images_per_second"],
             )
         )
+        if checkpoint is not None:
+            checkpoint.save([np.asarray(variable) for variable in variables], likelihood, history)
 
+    val_softmax = predict(val_images)
     predicting = time.perf_counter()
     test_softmax = predict(digits.test_images)
     finished = time.perf_counter()
@@ -246,10 +290,52 @@ def train_fold(task: FoldTask, digits: Digits, report: Callable[[Progress], None
             "epochs": settings.epochs,
             "parameters": model.count_params(),
             "seconds": finished - started,
-            "training_seconds": training_seconds,
+            "training_seconds": sum(row["seconds"] for row in history),
             "test_seconds": finished - predicting,
         },
     )
+
+
+def epoch_sizes(rows: int, settings: Settings) -> list[int]:
+    """Return how many of the training rows each epoch has: all of them in the first, then the chosen ones."""
+    hard, others = _shares(rows, settings)
+    return [rows] + [hard + others] * (settings.epochs - 1)
+
+
+def choose_rows(likelihood: Float32, epoch: int, settings: Settings, rng: np.random.Generator) -> Int64:
+    """Choose and shuffle the rows of an epoch.
+
+    The rows that the network finds hard, and a random choice of the others: a simple form of the selective
+    back-propagation of Jiang et al. (arXiv:1910.00762), which is free, since the likelihoods come from training.
+
+    Parameters
+    ----------
+    likelihood : ndarray of float32, shape (n,)
+        The probability of each row's label when the network was last trained on it.
+    epoch : int
+        From 0; the first has all rows.
+    settings : Settings
+        ``hard_rows`` and ``other_rows``.
+    rng : numpy.random.Generator
+        Decides.
+
+    Returns
+    -------
+    ndarray of int64, shape (k,)
+        Numbers of rows.
+    """
+    rows = len(likelihood)
+    if epoch == 0:
+        return rng.permutation(rows)
+    hard, others = _shares(rows, settings)
+    by_difficulty = np.argsort(likelihood, kind="stable")
+    chosen = [by_difficulty[:hard], rng.choice(by_difficulty[hard:], others, replace=False)]
+    return rng.permutation(np.concatenate(chosen))
+
+
+def _shares(rows: int, settings: Settings) -> tuple[int, int]:
+    hard = int(settings.hard_rows * rows)
+    return hard, min(rows - hard, max(1, int(settings.other_rows * rows)))
 
 
 def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
@@ -265,6 +351,13 @@ def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
 def _seed(*path: int) -> int:
     """Return a seed of 31 bits that is a function of the whole path, as independent as `SeedSequence` makes it."""
     return int(np.random.SeedSequence(path).generate_state(1)[0] >> 1)
+
+
+def _reseed_dropout(model: Any, seed: int) -> None:
+    """Make an epoch's dropout a function of its seed, so that it does not depend on where training went on."""
+    for layer in model.layers:
+        if hasattr(layer, "seed_generator"):
+            layer.seed_generator.state.assign([seed, 0])
 
 
 def _keras_bytes(model: Any) -> bytes:

@@ -24,7 +24,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(int(sys.argv[1]))
 
-    from kaggle_digits.runs import write_fold
+    from kaggle_digits.runs import FoldCheckpoint, write_fold
     from kaggle_digits.training import train_fold
 
     digits = connection.recv()
@@ -34,7 +34,8 @@ def main() -> None:
         except EOFError:
             return
         try:
-            write_fold(Path(folder), train_fold(task, digits, connection.send))
+            checkpoint = FoldCheckpoint(Path(folder))
+            write_fold(Path(folder), train_fold(task, digits, connection.send, checkpoint))
         except KaggleDigitsError as error:
             connection.send(error)
         except Exception as error:

@@ -16,6 +16,9 @@ from kaggle_digits import Workspace, download, train
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.competition import PIXEL_COLUMNS
 
+# As workers have it, so that what tests train in their own process is the same every time.
+os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
 SMALL = {"epochs": "1", "batch_size": "20"}
 """Settings under which a fold of the small digits trains in a moment."""
 

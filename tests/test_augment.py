@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import small_digits
 
+from kaggle_digits import augment as augment_module
 from kaggle_digits.augment import augment
 from kaggle_digits.recipes import Settings
 
@@ -15,8 +16,9 @@ STILL = Settings(epochs=1, batch_size=1, learning_rate=1)
 def deformed(images: np.ndarray, seed: int = 0, **changes: float) -> np.ndarray:
     import tensorflow as tf
 
-    settings = STILL.model_copy(update=changes)
-    return augment(tf.constant(images, tf.float32), settings, tf.constant([seed, 0])).numpy()
+    settings = STILL.model_copy(update={k: v for k, v in changes.items() if k != "strength"})
+    strength = tf.constant(changes.get("strength", 1.0), tf.float32)
+    return augment(tf.constant(images, tf.float32), settings, strength, tf.constant([seed, 0])).numpy()
 
 
 @pytest.fixture
@@ -71,3 +73,30 @@ def test_rotation_keeps_the_centre_and_turns_the_rest() -> None:
         slopes.append(np.degrees(np.arctan2((weights * x * y).sum(), (weights * y * y).sum())))
     assert 20 < np.abs(slopes).max() <= 31
     np.testing.assert_allclose(turned[:, 13:15, 13:15].mean((1, 2)), 255, rtol=0.1)  # bilinear blur
+
+
+def test_strength_scales_everything() -> None:
+    images = small_digits(40)[0][..., None].astype(np.float32)
+    all_of_it = {"rotation": 20, "scale": 0.2, "shear": 0.2, "shift": 3, "elastic": 1.0}
+    np.testing.assert_allclose(deformed(images, strength=0.0, **all_of_it), images, atol=1e-3)
+    half = np.abs(deformed(images, strength=0.3, **all_of_it) - images).mean()
+    assert half < np.abs(deformed(images, strength=1.0, **all_of_it) - images).mean()
+
+
+def test_elastic_surfaces_have_the_displacement_they_are_asked_for() -> None:
+    surfaces = augment_module._spline_surfaces()
+    weights = np.random.default_rng(0).normal(size=(20_000, len(surfaces)))
+    displacement = (weights @ surfaces).reshape(-1, 28, 28)
+    assert displacement.std(0).mean() == pytest.approx(1, abs=0.02)
+    # Smooth: neighbours move together.
+    assert np.abs(np.diff(displacement, axis=2)).mean() < 0.2
+
+
+def test_elastic_bends_what_an_affine_transform_keeps_straight() -> None:
+    rows = np.zeros((100, 28, 28, 1), np.float32)
+    rows[:, 14] = 255
+    bent = deformed(rows, elastic=1.0)[..., 0]
+    heights = (bent * np.arange(28)[None, :, None]).sum(1)[:, 4:24] / bent.sum(1)[:, 4:24]
+    columns = np.arange(20)
+    residuals = [h - np.polyval(np.polyfit(columns, h, 1), columns) for h in heights]
+    assert np.std(residuals) > 0.1

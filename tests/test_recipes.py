@@ -9,7 +9,7 @@ from kaggle_digits.recipes import find_recipe
 from kaggle_digits.training import learning_rate_at
 
 
-@pytest.mark.parametrize("preset", ["lenet", "fast", "default"])
+@pytest.mark.parametrize("preset", ["lenet", "fast", "default", "best"])
 def test_a_preset_builds_its_network(preset: str) -> None:
     recipe = find_recipe(preset)
     assert recipe.name == preset
@@ -49,6 +49,8 @@ def test_settings_are_changed_by_what_people_type() -> None:
         ("learning_rate", "0", "greater than 0"),
         ("dropout", "1", "less than 1"),
         ("schedule", "cyclic", "'constant' or 'one-cycle'"),
+        ("views", "3", "1 or 5"),
+        ("other_rows", "1.0", "together are more than 0 and at most 1"),
     ],
 )
 def test_a_bad_setting_gets_its_sentence(key: str, value: str, message: str) -> None:
@@ -56,8 +58,12 @@ def test_a_bad_setting_gets_its_sentence(key: str, value: str, message: str) -> 
         find_recipe("fast").with_settings({key: value})
 
 
+def test_views_are_a_setting() -> None:
+    assert find_recipe("fast").with_settings({"views": "1"}).settings.views == 1
+
+
 def test_an_unknown_preset() -> None:
-    with pytest.raises(UsageError, match=r"no preset called 'slow'.*lenet, fast, default"):
+    with pytest.raises(UsageError, match=r"no preset called 'slow'.*lenet, fast, default, best"):
         find_recipe("slow")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kaggle_digits.errors import UsageError
 
@@ -32,6 +32,8 @@ class Settings(BaseModel):
         linearly to zero after that. It scales with the number of epochs.
     warm_up : float
         Share of the steps.
+    beta_2 : float
+        How slowly AdamW forgets the squares of gradients.
     weight_decay : float
         AdamW's; 0 makes it Adam.
     label_smoothing : float
@@ -44,6 +46,16 @@ class Settings(BaseModel):
         Half-widths of the random scaling of each axis and of the shear, as shares.
     shift : float
         Half-width of the random shift along each axis, in pixels.
+    elastic : float
+        Standard deviation of the random smooth displacement, in pixels.
+    ramp : float
+        Share of these at the start, from which they rise linearly to their full size at the end.
+    hard_rows, other_rows : float
+        What an epoch is made of, as shares of the training rows: the rows whose label was the least likely when
+        the network last saw them, and a random choice of the others. The first epoch has all rows.
+    views : {1, 5}
+        How often an image that the network is not sure of is looked at when predicting: see
+        `kaggle_digits.models.softmax_function`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,6 +65,7 @@ class Settings(BaseModel):
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     schedule: Literal["constant", "one-cycle"] = "one-cycle"
     warm_up: Share = 0.2
+    beta_2: Share = 0.999
     weight_decay: Share = 0.0
     label_smoothing: Share = 0.0
     dropout: Share = 0.0
@@ -60,11 +73,27 @@ class Settings(BaseModel):
     scale: Share = 0.0
     shear: Share = 0.0
     shift: float = Field(default=0.0, ge=0, le=28)
+    elastic: float = Field(default=0.0, ge=0, le=28)
+    ramp: float = Field(default=1.0, ge=0, le=1)
+    hard_rows: Share = 0.0
+    other_rows: float = Field(default=1.0, ge=0, le=1)
+    views: Literal[1, 5] = 1
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdigit() else value
+
+    @model_validator(mode="after")
+    def _some_rows(self) -> Settings:
+        if not 0 < self.hard_rows + self.other_rows <= 1:
+            raise ValueError("hard_rows and other_rows together are more than 0 and at most 1")
+        return self
 
     @property
     def augments(self) -> bool:
         """Whether images are deformed at all."""
-        return any((self.rotation, self.scale, self.shear, self.shift))
+        return any((self.rotation, self.scale, self.shear, self.shift, self.elastic))
 
 
 @dataclass(frozen=True)
@@ -105,6 +134,8 @@ class Recipe:
             settings = Settings.model_validate({**self.settings.model_dump(), **changes})
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                raise UsageError("These settings do not go together.", f"{first['msg']}.") from None
             key = str(first["loc"][0])
             if first["type"] == "extra_forbidden":
                 raise UsageError(
@@ -133,6 +164,6 @@ def find_recipe(preset: str) -> Recipe:
 
 def presets() -> dict[str, Recipe]:
     """Return all presets by name."""
-    from kaggle_digits.recipes import fast, lenet
+    from kaggle_digits.recipes import best, default, fast, lenet
 
-    return {"lenet": lenet.RECIPE, "fast": fast.RECIPE, "default": replace(fast.RECIPE, name="default")}
+    return {recipe.name: recipe for recipe in (lenet.RECIPE, fast.RECIPE, default.RECIPE, best.RECIPE)}

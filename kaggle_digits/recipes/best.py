@@ -1,0 +1,29 @@
+"""The preset `best`: more folds, a larger network and more epochs than `default`."""
+
+from kaggle_digits.models import residual_cnn
+from kaggle_digits.recipes import Recipe, Settings
+
+RECIPE = Recipe(
+    name="best",
+    folds=10,
+    settings=Settings(
+        epochs=32,
+        batch_size=64,
+        learning_rate=3e-3,
+        warm_up=0.15,
+        beta_2=0.99,
+        weight_decay=0.01,
+        label_smoothing=0.05,
+        dropout=0.2,
+        rotation=11.5,
+        scale=0.12,
+        shear=0.15,
+        shift=2.0,
+        elastic=0.8,
+        ramp=0.6,
+        hard_rows=0.2,
+        other_rows=0.2,
+        views=5,
+    ),
+    network=lambda settings: residual_cnn(64, 80, 160, settings.dropout),
+)

@@ -1,0 +1,29 @@
+"""The preset `default`: the network of `fast`, twice as large, trained for longer under stronger deformation."""
+
+from kaggle_digits.models import residual_cnn
+from kaggle_digits.recipes import Recipe, Settings
+
+RECIPE = Recipe(
+    name="default",
+    folds=6,
+    settings=Settings(
+        epochs=26,
+        batch_size=64,
+        learning_rate=3e-3,
+        warm_up=0.15,
+        beta_2=0.99,
+        weight_decay=0.01,
+        label_smoothing=0.05,
+        dropout=0.2,
+        rotation=11.5,
+        scale=0.12,
+        shear=0.15,
+        shift=2.0,
+        elastic=0.7,
+        ramp=0.6,
+        hard_rows=0.2,
+        other_rows=0.2,
+        views=5,
+    ),
+    network=lambda settings: residual_cnn(48, 64, 128, settings.dropout),
+)

@@ -1,0 +1,184 @@
+"""One fold's training: its rows, and a training that is cut off and goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import small_digits
+
+from kaggle_digits import Workspace, download
+from kaggle_digits.errors import WriteError
+from kaggle_digits.folds import make_folds
+from kaggle_digits.recipes import Settings, find_recipe
+from kaggle_digits.runs import FoldCheckpoint, write_fold
+from kaggle_digits.training import Digits, FoldResult, FoldTask, choose_rows, epoch_sizes, train_fold
+
+SELECTIVE = Settings(epochs=4, batch_size=8, learning_rate=1, hard_rows=0.2, other_rows=0.3)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    images, labels = small_digits(120)
+    return Digits(images, labels, make_folds(labels, 3, 0), small_digits(20, seed=1)[0])
+
+
+@pytest.fixture(scope="module")
+def task() -> FoldTask:
+    """With all that has a state: dropout, batch normalisation, the optimiser, hard rows, a ramp."""
+    recipe = find_recipe("default").with_settings({"epochs": 4, "batch_size": 16, "dropout": 0.5})
+    return FoldTask(recipe.name, recipe.settings, seed=3, fold=1)
+
+
+@pytest.fixture(scope="module")
+def uncut(task: FoldTask, digits: Digits) -> FoldResult:
+    return train_fold(task, digits)
+
+
+def assert_same(one: FoldResult, other: FoldResult) -> None:
+    np.testing.assert_array_equal(one.val_softmax, other.val_softmax)
+    np.testing.assert_array_equal(one.test_softmax, other.test_softmax)
+    for a, b in zip(one.history, other.history, strict=True):
+        assert all(a[name] == b[name] for name in a if name not in ("seconds", "images_per_second"))
+
+
+def test_the_first_epoch_has_all_rows() -> None:
+    rows = choose_rows(np.zeros(100, np.float32), 0, SELECTIVE, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.sort(rows), np.arange(100))
+    assert not np.array_equal(rows, np.arange(100))
+
+
+def test_later_epochs_have_the_hardest_rows_and_some_others() -> None:
+    likelihood = np.random.default_rng(0).permutation(100).astype(np.float32)
+    chosen = [choose_rows(likelihood, 1, SELECTIVE, np.random.default_rng(seed)) for seed in range(2)]
+    for rows in chosen:
+        assert len(rows) == len(set(rows)) == 50
+        assert set(np.flatnonzero(likelihood < 20)) <= set(rows)
+    assert set(chosen[0]) != set(chosen[1])
+
+
+def test_without_hard_rows_every_epoch_has_all() -> None:
+    plain = SELECTIVE.model_copy(update={"hard_rows": 0.0, "other_rows": 1.0})
+    rows = choose_rows(np.zeros(33, np.float32), 3, plain, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.sort(rows), np.arange(33))
+
+
+def test_epoch_sizes_are_those_of_the_choice() -> None:
+    for rows in (7, 100, 1001):
+        sizes = epoch_sizes(rows, SELECTIVE)
+        chosen = [
+            choose_rows(np.zeros(rows, np.float32), e, SELECTIVE, np.random.default_rng(0)) for e in range(4)
+        ]
+        assert sizes == [len(c) for c in chosen]
+
+
+def test_training_is_a_function_of_its_seeds(task: FoldTask, digits: Digits, uncut: FoldResult) -> None:
+    assert_same(train_fold(task, digits), uncut)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_training_cut_off_in_an_epoch_goes_on_to_the_same_end(
+    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, epoch: int
+) -> None:
+    def cut_off(progress: object) -> None:
+        if progress.epoch > epoch:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    checkpoint = FoldCheckpoint(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(task, digits, cut_off, checkpoint)
+    seen: list[int] = []
+    result = train_fold(task, digits, lambda progress: seen.append(progress.epoch), checkpoint)
+    assert min(seen) == epoch + 1
+    assert_same(result, uncut)
+    write_fold(tmp_path, result)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no state"])
+def test_a_damaged_checkpoint_is_a_fresh_start(
+    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.npz").write_bytes(content)
+    assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(tmp_path)), uncut)
+
+
+def test_a_fault_at_each_write_loses_nothing(
+    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write fails once, at the moment its file would appear; each time the fold goes on."""
+    replace, writes = Path.replace, []
+    fold = tmp_path / "fold-1"
+    for failures in range(100):
+        remaining = [failures]
+
+        def fail_after(path: Path, target: Path, remaining: list[int] = remaining) -> Path:
+            if remaining[0] == 0:
+                remaining[0] = -1
+                writes.append(Path(target).name)
+                raise OSError(28, "No space left on device")
+            remaining[0] -= 1
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", fail_after)
+        try:
+            write_fold(fold, train_fold(task, digits, checkpoint=FoldCheckpoint(fold)))
+        except WriteError:
+            failed = True
+        else:
+            failed = False
+        monkeypatch.setattr(Path, "replace", replace)
+        assert failed != (fold / "metrics.json").exists()
+        if not failed:
+            break
+        result = train_fold(task, digits, checkpoint=FoldCheckpoint(fold))
+        assert_same(result, uncut)
+        shutil.rmtree(fold, ignore_errors=True)
+    assert set(writes) == {
+        "state.npz", "model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy", "metrics.json",
+    }  # fmt: skip
+    assert len(writes) == 4 + 5
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_no_byte(tmp_path: Path) -> None:
+    """The whole process group is killed at a random moment, twenty times; then the run is let finish."""
+    workspaces = [Workspace.at(tmp_path / name, "rehearsal") for name in ("calm", "killed")]
+    for workspace in workspaces:
+        download(workspace)
+    calm, killed = workspaces
+
+    def command(workspace: Workspace) -> list[str]:
+        options = ["--competition", "rehearsal", "--root", str(workspace.root)]
+        settings = ["--set", "epochs=16", "--folds", "3", "--run", "it"]
+        return [sys.executable, "-m", "kaggle_digits", *options, "train", "--preset", "fast", *settings]
+
+    started = time.monotonic()
+    subprocess.run(command(calm), check=True, capture_output=True)
+    duration = time.monotonic() - started
+    rng = np.random.default_rng(0)
+    kills = 0
+    while kills < 20:
+        process = subprocess.Popen(
+            command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(timeout=rng.uniform(0.5, max(8, 0.5 * duration)))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            assert process.returncode == 0
+            shutil.rmtree(killed.runs)  # finished before twenty: once more from the start
+    subprocess.run(command(killed), check=True, capture_output=True)
+    for path in ("submissions/rehearsal/it/submission.csv", "runs/rehearsal/it/ensemble/oof_softmax.npy"):
+        assert (calm.root / path).read_bytes() == (killed.root / path).read_bytes(), path
