@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.arrays import UInt8
+from kaggle_digits.calibration import calibrate
 from kaggle_digits.errors import DataError
-from kaggle_digits.metrics import summarise
+from kaggle_digits.metrics import mean_softmax, summarise
 from kaggle_digits.runs import Run
-
-
-def mean_softmax(softmaxes: Iterable[Float32]) -> Float32:
-    """Return the mean of softmaxes, float32 [m, 10] each, with equal weights, added up in float64.
-
-    Equal weights, since any others would be fitted on the few rows that are out-of-fold errors.
-    """
-    mean: Float32 = np.stack(list(softmaxes)).mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
 
 
 def ensemble_folds(run: Run, labels: UInt8) -> None:
@@ -53,15 +44,25 @@ def ensemble_folds(run: Run, labels: UInt8) -> None:
                 "Make it again with the run's train command and --retrain.",
             )
         oof[folds == fold] = softmax
-    test = mean_softmax(run.fold_test_softmax(fold) for fold in numbers)
-    run.write_ensemble(oof, test, summarise(oof, labels) | {"folds": [_fold_row(run, k) for k in numbers]})
+    tests = [run.fold_test_softmax(fold) for fold in numbers]
+    facts = {
+        "calibration": calibrate(oof, labels, folds, tests),
+        "folds": [_fold_row(run, fold) for fold in numbers],
+    }
+    run.write_ensemble(oof, mean_softmax(tests), summarise(oof, labels) | facts)
 
 
 def ensemble_runs(run: Run, members: list[Run], labels: UInt8) -> None:
     """Ensemble several ensembled runs on the same data into `run`: means, on the test and the training rows."""
     oof = mean_softmax(member.oof_softmax() for member in members)
     test = mean_softmax(member.test_softmax() for member in members)
-    run.write_ensemble(oof, test, summarise(oof, labels) | {"runs": [member.name for member in members]})
+    # For cross-fitting any parts do: no network is new to the rows of one and not of another.
+    parts = (np.arange(len(labels)) % 5).astype(np.uint8)
+    facts = {
+        "calibration": calibrate(oof, labels, parts, []),
+        "runs": [member.name for member in members],
+    }
+    run.write_ensemble(oof, test, summarise(oof, labels) | facts)
 
 
 def _fold_row(run: Run, fold: int) -> dict[str, Any]:

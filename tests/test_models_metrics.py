@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from conftest import small_digits
 
-from kaggle_digits.ensembles import mean_softmax
-from kaggle_digits.metrics import accuracy, confusion_matrix, count_errors, log_loss
+from kaggle_digits.metrics import accuracy, confusion_matrix, count_errors, log_loss, mean_softmax
 from kaggle_digits.models import PREDICTION_BATCH, lenet, softmax_function
 
 
