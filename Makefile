@@ -48,7 +48,7 @@ report: $(VENV)/.installed ## write and show the validation report
 
 demo: $(VENV)/.installed ## all of it on `rehearsal`: no account, no network
 	$(DEMO) download
-	$(DEMO) train --preset fast --set epochs=30
+	$(DEMO) train --preset fast --set epochs=40
 	$(DEMO) ensemble
 	$(DEMO) submit
 	$(DEMO) score

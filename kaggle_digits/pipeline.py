@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,7 @@ def train(
     WriteError
         If something cannot be written, or another process is training the run.
     """
+    started = time.monotonic()
     preset_recipe = find_recipe(preset)
     recipe = preset_recipe.with_settings(settings or {})
     if folds is not None:
@@ -132,6 +134,8 @@ def train(
         if not target.has_sound_ensemble():
             ensemble_folds(target, train_set.labels)
         _finish(workspace, target, test_set)
+        if missing:
+            target.set_status(FINISHED, train_seconds=round(time.monotonic() - started, 1))
     return target
 
 

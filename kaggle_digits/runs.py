@@ -102,9 +102,9 @@ class Run:
         }
         write_json(self.path / "run.json", document)
 
-    def set_status(self, status: str) -> None:
-        """Record how far the run is; this also makes it the latest."""
-        write_json(self.path / "run.json", self.info() | {"status": status})
+    def set_status(self, status: str, **facts: float) -> None:
+        """Record how far the run is, and what else is known of it by now; this also makes it the latest."""
+        write_json(self.path / "run.json", self.info() | {"status": status} | facts)
 
     def sweep(self) -> None:
         """Remove what was being written when a process was killed."""

@@ -1,9 +1,10 @@
 """Measure the package beside what else there is, in one run, on this machine.
 
-    python scripts/benchmark.py [--quick] [--mnist-dir DIR]
+    python scripts/benchmark.py [--quick] [--mnist-dir DIR] [--root DIR]
 
 On `rehearsal-full` where MNIST's IDX files are at hand, else (and with --quick) on `rehearsal`. Machines are
-noisy: what is compared runs in turn, and each figure is a median with its range.
+noisy: what is compared runs in turn, and each figure is a median with its range. With --root, the finished and
+scored runs below it are drawn, score against time, into docs/score-against-time.svg.
 """
 
 from __future__ import annotations
@@ -25,15 +26,93 @@ from pathlib import Path
 from kaggle_digits import Workspace
 from kaggle_digits.competition import TEST_CSV, TRAIN_CSV
 from kaggle_digits.data import load_test, load_train
+from kaggle_digits.pipeline import summarise_runs
+from kaggle_digits.runs import named_run
 
 BIN = Path(sys.executable).parent
+PLOT = Path(__file__).parents[1] / "docs" / "score-against-time.svg"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
+
 MEMORY = """
 import json, resource, sys
 import kaggle_digits as kd
 workspace = kd.Workspace.at(sys.argv[1], sys.argv[2])
-kd.train(workspace, preset=sys.argv[3], folds=2, settings={"epochs": "1"}, run="memory")
+kd.train(workspace, preset=sys.argv[3], folds=2, settings={"epochs": 1}, run="memory")
 peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps(peaks))
+"""
+
+# In a process of its own, as a worker is. `cdeotte` is the network of github.com/cdeotte/MNIST-CNN-99.75, by
+# `model.fit`, without its augmentation.
+THROUGHPUT = """
+import json, sys, time
+import keras, numpy as np, tensorflow as tf
+from kaggle_digits.augment import augment
+from kaggle_digits.data import load_train
+from kaggle_digits.recipes import find_recipe
+from kaggle_digits.training import Digits, FoldTask, train_fold
+from pathlib import Path
+
+folder, name, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+train_set = load_train(folder)
+images, labels = train_set.images[:rows], train_set.labels[:rows]
+
+def matrix_product():
+    a = tf.random.normal((2048, 2048))
+    product = tf.function(lambda a: a @ a)
+    product(a)
+    started = time.perf_counter()
+    for _ in range(4):
+        b = product(a)
+    b.numpy()
+    return 4 * 2 * 2048**3 / (time.perf_counter() - started)
+
+def flops(model):
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            total += 2 * np.prod(layer.output.shape[1:]) * np.prod(layer.kernel.shape[:3])
+        elif isinstance(layer, keras.layers.Dense):
+            total += 2 * np.prod(layer.kernel.shape)
+    return float(total)
+
+def cdeotte():
+    layers = []
+    block = lambda maps: ((maps, 3, 1), (maps, 3, 1), (maps, 5, 2))
+    for maps, size, stride in (*block(32), *block(64), (128, 4, 1)):
+        padding = "same" if stride == 2 else "valid"
+        layers += [keras.layers.Conv2D(maps, size, stride, padding=padding, activation="relu")]
+        layers += [keras.layers.BatchNormalization()]
+        if stride == 2 or maps == 128:
+            layers += [keras.layers.Dropout(0.4)]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+    return keras.Sequential([keras.Input((28, 28, 1)), *layers])
+
+before, share = matrix_product(), None
+if name == "cdeotte":
+    model = cdeotte()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x = images[..., None] / np.float32(255)
+    model.fit(x[:640], labels[:640], batch_size=64, verbose=0)
+    started = time.perf_counter()
+    model.fit(x, labels, batch_size=64, verbose=0)
+    speed = rows / (time.perf_counter() - started)
+else:
+    recipe = find_recipe(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
+    model = recipe.network(recipe.settings)
+    folds = np.r_[np.zeros(20, np.uint8), np.ones(rows - 20, np.uint8)]
+    task = FoldTask(name, recipe.settings, 0, 0)
+    speed = train_fold(task, Digits(images, labels, folds, images[:20])).history[-1]["images_per_second"]
+    if recipe.settings.augments:
+        batch = tf.constant(images[:64, ..., None], tf.float32)
+        deform = tf.function(lambda seed: augment(batch, recipe.settings, tf.constant(1.0), seed))
+        deform(tf.constant([0, 0]))
+        started = time.perf_counter()
+        for i in range(30):
+            deform(tf.constant([0, i])).numpy()
+        share = (time.perf_counter() - started) / 30 / (64 / speed)
+peak = max(before, matrix_product())
+print(json.dumps({"speed": speed, "flops": 3 * flops(model), "peak": peak, "augmentation": share}))
 """
 
 
@@ -96,25 +175,81 @@ def measure_memory(workspace: Workspace, preset: str) -> None:
     print(f"  parent {parent:.0f} MB, largest worker {worker:.0f} MB")
 
 
+def measure_training(workspace: Workspace, rows: int) -> None:
+    """Measure training on one core, `fast` on two as well: images a second, share of the core's own peak."""
+    print(f"Training, one thread a process, {rows:,} rows")
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", THROUGHPUT, str(workspace.data), name, str(rows)]
+        environment = os.environ | ONE_THREAD | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, env=environment, text=True, **pipes)
+
+    def finish(process: subprocess.Popen[str]) -> dict[str, float]:
+        found: dict[str, float] = json.loads(process.communicate()[0].splitlines()[-1])
+        return found
+
+    alone = {name: finish(start(name)) for name in ("lenet", "fast", "default", "best", "cdeotte")}
+    for name, found in alone.items():
+        reached, peak = found["speed"] * found["flops"], found["peak"]
+        augmentation = f", augmentation {found['augmentation']:.0%} of a step" if found["augmentation"] else ""
+        print(
+            f"  {name:8} {found['speed']:6,.0f} images/s, {found['flops'] / 1e6:4.0f} MFLOP each: "
+            f"{reached / 1e9:4.0f} of {peak / 1e9:.0f} GFLOP/s ({reached / peak:.0%}){augmentation}"
+        )
+    both = [finish(process) for process in [start("fast"), start("fast")]]
+    print(f"  fast on two cores: {sum(b['speed'] for b in both) / alone['fast']['speed']:.2f} times one")
+
+
+def draw_runs(root: Path) -> None:
+    """Print and draw the finished, scored runs of `rehearsal-full` below `root`: score against time."""
+    from matplotlib.figure import Figure
+
+    workspace = Workspace.at(root, "rehearsal-full")
+    rows = []
+    for row in summarise_runs(workspace):
+        seconds = named_run(workspace, row["name"]).info().get("train_seconds")
+        if row["score"] is not None and seconds is not None:
+            rows.append((seconds / 60, row["score"], row["accuracy"], row["name"]))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    print(
+        "Runs of rehearsal-full: minutes of the whole command, out-of-fold accuracy, score on 28,000 unseen rows"
+    )
+    for minutes, score, accuracy, name in sorted(rows):
+        print(f"  {name:24} {minutes:6.1f}  {accuracy:.5f}  {score:.5f}")
+        axes.plot(minutes, score, "o", color="#2563eb")
+        axes.annotate(name, (minutes, score), textcoords="offset points", xytext=(7, -4), fontsize="small")
+    axes.set(xscale="log", xlabel="minutes of the whole train command", ylabel="score on 28,000 unseen rows")
+    axes.margins(x=0.25)
+    axes.grid(alpha=0.3)
+    figure.savefig(PLOT, metadata={"Date": None})
+    print(f"  drawn: {PLOT}")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--mnist-dir", type=Path, default=os.environ.get("KAGGLE_DIGITS_MNIST_DIR"))
+    parser.add_argument("--root", type=Path)
     arguments = parser.parse_args()
-    packages = ("kaggle-digits", "tensorflow", "pandas", "pyarrow", "kaggle")
+    packages = ("kaggle-digits", "tensorflow", "keras", "pandas", "pyarrow", "kaggle")
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(", ".join(f"{name} {version(name)}" for name in packages))
     full = arguments.mnist_dir and not arguments.quick
     with tempfile.TemporaryDirectory() as root:
         workspace = Workspace.at(root, "rehearsal-full" if full else "rehearsal")
-        fetch = ("kaggle-digits", "--competition", workspace.competition.name, "--root", root, "download")
+        fetch = ("--competition", workspace.competition.name, "--root", root, "download")
         mnist = ("--mnist-dir", str(arguments.mnist_dir)) if full else ()
-        subprocess.run([BIN / fetch[0], *fetch[1:], *mnist], check=True, capture_output=True)
+        subprocess.run([BIN / "kaggle-digits", *fetch, *mnist], check=True, capture_output=True)
         # First, for a process counts what its parent held when it was started.
         measure_memory(workspace, "fast")
         measure_start(3 if arguments.quick else 10)
         measure_loading(3 if arguments.quick else 5, workspace)
+        measure_training(workspace, 3_000 if arguments.quick else 8_000)
+    if arguments.root:
+        draw_runs(arguments.root)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,6 +24,9 @@ from kaggle_digits.recipes import Settings, find_recipe
 from kaggle_digits.runs import FoldCheckpoint, write_fold
 from kaggle_digits.training import Digits, FoldResult, FoldTask, choose_rows, epoch_sizes, train_fold
 
+if TYPE_CHECKING:
+    import keras
+
 SELECTIVE = Settings(epochs=4, batch_size=8, learning_rate=1, hard_rows=0.2, other_rows=0.3)
 
 
@@ -30,11 +36,31 @@ def digits() -> Digits:
     return Digits(images, labels, make_folds(labels, 3, 0), small_digits(20, seed=1)[0])
 
 
-@pytest.fixture(scope="module")
-def task() -> FoldTask:
-    """With all that has a state: dropout, batch normalisation, the optimiser, hard rows, a ramp."""
+def tiny_network(settings: Settings) -> keras.Model:
+    """Build a network that is compiled in a moment and has all that has a state."""
+    import keras
+
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 5, 4, use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(settings.dropout),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def task() -> Iterator[FoldTask]:
+    """A task with all that has a state: dropout, batch normalisation, the optimiser, hard rows, a ramp."""
     recipe = find_recipe("default").with_settings({"epochs": 4, "batch_size": 16, "dropout": 0.5})
-    return FoldTask(recipe.name, recipe.settings, seed=3, fold=1)
+    recipe = replace(recipe, network=tiny_network)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kaggle_digits.training.find_recipe", lambda preset: recipe)
+        yield FoldTask(recipe.name, recipe.settings, seed=3, fold=1)
 
 
 @pytest.fixture(scope="module")

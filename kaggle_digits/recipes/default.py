@@ -1,4 +1,10 @@
-"""The preset `default`: the network of `fast`, twice as large, trained for longer under stronger deformation."""
+"""The preset `default`: the network of `fast`, twice as large, trained for longer under stronger deformation.
+
+Score .99696 on the 28,000 unseen rows of `rehearsal-full`, out-of-fold .99624, in 14 minutes 38 seconds, all
+of the command included (one run, seed 0, 6 x 35,000 training rows, 2 AMD EPYC cores, TensorFlow 2.21).
+
+    kaggle-digits --competition rehearsal-full train --preset default
+"""
 
 from kaggle_digits.models import residual_cnn
 from kaggle_digits.recipes import Recipe, Settings
