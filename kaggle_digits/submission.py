@@ -20,6 +20,8 @@ from kaggle_digits.ledger import Entry, Ledger, updated
 
 DIGEST_LENGTH = 12
 """How much of the file's SHA-256 ends a description, by which a lost answer is found again."""
+LOOK_UP_PAUSES = (0.0, 2.0, 5.0)
+"""Seconds before each look for a submission whose answer was lost."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two looks at a pending submission; the pause doubles from the first to the longest."""
 
@@ -207,13 +209,16 @@ def submit(
     )
     ledger = ledger_of(workspace)
     with lock(workspace.submissions / ".lock", "Another submission is under way."):
-        known = _find_known(host, ledger, entry, again)
+        entries = ledger.entries()
+        known = _find_known(host, entries, entry, again)
         if dry_run:
             return Sent(known or entry, description, was_known=known is not None)
         if known is not None:
             ledger.record(known)
             sent = Sent(known, description, was_known=True)
         else:
+            if lost := _lost(entries, digest):
+                ledger.forget(lost)
             left = host.allowance()
             if left is not None and left <= 0:
                 raise RefusedError(
@@ -258,26 +263,26 @@ def _is_about(submission: Submission, digest: str) -> bool:
     return submission.description.endswith(digest[:DIGEST_LENGTH])
 
 
-def _find_known(host: Host, ledger: Ledger, entry: Entry, again: bool) -> Entry | None:
-    """Return the entry of a submission of the same file, made before and by whomever; nothing is written.
+def _find_known(host: Host, entries: list[Entry], entry: Entry, again: bool) -> Entry | None:
+    """Return the entry of a submission of the same file that was made before, by whomever; None to send it.
 
     With `again` only one counts whose answer was lost: it may have come to be after all.
     """
-    entries = ledger.entries()
-    known = [old for old in entries if old.sha256 == entry.sha256]
-    lost = next((old for old in known if not old.ref), None)
-    if lost is None and again:
-        return None
-    if lost is None and known:
-        return known[-1]
+    known = [old for old in entries if old.sha256 == entry.sha256 and old.ref]
+    lost = _lost(entries, entry.sha256)
+    if lost is None and (again or known):
+        return None if again else known[-1]
     refs = {old.ref for old in entries}
     for submission in host.submissions():
         if submission.ref not in refs and _is_about(submission, entry.sha256):
-            found = replace(lost or entry, time=lost.time if lost else submission.time, ref=submission.ref)
-            return updated(found, submission.status, submission.score)
-    if lost is not None:
-        ledger.forget(lost)
-    return known[-1] if len(known) > 1 and not again else None
+            found = lost or replace(entry, time=submission.time)
+            return updated(replace(found, ref=submission.ref), submission.status, submission.score)
+    return known[-1] if known and not again else None
+
+
+def _lost(entries: list[Entry], digest: str) -> Entry | None:
+    """Return the entry of a sending of this file whose reference never arrived."""
+    return next((entry for entry in entries if entry.sha256 == digest and not entry.ref), None)
 
 
 def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str) -> Entry:
@@ -289,20 +294,28 @@ def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str)
     ledger.record(entry)
     try:
         ref = host.submit(csv, description)
-    except NetworkError as lost:
-        for submission in host.submissions():
-            if submission.ref not in before and _is_about(submission, entry.sha256):
-                ref = submission.ref
-                break
-        else:
+    except NetworkError as error:
+        found = _look_up(host, entry.sha256, before)
+        if found is None:
             ledger.forget(entry)
-            raise lost
+            raise error
+        ref = found
     except KaggleDigitsError:
         ledger.forget(entry)
         raise
     entry = replace(entry, ref=ref, status="PENDING")
     ledger.record(entry)
     return entry
+
+
+def _look_up(host: Host, digest: str, before: set[str]) -> str | None:
+    """Return the reference of a submission whose answer was lost; a host's list may lag, so look several times."""
+    for pause in LOOK_UP_PAUSES:
+        time.sleep(pause)
+        for submission in host.submissions():
+            if submission.ref not in before and _is_about(submission, digest):
+                return submission.ref
+    return None
 
 
 def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, on_wait: Callable[[str], None]) -> Entry:
