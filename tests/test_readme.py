@@ -22,8 +22,8 @@ def code_blocks(language: str) -> list[str]:
 def test_the_python_calls_work_as_written(tmp_path: Path) -> None:
     (code,) = code_blocks("python")
     # Few epochs, so that it takes seconds; everything else is as written.
-    assert 'settings={"epochs": 30}' in code
-    code = code.replace('settings={"epochs": 30}', 'settings={"epochs": 1}, folds=2')
+    assert 'settings={"epochs": 40}' in code
+    code = code.replace('settings={"epochs": 40}', 'settings={"epochs": 1}, folds=2')
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
