@@ -1,7 +1,7 @@
 """The preset `best`: more folds, a larger network and stronger deformation than `default`.
 
-Not run to its end yet: the first two of its ten folds had 31 errors in 8,400 out-of-fold rows of `rehearsal-full`, and
-took 11 minutes a fold with other work beside them (seed 0, 37,800 training rows a fold, 2 AMD EPYC cores,
+Not run to its end yet: the first two of its ten folds had 31 errors in 8,400 out-of-fold rows of `rehearsal-full`,
+and took 11 minutes a fold with other work beside them (seed 0, 37,800 training rows a fold, 2 AMD EPYC cores,
 TensorFlow 2.21).
 
     kaggle-digits --competition rehearsal-full train --preset best
