@@ -211,6 +211,9 @@ def draw_runs(root: Path) -> None:
         seconds = named_run(workspace, row["name"]).info().get("train_seconds")
         if row["score"] is not None and seconds is not None:
             rows.append((seconds / 60, row["score"], row["accuracy"], row["name"]))
+    if not rows:
+        print("There is no finished and scored run of rehearsal-full to draw.")
+        return
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     print(
