@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +22,7 @@ from kaggle_digits.competition import (
     TRAIN_CSV,
 )
 from kaggle_digits.errors import DataError, WriteError
-from kaggle_digits.files import replacing, sha256
+from kaggle_digits.files import read_npz, replacing, sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -241,7 +239,9 @@ def _cached(path: Path, parse: Any) -> dict[str, npt.NDArray[Any]]:
     status = _existing(path).stat()
     cache = path.parent / "cache" / f"{path.stem}.npz"
     stamp = np.array([status.st_size, status.st_mtime_ns])
-    known = _read_cache(cache)
+    known = read_npz(cache)
+    if known is not None and not {"stamp", "sha256", "images"} <= known.keys():
+        known = None
     if known and np.array_equal(known["stamp"], stamp):
         return known
     try:
@@ -258,12 +258,3 @@ def _cached(path: Path, parse: Any) -> dict[str, npt.NDArray[Any]]:
     except WriteError:
         pass  # A folder mounted read-only: the next load parses again.
     return arrays
-
-
-def _read_cache(cache: Path) -> dict[str, npt.NDArray[Any]] | None:
-    try:
-        with np.load(cache, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        return found if {"stamp", "sha256", "images"} <= found.keys() else None
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
-        return None

@@ -150,6 +150,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def read_npz(path: Path) -> dict[str, Any] | None:
+    """Return the arrays in an ``.npz`` file, or None if it is missing or damaged: it can be made again."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of the file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:

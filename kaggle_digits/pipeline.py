@@ -133,9 +133,8 @@ def train(
             )
         if not target.has_sound_ensemble():
             ensemble_folds(target, train_set.labels)
-        _finish(workspace, target, test_set)
-        if missing:
-            target.set_status(FINISHED, train_seconds=round(time.monotonic() - started, 1))
+        seconds = round(time.monotonic() - started, 1)
+        _finish(workspace, target, test_set, **({"train_seconds": seconds} if missing else {}))
     return target
 
 
@@ -391,6 +390,6 @@ def _check_trained(run: Run) -> None:
         raise _unfinished(run)
 
 
-def _finish(workspace: Workspace, run: Run, test_set: UnlabelledDigits) -> None:
+def _finish(workspace: Workspace, run: Run, test_set: UnlabelledDigits, **facts: float) -> None:
     write_submission(submission_file(workspace, run.name), test_set.ids, run.test_softmax())
-    run.set_status(FINISHED)
+    run.set_status(FINISHED, **facts)

@@ -8,8 +8,6 @@ import json
 import os
 import platform
 import shutil
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +23,7 @@ from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.files import (
     Workspace,
     read_json,
+    read_npz,
     replacing,
     sha256,
     write_bytes,
@@ -264,15 +263,14 @@ class FoldCheckpoint:
 
     def load(self) -> dict[str, Any] | None:
         """Return ``variables``, ``likelihood`` and ``history``; None if there is nothing whole to go on from."""
-        try:
-            with np.load(self._path, allow_pickle=False) as arrays:
-                return {
-                    "variables": [arrays[f"variable-{i}"] for i in range(len(arrays.files) - 2)],
-                    "likelihood": arrays["likelihood"],
-                    "history": json.loads(str(arrays["history"])),
-                }
-        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        arrays = read_npz(self._path)
+        if arrays is None or not {"likelihood", "history"} <= arrays.keys():
             return None
+        return {
+            "variables": [arrays[f"variable-{i}"] for i in range(len(arrays) - 2)],
+            "likelihood": arrays["likelihood"],
+            "history": json.loads(str(arrays["history"])),
+        }
 
     def save(
         self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
