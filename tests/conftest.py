@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,25 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
+
+
+@contextmanager
+def full_disk(after: int) -> Iterator[list[str]]:
+    """Let the write that comes after `after` others fail, as its file would appear; the list then names it."""
+    replace, failed = Path.replace, []
+    remaining = after
+
+    def fail_once(path: Path, target: Path) -> Path:
+        nonlocal remaining
+        remaining -= 1
+        if remaining == -1:
+            failed.append(Path(target).name)
+            raise OSError(28, "No space left on device")
+        return replace(path, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", fail_once)
+        yield failed
 
 
 def small_digits(rows: int, seed: int = 0) -> tuple[UInt8, UInt8]:

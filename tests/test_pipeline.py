@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, competition_files, csv_bytes, small_digits, write_files
+from conftest import SMALL, competition_files, csv_bytes, full_disk, small_digits, write_files
 
 from kaggle_digits import Workspace, download, ensemble, executors, find_run, list_runs, train
 from kaggle_digits.data import load_train
@@ -24,6 +26,7 @@ from kaggle_digits.metrics import accuracy
 from kaggle_digits.pipeline import summarise_runs
 from kaggle_digits.runs import Run
 from kaggle_digits.submission import submission_file
+from kaggle_digits.training import FoldTask
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 
@@ -144,6 +147,39 @@ def test_the_number_of_workers_changes_nothing(trained: Workspace) -> None:
     run = quick(trained, run="alone", workers=1)
     assert submission_file(trained, "alone").read_bytes() == before
     np.testing.assert_array_equal(run.oof_softmax(), find_run(trained, "one").oof_softmax())
+
+
+def test_a_fault_at_each_write_of_the_parent_loses_nothing(
+    trained: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers are played by a copier of a finished run's folds."""
+    finished = find_run(trained, "one")
+    copied: list[int] = []
+
+    def copy_folds(tasks: list[FoldTask], digits: object, folder_of: Callable[[int], Path], *rest: object) -> None:
+        for task in tasks:
+            shutil.copytree(finished.fold_folder(task.fold), folder_of(task.fold))
+            copied.append(task.fold)
+
+    monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", copy_folds)
+    writes = []
+    for after in range(100):
+        name = f"full-{after}"
+        with full_disk(after) as failed, suppress(WriteError):
+            quick(trained, run=name)
+        if not failed:
+            break
+        writes += failed
+        again = quick(trained, run=name)
+        assert again.info()["status"] == "finished"
+        for path in ("folds.csv", "ensemble/oof_softmax.npy", "ensemble/metrics.json"):
+            assert (again.path / path).read_bytes() == (finished.path / path).read_bytes(), (failed, path)
+        files = [submission_file(trained, run.name).read_bytes() for run in (again, finished)]
+        assert files[0] == files[1]
+        assert not list(trained.root.rglob("*.tmp"))
+    arrays = ["oof_softmax.npy", "test_softmax.npy", "metrics.json"]
+    assert writes == ["run.json", "folds.csv", "run.json", *arrays, "submission.csv", "run.json"]
+    assert copied == [0, 1] * (len(writes) + 1)  # never a second time
 
 
 def test_seeds_differ(shared: Workspace) -> None:

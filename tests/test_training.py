@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from conftest import small_digits
+from conftest import full_disk, small_digits
 
 from kaggle_digits import Workspace, download
 from kaggle_digits.errors import WriteError
@@ -138,40 +139,20 @@ def test_a_damaged_checkpoint_is_a_fresh_start(
 
 
 def test_a_fault_at_each_write_loses_nothing(
-    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path
 ) -> None:
-    """Every write fails once, at the moment its file would appear; each time the fold goes on."""
-    replace, writes = Path.replace, []
-    fold = tmp_path / "fold-1"
-    for failures in range(100):
-        remaining = [failures]
-
-        def fail_after(path: Path, target: Path, remaining: list[int] = remaining) -> Path:
-            if remaining[0] == 0:
-                remaining[0] = -1
-                writes.append(Path(target).name)
-                raise OSError(28, "No space left on device")
-            remaining[0] -= 1
-            return replace(path, target)
-
-        monkeypatch.setattr(Path, "replace", fail_after)
-        try:
+    writes = []
+    for after in range(100):
+        fold = tmp_path / str(after)
+        with full_disk(after) as failed, suppress(WriteError):
             write_fold(fold, train_fold(task, digits, checkpoint=FoldCheckpoint(fold)))
-        except WriteError:
-            failed = True
-        else:
-            failed = False
-        monkeypatch.setattr(Path, "replace", replace)
-        assert failed != (fold / "metrics.json").exists()
+        assert (fold / "metrics.json").exists() != bool(failed)
         if not failed:
             break
-        result = train_fold(task, digits, checkpoint=FoldCheckpoint(fold))
-        assert_same(result, uncut)
-        shutil.rmtree(fold, ignore_errors=True)
-    assert set(writes) == {
-        "state.npz", "model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy", "metrics.json",
-    }  # fmt: skip
-    assert len(writes) == 4 + 5
+        writes += failed
+        assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(fold)), uncut)
+    ends = ["model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy", "metrics.json"]
+    assert writes == ["state.npz"] * 4 + ends
 
 
 @pytest.mark.slow
