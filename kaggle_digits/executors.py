@@ -156,13 +156,15 @@ class _Worker:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of a worker: one thread in every library, and no chatter."""
+    """Return the environment of a worker: one thread in every library, a share of a GPU, and no chatter."""
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     tensorflow = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     environment = {
         **os.environ,
         **dict.fromkeys((*threads, *tensorflow), "1"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        # Or else the first of several workers takes all of a GPU's memory.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "KERAS_BACKEND": "tensorflow",
     }
     package = Path(kaggle_digits.__file__).parents[1]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from kaggle_digits.arrays import Float32, Int64, UInt8
 from kaggle_digits.augment import augment
 from kaggle_digits.errors import UsageError
+from kaggle_digits.forms import form_function, with_form
 from kaggle_digits.metrics import accuracy, log_loss, summarise
 from kaggle_digits.models import softmax_function
 from kaggle_digits.recipes import Settings, find_recipe
@@ -124,7 +125,7 @@ class FoldResult:
     test_softmax : ndarray of float32, shape (m, 10)
         Of the test rows.
     metrics : dict
-        ``rows, errors, accuracy, log_loss`` on the fold's own rows, ``epochs``, ``parameters`` and
+        ``rows, errors, accuracy, log_loss`` on the fold's own rows, ``form``, ``epochs``, ``parameters`` and
         ``seconds`` by kind.
     """
 
@@ -168,8 +169,10 @@ def train_fold(
     started = time.perf_counter()
     settings = task.settings
     inside, outside = digits.folds != task.fold, digits.folds == task.fold
-    val_images, val_labels = digits.images[outside], digits.labels[outside]
-    images = tf.constant(digits.images[inside][..., None])
+    form = settings.form_of(task.fold)
+    bring = form_function(form)
+    val_images, val_labels = bring(digits.images[outside]), digits.labels[outside]
+    images = tf.constant(bring(digits.images[inside])[..., None])
     labels = tf.constant(digits.labels[inside].astype(np.int32))
     rows = len(labels)
     sizes = epoch_sizes(rows, settings)
@@ -185,7 +188,8 @@ def train_fold(
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     optimizer.build(model.trainable_variables)
 
-    @tf.function  # type: ignore[untyped-decorator]
+    # On a GPU, XLA makes one launch of many; on a CPU it halves the speed of convolutions.
+    @tf.function(jit_compile=has_gpu())  # type: ignore[untyped-decorator]
     def train_step(batch: Any, learning_rate: Any, strength: Any, seed: Any) -> tuple[Any, Any, Any]:
         x = tf.cast(tf.gather(images, batch), tf.float32)
         y = tf.gather(labels, batch)
@@ -214,19 +218,19 @@ def train_fold(
         steps, before = steps_by_epoch[epoch], sum(steps_by_epoch[:epoch])
         chosen = choose_rows(likelihood, epoch, settings, rng)[: steps * batch_size]
         _reseed_dropout(model, _seed(task.seed, task.fold, epoch))
-        losses, accuracies = np.empty(steps), np.empty(steps)
+        outcomes = []
         epoch_started = last_report = time.perf_counter()
         for step, batch in enumerate(chosen.reshape(steps, batch_size)):
             at = before + step
             rate = learning_rate_at(at, all_steps, settings)
             strength = settings.ramp + (1 - settings.ramp) * at / all_steps
-            loss, right, likelihood[batch] = train_step(
+            outcome = train_step(
                 tf.constant(batch, tf.int32),
                 tf.constant(rate, tf.float32),
                 tf.constant(strength, tf.float32),
                 tf.constant([_seed(task.seed, task.fold, epoch), step], tf.int32),
             )
-            losses[step], accuracies[step] = float(loss), float(right)
+            outcomes.append(outcome)
             now = time.perf_counter()
             if now - last_report > SECONDS_BETWEEN_REPORTS:
                 last_report = now
@@ -236,11 +240,14 @@ def train_fold(
                         epoch=epoch + 1,
                         epochs=settings.epochs,
                         done=(at + 1) / all_steps,
-                        loss=float(losses[: step + 1].mean()),
+                        loss=float(np.mean([loss for loss, _, _ in outcomes])),
                         val_accuracy=history[-1]["val_accuracy"] if history else None,
                         images_per_second=(step + 1) * batch_size / (now - epoch_started),
                     )
                 )
+        # Read only now, so that a device need not wait for us after each step.
+        losses, accuracies, likelihoods = (np.array(values) for values in zip(*outcomes, strict=True))
+        likelihood[chosen] = likelihoods.ravel()
         seconds = time.perf_counter() - epoch_started
         # A look at the curve on the way needs no more rows than this; the last epoch has all.
         shown = slice(None) if epoch + 1 == settings.epochs else slice(ROWS_ON_THE_WAY)
@@ -278,15 +285,16 @@ def train_fold(
 
     val_softmax = predict(val_images)
     predicting = time.perf_counter()
-    test_softmax = predict(digits.test_images)
+    test_softmax = predict(bring(digits.test_images))
     finished = time.perf_counter()
     return FoldResult(
-        model=_keras_bytes(model),
+        model=_keras_bytes(with_form(model, form)),
         history=history,
         val_softmax=val_softmax,
         test_softmax=test_softmax,
         metrics={
             **summarise(val_softmax, val_labels),
+            "form": form,
             "epochs": settings.epochs,
             "parameters": model.count_params(),
             "seconds": finished - started,
@@ -346,6 +354,13 @@ def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
     if step < rising:
         return settings.learning_rate * (step + 1) / (rising + 1)
     return settings.learning_rate * (steps - step) / (steps - rising)
+
+
+def has_gpu() -> bool:
+    """Tell whether TensorFlow sees a GPU."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _seed(*path: int) -> int:

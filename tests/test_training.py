@@ -110,6 +110,12 @@ def test_training_is_a_function_of_its_seeds(task: FoldTask, digits: Digits, unc
     assert_same(train_fold(task, digits), uncut)
 
 
+def test_what_a_gpu_gets_compiles(task: FoldTask, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kaggle_digits.training.has_gpu", lambda: True)
+    result = train_fold(task, digits)
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_training_cut_off_in_an_epoch_goes_on_to_the_same_end(
     task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, epoch: int

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kaggle_digits.errors import UsageError
+from kaggle_digits.forms import FORMS
 
 if TYPE_CHECKING:
     import keras
@@ -53,6 +54,9 @@ class Settings(BaseModel):
     hard_rows, other_rows : float
         What an epoch is made of, as shares of the training rows: the rows whose label was the least likely when
         the network last saw them, and a random choice of the others. The first epoch has all rows.
+    forms : str
+        Names from `kaggle_digits.forms.FORMS`, joined by commas. The first fold's network is shown the digits in
+        the first form, the next fold's in the next, and so on, round and round.
     views : {1, 5}
         How often an image that the network is not sure of is looked at when predicting: see
         `kaggle_digits.models.softmax_function`.
@@ -77,7 +81,16 @@ class Settings(BaseModel):
     ramp: float = Field(default=1.0, ge=0, le=1)
     hard_rows: Share = 0.0
     other_rows: float = Field(default=1.0, ge=0, le=1)
+    forms: str = "plain"
     views: Literal[1, 5] = 1
+
+    @field_validator("forms")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        for name in value.split(","):
+            if name not in FORMS:
+                raise ValueError(f"Choose from: {', '.join(FORMS)}; join several by commas")
+        return value
 
     @field_validator("views", mode="before")
     @classmethod
@@ -89,6 +102,11 @@ class Settings(BaseModel):
         if not 0 < self.hard_rows + self.other_rows <= 1:
             raise ValueError("hard_rows and other_rows together are more than 0 and at most 1")
         return self
+
+    def form_of(self, fold: int) -> str:
+        """Return the form in which a fold's network is shown the digits."""
+        names = self.forms.split(",")
+        return names[fold % len(names)]
 
     @property
     def augments(self) -> bool:

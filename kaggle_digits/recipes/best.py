@@ -12,9 +12,9 @@ from kaggle_digits.recipes import Recipe, Settings
 
 RECIPE = Recipe(
     name="best",
-    folds=10,
+    folds=20,
     settings=Settings(
-        epochs=28,
+        epochs=20,
         batch_size=64,
         learning_rate=3e-3,
         warm_up=0.15,
@@ -22,15 +22,16 @@ RECIPE = Recipe(
         weight_decay=0.01,
         label_smoothing=0.05,
         dropout=0.2,
-        rotation=14,
-        scale=0.15,
+        rotation=11.5,
+        scale=0.12,
         shear=0.15,
-        shift=2.5,
-        elastic=1.0,
+        shift=2.0,
+        elastic=0.7,
         ramp=0.6,
         hard_rows=0.2,
         other_rows=0.2,
+        forms="plain,even,wide,bold,backhand",
         views=5,
     ),
-    network=lambda settings: residual_cnn(64, 80, 160, settings.dropout),
+    network=lambda settings: residual_cnn(48, 64, 128, settings.dropout),
 )

@@ -11,9 +11,9 @@ from kaggle_digits.recipes import Recipe, Settings
 
 RECIPE = Recipe(
     name="default",
-    folds=6,
+    folds=10,
     settings=Settings(
-        epochs=26,
+        epochs=18,
         batch_size=64,
         learning_rate=3e-3,
         warm_up=0.15,
@@ -29,6 +29,7 @@ RECIPE = Recipe(
         ramp=0.6,
         hard_rows=0.2,
         other_rows=0.2,
+        forms="plain,even,wide,bold,backhand",
         views=5,
     ),
     network=lambda settings: residual_cnn(48, 64, 128, settings.dropout),
