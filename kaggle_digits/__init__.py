@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kaggle_digits.calibration import temper as temper
     from kaggle_digits.downloads import download as download
     from kaggle_digits.errors import KaggleDigitsError as KaggleDigitsError
     from kaggle_digits.files import Workspace as Workspace
@@ -27,6 +28,7 @@ _HOMES = {
     "report": "reports",
     "score": "pipeline",
     "submit": "pipeline",
+    "temper": "calibration",
     "train": "pipeline",
 }
 __all__ = list(_HOMES)

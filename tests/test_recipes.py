@@ -50,6 +50,8 @@ def test_settings_are_changed_by_what_people_type() -> None:
         ("dropout", "1", "less than 1"),
         ("schedule", "cyclic", "'constant' or 'one-cycle'"),
         ("views", "3", "1 or 5"),
+        ("forms", "plain,tilted", "plain, even, wide, bold, backhand; join several"),
+        ("forms", "", "join several"),
         ("other_rows", "1.0", "together are more than 0 and at most 1"),
     ],
 )
@@ -60,6 +62,11 @@ def test_a_bad_setting_gets_its_sentence(key: str, value: str, message: str) -> 
 
 def test_views_are_a_setting() -> None:
     assert find_recipe("fast").with_settings({"views": "1"}).settings.views == 1
+
+
+def test_folds_take_turns_at_the_forms() -> None:
+    settings = find_recipe("fast").with_settings({"forms": "even,bold"}).settings
+    assert [settings.form_of(fold) for fold in range(5)] == ["even", "bold", "even", "bold", "even"]
 
 
 def test_an_unknown_preset() -> None:
