@@ -1,6 +1,6 @@
 """Change one setting of a preset at a time, train a short proxy with several seeds, and print what it brought.
 
-    python scripts/ablation.py --root DIR [--preset NAME] [--seeds N] [--only NAME ...]
+    python scripts/ablation.py --root DIR [--preset NAME] [--seeds N]
 
 The proxy is two folds of the 42,000 rows of `rehearsal-full`, which are below DIR already: each network learns
 from half of the rows, and all of them count. Runs stay below DIR, so a second call trains only what is missing.
@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Sequence
+from functools import partial
 
 import kaggle_digits as kd
+from kaggle_digits.forms import FORMS
+from kaggle_digits.runs import Run
 
 FOLDS = 2
 
@@ -20,7 +24,7 @@ VARIATIONS: dict[str, dict[str, object]] = {
     "as in the preset": {},
     "no elastic deformation": {"elastic": 0},
     "no deformation": {"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0},
-    "deformation at full strength from the start": {"ramp": 1},
+    "deformation at 60 % of its strength at first": {"ramp": 0.6},
     "no hard rows: as many, chosen at random": {"hard_rows": 0, "other_rows": 0.5},
     "no label smoothing": {"label_smoothing": 0},
     "no dropout": {"dropout": 0},
@@ -32,31 +36,37 @@ VARIATIONS: dict[str, dict[str, object]] = {
 }
 
 
+def row(name: str, runs: Sequence[Run]) -> str:
+    """Return a line of the table: means over runs, the errors with their standard deviation."""
+    metrics = [run.ensemble_metrics() for run in runs]
+    errors = [m["errors"] for m in metrics]
+    deviation = f" ± {statistics.stdev(errors):.0f}" if len(runs) > 1 else ""
+    loss = statistics.mean(m["calibration"]["log_loss_after"] for m in metrics)
+    times = [run.fold_metrics(k)["training_seconds"] for run in runs if run.is_trained(0) for k in range(FOLDS)]
+    seconds = f"{statistics.mean(times):.0f}" if times else ""
+    return f"| {name} | {len(runs)} | {statistics.mean(errors):.0f}{deviation} | {loss:.4f} | {seconds} |"
+
+
 def main() -> None:
     """Train what is missing and print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", required=True)
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=VARIATIONS, default=list(VARIATIONS))
     arguments = parser.parse_args()
     workspace = kd.Workspace.at(arguments.root, "rehearsal-full")
-    print(f"| `{arguments.preset}`, {FOLDS} folds, {arguments.seeds} seeds | errors | log-loss | seconds a fold |")
-    print("| --- | --- | --- | --- |")
-    for name in arguments.only:
-        errors, losses, seconds = [], [], []
-        for seed in range(arguments.seeds):
-            run = kd.train(workspace, preset=arguments.preset, folds=FOLDS, seed=seed, settings=VARIATIONS[name])
-            metrics = run.ensemble_metrics()
-            errors.append(metrics["errors"])
-            losses.append(metrics["calibration"]["log_loss_after"])
-            seconds += [run.fold_metrics(fold)["training_seconds"] for fold in range(FOLDS)]
-        deviation = f" ± {statistics.stdev(errors):.0f}" if len(errors) > 1 else ""
-        print(
-            f"| {name} | {statistics.mean(errors):.0f}{deviation} | {statistics.mean(losses):.4f} "
-            f"| {statistics.mean(seconds):.0f} |",
-            flush=True,
-        )
+    proxy = partial(kd.train, workspace, preset=arguments.preset, folds=FOLDS)
+    print(f"| `{arguments.preset}`, {FOLDS} folds | runs | errors | log-loss | seconds of training a fold |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, settings in VARIATIONS.items():
+        runs = [proxy(settings=settings, seed=seed) for seed in range(arguments.seeds)]
+        print(row(name, runs), flush=True)
+    # Seeds and forms in step, so that both means are over as many seeds and splits.
+    for name, forms in {"the same form": ["plain"] * len(FORMS), "a form each": list(FORMS)}.items():
+        runs = [proxy(settings={"forms": form}, seed=seed) for seed, form in enumerate(forms)]
+        mean = kd.ensemble(workspace, [run.name for run in runs], name="mean-of-" + name.replace(" ", "-"))
+        print(row(f"{len(runs)} runs, {name}", runs))
+        print(row("their mean", [mean]), flush=True)
 
 
 if __name__ == "__main__":
