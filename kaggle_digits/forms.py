@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import keras
 
 _BATCH = 1_000
-_NARROWEST, _WIDEST = 0.4, 1.4
+_LEAST, _MOST = 0.4, 1.4
 """Limits of the scale, in pixels of the original to one of the form: a 1 is not spread over the whole image."""
 
 
@@ -30,7 +30,8 @@ class Form:
     Attributes
     ----------
     shear : float or None
-        The slant that each digit gets, in pixels to the right for a pixel up; None leaves it as it is.
+        The slant that each digit gets before it is scaled, in pixels to the right for a pixel up; None leaves it
+        as it is.
     width, height : float or None
         The spread of the ink (standard deviation, in pixels) that each digit is brought nearer to.
     evenness : float
@@ -86,6 +87,11 @@ def with_form(network: keras.Model, name: str) -> keras.Model:
     return keras.Model(pixels, network(_shape(pixels, form)))
 
 
+def without_form(model: keras.Model, name: str) -> keras.Model:
+    """Return the network inside of what `with_form` made: views of a digit are shifts of it in its form."""
+    return model if FORMS[name] is None else model.layers[-1]
+
+
 def _shape(pixels: Any, form: Form) -> Any:
     """Return grey values [b, 28, 28, 1] in a form, whole numbers again."""
     from keras import ops
@@ -110,7 +116,7 @@ def _shape(pixels: Any, form: Form) -> Any:
         shear = ops.clip(covariance / y_variance, -0.8, 0.8) + form.shear
     sheared = ops.maximum(x_variance - 2 * shear * covariance + shear * shear * y_variance, 0.3)
     x_scale, y_scale = (
-        ops.clip(ops.power(ops.sqrt(variance) / spread, form.evenness), _NARROWEST, _WIDEST)
+        ops.clip(ops.power(ops.sqrt(variance) / spread, form.evenness), _LEAST, _MOST)
         if spread
         else ops.ones_like(x)
         for variance, spread in ((sheared, form.width), (y_variance, form.height))
@@ -118,4 +124,5 @@ def _shape(pixels: Any, form: Form) -> Any:
     middle, zero = (SIDE - 1) / 2, ops.zeros_like(x)
     across = shear * y_scale
     to_source = (x_scale, across, x - middle * (x_scale + across), zero, y_scale, y - middle * y_scale, zero, zero)
+    # Whole numbers, as the rows that a network is trained on are.
     return ops.round(ops.image.affine_transform(pixels, ops.stack(to_source, 1), interpolation="bilinear"))

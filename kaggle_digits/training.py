@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -188,9 +189,11 @@ def train_fold(
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     optimizer.build(model.trainable_variables)
 
-    # On a GPU, XLA makes one launch of many; on a CPU it halves the speed of convolutions.
-    @tf.function(jit_compile=has_gpu())  # type: ignore[untyped-decorator]
-    def train_step(batch: Any, learning_rate: Any, strength: Any, seed: Any) -> tuple[Any, Any, Any]:
+    # The rows are arguments, for what a traced function closes over outlives it: a worker trains many folds.
+    @tf.function(jit_compile=compiles())  # type: ignore[untyped-decorator]
+    def train_step(
+        images: Any, labels: Any, batch: Any, learning_rate: Any, strength: Any, seed: Any
+    ) -> tuple[Any, Any, Any]:
         x = tf.cast(tf.gather(images, batch), tf.float32)
         y = tf.gather(labels, batch)
         if settings.augments:
@@ -225,6 +228,8 @@ def train_fold(
             rate = learning_rate_at(at, all_steps, settings)
             strength = settings.ramp + (1 - settings.ramp) * at / all_steps
             outcome = train_step(
+                images,
+                labels,
                 tf.constant(batch, tf.int32),
                 tf.constant(rate, tf.float32),
                 tf.constant(strength, tf.float32),
@@ -356,11 +361,14 @@ def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
     return settings.learning_rate * (steps - step) / (steps - rising)
 
 
-def has_gpu() -> bool:
-    """Tell whether TensorFlow sees a GPU."""
+def compiles() -> bool:
+    """Tell whether XLA compiles the step: on a GPU it makes one launch of many.
+
+    On a CPU it halves the speed of convolutions, and on macOS the plug-in for GPUs has none.
+    """
     import tensorflow as tf
 
-    return bool(tf.config.list_physical_devices("GPU"))
+    return sys.platform != "darwin" and bool(tf.config.list_physical_devices("GPU"))
 
 
 def _seed(*path: int) -> int:

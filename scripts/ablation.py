@@ -1,6 +1,6 @@
-"""Change one setting of a preset at a time, train a short proxy with several seeds, and print what it brought.
+"""Change one setting of the preset `fast` at a time, train a proxy with several seeds, and print what it brought.
 
-    python scripts/ablation.py --root DIR [--preset NAME] [--seeds N]
+    python scripts/ablation.py --root DIR [--seeds N]
 
 The proxy is two folds of the 42,000 rows of `rehearsal-full`, which are below DIR already: each network learns
 from half of the rows, and all of them count. Runs stay below DIR, so a second call trains only what is missing.
@@ -18,7 +18,7 @@ import kaggle_digits as kd
 from kaggle_digits.forms import FORMS
 from kaggle_digits.runs import Run
 
-FOLDS = 2
+PRESET, FOLDS = "fast", 2
 
 VARIATIONS: dict[str, dict[str, object]] = {
     "as in the preset": {},
@@ -51,12 +51,11 @@ def main() -> None:
     """Train what is missing and print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", required=True)
-    parser.add_argument("--preset", default="fast")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     workspace = kd.Workspace.at(arguments.root, "rehearsal-full")
-    proxy = partial(kd.train, workspace, preset=arguments.preset, folds=FOLDS)
-    print(f"| `{arguments.preset}`, {FOLDS} folds | runs | errors | log-loss | seconds of training a fold |")
+    proxy = partial(kd.train, workspace, preset=PRESET, folds=FOLDS)
+    print(f"| `{PRESET}`, {FOLDS} folds | runs | errors | log-loss | seconds of training a fold |")
     print("| --- | --- | --- | --- | --- |")
     for name, settings in VARIATIONS.items():
         runs = [proxy(settings=settings, seed=seed) for seed in range(arguments.seeds)]
@@ -64,7 +63,7 @@ def main() -> None:
     # Seeds and forms in step, so that both means are over as many seeds and splits.
     for name, forms in {"the same form": ["plain"] * len(FORMS), "a form each": list(FORMS)}.items():
         runs = [proxy(settings={"forms": form}, seed=seed) for seed, form in enumerate(forms)]
-        mean = kd.ensemble(workspace, [run.name for run in runs], name="mean-of-" + name.replace(" ", "-"))
+        mean = kd.ensemble(workspace, [run.name for run in runs])
         print(row(f"{len(runs)} runs, {name}", runs))
         print(row("their mean", [mean]), flush=True)
 

@@ -21,6 +21,8 @@ from conftest import full_disk, small_digits
 from kaggle_digits import Workspace, download
 from kaggle_digits.errors import WriteError
 from kaggle_digits.folds import make_folds
+from kaggle_digits.forms import FORMS, form_function, without_form
+from kaggle_digits.models import softmax_function
 from kaggle_digits.recipes import Settings, find_recipe
 from kaggle_digits.runs import FoldCheckpoint, write_fold
 from kaggle_digits.training import Digits, FoldResult, FoldTask, choose_rows, epoch_sizes, train_fold
@@ -111,9 +113,25 @@ def test_training_is_a_function_of_its_seeds(task: FoldTask, digits: Digits, unc
 
 
 def test_what_a_gpu_gets_compiles(task: FoldTask, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaggle_digits.training.has_gpu", lambda: True)
+    monkeypatch.setattr("kaggle_digits.training.compiles", lambda: True)
     result = train_fold(task, digits)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("views", [1, 5])
+def test_the_network_that_is_saved_says_what_was_predicted(
+    task: FoldTask, digits: Digits, tmp_path: Path, form: str, views: int
+) -> None:
+    import keras
+
+    settings = task.settings.model_copy(update={"forms": form, "views": views, "epochs": 1})
+    result = train_fold(replace(task, settings=settings), digits)
+    (tmp_path / "model.keras").write_bytes(result.model)
+    network = without_form(keras.models.load_model(tmp_path / "model.keras"), form)
+    found = softmax_function(network, views)(form_function(form)(digits.test_images))
+    np.testing.assert_allclose(found, result.test_softmax, atol=1e-4)
+    assert result.metrics["form"] == form
 
 
 @pytest.mark.parametrize("epoch", [1, 3])

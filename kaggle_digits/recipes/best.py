@@ -1,8 +1,7 @@
-"""The preset `best`: more folds, a larger network and stronger deformation than `default`.
+"""The preset `best`: `default` with twice as many folds, each network trained on 95 % of the rows and for longer.
 
-Not run to its end yet: the first two of its ten folds had 31 errors in 8,400 out-of-fold rows of `rehearsal-full`,
-and took 11 minutes a fold with other work beside them (seed 0, 37,800 training rows a fold, 2 AMD EPYC cores,
-TensorFlow 2.21).
+Score .99754 on the 28,000 unseen rows of `rehearsal-full`, out-of-fold .99610, in 43 minutes 57 seconds, all
+of the command included (one run, seed 0, 20 x 39,900 training rows, 2 AMD EPYC cores, TensorFlow 2.21).
 
     kaggle-digits --competition rehearsal-full train --preset best
 """
