@@ -31,6 +31,7 @@ from kaggle_digits.runs import named_run
 
 BIN = Path(sys.executable).parent
 PLOT = Path(__file__).parents[1] / "docs" / "score-against-time.svg"
+TEST_ROWS = 28_000
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
 MEMORY = """
@@ -210,7 +211,8 @@ def draw_runs(root: Path) -> None:
     for row in summarise_runs(workspace):
         seconds = named_run(workspace, row["name"]).info().get("train_seconds")
         if row["score"] is not None and seconds is not None:
-            rows.append((seconds / 60, row["score"], row["accuracy"], row["name"]))
+            interval = 1.96 * (row["score"] * (1 - row["score"]) / TEST_ROWS) ** 0.5
+            rows.append((seconds / 60, row["score"], interval, row["accuracy"], row["name"]))
     if not rows:
         print("There is no finished and scored run of rehearsal-full to draw.")
         return
@@ -219,12 +221,18 @@ def draw_runs(root: Path) -> None:
     print(
         "Runs of rehearsal-full: minutes of the whole command, out-of-fold accuracy, score on 28,000 unseen rows"
     )
-    for minutes, score, accuracy, name in sorted(rows):
+    for minutes, score, interval, accuracy, name in sorted(rows):
         print(f"  {name:24} {minutes:6.1f}  {accuracy:.5f}  {score:.5f}")
-        axes.plot(minutes, score, "o", color="#2563eb")
+        axes.errorbar(minutes, score, interval, fmt="o", color="#2563eb", capsize=3)
         axes.annotate(name, (minutes, score), textcoords="offset points", xytext=(7, -4), fontsize="small")
-    axes.set(xscale="log", xlabel="minutes of the whole train command", ylabel="score on 28,000 unseen rows")
-    axes.margins(x=0.25)
+    axes.set(
+        xscale="log",
+        xlabel="minutes of the whole train command",
+        ylabel=f"score on {TEST_ROWS:,} unseen rows, 95 % interval",
+    )
+    axes.set_xticks(ticks := (2, 5, 10, 20, 50, 100), labels=map(str, ticks))
+    axes.minorticks_off()
+    axes.set_xlim(2, 120)
     axes.grid(alpha=0.3)
     figure.savefig(PLOT, metadata={"Date": None})
     print(f"  drawn: {PLOT}")
