@@ -357,8 +357,8 @@ def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
         return settings.learning_rate
     rising = settings.warm_up * steps
     if step < rising:
-        return settings.learning_rate * (step + 1) / (rising + 1)
-    return settings.learning_rate * (steps - step) / (steps - rising)
+        return settings.learning_rate * ((step + 1) / (rising + 1))
+    return settings.learning_rate * ((steps - step) / (steps - rising))
 
 
 def compiles() -> bool:
