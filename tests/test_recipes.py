@@ -56,8 +56,10 @@ def test_settings_are_changed_by_what_people_type() -> None:
     ],
 )
 def test_a_bad_setting_gets_its_sentence(key: str, value: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as raised:
         find_recipe("fast").with_settings({key: value})
+    assert "Value error" not in str(raised.value)
+    assert not str(raised.value).endswith("..")
 
 
 def test_views_are_a_setting() -> None:

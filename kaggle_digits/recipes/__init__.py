@@ -152,17 +152,16 @@ class Recipe:
             settings = Settings.model_validate({**self.settings.model_dump(), **changes})
         except ValidationError as error:
             first = error.errors()[0]
+            remedy = f"{first['msg'].removeprefix('Value error, ').rstrip('.')}."
             if not first["loc"]:
-                raise UsageError("These settings do not go together.", f"{first['msg']}.") from None
+                raise UsageError("These settings do not go together.", remedy) from None
             key = str(first["loc"][0])
             if first["type"] == "extra_forbidden":
                 raise UsageError(
                     f"There is no setting called {key!r}.",
                     f"Choose from: {', '.join(Settings.model_fields)}.",
                 ) from None
-            raise UsageError(
-                f"The setting {key} cannot be {changes[key]!r}.", f"{first['msg'].rstrip('.')}."
-            ) from None
+            raise UsageError(f"The setting {key} cannot be {changes[key]!r}.", remedy) from None
         return replace(self, settings=settings)
 
 
