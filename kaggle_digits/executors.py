@@ -40,16 +40,17 @@ def train_in_processes(
     on_progress: Callable[[Progress], None],
     on_finished: Callable[[int], None],
 ) -> None:
-    """Train folds in worker processes, each of which writes the folds it trains.
+    """Train folds in processes of their own, each of which writes the fold it trains.
 
-    A fold whose worker dies is begun once more; one that fails does not stop the others.
+    A fold whose worker dies is begun once more; one that fails does not stop the others. A process trains one fold
+    only, because TensorFlow does not give back all the memory of the fold before.
 
     Parameters
     ----------
     tasks : sequence of FoldTask
         The folds to train.
     digits : Digits
-        The rows, sent to each worker once.
+        The rows, sent to each worker.
     folder_of : callable
         From a fold to its directory.
     log_file : pathlib.Path
@@ -69,39 +70,36 @@ def train_in_processes(
     waiting = deque(tasks)
     tries = dict.fromkeys((task.fold for task in tasks), 0)
     busy: dict[Connection, tuple[_Worker, FoldTask]] = {}
-    idle: list[_Worker] = []
     failures: list[Exception] = []
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
                 task = waiting.popleft()
-                worker = idle.pop() if idle else _Worker.start(digits, log_file)
+                worker = _Worker.start(log_file)
                 tries[task.fold] += 1
                 busy[worker.connection] = worker, task
-                worker.send((task, folder_of(task.fold)))
+                worker.send((task, digits, folder_of(task.fold)))
             for connection in cast(list[Connection], wait(list(busy))):
                 worker, task = busy[connection]
                 try:
                     message = connection.recv()
                 except (EOFError, OSError):
-                    del busy[connection]
                     if tries[task.fold] < TRIES:
                         waiting.append(task)
                     else:
                         failures.append(worker.obituary(task.fold))
-                    worker.stop()
-                    continue
-                if isinstance(message, Progress):
-                    on_progress(message)
-                    continue
-                del busy[connection]
-                idle.append(worker)
-                if message is None:
-                    on_finished(task.fold)
                 else:
-                    failures.append(message)
+                    if isinstance(message, Progress):
+                        on_progress(message)
+                        continue
+                    if message is None:
+                        on_finished(task.fold)
+                    else:
+                        failures.append(message)
+                del busy[connection]
+                worker.stop()
     finally:
-        for worker in [*idle, *(worker for worker, _ in busy.values())]:
+        for worker, _ in busy.values():
             worker.stop()
     if failures:
         raise failures[0]
@@ -115,8 +113,8 @@ class _Worker:
     connection: Connection
 
     @classmethod
-    def start(cls, digits: Digits, log_file: Path) -> _Worker:
-        """Start a process and send it the rows.
+    def start(cls, log_file: Path) -> _Worker:
+        """Start a process.
 
         Not by `multiprocessing`, which would run the caller's script again unless it is guarded.
         """
@@ -130,9 +128,7 @@ class _Worker:
                 pass_fds=[theirs.fileno()],
                 env=_environment(),
             )
-        worker = cls(process, ours)
-        worker.send(digits)
-        return worker
+        return cls(process, ours)
 
     def send(self, message: Any) -> None:
         """Send a message; a worker that is dead by now is found out when it is listened to."""

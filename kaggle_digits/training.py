@@ -189,7 +189,7 @@ def train_fold(
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     optimizer.build(model.trainable_variables)
 
-    # The rows are arguments, for what a traced function closes over outlives it: a worker trains many folds.
+    # The rows are arguments, for what a traced function closes over outlives it.
     @tf.function(jit_compile=compiles())  # type: ignore[untyped-decorator]
     def train_step(
         images: Any, labels: Any, batch: Any, learning_rate: Any, strength: Any, seed: Any

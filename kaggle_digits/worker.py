@@ -1,4 +1,4 @@
-"""A worker process: trains the folds that its parent sends, one after another, on one TensorFlow thread."""
+"""A worker process: trains the fold that its parent sends, on one TensorFlow thread."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import sys
 import threading
 import traceback
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from kaggle_digits.errors import KaggleDigitsError
 
 
 def main() -> None:
-    """Serve the connection whose file descriptor is the first argument, until it ends.
+    """Train what comes through the connection whose file descriptor is the first argument.
 
-    Messages in: first the `Digits`, then pairs of `FoldTask` and the folder to write it to. Messages out: any
-    number of `Progress` and then, a fold, None or the exception that ended it.
+    Message in: a `FoldTask`, the `Digits`, and the folder to write the fold to. Messages out: any number of
+    `Progress` and then None or the exception that ended it.
     """
     # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -27,22 +26,16 @@ def main() -> None:
     from kaggle_digits.runs import FoldCheckpoint, write_fold
     from kaggle_digits.training import train_fold
 
-    digits = connection.recv()
-    while True:
-        try:
-            task, folder = connection.recv()
-        except EOFError:
-            return
-        try:
-            checkpoint = FoldCheckpoint(Path(folder))
-            write_fold(Path(folder), train_fold(task, digits, connection.send, checkpoint))
-        except KaggleDigitsError as error:
-            connection.send(error)
-        except Exception as error:
-            traceback.print_exc()  # into workers.log
-            connection.send(RuntimeError(f"fold {task.fold}: {type(error).__name__}, see workers.log of the run"))
-        else:
-            connection.send(None)
+    task, digits, folder = connection.recv()
+    try:
+        write_fold(folder, train_fold(task, digits, connection.send, FoldCheckpoint(folder)))
+    except KaggleDigitsError as error:
+        connection.send(error)
+    except Exception as error:
+        traceback.print_exc()  # into workers.log
+        connection.send(RuntimeError(f"fold {task.fold}: {type(error).__name__}, see workers.log of the run"))
+    else:
+        connection.send(None)
 
 
 def _end_with_parent() -> None:
