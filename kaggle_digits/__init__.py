@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kaggle_digits.pipeline import score as score
     from kaggle_digits.pipeline import submit as submit
     from kaggle_digits.pipeline import train as train
+    from kaggle_digits.reports import compare as compare
     from kaggle_digits.reports import report as report
     from kaggle_digits.runs import find_run as find_run
     from kaggle_digits.runs import list_runs as list_runs
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "KaggleDigitsError": "errors",
     "Workspace": "files",
+    "compare": "reports",
     "download": "downloads",
     "ensemble": "pipeline",
     "find_run": "runs",

@@ -48,6 +48,25 @@ def fit_temperature(softmax: Float32, targets: Float32) -> float:
     return float(np.exp(found.x))
 
 
+def cross_fit(oof: Float32, labels: UInt8, folds: UInt8) -> Float32:
+    """Return out-of-fold softmaxes [n, 10], each fold's at the temperature that suits all other folds best.
+
+    Parameters
+    ----------
+    oof : ndarray of float32, shape (n, 10)
+        Out-of-fold softmaxes.
+    labels, folds : ndarray of uint8, shape (n,)
+        The digit of each row, and the fold whose network predicted it; a single fold's stays as it is.
+    """
+    truth = np.eye(CLASSES, dtype=np.float32)[labels]
+    tempered = oof.copy()
+    for fold in np.unique(folds):
+        inside = folds == fold
+        if not inside.all():
+            tempered[inside] = temper(oof[inside], fit_temperature(oof[~inside], truth[~inside]))
+    return tempered
+
+
 def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequence[Float32]) -> dict[str, float]:
     """Fit the temperature of an ensemble's mean, and measure what temperatures do to out-of-fold rows.
 
@@ -72,19 +91,15 @@ def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequenc
         ``member_temperature`` and ``temperature`` (of the mean); ``log_loss_before``, ``log_loss_after``,
         ``ece_before`` and ``ece_after``: on out-of-fold rows, each at the temperature fitted on all other folds.
     """
-    truth = np.eye(CLASSES, dtype=np.float32)[labels]
-    member = fit_temperature(oof, truth)
-    cross_fitted = np.empty_like(oof)
-    for fold in np.unique(folds):
-        inside = folds == fold
-        cross_fitted[inside] = temper(oof[inside], fit_temperature(oof[~inside], truth[~inside]))
+    member = fit_temperature(oof, np.eye(CLASSES, dtype=np.float32)[labels])
+    tempered = cross_fit(oof, labels, folds)
     return {
         "member_temperature": member,
         "temperature": member * _mean_against_member(test_softmaxes, member),
         "log_loss_before": log_loss(oof, labels),
-        "log_loss_after": log_loss(cross_fitted, labels),
+        "log_loss_after": log_loss(tempered, labels),
         "ece_before": expected_calibration_error(oof, labels),
-        "ece_after": expected_calibration_error(cross_fitted, labels),
+        "ece_after": expected_calibration_error(tempered, labels),
     }
 
 

@@ -6,6 +6,7 @@ What is heavy (numpy, pandas, kaggle, rich) is imported inside the commands, so 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -156,6 +157,7 @@ def download(
     help="Change a setting, such as epochs=3; may be repeated.",
 )
 @click.option("--retrain", is_flag=True, help="Train damaged folds again; all of them where none is damaged.")
+@click.option("--tensorboard", is_flag=True, help="Write events for TensorBoard into the run's folds.")
 @json_option
 @click.pass_obj
 def train(
@@ -167,6 +169,7 @@ def train(
     workers: int | None,
     settings: tuple[str, ...],
     retrain: bool,
+    tensorboard: bool,
     as_json: bool,
 ) -> None:
     """Train what is missing of a run, ensemble its folds and write its submission.
@@ -185,6 +188,7 @@ def train(
             run=run,
             workers=workers,
             retrain=retrain,
+            tensorboard=tensorboard,
             on_start=view.start,
             on_progress=view.progress,
             on_finished=view.finished,
@@ -304,6 +308,7 @@ def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool
     from kaggle_digits import console
     from kaggle_digits.reports import report as write_report
 
+    _import_tensorflow()
     written = write_report(workspace, run)
     if as_json:
         _print_json(written.document)
@@ -311,6 +316,21 @@ def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool
         console.show_report(written.document, str(written.page))
     if open_page:
         click.launch(str(written.page))
+
+
+@cli.command(short_help="Show runs side by side.")
+@click.argument("names", metavar="RUN RUN ...", nargs=-1)
+@json_option
+@click.pass_obj
+def compare(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None:
+    """Show two or more finished runs side by side, with a paired test on their out-of-fold rows."""
+    from kaggle_digits import console
+    from kaggle_digits.reports import compare as write_comparison
+
+    written = write_comparison(workspace, names)
+    if as_json:
+        return _print_json(written.document)
+    return console.show_comparison(written.document, str(written.page))
 
 
 @cli.command(short_help="List the runs there are.")
@@ -324,6 +344,33 @@ def runs(workspace: Workspace, as_json: bool) -> None:
     if as_json:
         return _print_json({"competition": workspace.competition.name, "runs": rows})
     return console.show_runs(rows)
+
+
+@cli.command(short_help="Show what is ready, and how to mend what is not.")
+@json_option
+@click.pass_obj
+def doctor(workspace: Workspace, as_json: bool) -> None:
+    """Show what is ready for the competition, and how to mend what is not.
+
+    It changes nothing, and ends with 0 whatever it finds.
+    """
+    from dataclasses import asdict
+
+    from kaggle_digits import console
+    from kaggle_digits.doctor import examine, is_ready, next_command
+
+    with console.waiting("Looking at this machine"):
+        findings = examine(workspace)
+    ready = is_ready(findings)
+    if as_json:
+        return _print_json(
+            {
+                "competition": workspace.competition.name,
+                "ready": ready,
+                "findings": [asdict(finding) for finding in findings],
+            }
+        )
+    return console.show_findings(findings, next_command(workspace, findings) if ready else "")
 
 
 def _parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -348,6 +395,19 @@ def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
         _print_json(facts | {"submission": submission, **run.ensemble_metrics()})
     else:
         console.show_run(run, submission)
+
+
+def _import_tensorflow() -> None:
+    """Import TensorFlow without what it says of itself, which no setting keeps from stderr."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _print_json(document: Any) -> None:

@@ -14,12 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from kaggle_digits.doctor import Finding
     from kaggle_digits.recipes import Recipe
     from kaggle_digits.runs import Run
     from kaggle_digits.submission import ScoreBoard, Sent
     from kaggle_digits.training import Progress
 
 SPARKS = "▁▂▃▄▅▆▇█"
+FINDING_MARKS = {"act": ("!", "bold red"), "look": ("?", "bold yellow"), "good": ("✓", "bold green")}
+SUSPECTS_SHOWN = 8
 
 
 def out() -> Console:
@@ -221,42 +224,114 @@ def show_scores(board: ScoreBoard) -> None:
 def show_report(document: dict[str, Any], page: str) -> None:
     """Show a report's document."""
     console = out()
-    if document["missing_folds"]:
-        console.print(f"Unfinished: fold {', '.join(map(str, document['missing_folds']))} is not trained yet.")
     if document["folds"]:
-        table = _table("fold", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
-        for fold in document["folds"]:
-            table.add_row(
-                str(fold["fold"]),
-                f"{fold['rows']:,}",
-                f"{fold['accuracy']:.5f}",
-                str(fold["errors"]),
-                f"{fold['log_loss']:.4f}",
-                sparkline([row["val_accuracy"] for row in fold["history"]]),
-                f"{fold['seconds']:.0f}",
-            )
-        console.print(table)
+        console.print(_fold_table(document["folds"]))
         spread = document["fold_accuracy"]
         sd = "" if spread["sd"] is None else f" ± {spread['sd']:.5f}"
         console.print(f"Mean over folds: {spread['mean']:.5f}{sd}")
     if document["out_of_fold"]:
         total = document["out_of_fold"]
+        low, high = total["interval"]
         console.print(
-            f"Out-of-fold: accuracy {total['accuracy']:.5f}, {total['errors']:,} errors in "
-            f"{total['rows']:,} rows, log-loss {total['log_loss']:.4f}",
-            soft_wrap=True,
+            f"Out-of-fold: accuracy {total['accuracy']:.5f} (95 % within {low:.5f} and {high:.5f}),\n"
+            f"{total['errors']:,} errors in {total['rows']:,} rows, log-loss {total['log_loss']:.4f}, "
+            f"{total['calibration']['log_loss_after']:.4f} at its temperature",
         )
         matrix = _table("", *map(str, range(10)))
         for digit, row in enumerate(total["confusion"]):
             cells = [Text(str(n), style="dim" if n == 0 or i == digit else "bold red") for i, n in enumerate(row)]
             matrix.add_row(Text(str(digit), style="dim"), *cells)
-        console.print("Confusion matrix: a row for each true digit, a column for each predicted one")
+        console.print("\nConfusion matrix: a row for each label, a column for each prediction", style="dim")
         console.print(matrix)
+        if total["suspects"]:
+            shown = [
+                f"{s['row']} ({s['label']}, rather {s['predicted']})" for s in total["suspects"][:SUSPECTS_SHOWN]
+            ]
+            more = len(total["suspects"]) - len(shown)
+            console.print(
+                "Labels that look wrong, by row: " + ", ".join(shown) + (f" and {more} more" if more else ""),
+                markup=False,
+            )
     board = document["leaderboard"]
     if board:
         gap = "" if board["gap"] is None else f", {board['gap']:+.5f} against out-of-fold"
         console.print(f"Leaderboard: {board['score']:.5f}{gap}", style="bold")
+    console.print()
+    for finding in document["findings"]:
+        mark, style = FINDING_MARKS[finding["kind"]]
+        console.print(Text.assemble((f"{mark} {finding['title']}. ", style), finding["text"]))
+    console.print(f"\nPage: {page}", markup=False, soft_wrap=True)
+
+
+def show_comparison(comparison: dict[str, Any], page: str) -> None:
+    """Show runs side by side."""
+    console = out()
+    runs = _table("run", "errors", "accuracy", "log-loss", "time", "score")
+    for run in comparison["runs"]:
+        runs.add_row(
+            Text(run["name"], overflow="fold"),
+            f"{run['errors']:,}",
+            f"{run['accuracy']:.5f}",
+            f"{run['log_loss_after']:.4f}",
+            "" if run["train_seconds"] is None else duration(run["train_seconds"]),
+            "" if run["score"] is None else f"{run['score']:.5f}",
+        )
+    console.print(runs)
+    console.print()
+    for pair in comparison["pairs"]:
+        if pair["differ"]:
+            first_is_better = pair["only_first_wrong"] < pair["only_second_wrong"]
+            verdict, style = f"{pair['first' if first_is_better else 'second']} is better", "bold"
+        else:
+            verdict, style = "the difference may be chance", ""
+        console.print(
+            Text.assemble(
+                f"{pair['first']} alone is wrong on {pair['only_first_wrong']:,} rows, {pair['second']} alone on "
+                f"{pair['only_second_wrong']:,}, both on {pair['both_wrong']:,}: ",
+                (f"{verdict} (p = {pair['p_holm']:.2g}).", style),
+            )
+        )
+    corrected = " with Holm's correction" if len(comparison["pairs"]) > 1 else ""
+    console.print(f"\nMcNemar's exact test on out-of-fold rows{corrected}.", style="dim")
     console.print(f"Page: {page}", markup=False, soft_wrap=True)
+
+
+def _fold_table(folds: list[dict[str, Any]]) -> Table:
+    table = _table("fold", "form", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
+    for fold in folds:
+        table.add_row(
+            Text(str(fold["fold"]), style="bold yellow" if fold["out_of_line"] else ""),
+            fold["form"],
+            f"{fold['rows']:,}",
+            f"{fold['accuracy']:.5f}",
+            str(fold["errors"]),
+            f"{fold['log_loss']:.4f}",
+            sparkline([row["val_accuracy"] for row in fold["history"]]),
+            f"{fold['seconds']:.0f}",
+        )
+    return table
+
+
+def show_findings(findings: list[Finding], next_command: str) -> None:
+    """Show what is ready and how to mend what is not; `next_command` is what comes then, if anything can."""
+    console = out()
+    marks = {"ok": Text("✓", "green"), "warning": Text("!", "bold yellow"), "problem": Text("✗", "bold red")}
+    if not console.is_terminal or console.options.ascii_only:
+        marks = {state: Text(state) for state in marks}
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for finding in findings:
+        words = Text(finding.words, overflow="fold")
+        if finding.remedy:
+            words.append(f"\n{finding.remedy}", "bold")
+        table.add_row(marks[finding.state], finding.name, words)
+    console.print(table)
+    problems, warnings = (sum(f.state == state for f in findings) for state in ("problem", "warning"))
+    if problems:
+        text = f"{problems} problem{'s' * (problems > 1)}: mend what is marked, then look again."
+    else:
+        ready = f"Ready, with {warnings} warning{'s' * (warnings > 1)}" if warnings else "All is ready"
+        text = f"{ready}: next, {next_command}"
+    console.print(text, style="bold", markup=False, soft_wrap=True)
 
 
 def show_error(problem: str, remedy: str) -> None:
@@ -267,8 +342,8 @@ def show_error(problem: str, remedy: str) -> None:
 
 
 def sparkline(values: list[float]) -> str:
-    """Return values as a row of small bars, from the least to the greatest, at most 20 of them."""
-    step = max(1, -(-len(values) // 20))
+    """Return values as a row of small bars, from the least to the greatest, at most 16 of them."""
+    step = max(1, -(-len(values) // 16))
     shown = values[::-1][::step][::-1]
     low, high = min(shown), max(shown)
     span = (high - low) or 1.0
@@ -288,7 +363,7 @@ def _epochs_done(progress: Progress) -> int:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    words = ("run", "status", "time (UTC)", "val accuracy")
+    words = ("run", "status", "time (UTC)", "val accuracy", "form")
     for name in columns:
         table.add_column(
             name, justify="left" if name in words else "right", header_style="dim", no_wrap=name not in words

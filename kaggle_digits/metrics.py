@@ -51,14 +51,54 @@ def expected_calibration_error(softmax: Float32, labels: UInt8, bins: int = 15) 
 
     Rows are sorted into `bins` of equal width by their largest probability: Guo et al., ICML 2017.
     """
+    rows, confidence, right = _reliability_sums(softmax, labels, bins)
+    return float(np.abs(right - confidence).sum() / rows.sum())
+
+
+def reliability(softmax: Float32, labels: UInt8, bins: int = 15) -> list[dict[str, float]]:
+    """Return ``rows``, mean ``confidence`` and ``accuracy`` of each of these bins that has rows."""
+    return [
+        {"rows": int(n), "confidence": float(c / n), "accuracy": float(a / n)}
+        for n, c, a in zip(*_reliability_sums(softmax, labels, bins), strict=True)
+        if n
+    ]
+
+
+def _reliability_sums(softmax: Float32, labels: UInt8, bins: int) -> Any:
+    """Return the number of rows, the sum of confidences and the number of right answers, a bin each."""
     confidence = softmax.max(1).astype(np.float64)
     right = softmax.argmax(1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_of, right - confidence, bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return [np.bincount(bin_of, weights, bins) for weights in (np.ones(len(labels)), confidence, right)]
 
 
 def confusion_matrix(softmax: Float32, labels: UInt8) -> Int64:
     """Return the count of rows by label (row) and prediction (column), int64 [10, 10]."""
     pairs = labels.astype(np.int64) * CLASSES + softmax.argmax(1)
     return np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
+
+
+def suspects(softmax: Float32, labels: UInt8) -> Int64:
+    """Return the rows whose label is probably wrong, the most suspicious first.
+
+    Confident learning (Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research 70, 2021): a row
+    that the network takes for another class, with at least the probability that it gives on average to rows which
+    have that class for a label.
+
+    Parameters
+    ----------
+    softmax : ndarray of float32, shape (n, 10)
+        Out-of-fold and calibrated.
+    labels : ndarray of uint8, shape (n,)
+        As given.
+
+    Returns
+    -------
+    ndarray of int64, shape (k,)
+        Numbers of rows, from 0, by the probability of their label.
+    """
+    usual = np.array([softmax[labels == c, c].mean() if (labels == c).any() else np.inf for c in range(CLASSES)])
+    predicted, rows = softmax.argmax(1), np.arange(len(labels))
+    suspicious = (predicted != labels) & (softmax[rows, predicted] >= usual[predicted])
+    found: Int64 = rows[suspicious][np.argsort(softmax[rows, labels][suspicious], kind="stable")]
+    return found

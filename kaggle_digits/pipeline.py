@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def train(
     run: str | None = None,
     workers: int | None = None,
     retrain: bool = False,
+    tensorboard: bool = False,
     on_start: Callable[[Run, Recipe, list[int]], None] = lambda run, recipe, missing: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_finished: Callable[[int], None] = lambda fold: None,
@@ -68,6 +70,8 @@ def train(
         How many folds to train at a time; by the machine's cores and memory if not given.
     retrain : bool
         Train damaged folds again; if none is damaged, all of them.
+    tensorboard : bool
+        Write events for TensorBoard beside each fold that is trained; needs the extra ``tensorboard``.
     on_start : callable
         Told the run, its recipe and the folds to train.
     on_progress : callable
@@ -98,6 +102,10 @@ def train(
         raise UsageError(f"{seed} cannot be a seed.", f"Choose a whole number from 0 to {2**32 - 1}.")
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers cannot train anything.", "Choose --workers from 1.")
+    if tensorboard and find_spec("tensorboard") is None:
+        raise UsageError(
+            "TensorBoard is not installed.", "Install it with: pip install 'kaggle-digits[tensorboard]'."
+        )
     target = named_run(workspace, run or _run_name(recipe, preset_recipe, seed))
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     spec = _spec(workspace, recipe, seed, train_set, test_set)
@@ -123,7 +131,7 @@ def train(
             target.discard_ensemble()
             target.set_status(UNFINISHED)
             train_in_processes(
-                [FoldTask(recipe.name, recipe.settings, seed, fold) for fold in missing],
+                [FoldTask(recipe.name, recipe.settings, seed, fold, tensorboard) for fold in missing],
                 Digits(train_set.images, train_set.labels, split, test_set.images),
                 target.fold_folder,
                 target.log_file,
@@ -182,8 +190,7 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
             _finish(workspace, target, test_set)
         return target
     for member in members:
-        if not member.is_ensembled():
-            raise _unfinished(member)
+        member.require_ensemble()
     target = named_run(workspace, name or "+".join(member.name for member in members))
     spec = {
         "competition": workspace.competition.name,
@@ -233,8 +240,7 @@ def submit(
     source = find_run(workspace, run) if run is not None or file is None else None
     cv = None
     if source is not None:
-        if not source.is_ensembled():
-            raise _unfinished(source)
+        source.require_ensemble()
         cv = source.ensemble_metrics()["accuracy"]
         message = message or f"{_recipe_words(source)}, CV {cv:.5f}"
     name = source.name if source else ""
@@ -335,7 +341,8 @@ def _hashes(train_set: LabelledDigits, test_set: UnlabelledDigits) -> dict[str, 
 def _open_run(run: Run, spec: dict[str, Any]) -> None:
     """Create a run, or make sure that it is one of this recipe and these data."""
     if not (run.path / "run.json").exists():
-        run.create(spec, [Path(sys.argv[0]).name, *sys.argv[1:]])
+        program = Path(sys.argv[0]).name
+        run.create(spec, ["kaggle-digits" if program == "__main__.py" else program, *sys.argv[1:]])
         return
     found = run.info()
     for key, value in spec.items():
@@ -367,12 +374,6 @@ def _read_split(run: Run, split: UInt8, retrain: bool) -> UInt8:
     return split
 
 
-def _unfinished(run: Run) -> DataError:
-    return DataError(
-        f"The run {run.name} is not finished.", f"Finish it with: {shlex.join(run.info()['command'])}."
-    )
-
-
 def _other_data(run: Run) -> DataError:
     return DataError(
         f"The run {run.name} was made from other data than is here now.",
@@ -387,7 +388,7 @@ def _check_data(run: Run, train_set: LabelledDigits, test_set: UnlabelledDigits)
 
 def _check_trained(run: Run) -> None:
     if not all(run.is_trained(fold) for fold in range(run.info()["folds"])):
-        raise _unfinished(run)
+        raise run.unfinished()
 
 
 def _finish(workspace: Workspace, run: Run, test_set: UnlabelledDigits, **facts: float) -> None:

@@ -7,13 +7,14 @@ import io
 import json
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ from kaggle_digits.files import (
     write_json,
 )
 from kaggle_digits.training import FoldResult
+
+if TYPE_CHECKING:
+    import keras
 
 UNFINISHED, FINISHED = "unfinished", "finished"
 _FOLD_FILES = ("model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy")
@@ -195,6 +199,16 @@ class Run:
         """Tell whether the ensemble is written. Its metrics are written last."""
         return (self.path / "ensemble" / "metrics.json").exists()
 
+    def require_ensemble(self) -> None:
+        """Raise a `DataError` that says how to finish the run if it is not ensembled."""
+        if not self.is_ensembled():
+            raise self.unfinished()
+
+    def unfinished(self) -> DataError:
+        """Return the error that says how to finish the run."""
+        command = shlex.join(self.info()["command"])
+        return DataError(f"The run {self.name} is not finished.", f"Finish it with: {command}.")
+
     def discard_ensemble(self) -> None:
         """Forget the ensemble."""
         with write_errors(self.path):
@@ -287,6 +301,13 @@ class FoldCheckpoint:
         shutil.rmtree(self._path.parent, ignore_errors=True)
 
 
+def tensorboard_callback(folder: Path) -> keras.callbacks.Callback:
+    """Return Keras's own callback that writes a fold's events for TensorBoard, below its directory."""
+    import keras
+
+    return keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)
+
+
 def write_fold(folder: Path, result: FoldResult) -> None:
     """Write a trained fold into its directory. The metrics go last: with them the fold is finished."""
     import pandas as pd
@@ -323,6 +344,16 @@ def find_run(workspace: Workspace, name: str | None = None) -> Run:
             f"There is no run of {workspace.competition.name} yet.", "Make one with the command: train."
         )
     return runs[0]
+
+
+def trained_networks(workspace: Workspace, run: Run) -> list[tuple[Run, int]]:
+    """Return the trained folds behind a run: its own, or those of its members where it is a mean of runs."""
+    info = run.info()
+    if "members" in info:
+        return [
+            pair for name in info["members"] for pair in trained_networks(workspace, find_run(workspace, name))
+        ]
+    return [(run, fold) for fold in range(info["folds"]) if run.is_trained(fold)]
 
 
 def named_run(workspace: Workspace, name: str) -> Run:

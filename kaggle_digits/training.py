@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from kaggle_digits.forms import form_function, with_form
 from kaggle_digits.metrics import accuracy, log_loss, summarise
 from kaggle_digits.models import softmax_function
 from kaggle_digits.recipes import Settings, find_recipe
+
+if TYPE_CHECKING:
+    import keras
 
 SECONDS_BETWEEN_REPORTS = 1.0
 ROWS_ON_THE_WAY = 2_000
@@ -74,12 +77,15 @@ class FoldTask:
         The run's; every random draw follows from it, the fold and the step.
     fold : int
         The rows of this fold are left out.
+    tensorboard : bool
+        Whether events for TensorBoard are written beside the fold.
     """
 
     preset: str
     settings: Settings
     seed: int
     fold: int
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,8 @@ class FoldResult:
     test_softmax : ndarray of float32, shape (m, 10)
         Of the test rows.
     metrics : dict
-        ``rows, errors, accuracy, log_loss`` on the fold's own rows, ``form``, ``epochs``, ``parameters`` and
-        ``seconds`` by kind.
+        ``rows, errors, accuracy, log_loss`` on the fold's own rows, ``form``, ``epochs``, ``parameters``,
+        ``seconds`` by kind, and ``peak_memory``, the most bytes that the process has held.
     """
 
     model: bytes
@@ -142,6 +148,7 @@ def train_fold(
     digits: Digits,
     report: Callable[[Progress], None] = lambda progress: None,
     checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FoldResult:
     """Train a fold's network on all other folds' rows, and predict its own rows and the test rows.
 
@@ -158,6 +165,8 @@ def train_fold(
         Called about every second, and at the end of every epoch.
     checkpoint : Checkpoint, optional
         Where the state is kept after every epoch; a fold that was cut off goes on from there, to the same end.
+    callbacks : sequence of keras.callbacks.Callback
+        Told of the begin and the end of training, and of every epoch's end.
 
     Raises
     ------
@@ -175,7 +184,7 @@ def train_fold(
     val_images, val_labels = bring(digits.images[outside]), digits.labels[outside]
     images = tf.constant(bring(digits.images[inside])[..., None])
     labels = tf.constant(digits.labels[inside].astype(np.int32))
-    rows = len(labels)
+    rows, prepared = len(labels), time.perf_counter()
     sizes = epoch_sizes(rows, settings)
     batch_size = min(settings.batch_size, *sizes)
     steps_by_epoch = [size // batch_size for size in sizes]
@@ -216,6 +225,10 @@ def train_fold(
             variable.assign(value)
         likelihood, history = state["likelihood"], state["history"]
 
+    # Callbacks ask a model for its optimizer; were it ours, it would be saved with the network.
+    model.optimizer = None
+    watchers = keras.callbacks.CallbackList(list(callbacks), model=model)
+    watchers.on_train_begin()
     for epoch in range(len(history), settings.epochs):
         rng = np.random.default_rng([task.seed, task.fold, epoch])
         steps, before = steps_by_epoch[epoch], sum(steps_by_epoch[:epoch])
@@ -287,6 +300,8 @@ def train_fold(
         )
         if checkpoint is not None:
             checkpoint.save([np.asarray(variable) for variable in variables], likelihood, history)
+        watchers.on_epoch_end(epoch, dict(history[-1]))
+    watchers.on_train_end()
 
     val_softmax = predict(val_images)
     predicting = time.perf_counter()
@@ -303,8 +318,10 @@ def train_fold(
             "epochs": settings.epochs,
             "parameters": model.count_params(),
             "seconds": finished - started,
+            "data_seconds": prepared - started,
             "training_seconds": sum(row["seconds"] for row in history),
             "test_seconds": finished - predicting,
+            "peak_memory": _peak_memory(),
         },
     )
 
@@ -381,6 +398,13 @@ def _reseed_dropout(model: Any, seed: int) -> None:
     for layer in model.layers:
         if hasattr(layer, "seed_generator"):
             layer.seed_generator.state.assign([seed, 0])
+
+
+def _peak_memory() -> int:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _keras_bytes(model: Any) -> bytes:

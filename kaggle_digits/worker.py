@@ -23,12 +23,13 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(int(sys.argv[1]))
 
-    from kaggle_digits.runs import FoldCheckpoint, write_fold
+    from kaggle_digits.runs import FoldCheckpoint, tensorboard_callback, write_fold
     from kaggle_digits.training import train_fold
 
     task, digits, folder = connection.recv()
     try:
-        write_fold(folder, train_fold(task, digits, connection.send, FoldCheckpoint(folder)))
+        callbacks = [tensorboard_callback(folder)] if task.tensorboard else []
+        write_fold(folder, train_fold(task, digits, connection.send, FoldCheckpoint(folder), callbacks))
     except KaggleDigitsError as error:
         connection.send(error)
     except Exception as error:

@@ -43,7 +43,7 @@ def row(name: str, runs: Sequence[Run]) -> str:
     deviation = f" ± {statistics.stdev(errors):.0f}" if len(runs) > 1 else ""
     loss = statistics.mean(m["calibration"]["log_loss_after"] for m in metrics)
     times = [run.fold_metrics(k)["training_seconds"] for run in runs if run.is_trained(0) for k in range(FOLDS)]
-    seconds = f"{statistics.mean(times):.0f}" if times else ""
+    seconds = f"{min(times):.0f}" if times else ""
     return f"| {name} | {len(runs)} | {statistics.mean(errors):.0f}{deviation} | {loss:.4f} | {seconds} |"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kaggle_digits.calibration import calibrate, fit_temperature, temper
+from kaggle_digits.calibration import calibrate, cross_fit, fit_temperature, temper
 from kaggle_digits.metrics import expected_calibration_error, log_loss, mean_softmax
 
 ROWS = 6_000
@@ -79,3 +79,18 @@ def test_the_mean_of_networks_gets_nearly_the_temperature_it_would_get_from_labe
     from_labels = fit_temperature(mean_softmax(networks), one_hot(hidden))
     assert found["temperature"] < found["member_temperature"]
     assert abs(np.log(found["temperature"] / from_labels)) < abs(np.log(found["member_temperature"] / from_labels))
+
+
+def test_a_fold_has_no_say_in_its_own_temperature() -> None:
+    (oof,), labels = draw(np.random.default_rng(0), 1)
+    folds = (np.arange(ROWS) % 2).astype(np.uint8)
+    other = labels.copy()
+    other[folds == 0] = (labels[folds == 0] + 1) % 10
+    before, after = cross_fit(oof, labels, folds), cross_fit(oof, other, folds)
+    np.testing.assert_array_equal(before[folds == 0], after[folds == 0])
+    assert np.abs(before[folds == 1] - after[folds == 1]).max() > 0.01
+
+
+def test_a_single_fold_stays_as_it_is() -> None:
+    (oof,), labels = draw(np.random.default_rng(0), 1)
+    np.testing.assert_array_equal(cross_fit(oof, labels, np.zeros(ROWS, np.uint8)), oof)

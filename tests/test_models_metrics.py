@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from conftest import small_digits
 
-from kaggle_digits.metrics import accuracy, confusion_matrix, count_errors, log_loss, mean_softmax
+from kaggle_digits.metrics import (
+    accuracy,
+    confusion_matrix,
+    count_errors,
+    expected_calibration_error,
+    log_loss,
+    mean_softmax,
+    reliability,
+    suspects,
+)
 from kaggle_digits.models import PREDICTION_BATCH, lenet, softmax_function
 
 
@@ -48,3 +57,29 @@ def test_the_mean_is_added_up_in_float64() -> None:
     mean = mean_softmax(softmaxes)
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, (1 + 9999 * float(tiny)) / 10000, rtol=1e-6)
+
+
+def test_reliability_is_what_the_calibration_error_is_made_of() -> None:
+    rng = np.random.default_rng(0)
+    softmax = rng.dirichlet(np.full(10, 0.2), 500).astype(np.float32)
+    labels = rng.integers(0, 10, 500).astype(np.uint8)
+    bins = reliability(softmax, labels)
+    assert sum(b["rows"] for b in bins) == 500
+    gaps = sum(b["rows"] * abs(b["accuracy"] - b["confidence"]) for b in bins)
+    assert expected_calibration_error(softmax, labels) == pytest.approx(gaps / 500)
+
+
+def test_wrong_labels_are_suspects_and_hard_rows_are_not() -> None:
+    labels = (np.arange(200) % 10).astype(np.uint8)
+    softmax = np.full((200, 10), 0.005, np.float32)
+    softmax[np.arange(200), labels] = 0.955
+    # Surely another digit, in two degrees.
+    softmax[7, [7, 1]], softmax[12, [2, 7]] = [0.001, 0.959], [0.0001, 0.9599]
+    # Taken for another digit, but not surely.
+    softmax[30, [0, 6]] = [0.4, 0.56]
+    assert suspects(softmax, labels).tolist() == [12, 7]
+
+
+def test_suspects_survive_a_digit_that_has_no_rows() -> None:
+    softmax = np.eye(10, dtype=np.float32)[[1, 1, 2]]
+    assert suspects(softmax, np.array([1, 1, 1], np.uint8)).tolist() == []

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import shutil
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
+from conftest import SMALL
+from scipy.stats import binomtest
+from sklearn.metrics import precision_recall_fscore_support
 
-from kaggle_digits import Workspace, ensemble, find_run, report, submit
+from kaggle_digits import Workspace, compare, ensemble, find_run, report, submit, temper, train
 from kaggle_digits.console import duration, sparkline
 from kaggle_digits.data import load_train
-from kaggle_digits.errors import DataError
+from kaggle_digits.errors import DataError, UsageError
+from kaggle_digits.reports.findings import find_what_matters
+from kaggle_digits.reports.inside import look_inside
+
+SECTIONS = (
+    "What it comes to",
+    "Folds",
+    "Learning curves",
+    "Mistakes",
+    "Can its probabilities be believed?",
+    "Test rows",
+    "Network",
+    "Time and memory",
+    "What was run",
+)
 
 
 @pytest.fixture
@@ -39,6 +61,158 @@ def test_the_document_says_what_the_arrays_say(rehearsed: Workspace) -> None:
     assert document["missing_folds"] == []
     assert document["leaderboard"] is None
     assert document["run"]["settings"]["epochs"] == 2
+
+
+@pytest.fixture(scope="session")
+def schema() -> dict[str, Any]:
+    """The JSON Schema that ships with the package."""
+    document: dict[str, Any] = json.loads(
+        resources.files("kaggle_digits.reports").joinpath("report.schema.json").read_text()
+    )
+    jsonschema.Draft202012Validator.check_schema(document)
+    return document
+
+
+def test_the_document_is_what_its_schema_says(trained: Workspace, schema: dict[str, Any]) -> None:
+    submit(trained)
+    jsonschema.validate(report(trained).document, schema)
+    shutil.copytree(trained.runs / "first", trained.runs / "second")
+    ensemble(trained, ["first", "second"], name="both")
+    jsonschema.validate(report(trained, "both").document, schema)
+    for fold in (0, 1):
+        find_run(trained, "second").discard_fold(fold)
+        jsonschema.validate(report(trained, "second").document, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(report(trained, "first").document | {"folds": None}, schema)
+
+
+def test_digits_pairs_and_mistakes_are_those_of_the_arrays(rehearsed: Workspace) -> None:
+    total = report(rehearsed).document["out_of_fold"]
+    labels, softmax = load_train(rehearsed.data).labels, find_run(rehearsed).oof_softmax()
+    predicted = softmax.argmax(1)
+    precision, recall, f1, rows = precision_recall_fscore_support(labels, predicted)
+    for digit, found in enumerate(total["digits"]):
+        expected = (precision[digit], recall[digit], f1[digit], rows[digit])
+        assert (found["precision"], found["recall"], found["f1"], found["rows"]) == pytest.approx(expected)
+        assert found["missed"] == ((labels == digit) & (predicted != digit)).sum()
+    low, high = total["interval"]
+    assert low < total["accuracy"] < high
+    counts = [pair["rows"] for pair in total["confused_pairs"]]
+    assert counts == sorted(counts, reverse=True)
+    for pair in total["confused_pairs"]:
+        assert pair["rows"] == ((labels == pair["label"]) & (predicted == pair["predicted"])).sum()
+        assert len(pair["examples"]) == min(12, pair["rows"])
+    for mistake in total["worst"] + total["suspects"]:
+        assert labels[mistake["row"]] == mistake["label"] != mistake["predicted"] == predicted[mistake["row"]]
+
+
+def test_test_rows_are_those_of_the_arrays(rehearsed: Workspace) -> None:
+    test, run = report(rehearsed).document["test"], find_run(rehearsed)
+    mean, votes = run.test_softmax(), np.stack([run.fold_test_softmax(k).argmax(1) for k in range(2)])
+    assert test["networks"] == 2
+    assert test["unanimous"] == pytest.approx((votes[0] == votes[1]).mean())
+    assert test["by_networks"] == pytest.approx([(votes[0] == mean.argmax(1)).mean(), 1])
+    assert test["class_shares"]["test"] == pytest.approx(np.bincount(mean.argmax(1), minlength=10) / 2800)
+    assert test["expected_accuracy"] == pytest.approx(
+        temper(mean, run.ensemble_metrics()["calibration"]["temperature"]).max(1).mean()
+    )
+    for row in test["disputed"]:
+        assert sum(row["votes"].values()) == 2
+        assert votes[0, row["row"]] != votes[1, row["row"]]
+        assert row["id"] == row["row"] + 1
+    assert [row["row"] for row in test["first_rows"]] == list(range(25))
+    assert test["one_row"]["row"] == 1888
+    assert np.argmax(test["one_row"]["probabilities"]) == test["one_row"]["predicted"] == mean[1888].argmax()
+
+
+def test_the_layers_of_the_article(rehearsed: Workspace) -> None:
+    layers = {layer["name"].split("_")[0] + str(i): layer for i, layer in enumerate(layers_of(rehearsed))}
+    shapes = [(layer["kind"], layer["shape"], layer["receptive_field"]) for layer in layers.values()]
+    assert shapes[2:7] == [
+        ("ZeroPadding2D", [32, 32, 1], 1),
+        ("Conv2D", [28, 28, 36], 5),
+        ("AveragePooling2D", [14, 14, 36], 6),
+        ("Conv2D", [10, 10, 36], 14),
+        ("AveragePooling2D", [5, 5, 36], 16),
+    ]
+    assert shapes[-1] == ("Dense", [10], 28)
+    # By hand: 26 * 36, (900 + 1) * 36, 901 * 128, 129 * 64, 65 * 10.
+    assert sum(layer["parameters"] for layer in layers.values()) == 936 + 32_436 + 115_328 + 8_256 + 650
+
+
+def layers_of(workspace: Workspace) -> list[dict[str, Any]]:
+    layers: list[dict[str, Any]] = report(workspace).document["layers"]
+    return layers
+
+
+def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
+    from kaggle_digits.models import residual_cnn
+    from kaggle_digits.reports.inside import _layer_table
+
+    rows = _layer_table(residual_cnn(4, 8, 8, 0.1))
+    assert [row["receptive_field"] for row in rows if row["kind"] == "Add"] == [12, 28, 28]
+    assert [row["receptive_field"] for row in rows if row["kind"] == "MaxPooling2D"] == [14]
+
+
+def test_what_is_inside_a_network_that_sees_a_form(trained: Workspace) -> None:
+    from kaggle_digits.forms import form_function
+
+    settings = {"epochs": "1", "hard_rows": "0", "other_rows": ".02", "batch_size": "8"}
+    run = train(trained, preset="default", folds=2, settings=settings, run="forms")
+    image = load_train(trained.data).images[0]
+    inside = look_inside(run, 1, image)
+    np.testing.assert_array_equal(inside.image, form_function("even")(image[None])[0])
+    assert inside.filters.shape == (48, 4, 4)
+    assert [maps.shape for _, maps in inside.activations] == [(48, 12, 12), (128, 6, 6)]
+    assert all(maps.min() >= 0 for _, maps in inside.activations)
+    document = report(trained, "forms").document
+    assert [fold["form"] for fold in document["folds"]] == ["plain", "even"]
+
+
+def test_a_network_that_cannot_be_loaded_is_named(trained: Workspace) -> None:
+    folder = find_run(trained).path / "fold-0"
+    (folder / "model.keras").write_bytes(b"no network")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["files"]["model.keras"] = hashlib.sha256(b"no network").hexdigest()
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(DataError, match=r"fold-0/model\.keras is no network"):
+        report(trained)
+
+
+def titles(document: dict[str, Any]) -> str:
+    return "; ".join(finding["title"] for finding in document["findings"])
+
+
+def test_findings_follow_the_document(trained: Workspace) -> None:
+    document = report(trained).document
+    assert "Not submitted yet" in titles(document)
+    assert [finding["text"] for finding in document["findings"] if "submit --run first" in finding["text"]]
+    kinds = [finding["kind"] for finding in document["findings"]]
+    assert kinds == sorted(kinds, key=["act", "look", "good"].index)
+    submit(trained)
+    assert "Not submitted yet" not in titles(report(trained).document)
+
+    odd = copy.deepcopy(document)
+    odd["folds"][1]["out_of_line"] = True
+    odd["test"]["class_shares"]["p"] = 1e-9
+    odd["missing_folds"] = [3]
+    odd["findings"] = find_what_matters(odd)
+    assert {"Unfinished", "A fold is out of line", "The test set has other shares of digits"} <= {
+        finding["title"] for finding in odd["findings"]
+    }
+    assert "Fold 3 is not trained yet" in odd["findings"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("gap", "within_noise", "title"),
+    [(0.001, True, "agree"), (0.02, False, "above the folds"), (-0.02, False, "below the folds")],
+)
+def test_the_gap_to_the_leaderboard_is_weighed(
+    rehearsed: Workspace, gap: float, within_noise: bool, title: str
+) -> None:
+    document = report(rehearsed).document
+    document["leaderboard"] = {"score": 0.9 + gap, "gap": gap, "within_noise": within_noise}
+    assert title in "; ".join(finding["title"] for finding in find_what_matters(document))
 
 
 def test_files_are_written(rehearsed: Workspace) -> None:
@@ -73,11 +247,11 @@ class Page(HTMLParser):
 def test_the_page_needs_nothing_else_and_says_it_all(rehearsed: Workspace) -> None:
     written = report(rehearsed)
     page = Page(written.page.read_text())
-    assert all(source.startswith("data:") for source in page.sources)
+    assert all(source.startswith(("data:", "#")) for source in page.sources)
     assert all(page.alts)
     text = " ".join(page.words)
     assert f"{100 * written.document['out_of_fold']['accuracy']:.2f} %" in text
-    for words in ("Folds", "Learning curves", "Confusion matrix", "What was run", "lenet, 2 folds, seed 0"):
+    for words in (*SECTIONS, "lenet, 2 folds, seed 0"):
         assert words in text
 
 
@@ -89,7 +263,7 @@ def test_a_run_named_like_a_script_is_harmless(trained: Workspace) -> None:
         json.dumps(document | {"name": "<script>alert(1)<"})
     )
     page = Page(report(trained, "<script>alert(1)<").page.read_text())
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1  # ours, which sorts tables
     assert any("<script>alert(1)<" in word for word in page.words)
 
 
@@ -98,9 +272,22 @@ def test_an_unfinished_run_shows_what_there_is(trained: Workspace) -> None:
     written = report(trained)
     assert written.document["missing_folds"] == [0]
     assert written.document["out_of_fold"]["rows"] == 2100
-    assert "fold 0 of 2 is not trained yet" in written.page.read_text()
+    assert "Fold 0 is not trained yet" in written.page.read_text()
     find_run(trained).discard_fold(1)
-    assert report(trained).document["out_of_fold"] is None
+    written = report(trained)
+    assert written.document["out_of_fold"] is None
+    assert "Folds 0, 1 are not trained yet" in written.page.read_text()
+
+
+def test_a_run_that_has_only_begun_has_a_report(workspace: Workspace) -> None:
+    def no_more(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(workspace, preset="lenet", folds=2, settings=SMALL, run="begun", on_start=no_more)
+    written = report(workspace, "begun")
+    assert written.document["test"] is None
+    assert written.document["missing_folds"] == [0, 1]
 
 
 def test_a_score_is_shown_against_out_of_fold(trained: Workspace) -> None:
@@ -117,6 +304,64 @@ def test_an_ensemble_of_runs_has_a_report(trained: Workspace) -> None:
     document = report(trained, "both").document
     assert document["folds"] == []
     assert document["out_of_fold"]["rows"] == 4200
+    assert document["test"]["networks"] == 4
+    errors = find_run(trained, "first").ensemble_metrics()["errors"]
+    assert document["members"] == [{"run": "first", "errors": errors}, {"run": "second", "errors": errors}]
+
+
+def test_two_runs_are_compared_row_by_row(trained: Workspace) -> None:
+    train(trained, preset="lenet", folds=2, settings={"epochs": "1"}, seed=1, run="other")
+    written = compare(trained, ["first", "other"])
+    labels = load_train(trained.data).labels
+    wrong = [find_run(trained, name).oof_softmax().argmax(1) != labels for name in ("first", "other")]
+    (pair,) = written.document["pairs"]
+    assert pair["only_first_wrong"] == (wrong[0] & ~wrong[1]).sum()
+    assert pair["only_second_wrong"] == (wrong[1] & ~wrong[0]).sum()
+    assert pair["both_wrong"] == (wrong[0] & wrong[1]).sum()
+    assert (
+        pair["p_holm"]
+        == pair["p"]
+        == pytest.approx(
+            binomtest(pair["only_first_wrong"], pair["only_first_wrong"] + pair["only_second_wrong"]).pvalue
+        )
+    )
+    assert pair["differ"] is (pair["p"] < 0.05)
+    assert pair["differences"] == {"seed": [0, 1], "epochs": [2, 1]}
+    for mistake in pair["second_mistakes"]:
+        assert wrong[1][mistake["row"]]
+        assert not wrong[0][mistake["row"]]
+    assert [run["errors"] for run in written.document["runs"]] == [w.sum() for w in wrong]
+    page = Page(written.page.read_text())
+    assert all(page.alts)
+    assert len(page.alts) == len(pair["first_mistakes"]) + len(pair["second_mistakes"])
+
+
+def test_three_runs_are_corrected_for(trained: Workspace) -> None:
+    for name in ("second", "third"):
+        shutil.copytree(trained.runs / "first", trained.runs / name)
+    pairs = compare(trained, ["first", "second", "third"]).document["pairs"]
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [
+        ("first", "second"),
+        ("first", "third"),
+        ("second", "third"),
+    ]
+    assert all(pair["p_holm"] == 1 and not pair["differ"] for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [([], "nothing to compare"), (["first", "first"], "nothing to compare"), (["first", "gone"], "no run called")],
+)
+def test_what_cannot_be_compared(rehearsed: Workspace, names: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        compare(rehearsed, names)
+
+
+def test_an_unfinished_run_is_not_compared(trained: Workspace) -> None:
+    shutil.copytree(trained.runs / "first", trained.runs / "second")
+    find_run(trained, "second").discard_ensemble()
+    with pytest.raises(DataError, match="second is not finished"):
+        compare(trained, ["first", "second"])
 
 
 def test_a_damaged_artefact_is_named(trained: Workspace) -> None:

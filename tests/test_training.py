@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from kaggle_digits.folds import make_folds
 from kaggle_digits.forms import FORMS, form_function, without_form
 from kaggle_digits.models import softmax_function
 from kaggle_digits.recipes import Settings, find_recipe
-from kaggle_digits.runs import FoldCheckpoint, write_fold
+from kaggle_digits.runs import FoldCheckpoint, tensorboard_callback, write_fold
 from kaggle_digits.training import Digits, FoldResult, FoldTask, choose_rows, epoch_sizes, train_fold
 
 if TYPE_CHECKING:
@@ -116,6 +116,53 @@ def test_what_a_gpu_gets_compiles(task: FoldTask, digits: Digits, monkeypatch: p
     monkeypatch.setattr("kaggle_digits.training.compiles", lambda: True)
     result = train_fold(task, digits)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+def test_callbacks_see_every_epoch_and_change_nothing(
+    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path
+) -> None:
+    import keras
+
+    class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[tuple[int, dict[str, float]]] = []
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.seen.append((epoch, logs or {}))
+
+    watcher = Watcher()
+    result = train_fold(task, digits, callbacks=[watcher, tensorboard_callback(tmp_path)])
+    assert_same(result, uncut)
+    assert len(result.model) == pytest.approx(len(uncut.model), abs=100)
+    assert [epoch for epoch, _ in watcher.seen] == [0, 1, 2, 3]
+    assert [logs["val_loss"] for _, logs in watcher.seen] == [row["val_loss"] for row in result.history]
+
+
+def test_tensorboard_gets_the_curves(task: FoldTask, digits: Digits, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = train_fold(task, digits, callbacks=[tensorboard_callback(tmp_path)])
+    for part, name, column in (("train", "epoch_loss", "loss"), ("validation", "epoch_accuracy", "val_accuracy")):
+        events = EventAccumulator(str(tmp_path / "tensorboard" / part))
+        events.Reload()
+        found = [float(tf_value(event)) for event in events.Tensors(name)]
+        assert found == pytest.approx([row[column] for row in result.history])
+
+
+def tf_value(event: Any) -> np.ndarray:
+    import tensorflow as tf
+
+    value: np.ndarray = tf.make_ndarray(event.tensor_proto)
+    return value
+
+
+def test_memory_and_time_are_measured(uncut: FoldResult) -> None:
+    metrics = uncut.metrics
+    assert 50e6 < metrics["peak_memory"] < 50e9
+    parts = metrics["data_seconds"], metrics["training_seconds"], metrics["test_seconds"]
+    assert min(parts) > 0
+    assert sum(parts) < metrics["seconds"]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -19,7 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kaggle_digits.competition import FILES
+from kaggle_digits.competition import FILES, SAMPLE_CSV
 from kaggle_digits.errors import (
     CredentialsError,
     DataError,
@@ -49,10 +49,16 @@ class KaggleHost:
     ----------
     slug : str
         The competition's name at Kaggle.
+    attempts : int
+        How often to ask what is safe to ask again, when the network or the server is in the way.
+    timeout : float
+        Seconds without a byte after which a connection counts as dropped.
     """
 
-    def __init__(self, slug: str) -> None:
+    def __init__(self, slug: str, attempts: int = ATTEMPTS, timeout: float = SOCKET_TIMEOUT) -> None:
         self._slug = slug
+        self._attempts = attempts
+        self._timeout = timeout
 
     def download(self, folder: Path) -> None:
         """Download the files and check their sizes against Kaggle's listing.
@@ -66,6 +72,11 @@ class KaggleHost:
         except NetworkError:
             for name in FILES:
                 self._download_file(folder, name, sizes[name])
+
+    def try_download(self) -> None:
+        """Get the smallest file and forget it: a download is refused to whoever has not accepted the rules."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._ask(lambda api: api.competition_download_file(self._slug, SAMPLE_CSV, folder, True, True))
 
     def allowance(self) -> int | None:
         """Return how many submissions are left today; None for somebody who is on no team yet."""
@@ -162,7 +173,7 @@ class KaggleHost:
         """The authenticated client."""
         source = credential_source()
         try:
-            with _tamed_client():
+            with _tamed_client(self._timeout):
                 api = _import_client()
                 # The import swallows what goes wrong in it; asking again tells.
                 if not api.config_values.get("auth_method"):
@@ -192,7 +203,7 @@ class KaggleHost:
                     isinstance(error, NetworkError) and getattr(error, "retry_after", 0.0) <= LONGEST_WAIT
                 )
             ),
-            stop=stop_after_attempt(ATTEMPTS),
+            stop=stop_after_attempt(self._attempts),
             wait=wait,
             reraise=True,
         )
@@ -202,14 +213,14 @@ class KaggleHost:
     def _ask_once(self, question: Callable[[Any], T]) -> T:
         api = self._api
         try:
-            with _tamed_client():
+            with _tamed_client(self._timeout):
                 return question(api)
         except Exception as error:
             raise _explained(error, self._slug) from error
 
 
 @contextmanager
-def _tamed_client() -> Iterator[None]:
+def _tamed_client(timeout: float) -> Iterator[None]:
     """Keep the client's prints off stdout and its waits for the network bounded."""
     from requests.adapters import HTTPAdapter
     from urllib3 import Retry
@@ -218,7 +229,7 @@ def _tamed_client() -> Iterator[None]:
 
     def send_in_time(adapter: Any, request: Any, **options: Any) -> Any:
         adapter.max_retries = Retry(0, read=False)
-        return send(adapter, request, **options | {"timeout": SOCKET_TIMEOUT})
+        return send(adapter, request, **options | {"timeout": timeout})
 
     # The client mostly sets no timeout, gives an upload ten tries, and offers no place to set either.
     HTTPAdapter.send = send_in_time  # type: ignore[method-assign, assignment]
@@ -317,23 +328,36 @@ def _kaggles_words(response: Any) -> str:
 def credential_source() -> str:
     """Return the name of the place whose credentials the client uses: the first one that has any.
 
-    The order is the client's: a token beats a key, a bad token too.
-
     Raises
     ------
     CredentialsError
         If there are none, or what is there cannot be credentials.
+    """
+    for source in credential_sources():
+        return source
+    raise CredentialsError("There are no Kaggle credentials on this machine.", _GET_CREDENTIALS)
+
+
+def credential_sources() -> Iterator[str]:
+    """Yield the names of the places that have credentials, in the client's order: it uses those of the first.
+
+    A token beats a key, a bad token too.
+
+    Raises
+    ------
+    CredentialsError
+        Where the next place is reached, if what it has cannot be credentials.
     """
     home = Path.home() / ".kaggle"
     token = os.environ.get("KAGGLE_API_TOKEN")
     if token:
         is_path = len(token) < 256 and Path(token).exists()
         _check_token(_read_text(Path(token)).strip() if is_path else token, "KAGGLE_API_TOKEN")
-        return "KAGGLE_API_TOKEN"
+        yield "KAGGLE_API_TOKEN"
     for path in (home / "access_token", home / "access_token.txt"):
         if path.exists() and (text := _read_text(path).strip()):
             _check_token(text, str(path))
-            return str(path)
+            yield str(path)
     variables = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
     given = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
     key_file = _kaggle_json()
@@ -345,14 +369,13 @@ def credential_source() -> str:
             raise CredentialsError(f"{key_file} is no JSON object.", _GET_CREDENTIALS) from None
     if len(given) == 2:
         from_variables = all(os.environ.get(variable) for variable in variables.values())
-        return "KAGGLE_USERNAME and KAGGLE_KEY" if from_variables else str(key_file)
+        yield "KAGGLE_USERNAME and KAGGLE_KEY" if from_variables else str(key_file)
     if (home / "credentials.json").exists():
-        return str(home / "credentials.json")
-    if given:
+        yield str(home / "credentials.json")
+    elif len(given) == 1:
         (half,) = given
         missing = "key" if half == "username" else "username"
         raise CredentialsError(f"There is a Kaggle {half} but no {missing}.", _GET_CREDENTIALS)
-    raise CredentialsError("There are no Kaggle credentials on this machine.", _GET_CREDENTIALS)
 
 
 _GET_CREDENTIALS = (

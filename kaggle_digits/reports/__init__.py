@@ -1,13 +1,17 @@
-"""The fold-level validation report of a run: as a document for programs, as a page, in the terminal."""
+"""Validation reports, of one run or of several side by side: as documents for programs and as pages."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kaggle_digits.data import load_test, load_train
+from kaggle_digits.errors import UsageError
 from kaggle_digits.files import Workspace, write_bytes, write_json
-from kaggle_digits.runs import find_run
+from kaggle_digits.runs import find_run, trained_networks
+from kaggle_digits.submission import ledger_of
 
 
 @dataclass(frozen=True)
@@ -17,9 +21,9 @@ class Report:
     Attributes
     ----------
     document : dict
-        The content of ``report.json``.
+        The content of the JSON file.
     json_file, page : pathlib.Path
-        ``report.json`` and ``index.html``.
+        The document, and the same for people.
     """
 
     document: dict[str, Any]
@@ -28,14 +32,14 @@ class Report:
 
 
 def report(workspace: Workspace, run: str | None = None) -> Report:
-    """Write the report of a run, into its ``report/``.
+    """Write the report of a run: ``report.json`` and ``index.html`` in its ``report/``.
 
     Parameters
     ----------
     workspace : Workspace
         The competition, and where its files are.
     run : str, optional
-        The run's name; the latest run if not given.
+        The run's name; the latest run if not given. It need not be finished.
 
     Raises
     ------
@@ -44,12 +48,53 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     DataError
         If an artefact of the run is missing or damaged; the error names it.
     """
-    from kaggle_digits.reports.document import make_document
+    from kaggle_digits.reports.document import ARTICLE_ROW, make_document
+    from kaggle_digits.reports.inside import look_inside
     from kaggle_digits.reports.page import render_page
 
     found = find_run(workspace, run)
-    document = make_document(workspace, found)
-    json_file, page = found.report_folder / "report.json", found.report_folder / "index.html"
+    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
+    networks = trained_networks(workspace, found)
+    one_row = test_set.images[min(ARTICLE_ROW, len(test_set.images) - 1)]
+    inside = look_inside(*networks[0], one_row) if networks else None
+    document = make_document(found, networks, train_set, test_set, ledger_of(workspace).entries(), inside)
+    page = render_page(document, train_set.images, test_set.images, inside)
+    return _write(document, page, found.report_folder / "report.json", found.report_folder / "index.html")
+
+
+def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
+    """Compare finished runs: ``comparison.json`` and ``comparison.html`` in the ``report/`` of the first.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        The competition, and where its files are.
+    runs : sequence of str
+        The names of two or more.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two different ones, or one of them does not exist.
+    DataError
+        If a run is not finished, was made from other data, or an artefact is missing or damaged.
+    """
+    from kaggle_digits.reports.comparison import make_comparison
+    from kaggle_digits.reports.page import render_comparison
+
+    found = [find_run(workspace, run) for run in dict.fromkeys(runs)]
+    if len(found) < 2:
+        raise UsageError("There is nothing to compare.", "Name two or more different runs; list them with: runs.")
+    for run in found:
+        run.require_ensemble()
+    train_set = load_train(workspace.data)
+    comparison = make_comparison(found, train_set, ledger_of(workspace).entries())
+    folder = found[0].report_folder
+    page = render_comparison(comparison, train_set.images)
+    return _write(comparison, page, folder / "comparison.json", folder / "comparison.html")
+
+
+def _write(document: dict[str, Any], page: str, json_file: Path, page_file: Path) -> Report:
     write_json(json_file, document)
-    write_bytes(page, render_page(document).encode())
-    return Report(document, json_file, page)
+    write_bytes(page_file, page.encode())
+    return Report(document, json_file, page_file)

@@ -2,72 +2,295 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from kaggle_digits.data import load_train
+from kaggle_digits.arrays import Float32, Int64, UInt8
+from kaggle_digits.calibration import cross_fit, fit_temperature, temper
+from kaggle_digits.competition import CLASSES
+from kaggle_digits.data import LabelledDigits, UnlabelledDigits
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import Workspace
 from kaggle_digits.ledger import Entry
-from kaggle_digits.metrics import confusion_matrix, summarise
+from kaggle_digits.metrics import (
+    confusion_matrix,
+    expected_calibration_error,
+    log_loss,
+    mean_softmax,
+    reliability,
+    summarise,
+    suspects,
+)
+from kaggle_digits.reports.findings import find_what_matters
+from kaggle_digits.reports.inside import Inside
 from kaggle_digits.runs import Run
-from kaggle_digits.submission import ledger_of
+from kaggle_digits.significance import LEVEL, drift_p, out_of_line_p, score_deviation, wilson_interval
 
 VERSION = 1
+SHOWN = 60
+"""How many of the worst mistakes and of the rows that the folds disagree on are listed."""
+PAIRS, EXAMPLES = 6, 12
+"""How many of the most confused pairs are listed, and how many examples of each."""
+ARTICLE_ROW = 1888
+"""The test row, from 0, whose prediction the article prints."""
+FIRST_ROWS = 25
+"""How many test rows are shown with their predictions, as in the article."""
 
 
-def make_document(workspace: Workspace, run: Run) -> dict[str, Any]:
+def make_document(
+    run: Run,
+    networks: Sequence[tuple[Run, int]],
+    train_set: LabelledDigits,
+    test_set: UnlabelledDigits,
+    entries: Sequence[Entry],
+    inside: Inside | None,
+) -> dict[str, Any]:
     """Return the report of a run, of what is finished of it.
+
+    Parameters
+    ----------
+    run : Run
+        What the report is about.
+    networks : sequence of (Run, int)
+        The trained folds that are behind it; those of its members where it is an ensemble of runs.
+    train_set, test_set : LabelledDigits, UnlabelledDigits
+        The data.
+    entries : sequence of Entry
+        The ledger's.
+    inside : Inside or None
+        Of the first of the networks.
 
     Returns
     -------
     dict
-        ``version``, ``run`` (what was run), ``missing_folds``, ``folds`` (a row each, with its ``history``),
-        ``fold_accuracy`` (mean and standard deviation over folds), ``out_of_fold`` (on all rows that have a
-        prediction: rows, errors, accuracy, log-loss, confusion matrix by label and prediction) and
-        ``leaderboard`` (the last scored submission, or None).
+        What ``report.schema.json`` describes. Rows are numbered from 0, as in ``folds.csv``.
+
+    Raises
+    ------
+    DataError
+        If the run was made from other data, or an artefact is missing or damaged; the error names it.
     """
     info = run.info()
-    train_set = load_train(workspace.data)
-    if info["data"]["train.csv"] != train_set.sha256:
-        raise DataError(
-            f"The run {run.name} was made from another train.csv than is here now.",
-            "Bring its data back, or train again under another name.",
-        )
-    labels = train_set.labels
-    numbers = range(info.get("folds", 0))
-    finished = [fold for fold in numbers if run.is_trained(fold)]
-    if "members" in info:
-        oof, predicted = run.oof_softmax(), np.ones(len(labels), bool)
-    else:
-        split = run.folds()
-        oof, predicted = np.zeros((len(labels), 10), np.float32), np.isin(split, finished)
-        for fold in finished:
-            oof[split == fold] = run.val_softmax(fold)
-    accuracies = [run.fold_metrics(fold)["accuracy"] for fold in finished]
-    return {
+    for name, data in (("train.csv", train_set), ("test.csv", test_set)):
+        if info["data"].get(name) != data.sha256:
+            raise DataError(
+                f"The run {run.name} was made from another {name} than is here now.",
+                "Bring its data back, or train again under another name.",
+            )
+    is_mean_of_runs = "members" in info
+    own_folds = [] if is_mean_of_runs else [fold for _, fold in networks]
+    oof, split, known = _predictions(run, own_folds, train_set.labels)
+    folds = _folds(run, own_folds)
+    document: dict[str, Any] = {
         "version": VERSION,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": info,
-        "missing_folds": [fold for fold in numbers if fold not in finished],
-        "folds": [{"fold": fold, **run.fold_metrics(fold), "history": run.history(fold)} for fold in finished],
-        "fold_accuracy": {
-            "mean": float(np.mean(accuracies)),
-            "sd": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        "missing_folds": [fold for fold in range(info.get("folds", 0)) if fold not in own_folds],
+        "folds": folds,
+        "fold_accuracy": _spread([fold["accuracy"] for fold in folds]),
+        "out_of_fold": _out_of_fold(oof, train_set.labels, split, known) if known.any() else None,
+        "test": _test(networks, run, train_set.labels, test_set) if networks else None,
+        "members": _members(networks, train_set.labels) if is_mean_of_runs else None,
+        "leaderboard": _leaderboard(entries, run.name),
+        "layers": inside.layers if inside else None,
+    }
+    _compare_with_leaderboard(document)
+    return document | {"findings": find_what_matters(document)}
+
+
+def _predictions(run: Run, finished: Sequence[int], labels: UInt8) -> tuple[Float32, UInt8, Any]:
+    """Return out-of-fold softmaxes, what parts they are cross-fitted by, and which rows have one."""
+    if "members" in run.info():
+        # No network is new to the rows of one part and not of another, so that any parts do.
+        return run.oof_softmax(), (np.arange(len(labels)) % 5).astype(np.uint8), np.ones(len(labels), bool)
+    split = run.folds() if run.has_folds() else np.zeros(len(labels), np.uint8)
+    oof = np.zeros((len(labels), CLASSES), np.float32)
+    for fold in finished:
+        softmax = run.val_softmax(fold)
+        if len(split) != len(labels) or len(softmax) != (split == fold).sum():
+            raise DataError(
+                f"{run.path / 'folds.csv'} is not the split that fold {fold} was trained with.",
+                "Make it again with the run's train command and --retrain.",
+            )
+        oof[split == fold] = softmax
+    return oof, split, np.isin(split, finished)
+
+
+def _folds(run: Run, finished: Sequence[int]) -> list[dict[str, Any]]:
+    metrics = [run.fold_metrics(fold) for fold in finished]
+    p_values = out_of_line_p([m["errors"] for m in metrics], [m["rows"] for m in metrics])
+    rows = []
+    for fold, m, p in zip(finished, metrics, p_values, strict=True):
+        history = run.history(fold)
+        rows.append(
+            {
+                "fold": fold,
+                **{name: value for name, value in m.items() if name != "files"},
+                "interval": wilson_interval(m["rows"] - m["errors"], m["rows"]),
+                "out_of_line_p": p,
+                "out_of_line": p < LEVEL,
+                "images_per_second": float(np.median([epoch["images_per_second"] for epoch in history])),
+                "history": history,
+            }
+        )
+    return rows
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None] | None:
+    """Return mean and standard deviation."""
+    if not values:
+        return None
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def _out_of_fold(oof: Float32, labels: UInt8, split: UInt8, known: Any) -> dict[str, Any]:
+    """Return what the rows say that have an out-of-fold prediction."""
+    numbers = np.flatnonzero(known)
+    softmax, labels = oof[known], labels[known]
+    tempered = cross_fit(softmax, labels, split[known])
+    predicted = softmax.argmax(1)
+    confusion = confusion_matrix(softmax, labels)
+    # The worst first: by how little was left for the label, at probabilities that mean what they say.
+    likelihood = tempered[np.arange(len(labels)), labels]
+    wrong = np.flatnonzero(predicted != labels)
+    wrong = wrong[np.argsort(likelihood[wrong], kind="stable")]
+
+    def mistakes(rows: Int64) -> list[dict[str, Any]]:
+        return [
+            {
+                "row": int(numbers[i]),
+                "label": int(labels[i]),
+                "predicted": int(predicted[i]),
+                "confidence": float(tempered[i, predicted[i]]),
+            }
+            for i in rows
+        ]
+
+    pairs = [
+        {
+            "label": int(label),
+            "predicted": int(other),
+            "rows": int(confusion[label, other]),
+            "examples": mistakes(wrong[(labels[wrong] == label) & (predicted[wrong] == other)][:EXAMPLES]),
         }
-        if accuracies
-        else None,
-        "out_of_fold": summarise(oof[predicted], labels[predicted])
-        | {"confusion": confusion_matrix(oof[predicted], labels[predicted]).tolist()}
-        if predicted.any()
-        else None,
-        "leaderboard": _leaderboard(ledger_of(workspace).entries(), run.name),
+        for label, other in _largest(confusion)
+    ]
+    total = summarise(softmax, labels)
+    return total | {
+        "interval": wilson_interval(total["rows"] - total["errors"], total["rows"]),
+        "confusion": confusion.tolist(),
+        "digits": _by_digit(confusion),
+        "confused_pairs": pairs,
+        "worst": mistakes(wrong[:SHOWN]),
+        "suspects": mistakes(suspects(tempered, labels)),
+        "calibration": {
+            "temperature": fit_temperature(softmax, np.eye(CLASSES, dtype=np.float32)[labels]),
+            "log_loss_before": total["log_loss"],
+            "log_loss_after": log_loss(tempered, labels),
+            "ece_before": expected_calibration_error(softmax, labels),
+            "ece_after": expected_calibration_error(tempered, labels),
+            "reliability_before": reliability(softmax, labels),
+            "reliability_after": reliability(tempered, labels),
+        },
     }
 
 
-def _leaderboard(entries: list[Entry], run: str) -> dict[str, Any] | None:
+def _largest(confusion: Int64) -> list[tuple[int, int]]:
+    """Return the pairs (label, prediction) that are most often confused, the worst first."""
+    mistakes = confusion * (1 - np.eye(CLASSES, dtype=np.int64))
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:PAIRS]
+    return [(int(i), int(j)) for i, j in (np.unravel_index(at, mistakes.shape) for at in order) if mistakes[i, j]]
+
+
+def _by_digit(confusion: Int64) -> list[dict[str, Any]]:
+    """Return precision, recall and F1 of each digit; None where nothing was predicted or nothing was there."""
+    rows = []
+    for digit in range(CLASSES):
+        right = int(confusion[digit, digit])
+        there, said = int(confusion[digit].sum()), int(confusion[:, digit].sum())
+        rows.append(
+            {
+                "digit": digit,
+                "rows": there,
+                "missed": there - right,
+                "precision": right / said if said else None,
+                "recall": right / there if there else None,
+                "f1": 2 * right / (there + said) if there + said else None,
+            }
+        )
+    return rows
+
+
+def _test(
+    networks: Sequence[tuple[Run, int]], run: Run, labels: UInt8, test_set: UnlabelledDigits
+) -> dict[str, Any]:
+    """Return what the networks say of the test rows, and how far they agree. There are no labels here."""
+    softmaxes = np.stack([member.fold_test_softmax(fold) for member, fold in networks])
+    if softmaxes.shape[1] != len(test_set.images):
+        raise DataError(
+            f"The run {run.name} has predictions of {softmaxes.shape[1]:,} test rows; there are "
+            f"{len(test_set.images):,}.",
+            "Make it again with its train command and --retrain.",
+        )
+    # Half-way, the mean of what there is.
+    ensembled = run.is_ensembled()
+    mean = run.test_softmax() if ensembled else mean_softmax(softmaxes)
+    temperature = run.ensemble_metrics()["calibration"]["temperature"] if ensembled else 1.0
+    tempered = temper(mean, temperature)
+    predicted, votes = mean.argmax(1), softmaxes.argmax(2)
+    agreeing = (votes == predicted).mean(0)
+    counts = [np.bincount(values, minlength=CLASSES) for values in (labels, predicted)]
+
+    def seen(row: int) -> dict[str, Any]:
+        return {
+            "row": row,
+            "id": int(test_set.ids[row]),
+            "predicted": int(predicted[row]),
+            "confidence": float(tempered[row].max()),
+            "votes": {str(digit): int((votes[:, row] == digit).sum()) for digit in np.unique(votes[:, row])},
+        }
+
+    disputed = np.flatnonzero(agreeing < 1)
+    disputed = disputed[np.lexsort((tempered[disputed].max(1), agreeing[disputed]))]
+    article = min(ARTICLE_ROW, len(mean) - 1)
+    return {
+        "rows": len(mean),
+        "networks": len(networks),
+        "temperature": temperature,
+        "unanimous": float((agreeing == 1).mean()),
+        "disputed": [seen(int(row)) for row in disputed[:SHOWN]],
+        "by_networks": _agreement_by_number(softmaxes, predicted),
+        "class_shares": {
+            "train": (counts[0] / len(labels)).tolist(),
+            "test": (counts[1] / len(mean)).tolist(),
+            "p": drift_p(counts[0].tolist(), counts[1].tolist()),
+        },
+        # If probabilities mean what they say, their mean is the share that is right.
+        "expected_accuracy": float(tempered.max(1).mean()) if ensembled else None,
+        "first_rows": [seen(row) for row in range(min(FIRST_ROWS, len(mean)))],
+        "one_row": seen(article) | {"probabilities": tempered[article].tolist()},
+    }
+
+
+def _agreement_by_number(softmaxes: Float32, predicted: Int64) -> list[float]:
+    """Return the share of test rows on which the mean of the first 1, 2, … networks says what that of all does."""
+    sums = np.cumsum(softmaxes, axis=0, dtype=np.float64)
+    return [float((some.argmax(1) == predicted).mean()) for some in sums]
+
+
+def _members(networks: Sequence[tuple[Run, int]], labels: UInt8) -> list[dict[str, Any]]:
+    """Return for the mean of the first 1, 2, … member runs the errors on the training rows, all out-of-fold."""
+    runs = list(dict.fromkeys(member for member, _ in networks))
+    sums = np.cumsum([member.oof_softmax() for member in runs], axis=0, dtype=np.float64)
+    return [
+        {"run": member.name, "errors": int((some.argmax(1) != labels).sum())}
+        for member, some in zip(runs, sums, strict=True)
+    ]
+
+
+def _leaderboard(entries: Sequence[Entry], run: str) -> dict[str, Any] | None:
     for entry in reversed(entries):
         if entry.run == run and entry.status == "COMPLETE" and entry.score:
             return {
@@ -79,3 +302,18 @@ def _leaderboard(entries: list[Entry], run: str) -> dict[str, Any] | None:
                 "rank": int(entry.rank) if entry.rank else None,
             }
     return None
+
+
+def _compare_with_leaderboard(document: dict[str, Any]) -> None:
+    """Add what score is to be expected, and whether the one there is differs by more than chance."""
+    total, test, board = document["out_of_fold"], document["test"], document["leaderboard"]
+    if not total or not test:
+        return
+    deviation = score_deviation(total["accuracy"], total["rows"], test["rows"])
+    test["expected_from_out_of_fold"] = {
+        "score": total["accuracy"],
+        "interval": [total["accuracy"] - 1.96 * deviation, min(1.0, total["accuracy"] + 1.96 * deviation)],
+    }
+    if board and board["gap"] is not None:
+        board["gap_deviation"] = deviation
+        board["within_noise"] = abs(board["gap"]) <= 1.96 * deviation

@@ -1,0 +1,120 @@
+"""Runs side by side: their figures, and a paired test of each two on the same out-of-fold rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from kaggle_digits.arrays import Float32, Int64
+from kaggle_digits.data import LabelledDigits
+from kaggle_digits.errors import DataError
+from kaggle_digits.ledger import Entry
+from kaggle_digits.metrics import summarise
+from kaggle_digits.runs import Run
+from kaggle_digits.significance import LEVEL, holm, mcnemar_p, wilson_interval
+
+VERSION = 1
+SHOWN = 24
+"""How many of the rows that only one of two runs gets wrong are listed."""
+
+
+def make_comparison(runs: Sequence[Run], train_set: LabelledDigits, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return the comparison of ensembled runs.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        At least two, made from these data; their folds need not be the same.
+    train_set : LabelledDigits
+        The training rows.
+    entries : sequence of Entry
+        The ledger's.
+
+    Returns
+    -------
+    dict
+        ``runs``: a row each; ``pairs``: for each two, the numbers of rows that only the one, only the other and
+        both got wrong, the p-value of McNemar's exact test, the same after Holm's correction for all pairs, which
+        settings differ, and the rows themselves.
+
+    Raises
+    ------
+    DataError
+        If a run was made from another ``train.csv``, or an artefact is missing or damaged.
+    """
+    for run in runs:
+        if run.info()["data"]["train.csv"] != train_set.sha256:
+            raise DataError(
+                f"The run {run.name} was made from another train.csv than is here now.",
+                "Compare runs that were made from the same data.",
+            )
+    softmaxes = [run.oof_softmax() for run in runs]
+    wrong = [softmax.argmax(1) != train_set.labels for softmax in softmaxes]
+    pairs: list[dict[str, Any]] = []
+    for i, j in combinations(range(len(runs)), 2):
+        only_first, only_second = np.flatnonzero(wrong[i] & ~wrong[j]), np.flatnonzero(wrong[j] & ~wrong[i])
+        pairs.append(
+            {
+                "first": runs[i].name,
+                "second": runs[j].name,
+                "both_wrong": int((wrong[i] & wrong[j]).sum()),
+                "only_first_wrong": len(only_first),
+                "only_second_wrong": len(only_second),
+                "p": mcnemar_p(len(only_first), len(only_second)),
+                "differences": _differences(runs[i].info(), runs[j].info()),
+                "first_mistakes": _mistakes(only_first, softmaxes[i], train_set),
+                "second_mistakes": _mistakes(only_second, softmaxes[j], train_set),
+            }
+        )
+    for pair, p in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_holm"], pair["differ"] = p, p < LEVEL
+    return {
+        "version": VERSION,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "competition": runs[0].info()["competition"],
+        "runs": [_row(run, softmax, train_set, entries) for run, softmax in zip(runs, softmaxes, strict=True)],
+        "pairs": pairs,
+    }
+
+
+def _row(run: Run, softmax: Float32, train_set: LabelledDigits, entries: Sequence[Entry]) -> dict[str, Any]:
+    info, total = run.info(), summarise(softmax, train_set.labels)
+    scores = [float(entry.score) for entry in entries if entry.run == run.name and entry.score]
+    return {
+        "name": run.name,
+        "preset": info.get("preset"),
+        "folds": info.get("folds"),
+        "seed": info.get("seed"),
+        "members": info.get("members"),
+        **total,
+        "interval": wilson_interval(total["rows"] - total["errors"], total["rows"]),
+        "log_loss_after": run.ensemble_metrics()["calibration"]["log_loss_after"],
+        "train_seconds": info.get("train_seconds"),
+        "score": scores[-1] if scores else None,
+    }
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return what two runs were made with, where it differs: a name to the two values."""
+    plain = [{**info, **info.get("settings", {})} for info in (first, second)]
+    names = ("preset", "folds", "seed", "members", *first.get("settings", {}))
+    pairs = {name: [info.get(name) for info in plain] for name in names}
+    return {name: values for name, values in pairs.items() if values[0] != values[1]}
+
+
+def _mistakes(rows: Int64, softmax: Float32, train_set: LabelledDigits) -> list[dict[str, Any]]:
+    """Return the rows, the surest mistakes first."""
+    order = rows[np.argsort(-softmax[rows].max(1), kind="stable")][:SHOWN]
+    return [
+        {
+            "row": int(row),
+            "label": int(train_set.labels[row]),
+            "predicted": int(softmax[row].argmax()),
+            "confidence": float(softmax[row].max()),
+        }
+        for row in order
+    ]

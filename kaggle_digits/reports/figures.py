@@ -1,0 +1,205 @@
+"""The report's pictures: plots as SVG that takes the page's colours, digits and maps as PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kaggle_digits.arrays import Float32, UInt8
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _ACCENT, _SECOND = "#010203", "#010204", "#010205"
+"""Stand for colours of the page until the SVG is written."""
+SHEET_COLUMNS, TILE = 16, 56
+"""Maps in a row of a sheet, and about how many pixels wide each is."""
+
+
+def digit_png(image: UInt8) -> str:
+    """Return an image, uint8 [28, 28], as the URL of a PNG: dark ink on white paper."""
+    return _png(255 - image)
+
+
+def map_sheet(maps: Float32) -> str:
+    """Return maps, float32 [k, height, width], as the URL of one PNG, each with its own black and white.
+
+    Parameters
+    ----------
+    maps : ndarray of float32, shape (k, height, width)
+        Filters or activations.
+    """
+    columns, scale = min(SHEET_COLUMNS, len(maps)), max(2, TILE // maps.shape[1])
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    grey = (255 * (maps - low) / np.maximum(high - low, 1e-9)).astype(np.uint8)
+    grey = grey.repeat(scale, 1).repeat(scale, 2)
+    grey = np.pad(grey, ((0, -len(grey) % columns), (0, 2), (0, 2)), constant_values=255)
+    count, height, width = grey.shape
+    sheet = grey.reshape(count // columns, columns, height, width).swapaxes(1, 2)
+    return _png(sheet.reshape(-1, columns * width)[:-2, :-2])
+
+
+def learning_curves(folds: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return (alt text, SVG) of loss, accuracy and learning rate by epoch."""
+    few = len(folds) <= 6
+
+    def draw(name: str) -> Callable[[Axes], None]:
+        def onto(axes: Axes) -> None:
+            for number, fold in enumerate(folds):
+                epochs = [row["epoch"] for row in fold["history"]]
+                color = f"C{number % 10}" if few else _ACCENT
+                for prefix, style in (("", ":"), ("val_", "-")):
+                    values = [row[prefix + name] for row in fold["history"]]
+                    label = f"fold {fold['fold']}" if prefix and few else None
+                    axes.plot(
+                        epochs, values, style, color=color, label=label, linewidth=1.3, alpha=1 if few else 0.5
+                    )
+            axes.set(xlabel="epoch", title=name)
+            _whole_numbers(axes)
+            if name == "loss":
+                axes.set_yscale("log")
+            elif few:
+                axes.legend(frameon=False, fontsize="small", loc="lower right", ncols=2)
+
+        return onto
+
+    def rate(axes: Axes) -> None:
+        rows = folds[0]["history"]
+        axes.plot([row["epoch"] for row in rows], [row["learning_rate"] for row in rows], color=_ACCENT)
+        axes.set(xlabel="epoch", title="learning rate")
+        _whole_numbers(axes)
+        axes.set_ylim(bottom=0)
+
+    lines = "solid on rows of the fold itself, dotted on its training rows"
+    return [
+        (f"Loss by epoch, a line a fold: {lines}.", _plot(draw("loss"))),
+        (f"Accuracy by epoch, a line a fold: {lines}.", _plot(draw("accuracy"))),
+        ("Learning rate by epoch.", _plot(rate)),
+    ]
+
+
+def fold_intervals(folds: Sequence[dict[str, Any]], mean: float) -> str:
+    """Return the SVG of the folds' accuracies with their 95 % intervals."""
+
+    def onto(axes: Axes) -> None:
+        for place, fold in enumerate(folds):
+            low, high = fold["interval"]
+            color = _SECOND if fold["out_of_line"] else _ACCENT
+            axes.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.5, solid_capstyle="round")
+            axes.plot(fold["accuracy"], place, "o", color=color, markersize=5)
+        axes.axvline(mean, color=_INK, linewidth=0.8, linestyle="--")
+        axes.set(
+            yticks=range(len(folds)), yticklabels=[f"fold {fold['fold']}" for fold in folds], xlabel="accuracy"
+        )
+        axes.invert_yaxis()
+
+    return _plot(onto, height=max(1.5, 0.2 * len(folds) + 0.7), width=10)
+
+
+def reliability_diagram(calibration: dict[str, Any]) -> str:
+    """Return the SVG of accuracy against confidence, before and after the temperature."""
+
+    def onto(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
+        for name, color, label in (("before", _SECOND, "as trained"), ("after", _ACCENT, "at its temperature")):
+            bins = calibration[f"reliability_{name}"]
+            confidence, accuracy = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
+            axes.plot(confidence, accuracy, color=color, linewidth=1, alpha=0.6, label=label)
+            # Few rows in a bin say little.
+            axes.scatter(confidence, accuracy, [4 + 10 * np.log10(b["rows"]) for b in bins], color=color)
+        axes.set(xlabel="largest probability", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.legend(frameon=False, fontsize="small", loc="lower right")
+
+    return _plot(onto)
+
+
+def class_shares(train: Sequence[float], test: Sequence[float]) -> str:
+    """Return the SVG of the digits' shares of the training rows and of the predicted test rows."""
+
+    def onto(axes: Axes) -> None:
+        places = np.arange(len(train))
+        axes.bar(places - 0.2, np.multiply(train, 100), 0.38, color=_ACCENT, label="training rows")
+        axes.bar(places + 0.2, np.multiply(test, 100), 0.38, color=_SECOND, label="test rows, predicted")
+        axes.set(xticks=places, xlabel="digit", ylabel="share in %")
+        axes.set_ylim(top=1.25 * 100 * max(*train, *test))
+        axes.legend(frameon=False, fontsize="small", ncols=2, loc="upper center")
+
+    return _plot(onto)
+
+
+def by_number(values: Sequence[float], label: str) -> str:
+    """Return the SVG of a value against the number of networks or runs in the mean."""
+
+    def onto(axes: Axes) -> None:
+        axes.plot(range(1, len(values) + 1), values, "o-", color=_ACCENT)
+        axes.set(xlabel="in the mean", ylabel=label)
+        _whole_numbers(axes)
+        axes.ticklabel_format(useOffset=False)
+
+    return _plot(onto)
+
+
+def probability_bars(probabilities: Sequence[float]) -> str:
+    """Return the SVG of ten probabilities."""
+
+    def onto(axes: Axes) -> None:
+        axes.bar(range(len(probabilities)), probabilities, color=_ACCENT)
+        axes.set(xticks=range(len(probabilities)), xlabel="digit", ylabel="probability", ylim=(0, 1.02))
+
+    return _plot(onto, height=2.2)
+
+
+def _whole_numbers(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _plot(onto: Callable[[Axes], None], width: float = 4.6, height: float = 3.1) -> str:
+    """Return a plot as an SVG element."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "kaggle-digits",
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.grid": True,
+        "grid.alpha": 0.2,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "lines.markersize": 3.5,
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), _INK
+        ),
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        onto(figure.subplots())
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    # Inline in a page that has several of them: no size, font, colour of text or name of its own.
+    svg = svg[svg.index("<svg") :]
+    for color, name in ((_INK, "currentColor"), (_ACCENT, "var(--accent)"), (_SECOND, "var(--look)")):
+        svg = svg.replace(color, name)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    return re.sub(r'^<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg)
+
+
+def _png(grey: npt.NDArray[np.uint8]) -> str:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,182 @@
+"""What a report comes to: a few sentences on what to believe, where to look, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any, Literal, get_args
+
+Kind = Literal["act", "look", "good"]
+
+MANY_SUSPECTS = 200
+"""Beyond one suspicious row in so many, labels are worth a look."""
+
+
+def find_what_matters(document: dict[str, Any]) -> list[dict[str, str]]:
+    """Return a document's findings: ``kind`` (act, look or good, in this order), ``title`` and ``text``."""
+    findings = [
+        finding
+        for examine in (_completeness, _fold_spread, _score, _drift, _confusions, _labels, _fit, _networks, _next)
+        if (finding := examine(document)) is not None
+    ]
+    findings.sort(key=lambda finding: get_args(Kind).index(finding[0]))
+    return [{"kind": kind, "title": title, "text": text} for kind, title, text in findings]
+
+
+Finding = tuple[Kind, str, str] | None
+
+
+def _completeness(document: dict[str, Any]) -> Finding:
+    missing = document["missing_folds"]
+    if not missing:
+        return None
+    command = shlex.join(document["run"]["command"])
+    return "act", "Unfinished", f"{_folds(missing)} not trained yet. Go on with: {command}"
+
+
+def _fold_spread(document: dict[str, Any]) -> Finding:
+    folds = document["folds"]
+    if len(folds) < 2:
+        return None
+    odd = [fold for fold in folds if fold["out_of_line"]]
+    if not odd:
+        return (
+            "good",
+            "The folds agree",
+            "No fold's errors are further from the others' than chance explains (Fisher's exact test, Holm's "
+            "correction), so the mean can be believed.",
+        )
+    named = "; ".join(f"fold {f['fold']}: {f['errors']} errors in {f['rows']:,} rows" for f in odd)
+    return (
+        "look",
+        "A fold is out of line",
+        f"{named}. That is further from the others than chance explains: look at its learning curve and its "
+        "mistakes, and train with another --seed to see whether it is the rows or the training.",
+    )
+
+
+def _score(document: dict[str, Any]) -> Finding:
+    board, test, total = document["leaderboard"], document["test"], document["out_of_fold"]
+    if not total or not test:
+        return None
+    low, high = test["expected_from_out_of_fold"]["interval"]
+    expected = f"{low:.5f} to {high:.5f}"
+    if not board or board["gap"] is None:
+        by_confidence = test["expected_accuracy"]
+        more = "" if by_confidence is None else f" By the ensemble's own probabilities it is {by_confidence:.5f}."
+        return (
+            "look",
+            "What the leaderboard will say",
+            f"A single network's score would be within {expected} (95 %); an out-of-fold row has one network, a "
+            f"test row the mean of {test['networks']}, which is mostly better.{more}",
+        )
+    words = f"The score is {board['score']:.5f}, {board['gap']:+.5f} against out-of-fold"
+    if board["within_noise"]:
+        return "good", "Leaderboard and folds agree", f"{words}: within chance ({expected})."
+    if board["gap"] > 0:
+        return (
+            "good",
+            "The leaderboard is above the folds",
+            f"{words}: more than chance ({expected}), as a mean of {test['networks']} networks should be against "
+            "the one that an out-of-fold row has.",
+        )
+    return (
+        "act",
+        "The leaderboard is below the folds",
+        f"{words}: more than chance ({expected}). Look for duplicates between folds, a change in the test rows, "
+        "or a choice that was made by looking at out-of-fold rows.",
+    )
+
+
+def _drift(document: dict[str, Any]) -> Finding:
+    test = document["test"]
+    if not test:
+        return None
+    p = test["class_shares"]["p"]
+    if p >= 0.01:
+        return None
+    return (
+        "look",
+        "The test set has other shares of digits",
+        f"They differ from the training set's, as predicted, by more than chance (p = {p:.2g}, chi-squared).",
+    )
+
+
+def _confusions(document: dict[str, Any]) -> Finding:
+    total = document["out_of_fold"]
+    if not total or not total["confused_pairs"]:
+        return None
+    matrix = total["confusion"]
+    both = {
+        (i, j): matrix[i][j] + matrix[j][i]
+        for i in range(len(matrix))
+        for j in range(i)
+        if matrix[i][j] + matrix[j][i]
+    }
+    (i, j), count = max(both.items(), key=lambda pair: pair[1])
+    return (
+        "look",
+        f"{j} and {i} are confused most",
+        f"{count} of {total['errors']:,} errors. If they look alike to you too, a larger network will not help.",
+    )
+
+
+def _labels(document: dict[str, Any]) -> Finding:
+    total = document["out_of_fold"]
+    if not total or not total["suspects"]:
+        return None
+    count = len(total["suspects"])
+    many = count * MANY_SUSPECTS > total["rows"]
+    return (
+        "act" if many else "look",
+        f"{count} label{'s look' if count > 1 else ' looks'} wrong",
+        f"{'They are' if count > 1 else 'It is'} among the {total['errors']:,} errors; no training mends them. "
+        "The report shows them by row.",
+    )
+
+
+def _fit(document: dict[str, Any]) -> Finding:
+    """Training against validation accuracy, where an epoch is a fair sample of the rows."""
+    folds, settings = document["folds"], document["run"].get("settings", {})
+    if not folds or settings.get("hard_rows", 0) > 0:
+        return None
+    last = [fold["history"][-1] for fold in folds]
+    seen = sum(epoch["accuracy"] for epoch in last) / len(last)
+    unseen = sum(epoch["val_accuracy"] for epoch in last) / len(last)
+    if seen - unseen > 0.3 * (1 - unseen):
+        return (
+            "look",
+            "The networks know their own rows better",
+            f"{seen:.4f} on the rows they train on, {unseen:.4f} on others: more deformation or dropout may help, "
+            "more epochs will not. The presets fast, default and best deform.",
+        )
+    return (
+        "look",
+        "There is room to learn",
+        f"{seen:.4f} on the rows they train on, {unseen:.4f} on others: more epochs or a larger network may help.",
+    )
+
+
+def _networks(document: dict[str, Any]) -> Finding:
+    test = document["test"]
+    if not test or test["networks"] < 2:
+        return None
+    changed = round((1 - test["by_networks"][-2]) * test["rows"])
+    return (
+        "good" if changed * 2_000 < test["rows"] else "look",
+        f"The networks are of one mind on {100 * test['unanimous']:.2f} % of the test rows",
+        f"The last of {test['networks']} changed {changed:,} of {test['rows']:,} predictions"
+        + (": more of the same would change little." if changed * 2_000 < test["rows"] else ": more may help."),
+    )
+
+
+def _next(document: dict[str, Any]) -> Finding:
+    if document["missing_folds"] or document["leaderboard"]:
+        return None
+    run = document["run"]
+    command = f"kaggle-digits --competition {run['competition']} submit --run {shlex.quote(run['name'])}"
+    return "act", "Not submitted yet", f"Send it with: {command}"
+
+
+def _folds(numbers: list[int]) -> str:
+    names = ", ".join(map(str, numbers))
+    return f"Fold {names} is" if len(numbers) == 1 else f"Folds {names} are"

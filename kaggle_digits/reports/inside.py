@@ -1,0 +1,108 @@
+"""What is inside a network: its layers, its first filters, and what its layers make of a digit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.competition import SIDE
+from kaggle_digits.errors import DataError
+from kaggle_digits.forms import form_function, without_form
+from kaggle_digits.runs import Run
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The inside of a fold's network.
+
+    Attributes
+    ----------
+    layers : list of dict
+        From input to output: ``name``, ``kind``, ``shape`` of its output for one image, ``parameters``, and
+        ``receptive_field``, the side in pixels of the square that one of its outputs depends on.
+    image : ndarray of uint8, shape (28, 28)
+        A digit in the form that the network sees.
+    filters : ndarray of float32, shape (maps, height, width)
+        The kernels of the first convolution.
+    activations : list of (str, ndarray of float32, shape (maps, height, width))
+        What the first and the last rectified convolution make of the image, with the layers' names.
+    """
+
+    layers: list[dict[str, Any]]
+    image: UInt8
+    filters: Float32
+    activations: list[tuple[str, Float32]]
+
+
+def look_inside(run: Run, fold: int, image: UInt8) -> Inside:
+    """Return the inside of a fold's network, as it sees an image, uint8 [28, 28].
+
+    Raises
+    ------
+    DataError
+        If the network's file is missing or damaged.
+    """
+    import keras
+    from keras import layers
+
+    path, form = run.model_file(fold), run.fold_metrics(fold)["form"]
+    try:
+        network = without_form(keras.models.load_model(path, compile=False, safe_mode=True), form)
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        raise DataError(
+            f"{path} is no network that can be loaded.",
+            "Train it again with the run's train command and --retrain.",
+        ) from error
+    seen = form_function(form)(image[None])
+    convolutions = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]
+    rectified = [
+        layer
+        for layer in network.layers
+        if isinstance(layer, layers.ReLU) or (layer in convolutions and layer.activation is keras.activations.relu)
+    ]
+    shown = [layer for layer in rectified if len(layer.output.shape) == 4]
+    shown = [shown[0], shown[-1]] if len(shown) > 1 else shown
+    maps = keras.Model(network.inputs, [layer.output for layer in shown])([seen[..., None].astype(np.float32)])
+    return Inside(
+        layers=_layer_table(network),
+        image=seen[0],
+        filters=np.moveaxis(np.asarray(convolutions[0].kernel)[:, :, 0], -1, 0),
+        activations=[
+            (layer.name, np.moveaxis(np.asarray(values)[0], -1, 0))
+            for layer, values in zip(shown, maps, strict=True)
+        ],
+    )
+
+
+def _layer_table(network: keras.Model) -> list[dict[str, Any]]:
+    """Return a row a layer. How receptive fields grow: Araujo, Norris and Sim, Distill, 2019."""
+    # Of each tensor: the side of its receptive field, and the distance in pixels between two of its neighbours.
+    reach: dict[int, tuple[int, int]] = {}
+    rows = []
+    for layer in network.layers:
+        sources = layer.input if isinstance(layer.input, list) else [layer.input]
+        fields = [reach[id(source)] for source in sources] or [(1, 1)]
+        field, jump = max(fields)
+        if hasattr(layer, "kernel_size") or hasattr(layer, "pool_size"):
+            size = getattr(layer, "kernel_size", None) or layer.pool_size
+            field, jump = field + (size[0] - 1) * jump, jump * layer.strides[0]
+        elif len(layer.output.shape) == 2:
+            field = SIDE
+        field = min(field, SIDE)
+        reach[id(layer.output)] = field, jump
+        rows.append(
+            {
+                "name": layer.name,
+                "kind": type(layer).__name__,
+                "shape": list(layer.output.shape[1:]),
+                "parameters": layer.count_params(),
+                "receptive_field": field,
+            }
+        )
+    return rows

@@ -1,0 +1,117 @@
+"""The report in a real browser: it opens without errors, its tables sort, it fits a phone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kaggle_digits import Workspace, compare, report, submit
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+DRIVER = shutil.which("chromedriver")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not (DRIVER and BROWSER), reason="there is no Chromium with its driver here")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER or ""
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(rehearsed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The report of a submitted run, and a comparison."""
+    root = tmp_path_factory.mktemp("browsed") / "copy"
+    shutil.copytree(rehearsed.root, root)
+    workspace = Workspace.at(root, "rehearsal")
+    submit(workspace)
+    shutil.copytree(workspace.runs / "first", workspace.runs / "second")
+    return {"report": report(workspace, "first").page, "comparison": compare(workspace, ["first", "second"]).page}
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_it_opens_without_a_word_on_the_console(browser: Chrome, pages: dict[str, Path], name: str) -> None:
+    browser.get(pages[name].as_uri())
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return [...document.images].every(i => !i.complete || i.naturalWidth > 0)")
+
+
+def test_the_browser_notices_an_error(browser: Chrome, tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text("<script>undefinedThing()</script>")
+    browser.get((tmp_path / "bad.html").as_uri())
+    assert browser.get_log("browser") != []
+
+
+def test_links_lead_to_sections(browser: Chrome, pages: dict[str, Path]) -> None:
+    browser.get(pages["report"].as_uri())
+    links = browser.execute_script("return [...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))")
+    assert len(links) == 9
+    for link in links:
+        assert browser.execute_script("return document.getElementById(arguments[0]) !== null", link)
+
+
+def test_a_table_sorts_both_ways_by_mouse_and_by_key(browser: Chrome, pages: dict[str, Path]) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(pages["report"].as_uri())
+    table = next(
+        t for t in browser.find_elements(By.CSS_SELECTOR, "table.sortable") if "recall" in t.text.split("\n")[0]
+    )
+
+    def column() -> list[str]:
+        return [cell.text for cell in table.find_elements(By.CSS_SELECTOR, "tbody td:nth-child(2)")]
+
+    before = column()
+    button = table.find_element(By.CSS_SELECTOR, "thead th:nth-child(2) button")
+    button.click()
+    numbers = [int(text) for text in column()]
+    assert numbers == sorted((int(text) for text in before), reverse=True)
+    assert table.find_element(By.CSS_SELECTOR, "thead th:nth-child(2)").get_attribute("aria-sort") == "descending"
+    button.send_keys(Keys.ENTER)
+    assert [int(text) for text in column()] == sorted(numbers)
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_it_fits_a_phone(browser: Chrome, pages: dict[str, Path], name: str) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    )
+    try:
+        browser.get(pages[name].as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_dark_and_light_differ_and_both_can_be_read(browser: Chrome, pages: dict[str, Path]) -> None:
+    colors = {}
+    for scheme in ("light", "dark"):
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        browser.get(pages["report"].as_uri())
+        colors[scheme] = browser.execute_script(
+            "const style = getComputedStyle(document.body);"
+            "return [style.color, style.backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3).map(Number))"
+        )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    for scheme, lighter in (("light", 1), ("dark", 0)):
+        brightness = [sum(color) / 3 for color in colors[scheme]]
+        assert brightness[lighter] - brightness[1 - lighter] > 150

@@ -1,0 +1,578 @@
+"""The doctor: every finding, in health and in sickness."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import competition_files, write_files
+from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
+
+from kaggle_digits import Workspace, doctor, download
+from kaggle_digits.cli import cli
+from kaggle_digits.doctor import PYTHONS, Finding, examine, is_ready, next_command
+from kaggle_digits.executors import WORKER_MEMORY
+from kaggle_digits.files import write_json
+from kaggle_digits.hosts.local import DAILY_LIMIT
+from kaggle_digits.runs import Run
+
+REAL_TENSORFLOW = doctor._tensorflow
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No import of TensorFlow, a machine that is large enough, and a Kaggle client that is imported anew."""
+    monkeypatch.setattr(doctor, "_tensorflow", lambda: Finding("TensorFlow", "ok", "Version 0."))
+    monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 64e9))
+    for name in [n for n in sys.modules if n.split(".")[0] in ("kaggle", "kagglesdk")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.fixture
+def rehearsal(tmp_path: Path) -> Workspace:
+    """A workspace of a local competition, with small data put in place by hand."""
+    workspace = Workspace.at(tmp_path / "work", "rehearsal")
+    write_files(workspace.data, competition_files())
+    return workspace
+
+
+def by_name(workspace: Workspace) -> dict[str, Finding]:
+    findings = examine(workspace)
+    for finding in findings:
+        assert finding.words.endswith("."), finding
+        assert (finding.remedy == "") == (finding.state == "ok"), finding
+        assert finding.remedy == "" or finding.remedy.endswith("."), finding
+    return {finding.name: finding for finding in findings}
+
+
+def assert_found(finding: Finding, state: str, words: str, remedy: str = "") -> None:
+    assert finding.state == state, finding
+    assert re.search(words, finding.words), finding
+    assert re.search(remedy, finding.remedy), finding
+
+
+def save(path: Path, text: str, mode: int = 0o600) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_all_is_ready_at_kaggle(workspace: Workspace, kaggle: KaggleServer) -> None:
+    download(workspace)
+    findings = examine(workspace)
+    assert [(f.name, f.state) for f in findings] == [
+        (name, "ok")
+        for name in (
+            "Python",
+            "TensorFlow",
+            "Memory",
+            "Disk",
+            "Credentials",
+            "Kaggle",
+            "Rules",
+            "Submissions",
+            "Data",
+            "Runs",
+        )
+    ]
+    words = {f.name: f.words for f in findings}
+    assert words["Credentials"] == "Those from KAGGLE_USERNAME and KAGGLE_KEY are used."
+    assert words["Submissions"] == "10 left today."
+    assert words["Data"] == "100 training rows and 30 test rows, whole and valid."
+    # As few requests as tell all this: a file, where it is stored, and the limits.
+    assert kaggle.requests == ["DownloadDataFile", "sample_submission.csv", "GetSubmissionLimits"]
+
+
+def test_all_is_ready_on_this_machine(rehearsal: Workspace) -> None:
+    findings = by_name(rehearsal)
+    assert is_ready(list(findings.values()))
+    assert {"Kaggle", "Rules"}.isdisjoint(findings)
+    assert_found(findings["Credentials"], "ok", "None are needed")
+    assert_found(findings["Submissions"], "ok", rf"^{DAILY_LIMIT} of {DAILY_LIMIT} left today")
+    assert_found(findings["Data"], "ok", "100 training rows and 30 test rows, valid, put in place by hand")
+
+
+def test_looking_changes_nothing(rehearsal: Workspace) -> None:
+    before = tree(rehearsal.root)
+    examine(rehearsal)
+    assert tree(rehearsal.root) == before
+    examine(Workspace.at(rehearsal.root / "elsewhere", "rehearsal-full"))
+    assert not (rehearsal.root / "elsewhere").exists()
+
+
+# The machine
+
+
+def test_the_pythons_are_those_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    first, end = (".".join(map(str, version)) for version in PYTHONS)
+    assert project["requires-python"] == f">={first},<{end}"
+
+
+@pytest.mark.parametrize(("version", "state"), [((3, 10), "problem"), ((3, 13), "ok"), ((3, 14), "problem")])
+def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state: str) -> None:
+    monkeypatch.setattr(sys, "version_info", (*version, 1))
+    assert_found(doctor._python(), state, r"^Version \d", "" if state == "ok" else r"3\.11 or later, before 3\.14")
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "words", "remedy"),
+    [
+        ("import os; os.kill(os.getpid(), 4)", "problem", "lacks instructions .* such as AVX", "another machine"),
+        ("import os; os.kill(os.getpid(), 11)", "problem", "signal 11 ends it", "pip install"),
+        ("import tensorflow_that_is_not_there", "problem", "ModuleNotFoundError: No module named", "pip install"),
+        ("import sys; sys.exit(7)", "problem", "exit code 7", "pip install"),
+        ("print('noise')", "problem", "exit code 0", "pip install"),
+        ("import time; time.sleep(60)", "problem", "longer than 1 seconds", "later"),
+        (
+            """print('noise\\n{"version": "9.9", "gpus": []}')""",
+            "ok",
+            r"^Version 9\.9, on \d+ CPU .* no GPU; ",
+            "",
+        ),
+        (
+            """print('{"version": "9.9", "gpus": ["Fast One", "Other"]}')""",
+            "ok",
+            "and Fast One, Other; trains",
+            "",
+        ),
+    ],
+)
+def test_tensorflow(monkeypatch: pytest.MonkeyPatch, script: str, state: str, words: str, remedy: str) -> None:
+    monkeypatch.setattr(doctor, "_TENSORFLOW", script)
+    monkeypatch.setattr(doctor, "TENSORFLOW_PATIENCE", 1.0 if "sleep" in script else 60.0)
+    assert_found(REAL_TENSORFLOW(), state, words, remedy)
+
+
+@pytest.mark.parametrize(
+    ("available", "state", "remedy"),
+    [
+        (4.0, "ok", "^$"),
+        (3.9, "warning", "--workers 3"),
+        (0.9, "problem", "Close other programs before training"),
+    ],
+)
+def test_memory(monkeypatch: pytest.MonkeyPatch, available: float, state: str, remedy: str) -> None:
+    monkeypatch.setattr("kaggle_digits.executors.default_workers", lambda folds: 4)
+    monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, available * WORKER_MEMORY))
+    assert_found(doctor._memory(), state, r"of 64\.0 GB are available; .* 1\.2 GB, times 4", remedy)
+
+
+def test_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    total, available = doctor._memory_bytes()
+    assert 1e8 < available <= total
+    # Where nobody tells what is available.
+    monkeypatch.setattr(Path, "read_text", lambda path: "nothing of the kind")
+    assert doctor._memory_bytes() == (total, total)
+
+
+@pytest.mark.parametrize("folder", ["data", "runs", "submissions"])
+def test_a_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).write_text("a file in the way")
+    findings = by_name(Workspace.at(tmp_path, "rehearsal"))
+    assert_found(findings["Disk"], "problem", f"{folder}/rehearsal cannot be written: Not a directory", "--root")
+
+
+def test_a_root_without_permission(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace) -> None:
+    def refuse(**options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Whoever runs the tests may be root, whom no permission bits stop.
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    remedy = f"Make {rehearsal.data} a folder that you may write to"
+    assert_found(by_name(rehearsal)["Disk"], "problem", "cannot be written: Permission denied", remedy)
+
+
+@pytest.mark.parametrize(("free", "state"), [(0.6e9, "ok"), (0.4e9, "problem")])
+def test_free_space(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace, free: float, state: str) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    assert_found(doctor._disk(rehearsal), state, rf"^{free / 1e9} GB are free; .* 0\.5 GB", "")
+
+
+# Credentials and Kaggle
+
+
+def test_no_credentials(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    monkeypatch.delenv("KAGGLE_KEY")
+    findings = by_name(workspace)
+    assert_found(findings["Credentials"], "problem", "no Kaggle credentials", "kaggle.com/settings/api")
+    assert kaggle.requests == []
+    assert {"Kaggle", "Rules", "Submissions"}.isdisjoint(findings)
+    assert findings["Data"].state == "ok"
+
+
+@pytest.mark.parametrize("source", ["variable", "kaggle.json"])
+def test_half_credentials(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    if source == "kaggle.json":
+        monkeypatch.delenv("KAGGLE_KEY")
+        save(Path.home() / ".kaggle" / "kaggle.json", json.dumps({"key": KEY}))
+    findings = by_name(workspace)
+    assert_found(findings["Credentials"], "problem", "a Kaggle key but no username", "settings/api")
+    assert kaggle.requests == []
+
+
+@pytest.mark.parametrize("place", ["value", "path", "access_token"])
+@pytest.mark.parametrize("key", ["none", "variables", "kaggle.json", "broken"])
+def test_a_token_and_a_key(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, place: str, key: str
+) -> None:
+    home, key_file = Path.home() / ".kaggle", Path.home() / ".kaggle" / "kaggle.json"
+    if key != "variables":
+        monkeypatch.delenv("KAGGLE_USERNAME")
+        monkeypatch.delenv("KAGGLE_KEY")
+    if key in ("kaggle.json", "broken"):
+        save(key_file, json.dumps({"username": "ada", "key": KEY}) if key == "kaggle.json" else "{")
+    token_file = home / "access_token" if place == "access_token" else home.parent / "token"
+    if place != "value":
+        save(token_file, TOKEN)
+    if place != "access_token":
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN if place == "value" else str(token_file))
+    used = str(token_file) if place == "access_token" else "KAGGLE_API_TOKEN"
+    passed_over = {"variables": "KAGGLE_USERNAME and KAGGLE_KEY", "kaggle.json": str(key_file)}.get(key)
+    findings = by_name(workspace)
+    if passed_over:
+        words = rf"^Those from {used} are used\. Those from {passed_over} are passed over"
+        assert_found(findings["Credentials"], "warning", words, "Remove those that you do not mean to use")
+    else:
+        assert_found(findings["Credentials"], "ok", rf"^Those from {used} are used\.$")
+    assert findings["Submissions"].words == "10 left today."
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o604])
+@pytest.mark.parametrize("place", ["kaggle.json", "access_token", "path"])
+def test_credentials_that_others_can_read(monkeypatch: pytest.MonkeyPatch, mode: int, place: str) -> None:
+    path = Path.home() / ".kaggle" / place
+    save(path, json.dumps({"username": "ada", "key": KEY}) if place == "kaggle.json" else TOKEN, mode)
+    if place == "path":
+        monkeypatch.setenv("KAGGLE_API_TOKEN", str(path))
+    if mode == 0o600:
+        assert_found(doctor._credentials(), "ok", "are used")
+    else:
+        remedy = f"chmod 600 {path}"
+        assert_found(doctor._credentials(), "warning", f"Other users of this machine can read {path}", remedy)
+
+
+@pytest.mark.parametrize("variable", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])
+def test_credentials_that_kaggle_refuses(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "KGAT_wrong")
+    findings = by_name(workspace)
+    assert_found(findings["Kaggle"], "problem", f"not accept the credentials from .*{variable}", "new token")
+    assert {"Rules", "Submissions"}.isdisjoint(findings)
+    assert not is_ready(list(findings.values()))
+
+
+def test_rules_that_are_not_accepted(workspace: Workspace, kaggle: KaggleServer) -> None:
+    kaggle.fail("DownloadDataFile", error(403, "You must accept this competition's rules"))
+    findings = by_name(workspace)
+    assert findings["Kaggle"].state == "ok"
+    words, remedy = "You must accept this competition's rules", "kaggle.com/competitions/digit-recognizer/rules"
+    assert_found(findings["Rules"], "problem", words, remedy)
+    assert "Submissions" not in findings
+
+
+def test_offline(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    download(workspace)
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    findings = by_name(workspace)
+    assert_found(findings["Kaggle"], "warning", "cannot be reached", "training works without it")
+    assert "Rules" not in findings
+    assert is_ready(list(findings.values()))
+    assert next_command(workspace, list(findings.values())).endswith(" train")
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        ("DownloadDataFile", error(503, "Busy")),
+        ("DownloadDataFile", Fault(drop=True)),
+        ("DownloadDataFile", error(429, "Slow down", **{"Retry-After": "50"})),
+        ("GetSubmissionLimits", error(503, "Busy")),
+    ],
+)
+def test_server_trouble_is_a_warning_after_one_try(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, call: str, fault: Fault
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("there is no reason to wait"))
+    kaggle.fail(call, fault)
+    findings = by_name(workspace)
+    assert findings["Kaggle" if call == "DownloadDataFile" else "Submissions"].state == "warning"
+    assert kaggle.count(call) == 1
+
+
+def test_a_silent_server_is_not_waited_for(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    timeouts: list[Any] = []
+    send = requests.adapters.HTTPAdapter.send
+
+    def record(adapter: Any, request: Any, **options: Any) -> Any:
+        timeouts.append(options["timeout"])
+        return send(adapter, request, **options)
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", record)
+    by_name(workspace)
+    assert timeouts
+    assert set(timeouts) == {doctor.PATIENCE}
+
+
+@pytest.mark.parametrize(
+    ("limits", "state", "words"),
+    [
+        ({"numToday": 3, "numTotal": 9, "numAllowedNow": 2}, "ok", r"^2 left today"),
+        ({"numToday": 5, "numTotal": 9, "numAllowedNow": 0}, "warning", "are used up"),
+        ({"numToday": 0, "numTotal": 0, "numAllowedNow": 0}, "ok", "begins to count with your first"),
+    ],
+)
+def test_allowance(workspace: Workspace, kaggle: KaggleServer, limits: dict, state: str, words: str) -> None:
+    kaggle.limits = limits
+    assert_found(by_name(workspace)["Submissions"], state, words, "" if state == "ok" else "after midnight UTC")
+
+
+def test_the_local_allowance(rehearsal: Workspace) -> None:
+    from kaggle_digits.hosts.local import LocalHost
+
+    host = LocalHost(rehearsal)
+    host.submit(rehearsal.data / "sample_submission.csv", "")
+    assert_found(by_name(rehearsal)["Submissions"], "ok", "^9 of 10 left today")
+    for _ in range(9):
+        host.submit(rehearsal.data / "sample_submission.csv", "")
+    assert_found(by_name(rehearsal)["Submissions"], "warning", "are used up", "after midnight UTC")
+    (rehearsal.data / "host" / "submissions.json").write_text('{"submissions": [{}]}')
+    assert_found(by_name(rehearsal)["Submissions"], "problem", "submissions.json is damaged", "Remove it")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"KAGGLE_KEY": "xyzzy-key"},
+        {"KAGGLE_API_TOKEN": TOKEN},
+        {"KAGGLE_API_TOKEN": "KGAT_xyzzy"},
+        {"KAGGLE_API_TOKEN": "KGAT_xyz zy"},
+        {"KAGGLE_API_TOKEN": "KGAT_xyzzy" * 50},
+        {"KAGGLE_USERNAME": "", "KAGGLE_KEY": "xyzzy-key"},
+    ],
+)
+def test_no_secret_is_shown(
+    workspace: Workspace,
+    kaggle: KaggleServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    environment: dict[str, str],
+) -> None:
+    save(Path.home() / ".kaggle" / "kaggle.json", json.dumps({"username": "ada", "key": KEY}), 0o644)
+    for name, value in (environment | {"VERBOSE": "1"}).items():
+        monkeypatch.setenv(name, value)
+    for options in ([], ["--json"]):
+        cli.main(["--root", str(workspace.root), "doctor", *options], standalone_mode=False)
+    shown = "".join(capfd.readouterr())
+    assert "Credentials" in shown
+    for secret in (KEY, TOKEN, "KGAT", "xyz", "zzy"):
+        assert secret not in shown
+
+
+# Data and runs
+
+
+def remove_train(folder: Path) -> None:
+    (folder / "train.csv").unlink()
+
+
+def cut_train(folder: Path) -> None:
+    content = (folder / "train.csv").read_bytes()
+    (folder / "train.csv").write_bytes(content[: len(content) // 2])
+
+
+def change_test(folder: Path) -> None:
+    content = (folder / "test.csv").read_bytes()
+    (folder / "test.csv").write_bytes(content[:-3] + b"9\r\n")
+
+
+def break_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{}")
+
+
+def misname_manifest(folder: Path) -> None:
+    write_json(folder / "manifest.json", {"files": {"train.csv": "whole"}})
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (remove_train, r"has no train\.csv\.$"),
+        (cut_train, r"train\.csv has [\d,]+ bytes, not the [\d,]+ that arrived\.$"),
+        (change_test, r"test\.csv is not the file that arrived"),
+        (break_manifest, r"manifest\.json is damaged"),
+        (misname_manifest, r"manifest\.json is damaged"),
+    ],
+)
+def test_harmed_files_and_the_remedy(rehearsal: Workspace, harm: Callable[[Path], None], words: str) -> None:
+    download(rehearsal)
+    assert by_name(rehearsal)["Data"].state == "ok"
+    harm(rehearsal.data)
+    found = by_name(rehearsal)["Data"]
+    command = f"kaggle-digits --competition rehearsal --root {rehearsal.root} download"
+    assert_found(found, "problem", words, f"{command}\\.$")
+    cli.main(command.split()[1:], standalone_mode=False)
+    assert by_name(rehearsal)["Data"].state == "ok"
+
+
+def test_files_put_there_by_hand_that_are_not_valid(rehearsal: Workspace) -> None:
+    (rehearsal.data / "sample_submission.csv").write_text("ImageId,Label\n1,0\n")
+    found = by_name(rehearsal)["Data"]
+    assert_found(
+        found, "problem", re.escape(f"{rehearsal.data / 'test.csv'} has 30 rows but "), "download --force"
+    )
+
+
+@pytest.mark.parametrize(
+    ("competition", "root", "command"),
+    [
+        ("digit-recognizer", ".", "kaggle-digits download"),
+        ("rehearsal", ".", "kaggle-digits --competition rehearsal download"),
+        ("rehearsal-full", "my digits", "kaggle-digits --competition rehearsal-full --root 'my digits' download"),
+    ],
+)
+def test_no_files_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, competition: str, root: str, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace.at(root, competition)
+    found = by_name(workspace)
+    assert_found(found["Data"], "warning", "There are no files in .* yet", re.escape(f"Get them with: {command}."))
+    assert next_command(workspace, list(found.values())) == command
+
+
+def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
+    def look() -> tuple[Finding, str]:
+        findings = examine(rehearsal)
+        return findings[-1], next_command(rehearsal, findings)
+
+    start = f"kaggle-digits --competition rehearsal --root {rehearsal.root}"
+    assert look() == (Finding("Runs", "ok", "0 runs so far."), f"{start} train")
+    run = Run(rehearsal.runs / "first")
+    run.create({"preset": "lenet", "folds": 2, "data": {}}, ["kaggle-digits", "train", "--set", "epochs=1 "])
+    finding, command = look()
+    remedy = r"^Go on with: kaggle-digits train --set 'epochs=1 '\.$"
+    assert_found(finding, "warning", r"^1 run so far\. first is unfinished\.$", remedy)
+    assert command == "kaggle-digits train --set 'epochs=1 '"
+    run.set_status("finished")
+    assert look() == (Finding("Runs", "ok", "1 run so far."), f"{start} submit")
+    ledger = rehearsal.submissions / "ledger.csv"
+    ledger.parent.mkdir(parents=True)
+    row = f"2026-11-24T10:00:00+00:00,first,{'0' * 64},abc,COMPLETE,0.99,0.98,1"
+    ledger.write_text(f"time,run,sha256,ref,status,score,cv,rank\n{row}\n")
+    assert look()[1] == f"{start} score"
+    (run.path / "run.json").write_text("{}")
+    finding, command = look()
+    assert_found(finding, "warning", "first is damaged", f"Remove {run.path} and train it again")
+    assert command == f"{start} train"
+
+
+def test_what_nobody_thought_of_is_a_finding(rehearsal: Workspace) -> None:
+    write_json(
+        rehearsal.runs / "odd" / "run.json",
+        {"status": "finished", "data": {}, "command": [], "preset": "lenet", "folds": "two"},
+    )
+    assert_found(by_name(rehearsal)["Runs"], "problem", "Cannot look at it: TypeError", "remove what is damaged")
+
+
+def test_a_file_without_permission(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    download(rehearsal)
+    monkeypatch.setattr(doctor, "sha256", refuse)
+    words = rf"Cannot look at {rehearsal.data / 'train.csv'}: Permission denied"
+    assert_found(by_name(rehearsal)["Data"], "problem", words, "Mend its permissions")
+
+
+# The command
+
+
+def test_the_command_in_json_with_the_real_tensorflow(
+    run_cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    result = run_cli("doctor", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    assert (document.keys(), document["competition"]) == ({"competition", "ready", "findings"}, "digit-recognizer")
+    assert document["ready"] is False
+    findings = {finding["name"]: finding for finding in document["findings"]}
+    assert all(finding.keys() == {"name", "state", "words", "remedy"} for finding in document["findings"])
+    assert findings["TensorFlow"]["state"] == "ok"
+    assert re.match(r"Version 2\.\d+\.\d+, on \d+ CPU cores? and ", findings["TensorFlow"]["words"])
+    assert findings["Credentials"]["state"] == "problem"
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
+
+
+@pytest.mark.parametrize(
+    ("harm", "end"),
+    [
+        (None, r"^Ready, with 1 warning: next, kaggle-digits --competition rehearsal download$"),
+        ("data", r"^1 problem: mend what is marked, then look again\.$"),
+    ],
+)
+def test_what_a_person_sees_fits_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, harm: str | None, end: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    if harm:
+        write_files(tmp_path / "data" / "rehearsal", {"train.csv": b""})
+    cli.main(["--competition", "rehearsal", "doctor"], standalone_mode=False)
+    shown = capfd.readouterr()
+    assert shown.err == ""
+    lines = shown.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.search(end, lines[-1]), lines[-1]
+    assert "\x1b" not in shown.out
+    assert re.search(r"^ok +Python +Version 3", shown.out, re.MULTILINE)
+    assert re.search(r"^ +Get them with: kaggle-digits", shown.out, re.MULTILINE)
+
+
+def test_all_is_ready_is_said(
+    rehearsal: Workspace, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(rehearsal.root)
+    cli.main(["--competition", "rehearsal", "doctor"], standalone_mode=False)
+    assert capfd.readouterr().out.endswith("All is ready: next, kaggle-digits --competition rehearsal train\n")
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_marks_in_a_terminal_and_no_color(
+    rehearsal: Workspace, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, no_color: str
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": no_color}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(rehearsal.root)
+    os.remove(rehearsal.data / "test.csv")
+    cli.main(["--competition", "rehearsal", "doctor"], standalone_mode=False)
+    shown = capfd.readouterr().out
+    assert "✓" in shown
+    assert "✗" in shown
+    assert bool(re.search(r"\x1b\[[\d;]*3[0-9]m", shown)) == (no_color == "")

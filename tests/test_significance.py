@@ -1,0 +1,63 @@
+"""Intervals and tests of counts, against published values and simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kaggle_digits.significance import (
+    drift_p,
+    holm,
+    mcnemar_p,
+    out_of_line_p,
+    score_deviation,
+    wilson_interval,
+)
+
+
+def test_wilson_as_published() -> None:
+    # Newcombe, Statistics in Medicine 17, 1998, table I, method 3.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+
+
+def test_mcnemar() -> None:
+    assert mcnemar_p(0, 0) == 1
+    assert mcnemar_p(5, 5) == 1
+    # Of 6 rows all on one side: 2 * .5 ** 6.
+    assert mcnemar_p(6, 0) == pytest.approx(0.03125)
+    assert mcnemar_p(2, 10) == mcnemar_p(10, 2) == pytest.approx(0.0386, abs=1e-4)
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_a_fold_out_of_line_is_found_and_the_others_are_not() -> None:
+    p = out_of_line_p([20, 22, 60, 18, 21], [8400] * 5)
+    assert p[2] < 0.001
+    assert min(p[:2] + p[3:]) > 0.05
+    assert out_of_line_p([7], [100]) == [1]
+
+
+def test_folds_that_differ_by_chance_are_seldom_out_of_line() -> None:
+    rng = np.random.default_rng(0)
+    alarms = sum(
+        min(out_of_line_p(rng.binomial(4200, 0.005, 10).tolist(), [4200] * 10)) < 0.05 for _ in range(200)
+    )
+    # Holm's correction keeps it to 5 % of the runs.
+    assert alarms <= 20
+
+
+def test_deviation_of_a_score() -> None:
+    rng = np.random.default_rng(0)
+    gaps = rng.binomial(28_000, 0.99, 20_000) / 28_000 - rng.binomial(42_000, 0.99, 20_000) / 42_000
+    assert score_deviation(0.99, 42_000, 28_000) == pytest.approx(gaps.std(), rel=0.03)
+
+
+def test_drift() -> None:
+    assert drift_p([100, 100, 0], [50, 50, 0]) == 1
+    assert drift_p([100, 100], [80, 20]) < 0.001
+    assert drift_p([5, 0], [7, 0]) == 1
