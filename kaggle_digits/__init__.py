@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kaggle_digits.pipeline import score as score
     from kaggle_digits.pipeline import submit as submit
     from kaggle_digits.pipeline import train as train
+    from kaggle_digits.prediction import predict as predict
     from kaggle_digits.reports import compare as compare
     from kaggle_digits.reports import report as report
     from kaggle_digits.runs import find_run as find_run
@@ -27,6 +28,7 @@ _HOMES = {
     "ensemble": "pipeline",
     "find_run": "runs",
     "list_runs": "runs",
+    "predict": "prediction",
     "report": "reports",
     "score": "pipeline",
     "submit": "pipeline",

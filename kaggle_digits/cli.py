@@ -333,6 +333,29 @@ def compare(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None
     return console.show_comparison(written.document, str(written.page))
 
 
+@cli.command(short_help="Classify your own pictures.")
+@click.argument("images", metavar="IMAGE ...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@run_option
+@json_option
+@click.pass_obj
+def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_json: bool) -> None:
+    """Classify pictures of a digit each, with all networks of a run.
+
+    A photograph or a drawing, dark on light or light on dark, of any size: PNG, JPEG, WebP, GIF, BMP, TIFF.
+    """
+    from kaggle_digits import console
+    from kaggle_digits.prediction import predict as classify
+    from kaggle_digits.runs import find_run
+
+    name = find_run(workspace, run).name
+    _import_tensorflow()
+    with console.waiting(f"Asking the networks of {name}"):
+        predictions = classify(workspace, images, name)
+    if as_json:
+        return _print_json({"run": name, "pictures": [prediction.as_document() for prediction in predictions]})
+    return console.show_predictions(predictions)
+
+
 @cli.command(short_help="List the runs there are.")
 @json_option
 @click.pass_obj
@@ -404,7 +427,10 @@ def _import_tensorflow() -> None:
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
-        import tensorflow  # noqa: F401
+        import tensorflow
+
+        # That every fold's network is traced anew, for one.
+        tensorflow.get_logger().setLevel("ERROR")
     finally:
         os.dup2(kept, 2)
         os.close(kept)

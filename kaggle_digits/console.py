@@ -14,13 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from kaggle_digits.arrays import UInt8
     from kaggle_digits.doctor import Finding
+    from kaggle_digits.prediction import Prediction
     from kaggle_digits.recipes import Recipe
     from kaggle_digits.runs import Run
     from kaggle_digits.submission import ScoreBoard, Sent
     from kaggle_digits.training import Progress
 
 SPARKS = "▁▂▃▄▅▆▇█"
+SHADES = " .:-=+*#%@"
 FINDING_MARKS = {"act": ("!", "bold red"), "look": ("?", "bold yellow"), "good": ("✓", "bold green")}
 SUSPECTS_SHOWN = 8
 
@@ -312,6 +315,22 @@ def _fold_table(folds: list[dict[str, Any]]) -> Table:
     return table
 
 
+def show_predictions(predictions: list[Prediction]) -> None:
+    """Show what the networks say of pictures, beside the pictures as the networks see them."""
+    console = out()
+    plain = console.color_system is None or console.no_color
+    for i, prediction in enumerate(predictions):
+        bars = Table.grid(padding=(0, 1, 0, 0))
+        for digit, probability in enumerate(prediction.softmax.tolist()):
+            style = "bold" if digit == prediction.digit else ""
+            bars.add_row(str(digit), ("█" * round(30 * probability)).ljust(30), f"{probability:.4f}", style=style)
+        agree = Text(f"{prediction.agreement:.0%} of the networks say {prediction.digit}", "dim")
+        row = Table.grid(padding=(0, 3, 0, 0))
+        row.add_row(_picture(prediction.image, plain), Group("", bars, "", agree))
+        title = Text.assemble((f"{prediction.path}: ", ""), (str(prediction.digit), "bold"), overflow="fold")
+        console.print(*([""] if i else []), title, row, sep="\n")
+
+
 def show_findings(findings: list[Finding], next_command: str) -> None:
     """Show what is ready and how to mend what is not; `next_command` is what comes then, if anything can."""
     console = out()
@@ -355,6 +374,20 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d} h" if hours else f"{minutes}:{rest:02d}"
+
+
+def _picture(image: UInt8, plain: bool) -> Text:
+    """Return an image [28, 28] in 14 lines: two pixels above one another are a half block, or a shade of text."""
+    text = Text(no_wrap=True)
+    for top, bottom in zip(image[::2].tolist(), image[1::2].tolist(), strict=True):
+        for upper, lower in zip(top, bottom, strict=True):
+            if plain:
+                text.append(SHADES[(upper + lower) * len(SHADES) // 512])
+            else:
+                text.append("▀", f"rgb({upper},{upper},{upper}) on rgb({lower},{lower},{lower})")
+        text.append("\n")
+    text.rstrip()
+    return text
 
 
 def _epochs_done(progress: Progress) -> int:

@@ -11,7 +11,7 @@ LEVEL = 0.05
 
 
 def wilson_interval(successes: int, rows: int) -> list[float]:
-    """Return the two ends of a share's 95 % interval: Wilson, Journal of the American Statistical Association 22, 1927."""
+    """Return the two ends of a share's 95 % interval, by the method of Wilson (1927)."""
     from scipy.stats import binomtest
 
     interval = binomtest(successes, rows).proportion_ci(method="wilson")

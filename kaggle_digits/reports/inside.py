@@ -9,8 +9,8 @@ import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.competition import SIDE
-from kaggle_digits.errors import DataError
-from kaggle_digits.forms import form_function, without_form
+from kaggle_digits.forms import form_function
+from kaggle_digits.prediction import load_network
 from kaggle_digits.runs import Run
 
 if TYPE_CHECKING:
@@ -51,15 +51,8 @@ def look_inside(run: Run, fold: int, image: UInt8) -> Inside:
     import keras
     from keras import layers
 
-    path, form = run.model_file(fold), run.fold_metrics(fold)["form"]
-    try:
-        network = without_form(keras.models.load_model(path, compile=False, safe_mode=True), form)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        raise DataError(
-            f"{path} is no network that can be loaded.",
-            "Train it again with the run's train command and --retrain.",
-        ) from error
-    seen = form_function(form)(image[None])
+    network = load_network(run, fold)
+    seen = form_function(run.fold_metrics(fold)["form"])(image[None])
     convolutions = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]
     rectified = [
         layer
