@@ -1,5 +1,17 @@
 """`python -m kaggle_digits`: the same as the command `kaggle-digits`."""
 
-from kaggle_digits.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line, whose imports Ctrl-C may interrupt too."""
+    try:
+        from kaggle_digits import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,17 +5,20 @@ What is heavy (numpy, pandas, kaggle, rich) is imported inside the commands, so 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from kaggle_digits.competition import COMPETITIONS, DEFAULT_COMPETITION
-from kaggle_digits.errors import KaggleDigitsError, UsageError
+from kaggle_digits.errors import KaggleDigitsError, UsageError, WriteError
 
 if TYPE_CHECKING:
     from kaggle_digits.files import Workspace
@@ -49,6 +52,10 @@ def main() -> None:
             debug,
         )
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # Of all that is written, stdout alone has nobody who would explain it.
+            problem = f"Cannot write {error.filename or 'the output'}: {error.strerror}."
+            _fail(error, problem, "Free some space, then run the same command again.", WriteError.exit_code, debug)
         problem = f"Something went wrong that is no fault of yours: {type(error).__name__}: {error}"
         _fail(error, _sentence(problem), "Run it again with --debug before the command to see where.", 1, debug)
 
@@ -131,6 +138,7 @@ def download(
                 "train_rows": files.train_rows,
                 "test_rows": files.test_rows,
                 "fetched": files.fetched,
+                "changed": files.changed,
             }
         )
     state = "is here now" if files.fetched else "was here already"
@@ -138,6 +146,10 @@ def download(
         f"{workspace.competition.name} {state}: {files.train_rows:,} training rows, {files.test_rows:,} test rows"
     )
     console.say(f"Folder: {files.folder}")
+    for name in files.changed:
+        console.say(
+            f"{name} is another one than before; that one is {name}.bak now, and runs that used it need it."
+        )
     return None
 
 
@@ -441,11 +453,16 @@ def _print_json(document: Any) -> None:
 
 
 def _fail(error: BaseException, problem: str, remedy: str, exit_code: int, debug: bool) -> NoReturn:
+    # All is over: a second Ctrl-C would but put a traceback in the place of the two sentences.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from kaggle_digits import console
+    from kaggle_digits.hosts.credentials import scrub
 
-    if debug:
-        traceback.print_exception(error)
-    console.show_error(problem, remedy)
+    # stderr may be as full as stdout.
+    with suppress(OSError):
+        if debug:
+            sys.stderr.write(scrub("".join(traceback.format_exception(error))))
+        console.show_error(*(" ".join(scrub(text).splitlines()) for text in (problem, remedy)))
     sys.exit(exit_code)
 
 

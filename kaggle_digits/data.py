@@ -78,7 +78,7 @@ def load_train(folder: Path) -> LabelledDigits:
         If the file is missing, or not 785 columns ``label,pixel0..pixel783`` of whole numbers with labels from
         0 to 9 and grey values from 0 to 255.
     """
-    arrays = _cached(folder / TRAIN_CSV, _parse_train)
+    arrays = _cached(folder / TRAIN_CSV, _parse_train, {"images", "labels"})
     return LabelledDigits(arrays["images"], arrays["labels"], str(arrays["sha256"]))
 
 
@@ -91,7 +91,7 @@ def load_test(folder: Path) -> UnlabelledDigits:
         If ``test.csv`` is not 784 columns ``pixel0..pixel783`` of whole numbers from 0 to 255, if
         ``sample_submission.csv`` is not one (see `load_sample`), or if they differ in length.
     """
-    arrays = _cached(folder / TEST_CSV, _parse_test)
+    arrays = _cached(folder / TEST_CSV, _parse_test, {"images"})
     images, ids = arrays["images"], load_sample(folder)
     if len(images) != len(ids):
         raise DataError(
@@ -234,13 +234,13 @@ def _images(table: pa.Table) -> UInt8:
     return pixels.reshape(-1, SIDE, SIDE)
 
 
-def _cached(path: Path, parse: Any) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays that `parse` makes of the CSV file at `path`, from the cache beside it if it can."""
+def _cached(path: Path, parse: Any, names: set[str]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays called `names` that `parse` makes of a CSV file, from the cache beside it if it can."""
     status = _existing(path).stat()
     cache = path.parent / "cache" / f"{path.stem}.npz"
     stamp = np.array([status.st_size, status.st_mtime_ns])
     known = read_npz(cache)
-    if known is not None and not {"stamp", "sha256", "images"} <= known.keys():
+    if known is not None and not {"stamp", "sha256", *names} <= known.keys():
         known = None
     if known and np.array_equal(known["stamp"], stamp):
         return known

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,12 +43,15 @@ class Download:
         How many digits they hold.
     fetched : bool
         False if whole files were there already, and nothing was asked of anybody.
+    changed : tuple of str
+        Files that are others at their source than when they were got before; the former ones stay as ``.bak``.
     """
 
     folder: Path
     train_rows: int
     test_rows: int
     fetched: bool
+    changed: tuple[str, ...] = ()
 
 
 def download(
@@ -60,7 +64,8 @@ def download(
     """Get the competition's files, unless whole ones are there.
 
     New files are complete and valid before they take the place of old ones, which stay as ``.bak`` where they
-    differ. Files put in place by hand, without a manifest, are validated and accepted.
+    differ; if that goes wrong, the old ones are back in their place. Files put in place by hand, without a
+    manifest, are validated and accepted.
 
     Parameters
     ----------
@@ -112,8 +117,46 @@ def download(
                     raise NetworkError(
                         f"What arrived is damaged: {error.problem}", "Run the same command again later."
                     ) from error
+            changed = _changed(folder, arrived)
             _move_in(arrived, folder, str(source or workspace.competition.host))
-    return _described(folder, fetched=True)
+    return replace(_described(folder, fetched=True), changed=changed)
+
+
+def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Check that files are those that were downloaded.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The competition's data.
+    hashes : mapping of str to str
+        Names of files to their SHA-256 as they are now.
+
+    Raises
+    ------
+    DataError
+        If there is a manifest, and it says otherwise.
+    """
+    for name, listed in _listed(folder).items():
+        if name in hashes and hashes[name] != listed:
+            raise DataError(
+                f"{folder / name} is not the file that was downloaded.",
+                f"Get it again with the command: download. If another is meant, remove {folder / MANIFEST}.",
+            )
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file by the manifest; nothing if there is none that can be read."""
+    try:
+        return {name: str(entry["sha256"]) for name, entry in read_json(folder / MANIFEST)["files"].items()}
+    except (DataError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _changed(folder: Path, arrived: Path) -> tuple[str, ...]:
+    """Return which files have arrived as others than the manifest has from before."""
+    listed = _listed(folder)
+    return tuple(name for name in FILES if name in listed and listed[name] != sha256(arrived / name))
 
 
 def _is_whole(folder: Path) -> bool:
@@ -153,14 +196,27 @@ def _take(source: Path, folder: Path) -> None:
 def _move_in(arrived: Path, folder: Path, origin: str) -> None:
     """Put new files, and the cache made of them, in the place of old ones, which stay as ``.bak``.
 
-    The new manifest goes first: should this be cut off half-way, the next download finds files it does not list.
+    Should this fail half-way, all is put back. Should the process be killed then, the manifest, which goes first,
+    tells the next download that these are not the files it lists.
     """
-    _write_manifest(folder, arrived, origin)
-    for name in FILES:
-        target = folder / name
-        if target.is_file() and _entry(target) != _entry(arrived / name):
-            target.replace(target.with_name(f"{name}.bak"))
-        (arrived / name).replace(target)
+    _write_manifest(arrived, arrived, origin)
+    moves: list[tuple[Path, Path]] = []
+
+    def move(source: Path, target: Path) -> None:
+        source.replace(target)
+        moves.append((source, target))
+
+    try:
+        for name in (MANIFEST, *FILES):
+            target = folder / name
+            if target.is_file():
+                keep = name != MANIFEST and _entry(target) != _entry(arrived / name)
+                move(target, target.with_name(f"{name}.bak") if keep else arrived / f"{name}.former")
+            move(arrived / name, target)
+    except BaseException:
+        for source, target in reversed(moves):
+            target.replace(source)
+        raise
     (folder / "cache").mkdir(exist_ok=True)
     for path in (arrived / "cache").iterdir():
         path.replace(folder / "cache" / path.name)

@@ -52,6 +52,15 @@ def ensemble_folds(run: Run, labels: UInt8) -> None:
     run.write_ensemble(oof, mean_softmax(tests), summarise(oof, labels) | facts)
 
 
+def is_ensembled(run: Run) -> bool:
+    """Tell whether a run has an undamaged ensemble of its folds as they are now."""
+    if not run.has_sound_ensemble():
+        return False
+    # No two trainings take the same time, so a fold that was trained again is another.
+    rows = run.ensemble_metrics().get("folds")
+    return rows == [_fold_row(run, fold) for fold in range(run.info()["folds"])]
+
+
 def ensemble_runs(run: Run, members: list[Run], labels: UInt8) -> None:
     """Ensemble several ensembled runs on the same data into `run`: means, on the test and the training rows."""
     oof = mean_softmax(member.oof_softmax() for member in members)

@@ -12,23 +12,37 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import kaggle_digits
 from kaggle_digits.errors import KaggleDigitsError
+from kaggle_digits.files import write_errors
 from kaggle_digits.training import Digits, FoldTask, Progress
 
 WORKER_MEMORY = 1.2e9
 """Bytes that a worker may come to hold; bounds how many there are by default."""
 TRIES = 2
 """How often a fold is begun whose worker dies."""
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where Linux says how many bytes a container may have, in cgroups of version 2 and of version 1."""
 
 
 def default_workers(folds: int) -> int:
     """Return how many workers to use for so many folds: by cores and memory, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(folds, cores, int(memory / WORKER_MEMORY)))
+    return max(1, min(folds, cores, int(_memory() / WORKER_MEMORY)))
+
+
+def _memory() -> int:
+    """Return the machine's memory in bytes, or what a container may have of it."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # no such file, or the word "max"
+            sizes.append(int(path.read_text()))
+    return min(sizes)
 
 
 def train_in_processes(
@@ -63,19 +77,22 @@ def train_in_processes(
     Raises
     ------
     KaggleDigitsError
-        What ended a fold, after all others have run.
+        What ended a fold, after all others have run; it names the others that failed. `WriteError` if the log
+        file cannot be written.
     RuntimeError
         For a fault of ours; the traceback is in the log file.
     """
     waiting = deque(tasks)
     tries = dict.fromkeys((task.fold for task in tasks), 0)
     busy: dict[Connection, tuple[_Worker, FoldTask]] = {}
-    failures: list[Exception] = []
+    failures: dict[int, Exception] = {}
+    with write_errors(log_file):
+        log = open(log_file, "ab")  # noqa: SIM115 (an error in the block below is none of writing it)
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
                 task = waiting.popleft()
-                worker = _Worker.start(log_file)
+                worker = _Worker.start(log)
                 tries[task.fold] += 1
                 busy[worker.connection] = worker, task
                 worker.send((task, digits, folder_of(task.fold)))
@@ -87,7 +104,7 @@ def train_in_processes(
                     if tries[task.fold] < TRIES:
                         waiting.append(task)
                     else:
-                        failures.append(worker.obituary(task.fold))
+                        failures[task.fold] = worker.obituary(task.fold)
                 else:
                     if isinstance(message, Progress):
                         on_progress(message)
@@ -95,14 +112,27 @@ def train_in_processes(
                     if message is None:
                         on_finished(task.fold)
                     else:
-                        failures.append(message)
+                        failures[task.fold] = message
                 del busy[connection]
                 worker.stop()
     finally:
         for worker, _ in busy.values():
             worker.stop()
+        log.close()
     if failures:
-        raise failures[0]
+        raise _summary(failures)
+
+
+def _summary(failures: dict[int, Exception]) -> Exception:
+    """Return what failed first, and let it name the other folds that failed."""
+    (_, error), *others = failures.items()
+    if not others:
+        return error
+    names = ", ".join(str(fold) for fold in sorted(dict(others)))
+    more = f"Fold{'s' if len(others) > 1 else ''} {names} failed too."
+    if isinstance(error, KaggleDigitsError):
+        return type(error)(f"{error.problem} {more}", error.remedy)
+    return RuntimeError(f"{error}. {more}")
 
 
 @dataclass(frozen=True)
@@ -113,13 +143,13 @@ class _Worker:
     connection: Connection
 
     @classmethod
-    def start(cls, log_file: Path) -> _Worker:
-        """Start a process.
+    def start(cls, log: IO[bytes]) -> _Worker:
+        """Start a process that prints into a log file.
 
         Not by `multiprocessing`, which would run the caller's script again unless it is guarded.
         """
         ours, theirs = multiprocessing.Pipe()
-        with theirs, open(log_file, "ab") as log:
+        with theirs:
             process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "kaggle_digits.worker", str(theirs.fileno())],
                 stdin=subprocess.PIPE,

@@ -12,11 +12,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kaggle_digits.competition import DEFAULT_COMPETITION, Competition, find_competition
 from kaggle_digits.errors import DataError, WriteError
+
+LARGEST_MEMBER = 1 << 30
+"""Bytes that a file in a zip may unpack to: the largest of the competition's has 77 million."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} is missing.", "Run the command that makes it again.") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read as JSON: {error}.", "Remove it and run the command that makes it again."
         ) from error
@@ -157,7 +161,7 @@ def read_npz(path: Path) -> dict[str, Any] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # NumPy and zipfile raise all sorts of things at files that were tampered with
         return None
 
 
@@ -173,16 +177,22 @@ def read_zipped(archive: Path, pattern: str) -> bytes:
     Raises
     ------
     DataError
-        If the archive is no zip, has no such file, or its checksum is wrong.
+        If the archive is no zip, has no such file, its checksum is wrong, or it is larger than `LARGEST_MEMBER`.
     """
     try:
         with zipfile.ZipFile(archive) as files:
-            member = next((m for m in files.namelist() if fnmatch(PurePosixPath(m).name, pattern)), None)
+            member = next((m for m in files.infolist() if fnmatch(PurePosixPath(m.filename).name, pattern)), None)
+            if member is not None and member.file_size > LARGEST_MEMBER:
+                raise ValueError(f"{member.file_size:,} bytes are said to be inside")
             if member is not None:
-                return files.read(member)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+                with files.open(member) as stream:
+                    # Piece by piece, or what a lying size hides is unpacked as a whole before it is cut off.
+                    return b"".join(iter(partial(stream.read, 1 << 14), b""))
+    # Damage makes zipfile raise whatever its decompressors, decoders and the memory have to say.
+    except Exception as error:
+        reason = str(error) or type(error).__name__
         raise DataError(
-            f"{archive.name} is no whole zip file: {error}.", "Get it again from its source."
+            f"{archive.name} is no whole zip file: {reason}.", "Get it again from its source."
         ) from error
     raise DataError(f"{archive.name} has no {pattern} inside.", "Get it again from its source.")
 

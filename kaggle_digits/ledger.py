@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import lock, replacing
+from kaggle_digits.files import lock, write_bytes
 from kaggle_digits.hosts import Status
 
 
@@ -64,7 +64,8 @@ class Entry:
 
 
 COLUMNS = tuple(field.name for field in fields(Entry))
-_SHARE = r"(\d+(\.\d*)?)?"
+_SHARE = r"(\d{1,9}(\.\d{0,20})?)?"
+_RANK = r"\d{0,9}"
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,20 @@ class Ledger:
         DataError
             If the file is not a ledger; the error names the line.
         """
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._error("which cannot be read as text") from error
+        return self._parse(content)
+
+    def _parse(self, content: bytes) -> list[Entry]:
         import csv
 
         try:
-            text = self.path.read_bytes().decode("utf-8-sig")
-        except FileNotFoundError:
-            return []
-        except (OSError, UnicodeDecodeError) as error:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
             raise self._error("which cannot be read as text") from error
         entries = []
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -119,14 +127,26 @@ class Ledger:
     @contextmanager
     def _changed(self) -> Iterator[list[Entry]]:
         """Yield the entries for changing, and write them, while nobody else does."""
-        import pandas as pd
-
         with lock(self.path.with_name(".ledger.lock"), f"{self.path} is in use by another process.", patience=10):
             entries = self.entries()
             yield entries
-            table = pd.DataFrame([astuple(entry) for entry in entries], columns=list(COLUMNS), dtype=str)
-            with replacing(self.path) as temporary:
-                table.to_csv(temporary, index=False)
+            write_bytes(self.path, self._format(entries))
+
+    def _format(self, entries: list[Entry]) -> bytes:
+        """Return the content of a file that will be read as these entries again, or raise a `DataError`."""
+        import pandas as pd
+
+        table = pd.DataFrame([astuple(entry) for entry in entries], columns=list(COLUMNS), dtype=str)
+        try:
+            content = table.to_csv(index=False).encode()
+            if self._parse(content) == entries:
+                return content
+            why = "it would be read as something else."
+        except UnicodeEncodeError as error:
+            why = f"{error}."
+        except DataError as error:
+            why = error.problem
+        raise DataError(f"A submission cannot be written into the ledger: {why}", "Nothing was changed.")
 
     def _entry(self, row: list[str], line: int) -> Entry:
         if len(row) != len(COLUMNS):
@@ -134,7 +154,7 @@ class Ledger:
         cells = dict(zip(COLUMNS, row, strict=True))
         if cells["status"] not in get_args(Status):
             raise self._error(f"line {line}: {cells['status'][:40]!r} is no status")
-        for name, pattern in (("score", _SHARE), ("cv", _SHARE), ("rank", r"\d*")):
+        for name, pattern in (("score", _SHARE), ("cv", _SHARE), ("rank", _RANK)):
             if not re.fullmatch(pattern, cells[name], re.ASCII):
                 raise self._error(f"line {line}: {name} is {cells[name][:40]!r}, no number")
         return Entry(**cells)  # type: ignore[arg-type]
@@ -146,13 +166,14 @@ class Ledger:
 def updated(entry: Entry, status: Status, score: float | None, rank: int | None = None) -> Entry:
     """Return an entry with what its host says now; a rank that is not known now stays what it was.
 
-    What is scored stays scored, should the news be older than what is known.
+    What is scored stays scored, should the news be older than what is known. A score that is no accuracy, such as
+    nan, is not known.
     """
     if status in ("PENDING", "UNKNOWN") and entry.status in ("COMPLETE", "ERROR"):
         return entry
     return replace(
         entry,
         status=status,
-        score="" if score is None else f"{score:.5f}",
+        score="" if score is None or not 0 <= score <= 1 else f"{score:.5f}",
         rank=entry.rank if rank is None else str(rank),
     )

@@ -13,7 +13,8 @@ from typing import Any
 
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data import LabelledDigits, UnlabelledDigits, load_test, load_train
-from kaggle_digits.ensembles import ensemble_folds, ensemble_runs
+from kaggle_digits.downloads import check_manifest
+from kaggle_digits.ensembles import ensemble_folds, ensemble_runs, is_ensembled
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.executors import default_workers, train_in_processes
 from kaggle_digits.files import Workspace, lock, make_folder
@@ -109,40 +110,39 @@ def train(
     target = named_run(workspace, run or _run_name(recipe, preset_recipe, seed))
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     spec = _spec(workspace, recipe, seed, train_set, test_set)
+    check_manifest(workspace.data, spec["data"])
     split = make_folds(train_set.labels, recipe.folds, seed)
     make_folder(target.path)
     with lock(target.lock_file, f"The run {target.name} is being trained by another process."):
         _open_run(target, spec)
         target.sweep()
-        if target.has_folds():
-            split = _read_split(target, split, retrain)
-        else:
-            target.write_folds(split)
-        trained = [fold for fold in range(recipe.folds) if target.is_trained(fold)]
+        split, is_new_split = _open_split(target, split, retrain)
+        everything = list(range(recipe.folds))
+        trained = [fold for fold in everything if target.is_trained(fold)]
+        to_train = [fold for fold in everything if fold not in trained]
         if retrain:
-            for fold in [fold for fold in trained if not target.is_sound(fold)] or trained:
-                target.discard_fold(fold)
+            # What is there stays until its successor takes its place.
+            damaged = [fold for fold in trained if not target.is_sound(fold)]
+            to_train = sorted(to_train + damaged) if damaged and not is_new_split else everything
         else:
             for fold in trained:
                 target.check_fold(fold)
-        missing = [fold for fold in range(recipe.folds) if not target.is_trained(fold)]
-        on_start(target, recipe, missing)
-        if missing:
-            target.discard_ensemble()
+        on_start(target, recipe, to_train)
+        if to_train:
             target.set_status(UNFINISHED)
             train_in_processes(
-                [FoldTask(recipe.name, recipe.settings, seed, fold, tensorboard) for fold in missing],
+                [FoldTask(recipe.name, recipe.settings, seed, fold, tensorboard) for fold in to_train],
                 Digits(train_set.images, train_set.labels, split, test_set.images),
                 target.fold_folder,
                 target.log_file,
-                workers or default_workers(len(missing)),
+                workers or default_workers(len(to_train)),
                 on_progress,
                 on_finished,
             )
-        if not target.has_sound_ensemble():
+        if not is_ensembled(target):
             ensemble_folds(target, train_set.labels)
         seconds = round(time.monotonic() - started, 1)
-        _finish(workspace, target, test_set, **({"train_seconds": seconds} if missing else {}))
+        _finish(workspace, target, test_set, **({"train_seconds": seconds} if to_train else {}))
     return target
 
 
@@ -361,17 +361,16 @@ def _open_run(run: Run, spec: dict[str, Any]) -> None:
         )
 
 
-def _read_split(run: Run, split: UInt8, retrain: bool) -> UInt8:
-    """Return the split that is written; a damaged one is replaced only when all folds are to be trained anew."""
-    try:
-        return run.folds()
-    except DataError:
-        if not retrain:
-            raise
-    for fold in range(int(split.max()) + 1):
-        run.discard_fold(fold)
+def _open_split(run: Run, split: UInt8, retrain: bool) -> tuple[UInt8, bool]:
+    """Return the run's split, and whether it had to be written; a damaged one is written anew only on demand."""
+    if run.has_folds():
+        try:
+            return run.folds(), False
+        except DataError:
+            if not retrain:
+                raise
     run.write_folds(split)
-    return split
+    return split, True
 
 
 def _other_data(run: Run) -> DataError:

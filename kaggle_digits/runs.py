@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError, UsageError
@@ -31,6 +32,7 @@ from kaggle_digits.files import (
     write_errors,
     write_json,
 )
+from kaggle_digits.forms import FORMS
 from kaggle_digits.training import FoldResult
 
 if TYPE_CHECKING:
@@ -83,9 +85,7 @@ class Run:
         """
         path = self.path / "run.json"
         info = read_json(path)
-        if not {"status", "data", "command"} <= info.keys() or not {"members", "preset"} & info.keys():
-            raise _damaged(path, "it lacks what every run has")
-        return info
+        return _sound(path, info, _MeanInfo if "members" in info else _TrainedInfo)
 
     def create(self, spec: dict[str, Any], command: Sequence[str]) -> None:
         """Begin the run: write ``run.json``, with `spec`, versions and command, unfinished."""
@@ -154,6 +154,7 @@ class Run:
     def check_fold(self, fold: int) -> None:
         """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged."""
         folder = self.fold_folder(fold)
+        self.fold_metrics(fold)
         for name in _FOLD_FILES:
             self._checked(folder, name)
 
@@ -165,16 +166,10 @@ class Run:
             return False
         return True
 
-    def discard_fold(self, fold: int) -> None:
-        """Forget what a fold has learnt."""
-        with write_errors(self.fold_folder(fold)):
-            # First the file that says the rest is whole.
-            (self.fold_folder(fold) / "metrics.json").unlink(missing_ok=True)
-            shutil.rmtree(self.fold_folder(fold), ignore_errors=True)
-
     def fold_metrics(self, fold: int) -> dict[str, Any]:
-        """Return a finished fold's ``metrics.json``."""
-        return read_json(self.fold_folder(fold) / "metrics.json")
+        """Return a finished fold's ``metrics.json``; `DataError` if it is missing or damaged."""
+        path = self.fold_folder(fold) / "metrics.json"
+        return _sound(path, read_json(path), _FoldMetrics)
 
     def history(self, fold: int) -> list[dict[str, float]]:
         """Return a finished fold's epochs."""
@@ -209,14 +204,10 @@ class Run:
         command = shlex.join(self.info()["command"])
         return DataError(f"The run {self.name} is not finished.", f"Finish it with: {command}.")
 
-    def discard_ensemble(self) -> None:
-        """Forget the ensemble."""
-        with write_errors(self.path):
-            (self.path / "ensemble" / "metrics.json").unlink(missing_ok=True)
-
     def has_sound_ensemble(self) -> bool:
         """Tell whether the ensemble is written and undamaged."""
         try:
+            self.ensemble_metrics()
             self.oof_softmax()
             self.test_softmax()
         except DataError:
@@ -225,13 +216,13 @@ class Run:
 
     def write_ensemble(self, oof: Float32, test: Float32, metrics: dict[str, Any]) -> None:
         """Write the ensemble: out-of-fold softmaxes [n, 10], the test rows' [m, 10], and metrics."""
-        self.discard_ensemble()
         folder = self.path / "ensemble"
         _write_whole(folder, {"oof_softmax.npy": _npy_bytes(oof), "test_softmax.npy": _npy_bytes(test)}, metrics)
 
     def ensemble_metrics(self) -> dict[str, Any]:
-        """Return the ensemble's ``metrics.json``."""
-        return read_json(self.path / "ensemble" / "metrics.json")
+        """Return the ensemble's ``metrics.json``; `DataError` if it is missing or damaged."""
+        path = self.path / "ensemble" / "metrics.json"
+        return _sound(path, read_json(path), _EnsembleMetrics)
 
     def oof_softmax(self) -> Float32:
         """Return the out-of-fold softmaxes of all training rows, float32 [n, 10]."""
@@ -254,7 +245,8 @@ class Run:
         path = folder / name
         if not path.exists():
             raise _missing(path)
-        if read_json(folder / "metrics.json").get("files", {}).get(name) != sha256(path):
+        metrics = folder / "metrics.json"
+        if _sound(metrics, read_json(metrics), _Artefacts)["files"].get(name) != sha256(path):
             raise _damaged(path, "its SHA-256 is not the one in metrics.json")
         return path
 
@@ -277,14 +269,15 @@ class FoldCheckpoint:
 
     def load(self) -> dict[str, Any] | None:
         """Return ``variables``, ``likelihood`` and ``history``; None if there is nothing whole to go on from."""
-        arrays = read_npz(self._path)
-        if arrays is None or not {"likelihood", "history"} <= arrays.keys():
+        arrays = read_npz(self._path) or {}
+        try:
+            return {
+                "variables": [arrays[f"variable-{i}"] for i in range(len(arrays) - 2)],
+                "likelihood": arrays["likelihood"],
+                "history": json.loads(str(arrays["history"])),
+            }
+        except (KeyError, ValueError):
             return None
-        return {
-            "variables": [arrays[f"variable-{i}"] for i in range(len(arrays) - 2)],
-            "likelihood": arrays["likelihood"],
-            "history": json.loads(str(arrays["history"])),
-        }
 
     def save(
         self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
@@ -381,10 +374,116 @@ def list_runs(workspace: Workspace) -> list[Run]:
 
 
 def _write_whole(folder: Path, contents: dict[str, bytes], metrics: dict[str, Any]) -> None:
+    # Old files may lie here: they count until the first new one is written, the new ones from the last one on.
+    with write_errors(folder):
+        (folder / "metrics.json").unlink(missing_ok=True)
     for name, content in contents.items():
         write_bytes(folder / name, content)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     write_json(folder / "metrics.json", metrics | {"files": hashes})
+
+
+class _Shape(BaseModel):
+    """What a JSON file holds at least, for the rest of the program to work with it."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+_Count = Annotated[int, Field(ge=0, le=10**12)]
+_Amount = Annotated[float, Field(ge=0)]
+
+
+class _Data(_Shape):
+    train: str = Field(alias="train.csv")
+    test: str = Field(alias="test.csv")
+
+
+class _Machine(_Shape):
+    system: str
+    cores: int | None
+
+
+class _Info(_Shape):
+    name: str
+    competition: str
+    status: Literal["unfinished", "finished"]
+    created: str
+    command: list[str]
+    data: _Data
+    machine: _Machine
+    versions: dict[str, str]
+    train_seconds: _Amount = 0.0
+
+
+class _Settings(_Shape):
+    views: Literal[1, 5]
+    hard_rows: float
+
+
+class _TrainedInfo(_Info):
+    preset: str
+    folds: int = Field(ge=2, le=255)
+    seed: int
+    settings: _Settings
+
+
+class _MeanInfo(_Info):
+    members: list[str] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_recipe(cls, document: dict[str, Any]) -> dict[str, Any]:
+        if {"preset", "folds", "seed", "settings"} & document.keys():
+            raise ValueError("an ensemble of runs has no recipe of its own")
+        return document
+
+
+class _Artefacts(_Shape):
+    files: dict[str, str]
+
+
+class _Metrics(_Artefacts):
+    rows: _Count
+    errors: _Count
+    accuracy: float = Field(ge=0, le=1)
+    log_loss: _Amount
+
+    @model_validator(mode="after")
+    def _no_more_errors_than_rows(self) -> _Metrics:
+        if self.errors > self.rows:
+            raise ValueError("it has more errors than rows")
+        return self
+
+
+class _FoldMetrics(_Metrics):
+    form: str = Field(pattern=f"^({'|'.join(FORMS)})$")
+    epochs: _Count
+    seconds: _Amount
+    training_seconds: _Amount
+    test_seconds: _Amount
+    data_seconds: _Amount | None = None
+    peak_memory: _Count | None = None
+
+
+class _Calibration(_Shape):
+    temperature: float = Field(gt=0)
+    log_loss_after: _Amount
+
+
+class _EnsembleMetrics(_Metrics):
+    calibration: _Calibration
+
+
+def _sound(path: Path, document: dict[str, Any], shape: type[_Shape]) -> dict[str, Any]:
+    """Return what was read from a JSON file as it is, once it has what it should."""
+    try:
+        shape.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        why = f"{where}{first['msg'].removeprefix('Value error, ')}"
+        raise _damaged(path, why, "Remove it and run the command that makes it again.") from error
+    return document
 
 
 def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
@@ -393,9 +492,12 @@ def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
     return stream.getvalue()
 
 
+_RETRAIN = "Make it again with the run's train command and --retrain."
+
+
 def _missing(path: Path) -> DataError:
-    return DataError(f"{path} is missing.", "Make it again with the run's train command and --retrain.")
+    return DataError(f"{path} is missing.", _RETRAIN)
 
 
-def _damaged(path: Path, why: object) -> DataError:
-    return DataError(f"{path} is damaged: {why}.", "Make it again with the run's train command and --retrain.")
+def _damaged(path: Path, why: object, remedy: str = _RETRAIN) -> DataError:
+    return DataError(f"{path} is damaged: {why}.", remedy)

@@ -13,7 +13,15 @@ from typing import NoReturn
 from kaggle_digits.arrays import Float32, Int64
 from kaggle_digits.competition import CLASSES, SAMPLE_CSV, SUBMISSION_COLUMNS
 from kaggle_digits.data import load_sample
-from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError, ScoringError
+from kaggle_digits.errors import (
+    DataError,
+    KaggleDigitsError,
+    NetworkError,
+    NothingSentError,
+    RefusedError,
+    ScoringError,
+    UsageError,
+)
 from kaggle_digits.files import Workspace, lock, replacing, sha256
 from kaggle_digits.hosts import Host, Standing, Submission
 from kaggle_digits.ledger import Entry, Ledger, updated
@@ -22,6 +30,8 @@ DIGEST_LENGTH = 12
 """How much of the file's SHA-256 ends a description, by which a lost answer is found again."""
 LOOK_UP_PAUSES = (0.0, 2.0, 5.0)
 """Seconds before each look for a submission whose answer was lost."""
+LAG = 60.0
+"""Seconds after a sending without an answer in which it may yet appear in the host's list."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two looks at a pending submission; the pause doubles from the first to the longest."""
 
@@ -157,7 +167,7 @@ def submit(
 
     A file that was submitted before, by the ledger's or the host's word, is not sent again unless `again`. The
     reference is in the ledger before the first look at the score, and an answer that is lost on its way back is
-    looked up in the host's list, so that nothing is sent twice.
+    looked up in the host's list, and in what is left of the day's allowance, so that nothing is sent twice.
 
     Parameters
     ----------
@@ -195,6 +205,8 @@ def submit(
     ScoringError
         If the host scored the submission as an error.
     """
+    if not timeout >= 0:
+        raise UsageError(f"{timeout} seconds is no time to wait.", "Choose a --timeout from 0.")
     check_submission(csv, load_sample(workspace.data))
     digest = sha256(csv)
     # One line of bounded length, as the host gives it back.
@@ -217,14 +229,14 @@ def submit(
             ledger.record(known)
             sent = Sent(known, description, was_known=True)
         else:
-            if lost := _lost(entries, digest):
-                ledger.forget(lost)
             left = host.allowance()
             if left is not None and left <= 0:
                 raise RefusedError(
                     "Today's submissions are used up.", "Submit again after midnight UTC; the file stays."
                 )
-            sent = Sent(_send(host, ledger, csv, entry, description), description)
+            if lost := _lost(entries, digest):
+                ledger.forget(lost)
+            sent = Sent(_send(host, ledger, csv, entry, description, left), description)
     if not wait or sent.entry.status == "COMPLETE":
         return sent
     return replace(sent, entry=_wait(host, workspace, sent.entry, timeout, on_wait))
@@ -233,7 +245,8 @@ def submit(
 def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
     """Ask the host for all submissions and the place on the leaderboard, and bring the ledger up to date.
 
-    A rank is written to the entry of the best submission, for it is this one that holds the place.
+    What only the ledger knows comes last. A rank is written to the entry of the best submission, for it is this
+    one that holds the place.
     """
     ledger = ledger_of(workspace)
     submissions = list(host.submissions())
@@ -250,7 +263,14 @@ def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
                 ledger.record(now)
             entry = now
         rows.append((submission, entry))
+    listed = {submission.ref for submission in submissions}
+    rows += [(_as_submission(entry), entry) for entry in reversed(ledger.entries()) if entry.ref not in listed]
     return ScoreBoard(rows, standing)
+
+
+def _as_submission(entry: Entry) -> Submission:
+    score = float(entry.score) if entry.score else None
+    return Submission(entry.ref, entry.time, "", entry.status, score, "only in the ledger", "")
 
 
 def _entry_of(submission: Submission, entries: list[Entry]) -> Entry | None:
@@ -260,24 +280,44 @@ def _entry_of(submission: Submission, entries: list[Entry]) -> Entry | None:
 
 
 def _is_about(submission: Submission, digest: str) -> bool:
-    return submission.description.endswith(digest[:DIGEST_LENGTH])
+    return len(digest) >= DIGEST_LENGTH and submission.description.endswith(digest[:DIGEST_LENGTH])
 
 
 def _find_known(host: Host, entries: list[Entry], entry: Entry, again: bool) -> Entry | None:
     """Return the entry of a submission of the same file that was made before, by whomever; None to send it.
 
     With `again` only one counts whose answer was lost: it may have come to be after all.
+
+    Raises
+    ------
+    NetworkError
+        If the answer was lost, and the host has counted the submission but does not list it.
     """
     known = [old for old in entries if old.sha256 == entry.sha256 and old.ref]
     lost = _lost(entries, entry.sha256)
     if lost is None and (again or known):
         return None if again else known[-1]
     refs = {old.ref for old in entries}
-    for submission in host.submissions():
-        if submission.ref not in refs and _is_about(submission, entry.sha256):
-            found = lost or replace(entry, time=submission.time)
-            return updated(replace(found, ref=submission.ref), submission.status, submission.score)
+    looks = 1 if lost is None else 1 + _looks_left(lost)
+    for look in range(looks):
+        if look:
+            time.sleep(LOOK_UP_PAUSES[-1])
+        for submission in host.submissions():
+            if submission.ref not in refs and _is_about(submission, entry.sha256):
+                found = lost or replace(entry, time=submission.time)
+                return updated(replace(found, ref=submission.ref), submission.status, submission.score)
+    if lost is not None and lost.status == "PENDING" and not again:
+        raise NetworkError(_COUNTED, _LOOK_LATER)
     return known[-1] if known and not again else None
+
+
+def _looks_left(lost: Entry) -> int:
+    """Return how many looks it takes until a sending whose answer was lost should be in the host's list."""
+    try:
+        age = (datetime.now(UTC) - datetime.fromisoformat(lost.time)).total_seconds()
+    except (ValueError, TypeError):  # somebody has edited the ledger
+        return 0
+    return int(min(max(0.0, LAG - age), LAG) / LOOK_UP_PAUSES[-1])
 
 
 def _lost(entries: list[Entry], digest: str) -> Entry | None:
@@ -285,20 +325,34 @@ def _lost(entries: list[Entry], digest: str) -> Entry | None:
     return next((entry for entry in entries if entry.sha256 == digest and not entry.ref), None)
 
 
-def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str) -> Entry:
+_COUNTED = "The answer to a submission of this file was lost: it has been counted, but is not listed yet."
+_LOOK_LATER = "Look for it later with the command: score; --again would send the file a second time."
+
+
+def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str, left: int | None) -> Entry:
     """Submit a file, and return its entry once the reference is in the ledger.
 
     The entry is there before the file is sent: whatever happens then, the next `submit` or `score` looks it up.
+    It is forgotten only when nothing can have come to be; PENDING without a reference means that something has,
+    for of the allowance, which was `left` before, less is left.
     """
     before = {submission.ref for submission in host.submissions()}
     ledger.record(entry)
     try:
         ref = host.submit(csv, description)
-    except NetworkError as error:
+    except NothingSentError:
+        ledger.forget(entry)
+        raise
+    except NetworkError:
         found = _look_up(host, entry.sha256, before)
         if found is None:
-            ledger.forget(entry)
-            raise error
+            now_left = host.allowance()
+            if now_left is not None and now_left == left:
+                ledger.forget(entry)
+            elif now_left is not None:
+                ledger.record(replace(entry, status="PENDING"))
+                raise NetworkError(_COUNTED, _LOOK_LATER) from None
+            raise
         ref = found
     except KaggleDigitsError:
         ledger.forget(entry)

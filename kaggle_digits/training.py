@@ -220,7 +220,8 @@ def train_fold(
     # What the network made of each row's label when it last trained on it.
     likelihood = np.zeros(rows, np.float32)
     history: list[dict[str, float]] = []
-    if checkpoint is not None and (state := checkpoint.load()) is not None:
+    state = checkpoint.load() if checkpoint is not None else None
+    if state is not None and _fits(state, variables, likelihood):
         for variable, value in zip(variables, state["variables"], strict=True):
             variable.assign(value)
         likelihood, history = state["likelihood"], state["history"]
@@ -324,6 +325,13 @@ def train_fold(
             "peak_memory": _peak_memory(),
         },
     )
+
+
+def _fits(state: dict[str, Any], variables: Sequence[Any], likelihood: Float32) -> bool:
+    """Tell whether a checkpoint is of this training: an upgrade may have changed the network or its optimiser."""
+    known = [(value.shape, value.dtype.name) for value in state["variables"]]
+    wanted = [(tuple(variable.shape), variable.dtype) for variable in variables]
+    return known == wanted and state["likelihood"].shape == likelihood.shape
 
 
 def epoch_sizes(rows: int, settings: Settings) -> list[int]:

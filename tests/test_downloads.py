@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import competition_files, csv_bytes, sample_bytes, small_digits, write_files
+from conftest import SMALL, competition_files, csv_bytes, full_disk, sample_bytes, small_digits, write_files
 
-from kaggle_digits import Workspace, download
+from kaggle_digits import Workspace, download, train
 from kaggle_digits.competition import FILES
 from kaggle_digits.errors import DataError, NetworkError, WriteError
 from kaggle_digits.files import lock, sha256
@@ -89,26 +91,65 @@ def test_a_file_damaged_since_the_download_is_healed(tmp_path: Path, hosted: lis
     assert (workspace.data / "test.csv.bak").read_bytes() == competition_files()["test.csv"] + b"0,0\r\n"
 
 
-def test_a_download_cut_off_between_two_files_is_healed(
-    tmp_path: Path, hosted: list, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace = Workspace.at(tmp_path)
-    hosted += [competition_files(), OTHER, OTHER]
-    download(workspace)
-    replace = Path.replace
+def everything_in(workspace: Workspace) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in workspace.data.iterdir() if path.is_file()}
 
-    def cut_off(path: Path, target: Path) -> None:
-        if path.name == "test.csv":
-            raise KeyboardInterrupt
-        replace(path, target)
 
-    monkeypatch.setattr(Path, "replace", cut_off)
-    with pytest.raises(KeyboardInterrupt):
-        download(workspace, force=True)
-    monkeypatch.undo()
-    monkeypatch.setattr("kaggle_digits.downloads.open_host", lambda *_: HostOf(hosted))
-    assert download(workspace).fetched
+def test_a_fault_at_each_rename_leaves_the_former_state(tmp_path: Path, hosted: list) -> None:
+    hosted.append(competition_files())
+    first = Workspace.at(tmp_path / "first")
+    download(first)
+    refused = []
+    for at in range(40):
+        workspace = Workspace.at(tmp_path / str(at))
+        shutil.copytree(first.root, workspace.root)
+        hosted[:] = [OTHER]
+        with full_disk(at) as failed, suppress(WriteError):
+            download(workspace, force=True)
+        if not failed:
+            break
+        if files_in(workspace) != OTHER:  # a cache that cannot be written stops nothing
+            refused += failed
+            assert everything_in(workspace) == everything_in(first)
+            assert not download(workspace).fetched
+    assert {*FILES, "manifest.json"} <= set(refused)
     assert files_in(workspace) == OTHER
+
+
+def test_a_download_killed_between_two_files_is_healed(tmp_path: Path, hosted: list) -> None:
+    workspace = Workspace.at(tmp_path)
+    hosted += [competition_files(), OTHER, competition_files()]
+    download(workspace)
+    old = (workspace.data / "test.csv").read_bytes()
+    download(workspace, force=True)
+    (workspace.data / "test.csv").write_bytes(old)  # as if only the others had been moved in
+    assert download(workspace).fetched
+    assert files_in(workspace) == competition_files()
+
+
+def test_what_changed_at_the_host_is_said_and_kept(tmp_path: Path, hosted: list) -> None:
+    workspace = Workspace.at(tmp_path)
+    first = competition_files()
+    hosted += [
+        first,
+        first,
+        first | {"test.csv": OTHER["test.csv"], "sample_submission.csv": OTHER["sample_submission.csv"]},
+    ]
+    assert download(workspace).changed == ()
+    (workspace.data / "train.csv").write_bytes(b"spoilt here")  # which is no change there
+    assert download(workspace).changed == ()
+    assert download(workspace, force=True).changed == ("test.csv", "sample_submission.csv")
+    assert (workspace.data / "test.csv.bak").read_bytes() == first["test.csv"]
+
+
+def test_training_on_files_that_were_not_downloaded_is_refused(tmp_path: Path, hosted: list) -> None:
+    workspace = Workspace.at(tmp_path)
+    hosted.append(competition_files())
+    download(workspace)
+    (workspace.data / "train.csv").write_bytes(OTHER["train.csv"])
+    with pytest.raises(DataError, match=r"train\.csv is not the file that was downloaded"):
+        train(workspace, preset="lenet", folds=2, settings=SMALL)
+    assert not workspace.runs.exists()
 
 
 def test_whole_files_in_a_folder_that_cannot_be_written(

@@ -131,7 +131,7 @@ def test_a_finished_run_is_done_at_once(trained: Workspace, monkeypatch: pytest.
 def test_only_what_is_missing_is_trained(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
-    run.discard_fold(1)
+    shutil.rmtree(run.fold_folder(1))
     finished: list[int] = []
     quick(trained, run="one", on_finished=finished.append)
     assert finished == [1]
@@ -370,7 +370,7 @@ def test_ensembling_a_run_again_gives_the_same(trained: Workspace) -> None:
 
 
 def test_an_unfinished_run_cannot_be_ensembled(trained: Workspace) -> None:
-    find_run(trained, "one").discard_fold(1)
+    shutil.rmtree(find_run(trained, "one").fold_folder(1))
     with pytest.raises(DataError, match="is not finished"):
         ensemble(trained, ["one"])
 
@@ -426,17 +426,36 @@ def test_training_never_opens_the_hidden_labels(tmp_path: Path) -> None:
     assert any("hidden" in name for name in opened("submit"))  # the scorer, and it alone
 
 
-def test_an_interrupted_retrain_leaves_no_ensemble_of_the_old_folds(trained: Workspace) -> None:
+def interrupt(progress: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_retrain_loses_nothing(trained: Workspace) -> None:
     run = find_run(trained, "one")
-    run.discard_fold(1)
-
-    def interrupt(progress: object) -> None:
-        raise KeyboardInterrupt
-
+    before = files_of(run)
     with pytest.raises(KeyboardInterrupt):
-        quick(trained, run="one", on_progress=interrupt)
-    assert not run.is_ensembled()
-    assert run.info()["status"] == "unfinished"
+        quick(trained, run="one", retrain=True, on_progress=interrupt)
+    after = files_of(run)
+    # Only what holds times may be new already; the softmaxes of the same training are the same.
+    assert after.keys() >= before.keys()
+    assert all(after[name] == before[name] for name in before if name.endswith(".npy"))
+    run.require_ensemble()
+    done: list[int] = []
+    assert quick(trained, run="one", on_finished=done.append).info()["status"] == "finished"
+    assert done == []
+
+
+def test_an_ensemble_of_folds_that_were_trained_again_is_made_again(trained: Workspace) -> None:
+    run = find_run(trained, "one")
+    before = run.ensemble_metrics()["folds"]
+    with pytest.raises(KeyboardInterrupt):
+        quick(trained, run="one", retrain=True, workers=1, on_finished=interrupt)
+    assert run.ensemble_metrics()["folds"] == before
+    done: list[int] = []
+    quick(trained, run="one", on_finished=done.append)
+    assert done == []
+    after = run.ensemble_metrics()["folds"]
+    assert [a["seconds"] != b["seconds"] for a, b in zip(before, after, strict=True)] == [True, False]
 
 
 @pytest.mark.parametrize("name", ["oof_softmax.npy", "test_softmax.npy", "metrics.json"])

@@ -80,7 +80,7 @@ def test_the_document_is_what_its_schema_says(trained: Workspace, schema: dict[s
     ensemble(trained, ["first", "second"], name="both")
     jsonschema.validate(report(trained, "both").document, schema)
     for fold in (0, 1):
-        find_run(trained, "second").discard_fold(fold)
+        shutil.rmtree(find_run(trained, "second").fold_folder(fold))
         jsonschema.validate(report(trained, "second").document, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(report(trained, "first").document | {"folds": None}, schema)
@@ -268,12 +268,12 @@ def test_a_run_named_like_a_script_is_harmless(trained: Workspace) -> None:
 
 
 def test_an_unfinished_run_shows_what_there_is(trained: Workspace) -> None:
-    find_run(trained).discard_fold(0)
+    shutil.rmtree(find_run(trained).fold_folder(0))
     written = report(trained)
     assert written.document["missing_folds"] == [0]
     assert written.document["out_of_fold"]["rows"] == 2100
     assert "Fold 0 is not trained yet" in written.page.read_text()
-    find_run(trained).discard_fold(1)
+    shutil.rmtree(find_run(trained).fold_folder(1))
     written = report(trained)
     assert written.document["out_of_fold"] is None
     assert "Folds 0, 1 are not trained yet" in written.page.read_text()
@@ -359,7 +359,7 @@ def test_what_cannot_be_compared(rehearsed: Workspace, names: list[str], message
 
 def test_an_unfinished_run_is_not_compared(trained: Workspace) -> None:
     shutil.copytree(trained.runs / "first", trained.runs / "second")
-    find_run(trained, "second").discard_ensemble()
+    (find_run(trained, "second").path / "ensemble" / "metrics.json").unlink()
     with pytest.raises(DataError, match="second is not finished"):
         compare(trained, ["first", "second"])
 

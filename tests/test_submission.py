@@ -13,7 +13,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kaggle_digits import Workspace
-from kaggle_digits.errors import DataError, NetworkError, RefusedError, ScoringError, WriteError
+from kaggle_digits.errors import (
+    DataError,
+    KaggleDigitsError,
+    NetworkError,
+    NothingSentError,
+    RefusedError,
+    ScoringError,
+    UsageError,
+    WriteError,
+)
 from kaggle_digits.files import lock, sha256
 from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.ledger import Entry, Ledger
@@ -87,6 +96,7 @@ class FakeHost:
         self.left: int | None = 5
         self.outcomes: list[tuple[str, float | None, str]] = []
         self.lose_answer = False
+        self.hidden_looks = 0
         self.looks = 0
         self.ledger: Ledger | None = None
         self.seen_in_ledger: list[str] = []
@@ -105,6 +115,9 @@ class FakeHost:
 
     def submissions(self) -> Iterator[Submission]:
         self.looks += 1
+        if self.sent and self.hidden_looks > 0:
+            self.hidden_looks -= 1
+            return
         if self.sent and self.ledger is not None:
             self.seen_in_ledger.append(",".join(entry.ref for entry in self.ledger.entries()))
         for i, submission in enumerate(self.sent):
@@ -317,6 +330,91 @@ def test_a_lost_answer_of_a_second_sending_is_not_the_first(
     submit(host, workspace, csv)
     host.lose_answer = True
     assert submit(host, workspace, csv, again=True).entry.ref == "2"
+
+
+def test_a_list_that_lags_is_waited_for(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    """The answer is lost, and nothing says whether the submission came to be."""
+    host.lose_answer, host.left, host.hidden_looks = True, None, 6
+    with pytest.raises(NetworkError):
+        submit(host, workspace, csv, run="fast")
+    sent = submit(host, workspace, csv)
+    assert sent.was_known
+    assert (sent.entry.ref, sent.entry.run) == ("1", "fast")
+    assert len(host.sent) == 1
+
+
+@pytest.mark.parametrize("before", [5, None])
+def test_what_the_host_has_counted_is_never_sent_again(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, before: int | None
+) -> None:
+    host.lose_answer, host.hidden_looks = True, 1000
+    monkeypatch.setattr(host, "allowance", lambda: before if not host.sent else 4)
+    for _ in range(3):
+        with pytest.raises(NetworkError, match="has been counted"):
+            submit(host, workspace, csv)
+    assert len(host.sent) == 1
+    assert [(entry.ref, entry.status) for entry in ledger_of(workspace).entries()] == [("", "PENDING")]
+    host.hidden_looks = 0
+    assert submit(host, workspace, csv).entry.ref == "1"
+    assert len(host.sent) == 1
+
+
+def test_what_the_host_has_not_counted_is_sent_again(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = host.submit
+
+    def down(csv: Path, description: str) -> str:
+        raise NetworkError("Kaggle cannot be reached.", "Try later.")
+
+    monkeypatch.setattr(host, "submit", down)
+    with pytest.raises(NetworkError, match="cannot be reached"):
+        submit(host, workspace, csv)
+    monkeypatch.setattr(host, "submit", send)
+    assert not submit(host, workspace, csv).was_known
+    assert len(host.sent) == 1
+
+
+@pytest.mark.parametrize("error", [NothingSentError, RefusedError])
+def test_a_sending_that_was_refused_leaves_no_line(
+    workspace: Workspace,
+    csv: Path,
+    host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[KaggleDigitsError],
+) -> None:
+    def refuse(csv: Path, description: str) -> str:
+        raise error("No.", "Try otherwise.")
+
+    monkeypatch.setattr(host, "submit", refuse)
+    looks = host.looks
+    with pytest.raises(error):
+        submit(host, workspace, csv)
+    assert ledger_of(workspace).entries() == []
+    assert host.looks == looks + 2  # none to find what cannot be there
+
+
+def test_score_shows_what_only_the_ledger_knows(workspace: Workspace, host: FakeHost) -> None:
+    ledger_of(workspace).record(Entry("2026-11-01T10:00:00+00:00", "old", "0" * 64, "77", "COMPLETE", "0.99100"))
+    ((submission, entry),) = read_scores(host, workspace).submissions
+    assert (submission.ref, submission.score, submission.reason) == ("77", 0.991, "only in the ledger")
+    assert entry is not None
+    assert entry.run == "old"
+
+
+def test_a_line_without_a_digest_adopts_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    submit(host, workspace, csv, wait=False)
+    ledger_of(workspace).path.unlink()
+    ledger_of(workspace).record(Entry("t", "", "", "", "UNKNOWN"))
+    read_scores(host, workspace)
+    assert [entry.ref for entry in ledger_of(workspace).entries()] == [""]
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), -1.0])
+def test_a_timeout_that_is_none(workspace: Workspace, csv: Path, host: FakeHost, timeout: float) -> None:
+    with pytest.raises(UsageError, match="no time to wait"):
+        submit(host, workspace, csv, timeout=timeout)
+    assert host.sent == []
 
 
 def test_a_submission_that_was_not_made_is_an_error(

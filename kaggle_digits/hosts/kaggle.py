@@ -1,43 +1,57 @@
 """Kaggle, through its official client: the only module that touches the `kaggle` package.
 
 The client prints where it should raise, waits without end and never retries; this module gives it a clean stdout,
-a deadline, and a sentence for each of its failures.
+a deadline, and a sentence for each of its failures. Whatever of an answer is used is read inside the question, so
+that nonsense and damage are retried as network trouble is.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
-import sys
+import shlex
+import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from email.utils import parsedate_to_datetime
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kaggle_digits.competition import FILES, SAMPLE_CSV
 from kaggle_digits.errors import (
-    CredentialsError,
     DataError,
     KaggleDigitsError,
     NetworkError,
+    NothingSentError,
     RefusedError,
     WriteError,
 )
-from kaggle_digits.files import read_zipped, unzip
+from kaggle_digits.files import read_zipped, sha256, unzip, write_errors
 from kaggle_digits.hosts import Standing, Status, Submission
+from kaggle_digits.hosts.credentials import credential_file, scrub, unknown_credentials
+from kaggle_digits.hosts.credentials import credential_source as credential_source
+from kaggle_digits.hosts.credentials import credential_sources as credential_sources
 
 T = TypeVar("T")
 
 ATTEMPTS = 4
 SOCKET_TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as dropped."""
-LONGEST_WAIT = 60.0
-"""Seconds: a server that asks for a longer pause before the next try is not waited for."""
+PATIENCE = 3.0
+"""How many socket timeouts an answer may take as a whole, for a server can send it byte by byte."""
+TRANSFER_DEADLINE = 1200.0
+"""Seconds that the download of a file may take: 13 kB/s for the competition's bundle."""
+LONGEST_WAIT = 120.0
+"""Seconds that the pauses between the tries of one question may come to; no server is waited for longer."""
+FETCHES = 3
+"""How often a file without a checksum is fetched, until it has come twice with the same bytes."""
 
 _TRY_LATER = "Check the network and Kaggle's status, then run the same command again."
 
@@ -52,7 +66,7 @@ class KaggleHost:
     attempts : int
         How often to ask what is safe to ask again, when the network or the server is in the way.
     timeout : float
-        Seconds without a byte after which a connection counts as dropped.
+        Seconds without a byte after which a connection counts as dropped; `PATIENCE` times as long, an answer.
     """
 
     def __init__(self, slug: str, attempts: int = ATTEMPTS, timeout: float = SOCKET_TIMEOUT) -> None:
@@ -63,50 +77,69 @@ class KaggleHost:
     def download(self, folder: Path) -> None:
         """Download the files and check their sizes against Kaggle's listing.
 
-        The bundle comes first: its zip carries checksums, and the client checks nothing. Where it arrives
+        The bundle comes first: its zip carries checksums, and the client checks nothing. Where it keeps arriving
         damaged, the files are fetched one by one, which Kaggle serves by another way.
         """
-        sizes = self._sizes()
+        sizes = self._ask(self._sizes)
         try:
-            self._download_bundle(folder, sizes)
+            self._ask(lambda api: self._download_bundle(api, folder, sizes), TRANSFER_DEADLINE)
+        except _ThrottledError:
+            raise
         except NetworkError:
             for name in FILES:
                 self._download_file(folder, name, sizes[name])
 
     def try_download(self) -> None:
         """Get the smallest file and forget it: a download is refused to whoever has not accepted the rules."""
-        with tempfile.TemporaryDirectory() as folder:
-            self._ask(lambda api: api.competition_download_file(self._slug, SAMPLE_CSV, folder, True, True))
+        with _scratch() as folder:
+            self._ask(lambda api: api.competition_download_file(self._slug, SAMPLE_CSV, str(folder), True, True))
 
     def allowance(self) -> int | None:
         """Return how many submissions are left today; None for somebody who is on no team yet."""
-        limits = self._ask(lambda api: api.competition_get_submission_limits(self._slug))
+
+        def numbers(api: Any) -> list[int]:
+            limits = api.competition_get_submission_limits(self._slug)
+            return [int(n) for n in (limits.num_allowed_now, limits.num_today, limits.num_total)]
+
+        allowed, *used = self._ask(numbers)
         # All zero is Kaggle's answer before the first submission, not a used-up allowance.
-        if limits.num_allowed_now == limits.num_today == limits.num_total == 0:
-            return None
-        return int(limits.num_allowed_now)
+        return allowed if allowed or any(used) else None
 
     def submit(self, csv: Path, description: str) -> str:
-        """Upload and submit a file, in a single try: a second one could make a second submission."""
-        response = self._ask_once(
-            lambda api: api.competition_submit(str(csv), description, self._slug, quiet=True)
-        )
-        if not response.ref:
-            # A failed upload does not raise: the client prints why, with the secret address of the upload in it,
-            # and its answer has no reference.
-            raise NetworkError(
-                "The upload of the file to Kaggle failed.", "Nothing was submitted; run the same command again."
+        """Upload and submit a file, in a single try: a second one could make a second submission.
+
+        Raises
+        ------
+        NothingSentError
+            If it failed before Kaggle was asked to make a submission of the file.
+        """
+        asked: list[str] = []
+        try:
+            response = self._ask_once(
+                lambda api: api.competition_submit(str(csv), description, self._slug, quiet=True), asked=asked
             )
-        return str(response.ref)
+        except NetworkError as error:
+            if "CreateSubmission" in asked:
+                raise
+            raise NothingSentError(error.problem, error.remedy) from error
+        if response.ref:
+            return str(response.ref)
+        if "CreateSubmission" in asked:
+            raise NetworkError("Kaggle's answer to the submission has no reference.", _TRY_LATER)
+        # A failed upload does not raise: the client prints why, with the secret address of the upload in it, and
+        # makes up an answer without a reference.
+        raise NothingSentError(
+            "The upload of the file to Kaggle failed.", "Nothing was submitted; run the same command again."
+        )
 
     def submissions(self) -> Iterator[Submission]:
         """Yield the person's submissions, newest first; pages are asked for as they are needed."""
-        seen: set[int] = set()
+        seen: set[str] = set()
         page = 1
         while fresh := [s for s in self._submissions_page(page) if s.ref not in seen]:
             for submission in fresh:
                 seen.add(submission.ref)
-                yield _submission(submission)
+                yield submission
             page += 1
 
     def standing(self) -> Standing:
@@ -114,15 +147,15 @@ class KaggleHost:
         import pandas as pd
 
         # In a folder of its own, for the client gives it the name of the data bundle.
-        with tempfile.TemporaryDirectory() as folder:
-            self._ask(lambda api: api.competition_leaderboard_download(self._slug, folder))
+        with _scratch() as folder:
+            self._ask(lambda api: api.competition_leaderboard_download(self._slug, str(folder)), TRANSFER_DEADLINE)
             with _as_damage_on_the_wire():
-                content = read_zipped(_only_file(Path(folder)), "*.csv")
+                content = read_zipped(_only_file(folder), "*.csv")
         try:
             board = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", dtype=str, keep_default_na=False)
             # Names of teams are not unique, those of users are.
-            if "TeamMemberUserNames" in board:
-                user = str(self._api.config_values.get("username", ""))
+            user = self._api.config_values.get("username")
+            if user and "TeamMemberUserNames" in board:
                 mine = board["TeamMemberUserNames"].map(lambda names: user in re.split(r"[,;\s]+", names))
             else:
                 mine = board["TeamName"].isin({s.team for s in self.submissions() if s.team})
@@ -133,111 +166,177 @@ class KaggleHost:
         except (ValueError, KeyError) as error:
             raise NetworkError("Kaggle's leaderboard cannot be read.", _TRY_LATER) from error
 
-    def _sizes(self) -> dict[str, int]:
+    def _sizes(self, api: Any) -> dict[str, int]:
         """Return the size in bytes of each of the competition's three files."""
-        listing = self._ask(lambda api: api.competition_list_files(self._slug))
-        sizes = {file.name: int(file.total_bytes) for file in listing.files}
+        sizes = {file.name: int(file.total_bytes) for file in api.competition_list_files(self._slug).files}
         missing = [name for name in FILES if name not in sizes]
         if missing:
-            raise RefusedError(
-                f"The competition {self._slug!r} has no {', '.join(missing)}.",
-                "Choose a competition in the format of Digit Recognizer.",
+            raise NetworkError(
+                f"What Kaggle answers makes no sense: its list of files has no {', '.join(missing)}.", _TRY_LATER
             )
         return sizes
 
-    def _download_bundle(self, folder: Path, sizes: dict[str, int]) -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            self._ask(lambda api: api.competition_download_files(self._slug, scratch, force=True, quiet=True))
-            with _as_damage_on_the_wire():
-                unzip(_only_file(Path(scratch)), FILES, folder)
+    def _download_bundle(self, api: Any, folder: Path, sizes: dict[str, int]) -> None:
+        with _scratch(folder) as scratch, _as_damage_on_the_wire():
+            api.competition_download_files(self._slug, str(scratch), force=True, quiet=True)
+            unzip(_only_file(scratch), FILES, folder)
         for name in FILES:
             _check_size(folder / name, sizes[name])
 
     def _download_file(self, folder: Path, name: str, size: int) -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            self._ask(lambda api: api.competition_download_file(self._slug, name, scratch, force=True, quiet=True))
-            arrived = _only_file(Path(scratch))
-            # A single file may arrive zipped, under whatever name.
-            if arrived.stat().st_size != size:
-                with _as_damage_on_the_wire():
-                    unzip(arrived, (name,), folder)
+        """Download a single file: zipped, with a checksum, or plain, and then with the same bytes twice."""
+        fetched: set[str] = set()
+        for _ in range(FETCHES):
+            digest = self._ask(lambda api: self._fetch_file(api, folder, name, size), TRANSFER_DEADLINE)
+            if digest is None or digest in fetched:
+                return
+            fetched.add(digest)
+        raise NetworkError(f"The download arrived damaged: {name} has other bytes each time.", _TRY_LATER)
+
+    def _fetch_file(self, api: Any, folder: Path, name: str, size: int) -> str | None:
+        """Fetch a single file; return its SHA-256, or None if it came with a checksum, which is right."""
+        with _scratch(folder) as scratch, _as_damage_on_the_wire():
+            api.competition_download_file(self._slug, name, str(scratch), force=True, quiet=True)
+            arrived = _only_file(scratch)
+            # It may arrive zipped, under whatever name.
+            zipped = arrived.stat().st_size != size
+            if zipped:
+                unzip(arrived, (name,), folder)
             else:
                 arrived.replace(folder / name)
         _check_size(folder / name, size)
+        return None if zipped else sha256(folder / name)
 
-    def _submissions_page(self, page: int) -> list[Any]:
-        return self._ask(lambda api: api.competition_submissions(self._slug, page_number=page)) or []
+    def _submissions_page(self, page: int) -> list[Submission]:
+        return self._ask(
+            lambda api: [_submission(s) for s in api.competition_submissions(self._slug, page_number=page) or []]
+        )
 
     @cached_property
     def _api(self) -> Any:
         """The authenticated client."""
-        source = credential_source()
-        try:
-            with _tamed_client(self._timeout):
+        file = credential_file(credential_source())
+        if file is not None:
+            _warn_of_readers(file)
+        with _tamed_client(self._timeout, PATIENCE * self._timeout) as watch:
+            try:
                 api = _import_client()
                 # The import swallows what goes wrong in it; asking again tells.
                 if not api.config_values.get("auth_method"):
                     api.authenticate()
-        except SystemExit:
-            raise _unknown_credentials(source, "they are invalid or expired") from None
-        except Exception as error:
-            raise _explained(error, self._slug) from error
+            except SystemExit:
+                raise unknown_credentials("they are invalid or expired") from None
+            except Exception as error:
+                raise watch.explained(error, self._slug) from error
         # One layer of retries, ours, which starts a download anew: the client's goes on where a body was cut, and
         # can splice an error page into the file.
         api.download_file = partial(api.download_file, max_retries=0)
         return api
 
-    def _ask(self, question: Callable[[Any], T]) -> T:
+    def _ask(self, question: Callable[[Any], T], deadline: float | None = None) -> T:
         """Ask Kaggle what is safe to ask twice: with capped, jittered retries on network and server trouble."""
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+        from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
         backoff = wait_random_exponential(multiplier=1, max=10)
 
-        def wait(state: Any) -> float:
-            error = state.outcome.exception()
-            return max(backoff(state), getattr(error, "retry_after", 0.0))
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            return backoff(state) + getattr(error, "retry_after", 0.0)
 
-        retrying = Retrying(
-            retry=retry_if_exception(
-                lambda error: (
-                    isinstance(error, NetworkError) and getattr(error, "retry_after", 0.0) <= LONGEST_WAIT
-                )
-            ),
-            stop=stop_after_attempt(self._attempts),
-            wait=wait,
-            reraise=True,
-        )
-        answer: T = retrying(self._ask_once, question)
+        def stop(state: RetryCallState) -> bool:
+            return state.attempt_number >= self._attempts or state.idle_for + state.upcoming_sleep > LONGEST_WAIT
+
+        retrying = Retrying(retry=retry_if_exception_type(NetworkError), stop=stop, wait=wait, reraise=True)
+        answer: T = retrying(self._ask_once, question, deadline)
         return answer
 
-    def _ask_once(self, question: Callable[[Any], T]) -> T:
+    def _ask_once(
+        self, question: Callable[[Any], T], deadline: float | None = None, asked: list[str] | None = None
+    ) -> T:
+        """Ask Kaggle in a single try; `asked` is told of the calls that it took."""
         api = self._api
-        try:
-            with _tamed_client(self._timeout):
+        with _tamed_client(self._timeout, deadline or PATIENCE * self._timeout, asked) as watch:
+            try:
                 return question(api)
-        except Exception as error:
-            raise _explained(error, self._slug) from error
+            except Exception as error:
+                raise watch.explained(error, self._slug) from error
+
+
+class _Watch:
+    """Cuts a question's connections when its time is up: a socket's own timeout is between two bytes."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._expired = False
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(deadline, self._cut)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def add(self, connection: socket.socket) -> None:
+        # A duplicate stays the same connection when TLS takes its socket over, or when the client lets go of it.
+        self._sockets.append(connection.dup())
+        if self._expired:
+            self._cut()
+
+    def _cut(self) -> None:
+        self._expired = True
+        for connection in self._sockets:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def explained(self, error: Exception, slug: str) -> KaggleDigitsError:
+        """Turn whatever the client raised into an error with two sentences and an exit code."""
+        if self._expired and not isinstance(error, KaggleDigitsError):
+            return NetworkError(f"Kaggle's answer takes longer than {self._deadline:.0f} seconds.", _TRY_LATER)
+        return _explained(error, slug)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        for connection in self._sockets:
+            connection.close()
 
 
 @contextmanager
-def _tamed_client(timeout: float) -> Iterator[None]:
-    """Keep the client's prints off stdout and its waits for the network bounded."""
+def _tamed_client(timeout: float, deadline: float, asked: list[str] | None = None) -> Iterator[_Watch]:
+    """Keep the client's prints off stdout and its waits for the network bounded; note the calls in `asked`."""
     from requests.adapters import HTTPAdapter
     from urllib3 import Retry
+    from urllib3.util import connection
 
-    send = HTTPAdapter.send
+    send, connect = HTTPAdapter.send, connection.create_connection
+    watch = _Watch(deadline)
 
     def send_in_time(adapter: Any, request: Any, **options: Any) -> Any:
+        if asked is not None:
+            asked.append(request.url.rsplit("/", 1)[-1])
         adapter.max_retries = Retry(0, read=False)
         return send(adapter, request, **options | {"timeout": timeout})
 
+    def connect_in_sight(*arguments: Any, **options: Any) -> socket.socket:
+        made = connect(*arguments, **options)
+        watch.add(made)
+        return made
+
     # The client mostly sets no timeout, gives an upload ten tries, and offers no place to set either.
     HTTPAdapter.send = send_in_time  # type: ignore[method-assign, assignment]
+    connection.create_connection = connect_in_sight
     try:
         with redirect_stdout(io.StringIO()):
-            yield
+            yield watch
     finally:
         HTTPAdapter.send = send  # type: ignore[method-assign]
+        connection.create_connection = connect
+        watch.close()
+
+
+@cache
+def _warn_of_readers(path: Path) -> None:
+    """Say once, on stderr unless logging goes elsewhere, that others can read a file of credentials."""
+    if path.stat().st_mode & 0o044:
+        logging.getLogger(__name__).warning(
+            "Other users of this machine can read %s. Keep them out: chmod 600 %s", path, shlex.quote(str(path))
+        )
 
 
 def _import_client() -> Any:
@@ -252,9 +351,9 @@ def _import_client() -> Any:
 
 
 class _ThrottledError(NetworkError):
-    """The server asks for a pause of `retry_after` seconds."""
+    """The server asks for fewer requests, or for a pause of `retry_after` seconds."""
 
-    def __init__(self, problem: str, remedy: str, retry_after: float) -> None:
+    def __init__(self, problem: str, remedy: str, retry_after: float = 0.0) -> None:
         super().__init__(problem, remedy)
         self.retry_after = retry_after
 
@@ -269,7 +368,15 @@ def _explained(error: Exception, slug: str) -> KaggleDigitsError:
     # A response is false when its status is an error, so compare with None.
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return _explained_status(error.response, slug)
-    if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError | ConnectionError):
+    if isinstance(error, json.JSONDecodeError | requests.JSONDecodeError):
+        found = "a web page" if error.doc.lstrip().startswith("<") else "something else"
+        return NetworkError(
+            f"What Kaggle answers makes no sense: {found} where JSON is expected.",
+            "See in a browser whether this network asks you to sign in first, then run the same command again.",
+        )
+    if isinstance(
+        error, requests.RequestException | urllib3.exceptions.HTTPError | ConnectionError | TimeoutError
+    ):
         return NetworkError(f"Kaggle cannot be reached: {type(error).__name__}.", _TRY_LATER)
     if isinstance(error, OSError):
         return WriteError(
@@ -278,13 +385,14 @@ def _explained(error: Exception, slug: str) -> KaggleDigitsError:
         )
     # What the client makes of an answer that isn't the API's, or of a file that is too short. Its words may hold a
     # secret, so they are for --debug.
-    return NetworkError(f"Kaggle's answer makes no sense to its client: {type(error).__name__}.", _TRY_LATER)
+    return NetworkError(f"What Kaggle answers makes no sense to its client: {type(error).__name__}.", _TRY_LATER)
 
 
 def _explained_status(response: Any, slug: str) -> KaggleDigitsError:
     status, words = response.status_code, _kaggles_words(response)
+    pause = _pause_asked_for(response.headers.get("Retry-After", ""))
     if status == 401:
-        return _unknown_credentials(credential_source(), words)
+        return unknown_credentials(words)
     if status == 403:
         return RefusedError(
             f"Kaggle refuses: {words}.",
@@ -297,14 +405,25 @@ def _explained_status(response: Any, slug: str) -> KaggleDigitsError:
             "Check the name with: kaggle competitions list --search digit.",
         )
     if status == 429:
-        try:
-            pause = float(response.headers.get("Retry-After", 0))
-        except ValueError:
-            pause = 0.0
-        return _ThrottledError(f"Kaggle asks for fewer requests: {words}.", "Wait a while, then try again.", pause)
+        return _ThrottledError(
+            f"Kaggle asks for fewer requests: {words}.", "Wait a while, then try again.", pause or 0.0
+        )
     if status >= 500:
-        return NetworkError(f"Kaggle has trouble of its own (status {status}): {words}.", _TRY_LATER)
+        problem = f"Kaggle has trouble of its own (status {status}): {words}."
+        return NetworkError(problem, _TRY_LATER) if pause is None else _ThrottledError(problem, _TRY_LATER, pause)
     return RefusedError(f"Kaggle refuses (status {status}): {words}.", "Mend what it names, then try again.")
+
+
+def _pause_asked_for(retry_after: str) -> float | None:
+    """Return the seconds in a Retry-After header, a number or a date, or None if it has neither."""
+    with suppress(ValueError):
+        seconds = float(retry_after)
+        return seconds if seconds >= 0 else None
+    with suppress(ValueError):
+        date = parsedate_to_datetime(retry_after)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return max(0.0, (date - datetime.now(UTC)).total_seconds())
+    return None
 
 
 def _kaggles_words(response: Any) -> str:
@@ -322,114 +441,44 @@ def _kaggles_words(response: Any) -> str:
         pass
     if not text or text.startswith("<"):
         text = response.reason or "no reason given"
-    return " ".join(text.split())[:300].rstrip(".")
+    return _line(text)[:300].rstrip(".")
 
 
-def credential_source() -> str:
-    """Return the name of the place whose credentials the client uses: the first one that has any.
-
-    Raises
-    ------
-    CredentialsError
-        If there are none, or what is there cannot be credentials.
-    """
-    for source in credential_sources():
-        return source
-    raise CredentialsError("There are no Kaggle credentials on this machine.", _GET_CREDENTIALS)
-
-
-def credential_sources() -> Iterator[str]:
-    """Yield the names of the places that have credentials, in the client's order: it uses those of the first.
-
-    A token beats a key, a bad token too.
-
-    Raises
-    ------
-    CredentialsError
-        Where the next place is reached, if what it has cannot be credentials.
-    """
-    home = Path.home() / ".kaggle"
-    token = os.environ.get("KAGGLE_API_TOKEN")
-    if token:
-        is_path = len(token) < 256 and Path(token).exists()
-        _check_token(_read_text(Path(token)).strip() if is_path else token, "KAGGLE_API_TOKEN")
-        yield "KAGGLE_API_TOKEN"
-    for path in (home / "access_token", home / "access_token.txt"):
-        if path.exists() and (text := _read_text(path).strip()):
-            _check_token(text, str(path))
-            yield str(path)
-    variables = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
-    given = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
-    key_file = _kaggle_json()
-    if key_file.exists():
-        try:
-            stored = json.loads(_read_text(key_file))
-            given = {name: stored[name] for name in variables if stored.get(name)} | given
-        except (ValueError, AttributeError):
-            raise CredentialsError(f"{key_file} is no JSON object.", _GET_CREDENTIALS) from None
-    if len(given) == 2:
-        from_variables = all(os.environ.get(variable) for variable in variables.values())
-        yield "KAGGLE_USERNAME and KAGGLE_KEY" if from_variables else str(key_file)
-    if (home / "credentials.json").exists():
-        yield str(home / "credentials.json")
-    elif len(given) == 1:
-        (half,) = given
-        missing = "key" if half == "username" else "username"
-        raise CredentialsError(f"There is a Kaggle {half} but no {missing}.", _GET_CREDENTIALS)
-
-
-_GET_CREDENTIALS = (
-    "Make a token at https://www.kaggle.com/settings/api and save it as ~/.kaggle/access_token, or set "
-    "KAGGLE_API_TOKEN to it."
-)
-
-
-def _unknown_credentials(source: str, words: str) -> CredentialsError:
-    return CredentialsError(
-        f"Kaggle does not accept the credentials from {source}: {words}.",
-        "Make a new token at https://www.kaggle.com/settings/api and put it there.",
-    )
-
-
-def _check_token(text: str, source: str) -> None:
-    """Refuse what the client would choke on, with the text in its message."""
-    if not re.fullmatch(r"[\x21-\x7e]{1,250}", text):
-        raise CredentialsError(f"What {source} holds is no token.", _GET_CREDENTIALS)
-
-
-def _kaggle_json() -> Path:
-    """Return where the client looks for the key file."""
-    folder = Path.home() / ".kaggle"
-    if os.environ.get("KAGGLE_CONFIG_DIR"):
-        folder = Path(os.environ["KAGGLE_CONFIG_DIR"])
-    elif sys.platform.startswith("linux") and not folder.exists():
-        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-    return folder / "kaggle.json"
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CredentialsError(f"{path} cannot be read as text.", _GET_CREDENTIALS) from error
+def _line(text: str) -> str:
+    """Return a server's words without secrets and control characters, in one line."""
+    return " ".join(scrub(text).split())
 
 
 def _submission(entry: Any) -> Submission:
     time: datetime | None = entry.date
     status: Status = entry.status.name if entry.status is not None else "UNKNOWN"
-    try:
-        score = float(entry.public_score)
-    except (TypeError, ValueError):
-        score = None
     return Submission(
         ref=str(entry.ref),
         time=time.replace(tzinfo=UTC).isoformat(timespec="seconds") if time else "",
-        description=entry.description or "",
+        description=str(entry.description or ""),
         status=status,
-        score=score,
-        reason=entry.error_description or "",
-        team=entry.team_name or "",
+        score=_score(entry.public_score),
+        reason=_line(str(entry.error_description or "")),
+        team=str(entry.team_name or ""),
     )
+
+
+def _score(text: Any) -> float | None:
+    """Return the accuracy that a server's text stands for, or None if it stands for none."""
+    try:
+        score = float(text)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return score if 0 <= score <= 1 else None
+
+
+@contextmanager
+def _scratch(folder: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder for what the client leaves, inside `folder` or in the system's temporary one."""
+    with write_errors(folder or Path("into the temporary folder")):
+        scratch = tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True)
+    with scratch as name:
+        yield Path(name)
 
 
 @contextmanager

@@ -102,13 +102,18 @@ class LocalHost:
 
     def submissions(self) -> list[Submission]:
         """Return all submissions, newest first."""
+        from pydantic import TypeAdapter, ValidationError
+
         path = self._state / "submissions.json"
         if not path.exists():
             return []
         try:
-            return [Submission(**entry) for entry in read_json(path)["submissions"]]
-        except (KeyError, TypeError) as error:
+            found = TypeAdapter(list[Submission]).validate_python(read_json(path)["submissions"])
+        except (KeyError, ValidationError) as error:
             raise DataError(f"{path} is damaged.", "Remove it to begin a new history.") from error
+        if not all(s.score is None or 0 <= s.score <= 1 for s in found):
+            raise DataError(f"{path} is damaged: a score is no accuracy.", "Remove it to begin a new history.")
+        return found
 
     def standing(self) -> Standing:
         """Return the place of the best submission among the measured baselines."""

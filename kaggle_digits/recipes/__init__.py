@@ -64,8 +64,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    # A slip of the finger is to end in a sentence, not in a list that memory cannot hold.
+    epochs: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(ge=1, le=100_000)
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     schedule: Literal["constant", "one-cycle"] = "one-cycle"
     warm_up: Share = 0.2

@@ -1,0 +1,191 @@
+"""Kaggle's credentials: where the client finds them, and how what they hold stays out of what is printed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+
+from kaggle_digits.errors import CredentialsError
+
+HIDDEN = "***"
+"""What stands in the place of a secret."""
+SHORTEST_SECRET = 6
+"""Characters: what is shorter is no key, and taking it out would spoil innocent words."""
+
+_SETTINGS = "https://www.kaggle.com/settings/api"
+_GET_CREDENTIALS = (
+    f"Make a token at {_SETTINGS} and save it as ~/.kaggle/access_token, or set KAGGLE_API_TOKEN to it."
+)
+_VARIABLES = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
+
+_CONTROL = re.compile(
+    # An escape sequence as a whole, then every other control character but newline and tab, and what turns text.
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
+_SECRET_FORMS = (
+    (re.compile(r"(\w://)[^\s/]*@"), rf"\1{HIDDEN}@"),
+    (re.compile(r"(\bhttps?://[^\s?\"'<>]+\?)[^\s\"'<>]+"), rf"\1{HIDDEN}"),
+    # In a query whose address has been left out, as urllib3 does.
+    (
+        re.compile(
+            r"\b(X-(?:Goog|Amz)-[\w-]+|\w*Signature|\w*AccessId|\w*AccessKeyId|upload_id|\w*token)(=|%3D)[^&\s\"'<>]+",
+            re.IGNORECASE,
+        ),
+        rf"\1\2{HIDDEN}",
+    ),
+    (re.compile(r"\b(Basic|Bearer) +[\w+/=.~-]{16,}"), rf"\1 {HIDDEN}"),
+    (re.compile(r"KGAT_\w+"), HIDDEN),
+)
+
+
+def credential_source() -> str:
+    """Return the name of the place whose credentials the client uses: the first one that has any.
+
+    Raises
+    ------
+    CredentialsError
+        If there are none, or what is there cannot be credentials.
+    """
+    for source in credential_sources():
+        return source
+    raise CredentialsError("There are no Kaggle credentials on this machine.", _GET_CREDENTIALS)
+
+
+def credential_sources() -> Iterator[str]:
+    """Yield the names of the places that have credentials, in the client's order: it uses those of the first.
+
+    A token beats a key, a bad token too.
+
+    Raises
+    ------
+    CredentialsError
+        Where the next place is reached, if what it has cannot be credentials.
+    """
+    token = os.environ.get("KAGGLE_API_TOKEN")
+    if token:
+        is_path = len(token) < 256 and Path(token).exists()
+        _check_token(_read_text(Path(token)).strip() if is_path else token, "KAGGLE_API_TOKEN")
+        yield "KAGGLE_API_TOKEN"
+    for path in _token_files():
+        if path.exists() and (text := _read_text(path).strip()):
+            _check_token(text, str(path))
+            yield str(path)
+    variables = {name: variable for name, variable in _VARIABLES.items() if os.environ.get(variable)}
+    given = dict(variables)
+    key_file = _kaggle_json()
+    if key_file.exists():
+        try:
+            stored = json.loads(_read_text(key_file))
+            given = {name: str(key_file) for name in _VARIABLES if stored.get(name)} | given
+        except (ValueError, AttributeError):
+            raise CredentialsError(f"{key_file} is no JSON object.", _GET_CREDENTIALS) from None
+    if len(given) == 2:
+        yield "KAGGLE_USERNAME and KAGGLE_KEY" if len(variables) == 2 else str(key_file)
+    if _oauth_file().exists():
+        yield str(_oauth_file())
+    elif len(given) == 1:
+        ((half, source),) = given.items()
+        missing = "key" if half == "username" else "username"
+        raise CredentialsError(f"In {source} there is a Kaggle {half} but no {missing}.", _GET_CREDENTIALS)
+
+
+def credential_file(source: str) -> Path | None:
+    """Return the file that holds the credentials of a source, unless variables do."""
+    # A variable may hold the path of the file.
+    path = Path(os.environ.get(source, source))
+    return path if path.is_file() else None
+
+
+def unknown_credentials(words: str) -> CredentialsError:
+    """Return the error of credentials that Kaggle does not accept, with its `words` on them."""
+    sources: list[str] = []
+    # What is wrong with a place that is passed over is for later.
+    with suppress(CredentialsError):
+        sources += credential_sources()
+    used, *others = sources or ["this machine"]
+    problem = f"Kaggle does not accept the credentials from {used}: {words}"
+    remedy = f"Make a new token at {_SETTINGS} and put it there"
+    if others:
+        away = f"unset {used}" if used in os.environ else f"remove {used}"
+        problem += f"; those from {others[0]} were passed over"
+        remedy += f", or {away} to use those from {others[0]}"
+    return CredentialsError(f"{problem}.", f"{remedy}.")
+
+
+def scrub(text: str) -> str:
+    """Return a text without secrets and control characters; newlines and tabs stay.
+
+    What goes are this machine's tokens and keys, whether they are used or not, passwords and queries in URLs, and
+    what could move a terminal's cursor.
+    """
+    text = _CONTROL.sub("", text)
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    for form, shown in _SECRET_FORMS:
+        text = form.sub(shown, text)
+    return text
+
+
+def _secrets() -> set[str]:
+    """Return the tokens and keys of all places, and the form in which a key goes over the wire."""
+    environment = os.environ.get
+    users, keys = {environment("KAGGLE_USERNAME")}, {environment("KAGGLE_KEY")}
+    tokens: set[str | None] = set()
+    given = Path(environment("KAGGLE_API_TOKEN") or "")
+    for path in (given, Path(environment("KAGGLE_API_V1_TOKEN") or ""), *_token_files()):
+        with suppress(OSError, ValueError):
+            tokens.add(path.read_text(encoding="utf-8").strip())
+    with suppress(OSError, ValueError):
+        tokens.add(None if given.exists() else environment("KAGGLE_API_TOKEN"))
+    for path in (_kaggle_json(), _folder() / "kaggle.json", _oauth_file()):
+        with suppress(OSError, ValueError, AttributeError, TypeError):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            users.add(stored.get("username"))
+            keys.add(stored.get("key"))
+            tokens |= {stored.get("access_token"), stored.get("refresh_token")}
+    pairs = {f"{user}:{key}" for user, key in product(users, keys) if key}
+    found = keys | tokens | {base64.b64encode(pair.encode()).decode() for pair in pairs}
+    return {secret for secret in found if isinstance(secret, str) and len(secret) >= SHORTEST_SECRET}
+
+
+def _check_token(text: str, source: str) -> None:
+    """Refuse what the client would choke on, with the text in its message."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,250}", text):
+        raise CredentialsError(f"What {source} holds is no token.", _GET_CREDENTIALS)
+
+
+def _folder() -> Path:
+    return Path(os.path.expanduser("~/.kaggle"))
+
+
+def _token_files() -> tuple[Path, ...]:
+    return _folder() / "access_token", _folder() / "access_token.txt"
+
+
+def _oauth_file() -> Path:
+    return _folder() / "credentials.json"
+
+
+def _kaggle_json() -> Path:
+    """Return where the client looks for the key file."""
+    folder = _folder()
+    if os.environ.get("KAGGLE_CONFIG_DIR"):
+        folder = Path(os.environ["KAGGLE_CONFIG_DIR"])
+    elif sys.platform.startswith("linux") and not folder.exists():
+        folder = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "kaggle"
+    return folder / "kaggle.json"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CredentialsError(f"{path} cannot be read as text.", _GET_CREDENTIALS) from error

@@ -1,0 +1,192 @@
+"""What a run's ensemble says of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.calibration import temper
+from kaggle_digits.errors import DataError
+from kaggle_digits.files import Workspace
+from kaggle_digits.forms import form_function, without_form
+from kaggle_digits.models import softmax_function
+from kaggle_digits.pictures import read_picture
+from kaggle_digits.runs import Run, find_run
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run's ensemble says of a picture.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The picture.
+    image : ndarray of uint8, shape (28, 28)
+        The digit that was found in it, before a network's own form of digits.
+    softmax : ndarray of float32, shape (10,)
+        The ensemble's, calibrated.
+    agreement : float
+        Share of the networks that say the same digit, 0 to 1.
+    """
+
+    path: Path
+    image: UInt8
+    softmax: Float32
+    agreement: float
+
+    @property
+    def digit(self) -> int:
+        """The most probable digit."""
+        return int(self.softmax.argmax())
+
+    @property
+    def confidence(self) -> float:
+        """Its probability."""
+        return float(self.softmax.max())
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it for JSON: ``file, digit, confidence, agreement, probabilities`` and ``image``."""
+        return {
+            "file": str(self.path),
+            "digit": self.digit,
+            "confidence": self.confidence,
+            "agreement": self.agreement,
+            "probabilities": self.softmax.tolist(),
+            "image": self.image.tolist(),
+        }
+
+
+def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | None = None) -> list[Prediction]:
+    """Classify pictures with a run's ensemble.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        The competition, and where its runs are.
+    pictures : sequence of str or pathlib.Path
+        Files that `kaggle_digits.pictures.read_picture` can read, a digit each.
+    run : str, optional
+        The run's name; the latest run if not given.
+
+    Returns
+    -------
+    list of Prediction
+        A picture each, in the same order.
+
+    Raises
+    ------
+    UsageError
+        If there is no such run.
+    DataError
+        If a picture cannot be read or shows nothing, if the run is unfinished, or a network is missing or damaged.
+    """
+    source = find_run(workspace, run)
+    source.require_ensemble()
+    paths = [Path(picture) for picture in pictures]
+    if not paths:
+        return []
+    images = np.stack([read_picture(path) for path in paths])
+    shares = _shares(workspace, source)
+    softmaxes = ensemble_softmax(list(shares), images)
+    folds = [part.info()["folds"] for part in shares]
+    weights = np.repeat([share / k for share, k in zip(shares.values(), folds, strict=True)], folds)
+    mean = np.average(softmaxes.astype(np.float64), axis=0, weights=weights)
+    tempered = temper(mean.astype(np.float32), source.ensemble_metrics()["calibration"]["temperature"])
+    agreement = (softmaxes.argmax(2) == tempered.argmax(1)).mean(0)
+    return [
+        Prediction(path, image, softmax, float(share))
+        for path, image, softmax, share in zip(paths, images, tempered, agreement, strict=True)
+    ]
+
+
+def ensemble_softmax(runs: Run | Sequence[Run], images: UInt8) -> Float32:
+    """Return what each network of one or more runs says of images.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+        Trained, and not ensembles of other runs.
+    images : ndarray of uint8, shape (n, 28, 28)
+        As rows of the competition are: ink is 255.
+
+    Returns
+    -------
+    ndarray of float32, shape (networks, n, 10)
+        Softmaxes, not calibrated: those of the first run's folds in order, then the next run's.
+
+    Raises
+    ------
+    DataError
+        If a network is missing or damaged.
+    """
+    runs = [runs] if isinstance(runs, Run) else runs
+    # One network at a time: a large ensemble needs no more memory than a small one.
+    return np.stack(
+        [fold_softmax_function(run, fold)(images) for run in runs for fold in range(run.info()["folds"])]
+    )
+
+
+def fold_softmax_function(run: Run, fold: int) -> Callable[[UInt8], Float32]:
+    """Return the function from images to what a fold's network says of them, as it was used in training.
+
+    Parameters
+    ----------
+    run : Run
+        Not an ensemble of other runs.
+    fold : int
+        Finished.
+
+    Returns
+    -------
+    callable
+        From grey values, uint8 [n, 28, 28], to softmaxes, float32 [n, 10].
+
+    Raises
+    ------
+    DataError
+        If the network is missing or damaged.
+    """
+    bring = form_function(run.fold_metrics(fold)["form"])
+    softmax = softmax_function(load_network(run, fold), run.info()["settings"]["views"])
+    return lambda images: softmax(bring(images))
+
+
+def load_network(run: Run, fold: int) -> keras.Model:
+    """Return a finished fold's network: digits in the fold's form, [b, 28, 28, 1], to logits, [b, 10].
+
+    Raises
+    ------
+    DataError
+        If it is missing or damaged.
+    """
+    import keras
+
+    path, form = run.model_file(fold), run.fold_metrics(fold)["form"]
+    try:
+        return without_form(keras.models.load_model(path, compile=False, safe_mode=True), form)
+    except Exception as error:  # Keras raises all sorts of things at files that it did not write
+        raise DataError(
+            f"{path} is no network that can be loaded.",
+            "Make it again with the run's train command and --retrain.",
+        ) from error
+
+
+def _shares(workspace: Workspace, run: Run) -> dict[Run, float]:
+    """Return the runs that have the networks of an ensemble, each with its share in the mean; they add up to 1."""
+    names = run.info().get("members")
+    if names is None:
+        return {run: 1.0}
+    shares: dict[Run, float] = {}
+    for name in names:
+        for part, share in _shares(workspace, find_run(workspace, name)).items():
+            shares[part] = shares.get(part, 0.0) + share / len(names)
+    return shares

@@ -1,0 +1,292 @@
+"""Pictures from anywhere: the digit in them is found, upright, white on black, in MNIST's size and place."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+from sklearn.datasets import load_digits
+
+from kaggle_digits import Workspace
+from kaggle_digits.arrays import UInt8
+from kaggle_digits.data import load_train
+from kaggle_digits.errors import DataError
+from kaggle_digits.pictures import BOX, find_digit, read_picture
+
+Point = tuple[float, float]
+STROKES: dict[str, list[list[Point]]] = {
+    "1": [[(0.5, 0.0), (0.5, 1.0)]],
+    "4": [[(0.5, 0.0), (0.05, 0.65), (0.95, 0.65)], [(0.7, 0.3), (0.7, 1.0)]],
+    "5, its bar apart": [
+        [(0.4, -0.05), (0.95, -0.1)],
+        [(0.25, 0.15), (0.2, 0.45), (0.6, 0.4), (0.85, 0.6), (0.75, 0.9), (0.4, 1.0), (0.1, 0.9)],
+    ],
+    "7": [[(0.1, 0.0), (0.9, 0.0), (0.4, 1.0)]],
+}
+
+
+def drawn(
+    name: str, size: int = 120, width: int = 10, canvas: Point = (300, 300), at: Point = (70, 90)
+) -> Image.Image:
+    """Return a drawing, black on white, as a paint program makes it."""
+    image = Image.new("L", (int(canvas[0]), int(canvas[1])), 255)
+    draw = ImageDraw.Draw(image)
+    for stroke in STROKES[name]:
+        points = [(at[0] + 0.7 * size * x, at[1] + size * y) for x, y in stroke]
+        draw.line(points, fill=0, width=width, joint="curve")
+        for x, y in points:
+            draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=0)
+    return image
+
+
+def typed(digit: int, size: int) -> Image.Image:
+    """Return a digit in Pillow's own font, black on white."""
+    image = Image.new("L", (2 * size, 2 * size), 255)
+    ImageDraw.Draw(image).text((size // 2, size // 3), str(digit), fill=0, font=ImageFont.load_default(size))
+    return image
+
+
+def cropped(image: Image.Image) -> Image.Image:
+    """Return a drawing whose ink reaches the upper and the lower edge."""
+    left, top, right, bottom = Image.eval(image, lambda grey: 255 - grey).getbbox()
+    return image.crop((left - 5, top, right + 5, bottom))
+
+
+def photographed(image: Image.Image, seed: int = 0) -> Image.Image:
+    """Return a drawing as a phone sees it: grey ink, light from one side, a shadow, blur, noise and JPEG."""
+    rng = np.random.default_rng(seed)
+    paper = 60 + np.asarray(image, np.float32) * (150 / 255)
+    y, x = np.mgrid[0 : 1 : paper.shape[0] * 1j, 0 : 1 : paper.shape[1] * 1j]
+    light = (1 - 0.3 * x - 0.1 * y) * (1 - 0.25 / (1 + np.exp(-60 * (x - 0.5 * y - 0.45))))
+    seen = ndimage.gaussian_filter(paper * light, 1.2) + rng.normal(0, 5, paper.shape)
+    stream = io.BytesIO()
+    Image.fromarray(seen.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=70)
+    return Image.open(stream)
+
+
+def found(image: Image.Image, tmp_path: Path, name: str = "picture.png", **options: object) -> UInt8:
+    image.save(tmp_path / name, **options)
+    return read_picture(tmp_path / name)
+
+
+def difference(a: UInt8, b: UInt8) -> float:
+    """Return the share of the ink by which two digits differ, where one may lie a pixel to a side of the other.
+
+    The centre of mass is to within half a pixel, so that rounding may go either way.
+    """
+    shifts = [np.roll(b.astype(float), (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    return min(float(abs(a - shifted).sum()) for shifted in shifts) / max(a.sum(), b.sum())
+
+
+def assert_like_mnist(image: UInt8) -> None:
+    """The box is 20 pixels, centre of mass, darkness and amount of ink are as those of MNIST's digits."""
+    assert (image.dtype, image.shape) == (np.uint8, (28, 28))
+    # Edges fade, so a faint row or column more or less is no error.
+    rows, columns = np.nonzero(image.max(1) > 100)[0], np.nonzero(image.max(0) > 100)[0]
+    box = max(np.ptp(rows), np.ptp(columns)) + 1
+    assert BOX - 1 <= box <= BOX
+    centre = ndimage.center_of_mass(image)
+    # MNIST's are from 13.5 to 14.5.
+    np.testing.assert_allclose(centre, 14, atol=0.51)
+    assert image.max() > 200
+    # Of MNIST's training rows 99.8 % are between these.
+    assert 28 < image.sum() / 255 < 230
+
+
+@pytest.mark.parametrize("name", STROKES)
+@pytest.mark.parametrize("width", [1, 3, 10, 22])
+def test_drawings_come_out_like_mnist(name: str, width: int, tmp_path: Path) -> None:
+    assert_like_mnist(found(drawn(name, width=width), tmp_path))
+
+
+@pytest.mark.parametrize("digit", range(10))
+@pytest.mark.parametrize("size", [12, 60, 400])
+def test_typed_digits_come_out_like_mnist(digit: int, size: int, tmp_path: Path) -> None:
+    assert_like_mnist(found(typed(digit, size), tmp_path))
+
+
+@pytest.mark.parametrize("row", range(40))
+def test_small_digits_on_a_large_canvas_come_out_like_mnist(row: int, tmp_path: Path) -> None:
+    pixels = Image.fromarray(np.round(load_digits().images[row] * 255 / 16).astype(np.uint8))
+    canvas = Image.new("L", (500, 350), 0)
+    canvas.paste(pixels.resize((96, 96), Image.Resampling.BICUBIC), (330, 40))
+    light_on_dark = found(canvas, tmp_path)
+    assert_like_mnist(light_on_dark)
+    dark_on_light = found(Image.eval(canvas, lambda grey: 255 - grey), tmp_path)
+    assert difference(light_on_dark, dark_on_light) < 0.01
+
+
+def test_thin_strokes_are_as_dark_as_mnists_however_large_the_canvas(tmp_path: Path) -> None:
+    image = found(drawn("4", size=1800, width=1, canvas=(2400, 2400), at=(300, 300)), tmp_path)
+    assert_like_mnist(image)
+    # 5 in 100 of MNIST's training rows have less ink than this.
+    assert image.sum() / 255 > 51
+
+
+def test_a_tiny_digit_on_a_huge_sheet_is_found(tmp_path: Path) -> None:
+    small = found(drawn("7", size=60, width=6, canvas=(2000, 1600), at=(1700, 1400)), tmp_path)
+    assert difference(small, found(drawn("7", size=120, width=12), tmp_path)) < 0.2
+
+
+@pytest.mark.parametrize("name", STROKES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda i: i.convert("RGB"),
+        lambda i: i.convert("1"),
+        lambda i: i.convert("P"),
+        lambda i: i.convert("CMYK"),
+        lambda i: Image.fromarray(np.asarray(i, np.uint16) * 200),
+        lambda i: Image.fromarray(np.asarray(i, np.float32) / 255),
+        lambda i: Image.eval(i, lambda grey: 255 - grey),
+        lambda i: Image.eval(i, lambda grey: 255 - grey).convert("1"),
+        lambda i: Image.eval(i, lambda grey: 180 + grey // 4),
+        lambda i: Image.merge("RGB", (i, Image.new("L", i.size, 255), i)),  # green on white
+        lambda i: Image.merge("RGB", (Image.new("L", i.size, 255), Image.new("L", i.size, 255), i)),  # yellow
+        lambda i: Image.merge("RGB", (Image.new("L", i.size, 0), Image.new("L", i.size, 0), i)),  # black on blue
+        lambda i: Image.merge("RGBA", (*[Image.new("L", i.size, 0)] * 3, Image.eval(i, lambda g: 255 - g))),
+        lambda i: Image.merge("RGBA", (*[Image.new("L", i.size, 255)] * 3, Image.eval(i, lambda g: 255 - g))),
+        lambda i: Image.merge("LA", (i, Image.new("L", i.size, 255))),
+        lambda i: i.resize((900, 900), Image.Resampling.LANCZOS),
+        lambda i: i.resize((75, 75), Image.Resampling.LANCZOS),
+        lambda i: i.crop((40, 60, 260, 260)),
+        cropped,
+        lambda i: Image.fromarray(np.pad(i, ((700, 0), (0, 900)), constant_values=255)),
+    ],
+)
+def test_size_mode_colour_and_place_make_no_difference(
+    name: str, change: Callable[[Image.Image], Image.Image], tmp_path: Path
+) -> None:
+    image = drawn(name, width=14)
+    suffix = "tif" if change(image).mode in ("CMYK", "F") else "png"
+    assert difference(found(change(image), tmp_path, f"picture.{suffix}"), found(image, tmp_path)) < 0.1
+
+
+@pytest.mark.parametrize("name", STROKES)
+@pytest.mark.parametrize("options", [{"quality": 20}, {"quality": 90}])
+def test_jpeg_makes_no_difference(name: str, options: dict[str, int], tmp_path: Path) -> None:
+    image = drawn(name)
+    assert difference(found(image, tmp_path, "picture.jpg", **options), found(image, tmp_path)) < 0.1
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    image = drawn("7")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    turned = found(image.transpose(Image.Transpose.ROTATE_90), tmp_path, "turned.jpg", exif=exif, quality=95)
+    assert difference(turned, found(image, tmp_path)) < 0.1
+
+
+@pytest.mark.parametrize("name", STROKES)
+@pytest.mark.parametrize(("size", "width"), [(90, 8), (300, 12), (300, 40)])
+def test_photographs_come_out_as_drawings_do(name: str, size: int, width: int, tmp_path: Path) -> None:
+    drawing = drawn(name, size, width, canvas=(800, 600), at=(420, 150))
+    photograph = found(photographed(drawing), tmp_path, "photograph.jpg")
+    assert_like_mnist(photograph)
+    assert difference(photograph, found(drawing, tmp_path)) < 0.2
+
+
+def test_specks_do_not_widen_the_box(tmp_path: Path) -> None:
+    image = drawn("4")
+    clean = found(image, tmp_path)
+    draw = ImageDraw.Draw(image)
+    for x, y in ((10, 10), (280, 20), (30, 270), (200, 285)):
+        draw.ellipse((x, y, x + 4, y + 4), fill=0)
+    assert difference(found(image, tmp_path), clean) < 0.01
+
+
+def test_a_stroke_apart_belongs_to_the_digit(tmp_path: Path) -> None:
+    image = found(drawn("5, its bar apart", width=8), tmp_path)
+    _, parts = ndimage.label(image > 60, np.ones((3, 3)))
+    assert parts == 2
+
+
+def test_a_table_under_the_sheet_is_not_the_digit(tmp_path: Path) -> None:
+    image = drawn("4", canvas=(500, 400), at=(150, 120))
+    clean = found(image, tmp_path)
+    ImageDraw.Draw(image).rectangle((0, 0, 60, 400), fill=70)
+    assert difference(found(image, tmp_path), clean) < 0.1
+
+
+def test_what_has_mnists_form_stays_as_it_is(rehearsed: Workspace, tmp_path: Path) -> None:
+    for image in load_train(rehearsed.data).images[:300]:
+        np.testing.assert_array_equal(found(Image.fromarray(image), tmp_path), image)
+        np.testing.assert_array_equal(find_digit(255 - image), image)
+
+
+def test_mnists_digits_come_back_from_larger_pictures(rehearsed: Workspace) -> None:
+    images = load_train(rehearsed.data).images[:200]
+    large = [Image.fromarray(np.pad(i, 20)).resize((340, 340), Image.Resampling.BICUBIC) for i in images]
+    differences = [difference(find_digit(np.asarray(big)), i) for big, i in zip(large, images, strict=True)]
+    # Measured on 200 rows: median .13; two different digits differ by 1.0.
+    assert np.median(differences) < 0.2
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.full((100, 80), 255),
+        np.zeros((1, 1)),
+        np.random.default_rng(0).normal(128, 20, (300, 400)).clip(0, 255),
+        np.random.default_rng(0).integers(0, 256, (300, 300)),
+        np.random.default_rng(0).integers(0, 2, (200, 300)) * 255,
+        np.random.default_rng(0).normal(230, 2, (600, 400)).clip(0, 255),
+    ],
+    ids=["white", "one pixel", "noise", "even noise", "black and white noise", "blank photograph"],
+)
+def test_nothing_to_see(pixels: UInt8, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing\.png shows no digit"):
+        found(Image.fromarray(pixels.astype(np.uint8)), tmp_path, "nothing.png")
+
+
+def broken(tmp_path: Path) -> dict[str, Path]:
+    image = tmp_path / "image.png"
+    drawn("4").save(image)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "short.png").write_bytes(image.read_bytes()[:-300])
+    jpeg = io.BytesIO()
+    photographed(drawn("4", canvas=(800, 600))).save(jpeg, "JPEG")
+    (tmp_path / "short.jpg").write_bytes(jpeg.getvalue()[: len(jpeg.getvalue()) // 2])
+    (tmp_path / "flipped.png").write_bytes(image.read_bytes()[:60] + b"\0\0\0\0" + image.read_bytes()[64:])
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "warned.png")
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "refused.png")
+    return {path.name: path for path in (*tmp_path.iterdir(), tmp_path / "nowhere.png")}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere.png", "is missing"),
+        ("folder", "is a folder"),
+        ("text.png", "is not a picture"),
+        ("empty.png", "is not a picture"),
+        ("short.png", "is damaged or cut off"),
+        ("short.jpg", "is damaged or cut off"),
+        ("flipped.png", "is damaged or cut off"),
+        ("warned.png", "is far too large"),
+        ("refused.png", "is far too large"),
+    ],
+)
+def test_what_is_no_picture_is_told_by_name(name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{name} {words}") as caught:
+        read_picture(broken(tmp_path)[name])
+    assert caught.value.problem.endswith(".")
+    assert caught.value.problem.count(". ") == 0
+    assert caught.value.remedy.endswith(".")
+
+
+def test_a_picture_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Permissions do not keep an administrator from reading.
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(DataError, match=r"closed\.png cannot be read: permission denied"):
+        read_picture(tmp_path / "closed.png")
