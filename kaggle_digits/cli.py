@@ -453,8 +453,8 @@ def _print_json(document: Any) -> None:
 
 
 def _fail(error: BaseException, problem: str, remedy: str, exit_code: int, debug: bool) -> NoReturn:
-    # All is over: a second Ctrl-C would but put a traceback in the place of the two sentences.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # From here on Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from kaggle_digits import console
     from kaggle_digits.hosts.credentials import scrub
 

@@ -141,12 +141,12 @@ class Ledger:
             content = table.to_csv(index=False).encode()
             if self._parse(content) == entries:
                 return content
-            why = "it would be read as something else."
+            why = f"{self.path}, it would be read as something else."
         except UnicodeEncodeError as error:
-            why = f"{error}."
+            why = f"{self.path}, {error.reason}."
         except DataError as error:
             why = error.problem
-        raise DataError(f"A submission cannot be written into the ledger: {why}", "Nothing was changed.")
+        raise DataError(f"The ledger cannot hold this submission: {why}", "Nothing was changed.")
 
     def _entry(self, row: list[str], line: int) -> Entry:
         if len(row) != len(COLUMNS):

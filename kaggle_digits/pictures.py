@@ -176,7 +176,8 @@ def _ink(grey: Float32) -> Float32 | None:
     # Of what differs from pixel to pixel, where there is no ink; .32 is a normal distribution's lower quartile.
     blurred = ndimage.uniform_filter(grey, max(grey.shape) // SIDE)
     noise = float(np.quantile(abs(grey - blurred), 0.25)) / 0.32
-    found, first = 0, None
+    found = 0
+    first: Float32 | None = None
     before: tuple[Float32, Mask] | None = None
     for part in (2, 4, 8, 16, 32):
         ink = _standing_out(grey, max(grey.shape) // part | 1, noise)

@@ -446,7 +446,7 @@ class _Metrics(_Artefacts):
     rows: _Count
     errors: _Count
     accuracy: float = Field(ge=0, le=1)
-    log_loss: _Amount
+    log_loss: float
 
     @model_validator(mode="after")
     def _no_more_errors_than_rows(self) -> _Metrics:
@@ -467,7 +467,7 @@ class _FoldMetrics(_Metrics):
 
 class _Calibration(_Shape):
     temperature: float = Field(gt=0)
-    log_loss_after: _Amount
+    log_loss_after: float
 
 
 class _EnsembleMetrics(_Metrics):

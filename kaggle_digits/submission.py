@@ -375,9 +375,10 @@ def _look_up(host: Host, digest: str, before: set[str]) -> str | None:
 def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, on_wait: Callable[[str], None]) -> Entry:
     ledger = ledger_of(workspace)
     deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
+    brief = host.impatient()
     while True:
         try:
-            submission = next((s for s in host.submissions() if s.ref == entry.ref), None)
+            submission = next((s for s in brief.submissions() if s.ref == entry.ref), None)
         except NetworkError:
             submission = None  # There is time left; the deadline bounds the patience.
         status = submission.status if submission else "UNKNOWN"

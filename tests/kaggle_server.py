@@ -8,6 +8,7 @@ import json
 import threading
 import zipfile
 from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ class Fault:
     """What goes wrong with one request.
 
     `lost` handles the request and then drops the connection; `drop` does not even handle it; `cut` promises the
-    whole body and sends half of it.
+    whole body and sends half of it; `drip` sends its "head" or its "body" byte by byte and without end.
     """
 
     status: int = 0
@@ -32,6 +33,7 @@ class Fault:
     drop: bool = False
     cut: bool = False
     spoil: bool = False
+    drip: str = ""
 
 
 def error(status: int, message: str, **headers: str) -> Fault:
@@ -52,12 +54,14 @@ class KaggleServer:
         self.uploads: dict[str, bytes] = {}
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         self.requests: list[str] = []
+        self.closed = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"kaggle": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def close(self) -> None:
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -180,6 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.drop:
             self._drop()
             return None
+        if fault.drip:
+            self._drip(fault.drip)
+            return None
         if fault.status:
             self._bytes(fault.body, fault, fault.status)
             return None
@@ -215,6 +222,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._drop()
         self.wfile.write(content)
         return None
+
+    def _drip(self, part: str) -> None:
+        self.close_connection = True
+        with suppress(OSError):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n")
+            self.wfile.write(b"\r\n" if part == "body" else b"X-Slow: ")
+            # Not `time.sleep`, which tests patch.
+            while not self.kaggle.closed.wait(0.02):
+                self.wfile.write(b".")
 
     def _drop(self) -> None:
         self.close_connection = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from conftest import client_environment, competition_files, write_files
 from kaggle_server import KEY, USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace
-from kaggle_digits.cli import PRESETS, cli
+from kaggle_digits.cli import PRESETS, cli, main
 from kaggle_digits.hosts.local import baselines
 from kaggle_digits.recipes import presets
 
@@ -99,6 +100,7 @@ def test_download_json(run_cli: RunCli, tmp_path: Path) -> None:
         "train_rows": 4200,
         "test_rows": 2800,
         "fetched": True,
+        "changed": [],
     }
     again = run_cli("download", KAGGLE_DIGITS_COMPETITION="rehearsal", KAGGLE_DIGITS_ROOT=str(tmp_path))
     assert "was here already" in again.stdout
@@ -270,6 +272,58 @@ def test_kaggles_refusals(kaggle: KaggleServer, player: Callable, status: int, c
     assert_error(result, code, words)
     assert "Kaggle's own words" in result.stderr
     assert KEY not in result.stderr
+
+
+def test_no_output_has_a_secret(kaggle: KaggleServer, player: Callable) -> None:
+    basic = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+    words = f"{KEY} \x1b[31mBasic {basic} https://ada:pass@host/x?X-Goog-Signature=0f0f (end)"
+    for status in (400, 401, 403, 429):
+        kaggle.fail("ListDataFiles", error(status, words, **{"Retry-After": "9999"}))
+        result = player(kaggle, "--debug", "download")
+        assert "Traceback" in result.stderr
+        assert "(end)" in result.stderr
+        for secret in (KEY, basic, "\x1b", "pass", "0f0f"):
+            assert secret not in result.stderr, status
+
+
+def test_an_error_that_nobody_expected_has_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["kaggle-digits", "--debug"])
+    monkeypatch.setattr(cli, "main", lambda **_: {}[f"\n{KEY}"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert KEY not in printed
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("runs",), ("runs", "--json")])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_stdout_on_a_full_device(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "kaggle_digits", *arguments]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    result.stdout = ""
+    assert_error(result, 8, "Cannot write the output: No space left on device")
+
+
+def test_ctrl_c_while_the_command_is_imported(tmp_path: Path) -> None:
+    script = """
+import runpy, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("kaggle_digits", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "")
 
 
 def test_ctrl_c_ends_with_130(tmp_path: Path, trained: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,72 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, parsed: list[Path], damag
     (tmp_path / "cache" / "train.npz").write_bytes(damage)
     assert len(load_train(tmp_path).labels) == 10
     assert len(parsed) == 2
+
+
+class Trap:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.trace,)
+
+
+def flag_as_encrypted(path: Path) -> None:
+    """Set the bit in each entry of a zip's directory that says that it is encrypted."""
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + offset] |= 1
+            at = content.find(signature, at + 4)
+    path.write_bytes(content)
+
+
+def write_pickle(path: Path) -> None:
+    with np.load(path) as known:
+        arrays = dict(known) | {"images": np.array([Trap(path.with_name("trace"))], object)}
+    with open(path, "wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def write_npy(path: Path) -> None:
+    with open(path, "wb") as stream:
+        np.save(stream, np.zeros(3))
+
+
+def forget_labels(path: Path) -> None:
+    with np.load(path) as known:
+        arrays = {name: known[name] for name in known.files if name != "labels"}
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize("tamper", [flag_as_encrypted, write_pickle, write_npy, forget_labels])
+def test_a_cache_that_was_tampered_with_is_made_again(
+    tmp_path: Path, parsed: list[Path], tamper: Callable[[Path], None]
+) -> None:
+    write_files(tmp_path, {"train.csv": GOOD})
+    first = load_train(tmp_path)
+    tamper(tmp_path / "cache" / "train.npz")
+    np.testing.assert_array_equal(load_train(tmp_path).images, first.images)
+    assert len(parsed) == 2
+    np.testing.assert_array_equal(load_train(tmp_path).labels, first.labels)
+    assert len(parsed) == 2
+    assert not (tmp_path / "cache" / "trace").exists()
+
+
+@several_times_in_one_folder
+@given(data=st.data())
+def test_a_cache_with_other_bytes_is_read_or_made_again(tmp_path: Path, data: st.DataObject) -> None:
+    write_files(tmp_path, {"train.csv": GOOD})
+    load_train(tmp_path)
+    cache = tmp_path / "cache" / "train.npz"
+    content = bytearray(cache.read_bytes())
+    # Most bytes are grey values, whose checksum is known to do its work: here it is about the rest.
+    heads = [at for at in range(len(content) - 3) if content[at : at + 2] in (b"PK", b"\x93N")]
+    at = data.draw(st.sampled_from(heads)) + data.draw(st.integers(0, 120))
+    if at < len(content):
+        content[at] = data.draw(st.integers(0, 255))
+    cache.write_bytes(content)
+    assert len(load_train(tmp_path).labels) == 10

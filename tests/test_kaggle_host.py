@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import logging
 import sys
+import tempfile
+import threading
+import time
+import zipfile
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from conftest import competition_files
-from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
+from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
 
-from kaggle_digits.errors import CredentialsError, NetworkError, RefusedError
-from kaggle_digits.hosts.kaggle import ATTEMPTS, KaggleHost
+from kaggle_digits import Workspace
+from kaggle_digits.errors import CredentialsError, NetworkError, NothingSentError, RefusedError, WriteError
+from kaggle_digits.hosts import kaggle as kaggle_module
+from kaggle_digits.hosts.credentials import HIDDEN, scrub
+from kaggle_digits.hosts.kaggle import ATTEMPTS, FETCHES, LONGEST_WAIT, KaggleHost
+from kaggle_digits.submission import submit
 
 
 @pytest.fixture
@@ -48,14 +61,84 @@ def test_a_damaged_bundle_is_replaced_by_single_files(
     kaggle.fail("digit-recognizer.zip", *[fault] * 9)
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == kaggle.files
-    assert kaggle.count("train.csv") == 1
+    assert kaggle.count("train.csv") == 2
 
 
-def test_a_single_file_may_arrive_zipped(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
+def test_a_bundle_damaged_once_is_fetched_again(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
     kaggle.fail("digit-recognizer.zip", Fault(spoil=True))
-    kaggle.fail("train.csv", Fault(status=200, body=kaggle.bundle()))
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == kaggle.files
+    assert (kaggle.count("digit-recognizer.zip"), kaggle.count("train.csv")) == (2, 0)
+
+
+@pytest.fixture
+def no_bundle(kaggle: KaggleServer) -> KaggleServer:
+    """A server whose bundle never arrives whole."""
+    kaggle.fail("digit-recognizer.zip", *[Fault(spoil=True)] * ATTEMPTS)
+    return kaggle
+
+
+def test_a_single_file_may_arrive_zipped(host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path) -> None:
+    no_bundle.fail("train.csv", Fault(status=200, body=no_bundle.bundle()))
+    (tmp_path / "new").mkdir()
+    assert downloaded(host, tmp_path / "new") == no_bundle.files
+    assert (no_bundle.count("train.csv"), no_bundle.count("test.csv")) == (1, 2)
+
+
+@pytest.mark.parametrize("faults", [[Fault(spoil=True)], [Fault(), Fault(spoil=True)]])
+def test_a_single_file_of_the_right_size_with_wrong_bytes(
+    host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path, faults: list[Fault]
+) -> None:
+    no_bundle.fail("train.csv", *faults)
+    (tmp_path / "new").mkdir()
+    assert downloaded(host, tmp_path / "new") == no_bundle.files
+    assert no_bundle.count("train.csv") == FETCHES
+
+
+def test_a_single_file_with_other_bytes_each_time(
+    host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path
+) -> None:
+    size = len(no_bundle.files["train.csv"])
+    no_bundle.fail("train.csv", *[Fault(status=200, body=bytes([48 + i]) * size) for i in range(FETCHES)])
+    with pytest.raises(NetworkError, match=r"damaged: train\.csv has other bytes each time"):
+        host.download(tmp_path)
+
+
+def test_a_bundle_with_names_that_are_no_text(
+    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("ü.csv", b"")
+    bundle = stream.getvalue().replace("ü".encode(), b"\xff\xff")
+    monkeypatch.setattr(kaggle, "bundle", lambda: bundle)
+    (tmp_path / "new").mkdir()
+    assert downloaded(host, tmp_path / "new") == kaggle.files
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_answer_that_drips_is_cut_off(host: KaggleHost, kaggle: KaggleServer, part: str) -> None:
+    host = KaggleHost("digit-recognizer", timeout=0.1)
+    kaggle.fail("GetSubmissionLimits", Fault(drip=part))
+    started = time.monotonic()
+    with pytest.raises(NetworkError, match=r"Kaggle's answer takes longer than"):
+        host.allowance()
+    assert time.monotonic() - started < 10
+    assert kaggle.count("GetSubmissionLimits") == 1  # another try would take as long
+
+
+def test_a_bundle_that_drips_is_replaced_by_single_files(
+    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kaggle_module, "TRANSFER_DEADLINE", 1.0)
+    kaggle.fail("digit-recognizer.zip", Fault(drip="body"))
+    (tmp_path / "new").mkdir()
+    assert downloaded(KaggleHost("digit-recognizer"), tmp_path / "new") == kaggle.files
+
+
+def test_no_thread_outlives_a_question(host: KaggleHost) -> None:
+    host.allowance()
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 
 def test_wrong_sizes_are_damage_on_the_wire(
@@ -79,12 +162,70 @@ def test_retries_are_capped(host: KaggleHost, kaggle: KaggleServer) -> None:
     assert kaggle.count("GetSubmissionLimits") == ATTEMPTS
 
 
+def test_an_impatient_look_is_one_request(host: KaggleHost, kaggle: KaggleServer) -> None:
+    assert list(host.submissions()) == []
+    before = len(kaggle.requests)
+    kaggle.fail("ListSubmissions", error(429, "Slow down", **{"Retry-After": "50"}))
+    with pytest.raises(NetworkError):
+        list(host.impatient().submissions())
+    assert len(kaggle.requests) == before + 1
+    assert list(host.impatient().submissions()) == []
+
+
 def test_retry_after_is_obeyed(host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
     kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": "33"}))
     assert host.allowance() == 10
-    assert pauses == [33.0]
+    (pause,) = pauses
+    assert 33 <= pause <= 34
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_may_be_a_date(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    kaggle.fail("GetSubmissionLimits", error(status, "Slow down", **{"Retry-After": date}))
+    assert host.allowance() == 10
+    (pause,) = pauses
+    assert 30 < pause < 42
+
+
+@pytest.mark.parametrize("nonsense", ["soon", "-5", "nan", "", "Thu, 99 Nov 2026 10:00:00 GMT"])
+def test_a_retry_after_of_nonsense_counts_for_nothing(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, nonsense: str
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": nonsense}))
+    assert host.allowance() == 10
+    assert 0 <= pauses[0] <= 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_pauses_of_a_question_are_bounded(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    kaggle.fail("GetSubmissionLimits", *[error(status, "Slow down", **{"Retry-After": "50"})] * 9)
+    with pytest.raises(NetworkError, match="Slow down"):
+        host.allowance()
+    assert len(pauses) == 2
+    assert sum(pauses) <= LONGEST_WAIT
+
+
+@pytest.mark.parametrize("retry_after", ["86400", "20"])
+def test_a_throttled_bundle_is_not_answered_by_other_requests(
+    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, retry_after: str
+) -> None:
+    kaggle.fail("DownloadDataFiles", *[error(429, "Slow down", **{"Retry-After": retry_after})] * ATTEMPTS)
+    with pytest.raises(NetworkError, match="Slow down"):
+        host.download(tmp_path)
+    assert kaggle.count("DownloadDataFile") == 0
 
 
 def test_an_unreasonable_retry_after_is_an_error(host: KaggleHost, kaggle: KaggleServer) -> None:
@@ -112,6 +253,35 @@ def test_rules_not_accepted_says_where_to_accept_them(host: KaggleHost, kaggle: 
         host.download(Path("nowhere"))
 
 
+@pytest.mark.parametrize("document", [{}, {"files": None}, {"files": [{"name": "titanic.csv"}]}])
+def test_a_listing_that_makes_no_sense(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, document: dict
+) -> None:
+    monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
+    with pytest.raises(NetworkError, match="What Kaggle answers makes no sense"):
+        host.download(Path("nowhere"))
+    assert kaggle.count("ListDataFiles") == ATTEMPTS
+
+
+def test_limits_that_make_no_sense(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kaggle, "limits", {"numAllowedNow": "many"})
+    with pytest.raises(NetworkError, match="What Kaggle answers makes no sense"):
+        host.allowance()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"), [(b"<html>Sign in</html>", "a web page where JSON is expected"), (b"", "something else")]
+)
+@pytest.mark.parametrize("kind", ["text/html", "application/json"])
+def test_what_is_not_json(host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str, kind: str) -> None:
+    kaggle.fail("GetSubmissionLimits", *[Fault(200, body, {"Content-Type": kind})] * ATTEMPTS)
+    with pytest.raises(NetworkError, match=words) as caught:
+        host.allowance()
+    assert "JSONDecodeError" not in str(caught.value)
+
+
 def test_no_credentials(host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
@@ -130,6 +300,33 @@ def test_a_bad_token_is_named_by_its_source(
     with pytest.raises(CredentialsError, match="KAGGLE_API_TOKEN") as caught:
         host.allowance()
     assert "KGAT_wrong" not in str(caught.value)
+    used_instead = "unset KAGGLE_API_TOKEN to use those from KAGGLE_USERNAME and KAGGLE_KEY"
+    assert (used_instead in caught.value.remedy) == with_key
+    assert ("were passed over" in caught.value.problem) == with_key
+
+
+@pytest.mark.parametrize(("mode", "heard"), [(0o644, True), (0o640, True), (0o600, False)])
+def test_a_key_file_that_others_can_read(
+    host: KaggleHost,
+    kaggle: KaggleServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture,
+    mode: int,
+    heard: bool,
+) -> None:
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
+        monkeypatch.delenv(name)
+    path = Path.home() / ".kaggle" / "kaggle.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"username": USER, "key": KEY}))
+    path.chmod(mode)
+    with caplog.at_level(logging.WARNING):
+        assert host.allowance() == 10
+        assert KaggleHost("digit-recognizer").allowance() == 10
+    assert len(caplog.messages) == heard
+    assert all(f"chmod 600 {path}" in message for message in caplog.messages)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("token", ["KGAT_with\nline", "KGAT_" + "x" * 400, "KGAT_end\r\n", "KGAT_ü"])
@@ -142,11 +339,20 @@ def test_what_cannot_be_a_token_is_not_shown(
     assert "KGAT" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("variable", "half"), [("KAGGLE_USERNAME", "username"), ("KAGGLE_KEY", "key")])
+def test_half_credentials_name_their_variable(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variable: str, half: str
+) -> None:
+    monkeypatch.delenv({"username": "KAGGLE_KEY", "key": "KAGGLE_USERNAME"}[half])
+    with pytest.raises(CredentialsError, match=f"In {variable} there is a Kaggle {half} but no"):
+        host.allowance()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"username": "ada"}', "a Kaggle username but no key"),
-        ('{"key": "0123"}', "a Kaggle key but no username"),
+        ('{"username": "ada"}', r"In .*kaggle\.json there is a Kaggle username but no key"),
+        ('{"key": "0123"}', r"In .*kaggle\.json there is a Kaggle key but no username"),
         ("{", "no JSON object"),
         ("[]", "no JSON object"),
     ],
@@ -210,10 +416,63 @@ def test_a_failed_upload_is_an_error(
 ) -> None:
     (tmp_path / "submission.csv").write_bytes(b"ImageId,Label\n1,7\n")
     kaggle.fail("upload", Fault(status=403, body=b"no"))
-    with pytest.raises(NetworkError, match="upload of the file to Kaggle failed"):
+    with pytest.raises(NothingSentError, match="upload of the file to Kaggle failed"):
         host.submit(tmp_path / "submission.csv", "")
     assert kaggle.submissions == []
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("fault", [Fault(drop=True), error(503, "Busy"), Fault(status=200, body=b"<html>")])
+def test_nothing_was_sent_where_the_upload_never_began(
+    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, fault: Fault
+) -> None:
+    (tmp_path / "submission.csv").write_bytes(b"ImageId,Label\n1,7\n")
+    kaggle.fail("StartSubmissionUpload", fault)
+    with pytest.raises(NothingSentError):
+        host.submit(tmp_path / "submission.csv", "")
+    assert kaggle.count("CreateSubmission") == 0
+
+
+def test_nothing_was_sent_where_nobody_listens(
+    host: KaggleHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "submission.csv").write_bytes(b"ImageId,Label\n1,7\n")
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.raises(NothingSentError, match="cannot be reached"):
+        host.submit(tmp_path / "submission.csv", "")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(lost=True),
+        Fault(drop=True),
+        error(503, "Busy"),
+        Fault(200, b"{}", {"Content-Type": "application/json"}),
+    ],
+    ids=["lost", "dropped", "busy", "no reference"],
+)
+def test_a_submission_without_an_answer_may_have_been_sent(
+    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, fault: Fault
+) -> None:
+    (tmp_path / "submission.csv").write_bytes(b"ImageId,Label\n1,7\n")
+    kaggle.fail("CreateSubmission", fault)
+    with pytest.raises(NetworkError) as caught:
+        host.submit(tmp_path / "submission.csv", "")
+    assert not isinstance(caught.value, NothingSentError)
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [("0.99757", 0.99757), ("1", 1.0), ("0", 0.0)]
+    + [(text, None) for text in ("NaN", "-1.0", "", "inf", "1.5", "best", None, [], 10**400)],
+)
+def test_scores_that_make_no_sense_are_none(
+    host: KaggleHost, kaggle: KaggleServer, text: object, score: float | None
+) -> None:
+    kaggle.submissions = [{"ref": 1, "date": DATE, "status": "COMPLETE", "publicScore": text}]
+    assert next(host.submissions()).score == score
 
 
 def test_submissions_are_read_page_by_page(host: KaggleHost, kaggle: KaggleServer) -> None:
@@ -238,6 +497,30 @@ def test_a_namesake_on_the_leaderboard(host: KaggleHost, kaggle: KaggleServer) -
     assert host.standing().place == 2
 
 
+def test_nobody_is_nobody_on_the_leaderboard(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kaggle.board = [(1, "Best", "1.00000", ""), (2, "Ada's team", "0.99757", "")]
+    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    monkeypatch.setitem(host._api.config_values, "username", "")
+    assert host.standing().place is None
+    kaggle.submissions = [{"ref": 1, "date": DATE, "status": "COMPLETE", "teamName": "Ada's team"}]
+    assert host.standing().place == 2
+
+
+def test_no_room_for_the_leaderboard(
+    host: KaggleHost, kaggle: KaggleServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(workspace.root / "gone"))
+    for ask in (host.standing, host.try_download):
+        with pytest.raises(WriteError, match="Cannot write"):
+            ask()
+    answer = workspace.root / "mine.csv"
+    answer.write_text("ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31)))
+    sent = submit(host, workspace, answer)
+    assert (sent.entry.status, sent.entry.score) == ("COMPLETE", "0.99757")
+
+
 def test_a_leaderboard_of_another_form(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("DownloadLeaderboard", Fault(status=200, body=b"no zip"))
     with pytest.raises(NetworkError, match="arrived damaged"):
@@ -249,8 +532,62 @@ def test_standing_of_somebody_who_dropped_out(host: KaggleHost, kaggle: KaggleSe
     assert host.standing().place is None
 
 
-def test_files_of_another_format(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.files = {"titanic.csv": b""}
-    with pytest.raises(RefusedError, match=r"no train\.csv"):
-        host.download(Path("nowhere"))
-    assert competition_files().keys() == {"train.csv", "test.csv", "sample_submission.csv"}
+BASIC = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        (f"{KEY} is unknown", f"{HIDDEN} is unknown"),
+        (f"you sent {BASIC}", f"you sent {HIDDEN}"),
+        (f"Authorization: Bearer {'x' * 20}", f"Authorization: Bearer {HIDDEN}"),
+        ("KGAT_of_somebody_else", HIDDEN),
+        (f"{KEY[:8]}\x1b[0m{KEY[8:]}", HIDDEN),
+        ("via http://user:p@ss@proxy:3128/", f"via http://{HIDDEN}@proxy:3128/"),
+        ("https://storage/x?a=1&X-Goog-Signature=0f, no", f"https://storage/x?{HIDDEN} no"),
+        (
+            "with url: /x?X-Goog-Signature=0f&upload_id=9 (",
+            f"with url: /x?X-Goog-Signature={HIDDEN}&upload_id={HIDDEN} (",
+        ),
+        ("\x1b]0;title\x07\x1b[31mred\x1b[0m\x9b2J\r\x00\u202e", "red"),
+        ("line\n\tline", "line\n\tline"),
+        ("Accept its rules at https://www.kaggle.com/competitions/digit-recognizer/rules, then go on.",) * 2,
+        ("Basic questions? Write to ada@example.org: 100 % answered.",) * 2,
+    ],
+)
+@pytest.mark.usefixtures("kaggle")
+def test_scrubbed(text: str, clean: str) -> None:
+    assert scrub(text) == clean
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("access_token", "s3cr3t-t0ken\n"),
+        ("access_token.txt", "s3cr3t-t0ken"),
+        ("kaggle.json", '{"username": "ada", "key": "s3cr3t-t0ken"}'),
+        ("credentials.json", '{"username": "ada", "refresh_token": "s3cr3t-t0ken", "scopes": []}'),
+        ("elsewhere", "s3cr3t-t0ken"),
+    ],
+)
+def test_the_secrets_of_every_place_are_scrubbed(monkeypatch: pytest.MonkeyPatch, name: str, content: str) -> None:
+    path = Path.home() / ".kaggle" / name
+    path.parent.mkdir()
+    path.write_text(content)
+    if name == "elsewhere":
+        monkeypatch.setenv("KAGGLE_API_TOKEN", str(path))
+    assert scrub(f"{path}: s3cr3t-t0ken") == f"{path}: {HIDDEN}"
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "s3cr3t-t0ken")
+    path.write_bytes(b"\xff[")
+    assert scrub(f"{path}: s3cr3t-t0ken") == f"{path}: {HIDDEN}"
+
+
+def test_kaggles_words_are_scrubbed(host: KaggleHost, kaggle: KaggleServer) -> None:
+    kaggle.fail("GetSubmissionLimits", error(400, f"Not \x1b[31m{KEY}\x1b[0m, nor {'.' * 270}{KEY}"))
+    with pytest.raises(RefusedError, match="Not ") as caught:
+        host.allowance()
+    assert KEY[:4] not in caught.value.problem
+    assert "\x1b" not in caught.value.problem
+    reason = f"row 1\n\x1b[2Jsays {KEY}"
+    kaggle.submissions = [{"ref": 1, "date": DATE, "status": "ERROR", "errorDescription": reason}]
+    assert next(host.submissions()).reason == f"row 1 says {HIDDEN}"

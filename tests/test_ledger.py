@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,9 @@ def test_any_names_survive(tmp_path: Path, runs: list[str]) -> None:
         (f"{HEADER}\nt,r,s,1,PENDING,,,\n\nt,r,s,2,COMPLETE,high,,\n", "line 4: score is 'high'"),
         (f"{HEADER}\nt,r,s,1,COMPLETE,nan,,\n", "line 2: score is 'nan'"),
         (f"{HEADER}\nt,r,s,1,COMPLETE,1,1,3.0\n", "line 2: rank is '3.0'"),
+        (f"{HEADER}\nt,r,s,1,COMPLETE,1,1,{'9' * 5000}\n", "line 2: rank is '9999"),
+        (f"{HEADER}\nt,r,s,1,COMPLETE,{'9' * 400},,\n", "line 2: score is '9999"),
+        (f'{HEADER}\n"t\n",r,s,1,PENDING,,,\nt,r,s,2,COMPLETE,,-0.5,\n', "line 4: cv is '-0.5'"),
         (f'{HEADER}\nt,"r,s,1,PENDING,,,\n', "line 2|line 3"),
     ],
 )
@@ -102,3 +107,46 @@ def test_an_entry_without_a_reference_is_completed_and_forgotten(tmp_path: Path)
     assert [entry.ref for entry in ledger.entries()] == ["17", ""]
     ledger.forget(Entry("t2", "fast", "ab", "", "UNKNOWN"))
     assert [entry.ref for entry in ledger.entries()] == ["17"]
+
+
+cells = st.text(max_size=8) | st.text(st.sampled_from('\r\n",\0 0a.'), max_size=8)
+numbers = st.sampled_from(["", "0.5", "1", "nan", "-1", "9" * 5000]) | st.text(max_size=4)
+kinds = st.sampled_from(["PENDING", "COMPLETE", "ERROR", "UNKNOWN"]) | st.text(max_size=4)
+any_entries = st.builds(Entry, cells, cells, cells, cells, kinds, numbers, numbers, numbers)  # type: ignore[arg-type]
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(any_entries | st.builds(replace, st.just(ENTRY), run=cells, ref=cells, rank=numbers, score=numbers))
+def test_an_entry_is_read_as_it_was_written_or_not_written(tmp_path: Path, entry: Entry) -> None:
+    ledger = Ledger(tmp_path / "ledger.csv")
+    ledger.path.write_text(f"{HEADER}\n")
+    other = replace(ENTRY, ref="another")
+    ledger.record(other)
+    before = ledger.path.read_bytes()
+    try:
+        ledger.record(entry)
+    except DataError:
+        assert ledger.path.read_bytes() == before
+    else:
+        assert entry in ledger.entries()
+        json.dumps([entry.as_numbers() for entry in ledger.entries()], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"score": "nan"}, {"cv": "-0.1"}, {"rank": "9" * 5000}, {"status": "DONE"}, {"run": "\ud800"}]
+)
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, odd: dict[str, str]) -> None:
+    ledger = Ledger(tmp_path / "ledger.csv")
+    ledger.record(ENTRY)
+    with pytest.raises(DataError, match=r"ledger\.csv") as caught:
+        ledger.record(replace(ENTRY, ref="18", **odd))  # type: ignore[arg-type]
+    assert caught.value.remedy == "Nothing was changed."
+    assert ledger.entries() == [ENTRY]
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.5, 99.7])
+def test_a_score_that_is_no_accuracy_is_not_known(tmp_path: Path, score: float) -> None:
+    ledger = Ledger(tmp_path / "ledger.csv")
+    ledger.record(updated(ENTRY, "COMPLETE", score))
+    (entry,) = ledger.entries()
+    assert (entry.status, entry.score) == ("COMPLETE", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
@@ -116,6 +117,44 @@ def test_a_damaged_history_is_named(workspace: Workspace) -> None:
     (workspace.data / "host" / "submissions.json").write_text('{"submissions": [{}]}')
     with pytest.raises(DataError, match=r"submissions\.json is damaged"):
         list(open_host(workspace).submissions())
+
+
+GOOD_ENTRY = {
+    "ref": "1", "time": "2026-11-24T10:00:00+00:00", "description": "", "status": "COMPLETE", "score": 0.5,
+    "reason": "", "team": "you",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("time", 5),
+        ("ref", None),
+        ("status", "DONE"),
+        ("status", []),
+        ("score", "high"),
+        ("score", {}),
+        ("score", float("nan")),
+        ("score", -1),
+        ("team", 0),
+    ],
+)
+def test_a_history_of_other_types_is_named(workspace: Workspace, name: str, value: object) -> None:
+    path = workspace.data / "host" / "submissions.json"
+    host = open_host(workspace)
+    path.write_text(json.dumps({"submissions": [GOOD_ENTRY]}))
+    assert [submission.score for submission in host.submissions()] == [0.5]
+    path.write_text(json.dumps({"submissions": [GOOD_ENTRY | {name: value}]}))
+    for read in (host.submissions, host.standing, host.allowance):
+        with pytest.raises(DataError, match=r"submissions\.json is damaged"):
+            read()
+
+
+@pytest.mark.parametrize("document", [{"submissions": 5}, {"submissions": {}}, {"submissions": ["one"]}, {}])
+def test_a_history_that_is_none_is_named(workspace: Workspace, document: dict[str, object]) -> None:
+    (workspace.data / "host" / "submissions.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"submissions\.json is damaged"):
+        open_host(workspace).submissions()
 
 
 def test_an_order_that_no_library_version_changes() -> None:

@@ -236,8 +236,19 @@ def test_mnists_digits_come_back_from_larger_pictures(rehearsed: Workspace) -> N
         np.random.default_rng(0).integers(0, 256, (300, 300)),
         np.random.default_rng(0).integers(0, 2, (200, 300)) * 255,
         np.random.default_rng(0).normal(230, 2, (600, 400)).clip(0, 255),
+        220
+        - 15 * np.add(*np.mgrid[-1:1:300j, -1:1:400j] ** 2)
+        + np.random.default_rng(0).normal(0, 4, (300, 400)),
     ],
-    ids=["white", "one pixel", "noise", "even noise", "black and white noise", "blank photograph"],
+    ids=[
+        "white",
+        "one pixel",
+        "noise",
+        "even noise",
+        "black and white noise",
+        "blank sheet",
+        "blank sheet, darker corners",
+    ],
 )
 def test_nothing_to_see(pixels: UInt8, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.png shows no digit"):

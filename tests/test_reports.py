@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -14,14 +16,14 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import SMALL, full_disk
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from kaggle_digits import Workspace, compare, ensemble, find_run, report, submit, temper, train
 from kaggle_digits.console import duration, sparkline
 from kaggle_digits.data import load_train
-from kaggle_digits.errors import DataError, UsageError
+from kaggle_digits.errors import DataError, UsageError, WriteError
 from kaggle_digits.reports.findings import find_what_matters
 from kaggle_digits.reports.inside import look_inside
 
@@ -387,3 +389,41 @@ def test_sparklines() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599, "59:59"), (3600, "1:00 h")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_fault_at_each_write_of_a_report_a_comparison_and_an_ensemble(trained: Workspace) -> None:
+    """It is a `WriteError`, what was not yet written anew is what it was, and the next call mends the rest."""
+    shutil.copytree(trained.runs / "first", trained.runs / "second")
+    reports = ["report.json", "index.html"], ["comparison.json", "comparison.html"]
+    ensembles = ["oof_softmax.npy", "test_softmax.npy", "metrics.json", "submission.csv", "run.json"]
+    calls: list[tuple[Callable[[], object], list[str]]] = [
+        (lambda: report(trained, "first"), reports[0]),
+        (lambda: compare(trained, ["first", "second"]), reports[1]),
+        (lambda: ensemble(trained, ["first"]), ensembles),
+        (lambda: ensemble(trained, ["first", "second"], name="both"), ensembles),
+    ]
+    for call, wanted in calls:
+        call()
+        for after, name in enumerate(wanted):
+            before = contents(trained)
+            with full_disk(after) as failed, pytest.raises(WriteError, match="No space left on device"):
+                call()
+            assert failed == [name]
+            spoilt = contents(trained)
+            # An ensemble's metrics are what says that the rest of it is whole, so these go first.
+            assert before.keys() - spoilt.keys() <= {path for path in before if path.endswith("/metrics.json")}
+            untouched = [path for path in spoilt if Path(path).name in wanted[after:]]
+            assert untouched
+            assert all(spoilt[path] == before[path] for path in untouched)
+            call()
+            assert {path: timeless(content) for path, content in contents(trained).items()} == {
+                path: timeless(content) for path, content in before.items()
+            }
+
+
+def contents(workspace: Workspace) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in workspace.root.rglob("*") if p.is_file() and p.parent.name != "cache"}
+
+
+def timeless(content: bytes) -> bytes:
+    return re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", b"then", content)

@@ -128,6 +128,9 @@ class FakeHost:
                 )
             yield submission
 
+    def impatient(self) -> FakeHost:
+        return self
+
     def standing(self) -> Standing:
         return Standing(3, 50)
 

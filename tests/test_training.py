@@ -209,6 +209,36 @@ def test_a_damaged_checkpoint_is_a_fresh_start(
     assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(tmp_path)), uncut)
 
 
+@pytest.mark.parametrize("harm", ["another shape", "another number", "another type", "other rows", "no history"])
+def test_a_checkpoint_of_another_network_is_a_fresh_start(
+    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, harm: str
+) -> None:
+    def cut_off(progress: object) -> None:
+        if progress.epoch > 1:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    checkpoint = FoldCheckpoint(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(task, digits, cut_off, checkpoint)
+    with np.load(tmp_path / "checkpoint" / "state.npz") as known:
+        arrays = dict(known)
+    if harm == "another shape":
+        arrays["variable-0"] = arrays["variable-0"][:-1]
+    elif harm == "another number":
+        del arrays[f"variable-{len(arrays) - 3}"]
+    elif harm == "another type":
+        arrays["variable-0"] = arrays["variable-0"].astype(str)
+    elif harm == "other rows":
+        arrays["likelihood"] = arrays["likelihood"][:-1]
+    else:
+        arrays["history"] = np.array("[")
+    np.savez(tmp_path / "checkpoint" / "state.npz", **arrays)
+    seen: list[int] = []
+    result = train_fold(task, digits, lambda progress: seen.append(progress.epoch), checkpoint)
+    assert min(seen) == 1
+    assert_same(result, uncut)
+
+
 def test_a_fault_at_each_write_loses_nothing(
     task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path
 ) -> None:

@@ -85,6 +85,9 @@ class Host(Protocol):
     def standing(self) -> Standing:
         """Return the person's place on the leaderboard."""
 
+    def impatient(self) -> Host:
+        """Return the same host, asked once and briefly: for looks that are repeated anyway."""
+
 
 def open_host(workspace: Workspace, mnist_dir: Path | None = None) -> Host:
     """Return the host of the workspace's competition.

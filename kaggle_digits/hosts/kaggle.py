@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from copy import copy
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, cached_property, partial
@@ -46,8 +47,10 @@ SOCKET_TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as dropped."""
 PATIENCE = 3.0
 """How many socket timeouts an answer may take as a whole, for a server can send it byte by byte."""
-TRANSFER_DEADLINE = 1200.0
-"""Seconds that the download of a file may take: 13 kB/s for the competition's bundle."""
+BRIEF_TIMEOUT = 10.0
+"""The same where a look is repeated anyway."""
+TRANSFER_DEADLINE = 600.0
+"""Seconds that the download of a file may take: 27 kB/s for the competition's bundle."""
 LONGEST_WAIT = 120.0
 """Seconds that the pauses between the tries of one question may come to; no server is waited for longer."""
 FETCHES = 3
@@ -166,6 +169,12 @@ class KaggleHost:
         except (ValueError, KeyError) as error:
             raise NetworkError("Kaggle's leaderboard cannot be read.", _TRY_LATER) from error
 
+    def impatient(self) -> KaggleHost:
+        """Return the same host, asked once and briefly: for looks that are repeated anyway."""
+        host = copy(self)  # with the client, which is authenticated
+        host._attempts, host._timeout = 1, BRIEF_TIMEOUT
+        return host
+
     def _sizes(self, api: Any) -> dict[str, int]:
         """Return the size in bytes of each of the competition's three files."""
         sizes = {file.name: int(file.total_bytes) for file in api.competition_list_files(self._slug).files}
@@ -235,7 +244,7 @@ class KaggleHost:
 
     def _ask(self, question: Callable[[Any], T], deadline: float | None = None) -> T:
         """Ask Kaggle what is safe to ask twice: with capped, jittered retries on network and server trouble."""
-        from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+        from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
         backoff = wait_random_exponential(multiplier=1, max=10)
 
@@ -246,7 +255,10 @@ class KaggleHost:
         def stop(state: RetryCallState) -> bool:
             return state.attempt_number >= self._attempts or state.idle_for + state.upcoming_sleep > LONGEST_WAIT
 
-        retrying = Retrying(retry=retry_if_exception_type(NetworkError), stop=stop, wait=wait, reraise=True)
+        def may_pass(error: BaseException) -> bool:
+            return isinstance(error, NetworkError) and not isinstance(error, _TooSlowError)
+
+        retrying = Retrying(retry=retry_if_exception(may_pass), stop=stop, wait=wait, reraise=True)
         answer: T = retrying(self._ask_once, question, deadline)
         return answer
 
@@ -260,6 +272,10 @@ class KaggleHost:
                 return question(api)
             except Exception as error:
                 raise watch.explained(error, self._slug) from error
+
+
+class _TooSlowError(NetworkError):
+    """An answer took so long that another try would be a waste of time."""
 
 
 class _Watch:
@@ -288,11 +304,12 @@ class _Watch:
     def explained(self, error: Exception, slug: str) -> KaggleDigitsError:
         """Turn whatever the client raised into an error with two sentences and an exit code."""
         if self._expired and not isinstance(error, KaggleDigitsError):
-            return NetworkError(f"Kaggle's answer takes longer than {self._deadline:.0f} seconds.", _TRY_LATER)
+            return _TooSlowError(f"Kaggle's answer takes longer than {self._deadline:.0f} seconds.", _TRY_LATER)
         return _explained(error, slug)
 
     def close(self) -> None:
         self._timer.cancel()
+        self._timer.join()
         for connection in self._sockets:
             connection.close()
 

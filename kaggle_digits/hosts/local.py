@@ -115,6 +115,10 @@ class LocalHost:
             raise DataError(f"{path} is damaged: a score is no accuracy.", "Remove it to begin a new history.")
         return found
 
+    def impatient(self) -> LocalHost:
+        """Return the host itself, which answers at once."""
+        return self
+
     def standing(self) -> Standing:
         """Return the place of the best submission among the measured baselines."""
         others = baselines(self._competition)

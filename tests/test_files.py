@@ -1,0 +1,100 @@
+"""Zips: whole ones are read, and whatever else they are ends in one kind of error."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kaggle_digits import files
+from kaggle_digits.errors import DataError
+from kaggle_digits.files import read_zipped
+
+CONTENT = b"ImageId,Label\n" + b"".join(b"%d,%d\n" % (i, i % 10) for i in range(200))
+METHODS = {
+    "stored": zipfile.ZIP_STORED,
+    "deflated": zipfile.ZIP_DEFLATED,
+    "bzip2": zipfile.ZIP_BZIP2,
+    "lzma": zipfile.ZIP_LZMA,
+}
+
+
+def zipped(method: int, name: str = "folder/ü.csv") -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        archive.writestr(name, CONTENT)
+    return stream.getvalue()
+
+
+def saved(folder: Path, content: bytes) -> Path:
+    path = folder / "a.zip"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_whole_zip(tmp_path: Path, method: int) -> None:
+    assert read_zipped(saved(tmp_path, zipped(method)), "*.csv") == CONTENT
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@given(
+    spots=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4),
+    end=st.none() | st.floats(0, 1),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_zip_is_bad_data_and_nothing_else(
+    tmp_path: Path, method: int, spots: list[tuple[float, int]], end: float | None
+) -> None:
+    content = bytearray(zipped(method))
+    for place, change in spots:
+        content[int(place * (len(content) - 1))] ^= change
+    if end is not None:
+        del content[int(end * len(content)) :]
+    # The name may have changed and still match; the content may not.
+    with suppress(DataError):
+        assert read_zipped(saved(tmp_path, bytes(content)), "*.csv") == CONTENT
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    content = zipped(zipfile.ZIP_DEFLATED).replace("ü".encode(), b"\xff\xff")
+    with pytest.raises(DataError, match="no whole zip file"):
+        read_zipped(saved(tmp_path, content), "*.csv")
+
+
+def test_an_lzma_stream_that_is_none(tmp_path: Path) -> None:
+    content = bytearray(zipped(zipfile.ZIP_LZMA))
+    # Behind the header, the name, the version of LZMA and the length of its properties.
+    content[30 + len("folder/ü.csv".encode()) + 4] = 0xFF
+    with pytest.raises(DataError, match="no whole zip file"):
+        read_zipped(saved(tmp_path, bytes(content)), "*.csv")
+
+
+def test_a_file_too_large_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, zipped(zipfile.ZIP_DEFLATED))
+    monkeypatch.setattr(files, "LARGEST_MEMBER", len(CONTENT) - 1)
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(DataError, match=f"{len(CONTENT):,} bytes are said to be inside"):
+        read_zipped(path, "*.csv")
+
+
+def test_a_file_larger_than_it_says(tmp_path: Path) -> None:
+    content = zipped(zipfile.ZIP_DEFLATED).replace(struct.pack("<I", len(CONTENT)), struct.pack("<I", 10))
+    with pytest.raises(DataError, match="no whole zip file"):
+        read_zipped(saved(tmp_path, content), "*.csv")
+
+
+def test_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    path = saved(tmp_path, zipped(zipfile.ZIP_DEFLATED))
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", fail)
+    with pytest.raises(DataError, match="MemoryError"):
+        read_zipped(path, "*.csv")

@@ -1,0 +1,366 @@
+"""The run directory: read as it was written, and refused in a sentence whatever was done to it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import competition_files, write_files
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kaggle_digits import Workspace, ensemble, executors
+from kaggle_digits.data import load_test, load_train
+from kaggle_digits.ensembles import ensemble_folds, ensemble_runs, is_ensembled
+from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
+from kaggle_digits.folds import make_folds
+from kaggle_digits.metrics import summarise
+from kaggle_digits.pipeline import _recipe_words, summarise_runs
+from kaggle_digits.recipes import find_recipe
+from kaggle_digits.reports.comparison import make_comparison
+from kaggle_digits.reports.document import make_document
+from kaggle_digits.runs import FINISHED, Run, trained_networks, write_fold
+from kaggle_digits.training import Digits, FoldResult, FoldTask
+
+FILES = ("one/run.json", "both/run.json", "one/fold-0/metrics.json", "one/ensemble/metrics.json")
+"""What the tests tamper with, below the folder of runs."""
+
+
+def write_run(workspace: Workspace, name: str, seed: int) -> Run:
+    """Write a finished run as a training would, with softmaxes drawn at random."""
+    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
+    run, rng = Run(workspace.runs / name), np.random.default_rng(seed)
+    facts = {"preset": "lenet", "folds": 2, "seed": seed, "settings": find_recipe("lenet").settings.model_dump()}
+    run.create(facts | spec(workspace), ["kaggle-digits", "train"])
+    folds = make_folds(train_set.labels, 2, seed)
+    run.write_folds(folds)
+    for fold in range(2):
+        labels = train_set.labels[folds == fold]
+        softmaxes = [rng.dirichlet(np.ones(10), n).astype(np.float32) for n in (len(labels), len(test_set.ids))]
+        times = {"seconds": 3.0, "data_seconds": 1.0, "training_seconds": 1.5, "test_seconds": 0.5}
+        more = {"form": "plain", "epochs": 1, "parameters": 5, "peak_memory": 10**9}
+        epoch = {"epoch": 1, "accuracy": 0.5, "val_accuracy": 0.5, "images_per_second": 7.0}
+        metrics = summarise(softmaxes[0], labels) | times | more
+        write_fold(run.fold_folder(fold), FoldResult(b"", [epoch], softmaxes[0], softmaxes[1], metrics))
+    ensemble_folds(run, train_set.labels)
+    run.set_status(FINISHED, train_seconds=4.5)
+    return run
+
+
+def spec(workspace: Workspace) -> dict[str, Any]:
+    hashes = {"train.csv": load_train(workspace.data).sha256, "test.csv": load_test(workspace.data).sha256}
+    return {"competition": workspace.competition.name, "data": hashes}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Two runs and their mean, to be copied."""
+    workspace = Workspace.at(tmp_path_factory.mktemp("written"))
+    write_files(workspace.data, competition_files())
+    runs = [write_run(workspace, name, seed) for seed, name in enumerate(("one", "two"))]
+    both = Run(workspace.runs / "both")
+    both.create(spec(workspace) | {"members": ["one", "two"]}, ["kaggle-digits", "ensemble"])
+    ensemble_runs(both, runs, load_train(workspace.data).labels)
+    both.set_status(FINISHED)
+    return workspace
+
+
+@pytest.fixture
+def workspace(written: Workspace, tmp_path: Path) -> Workspace:
+    shutil.copytree(written.root, tmp_path / "work")
+    return Workspace.at(tmp_path / "work")
+
+
+def read_all(workspace: Workspace) -> None:
+    """Read all that a run directory's JSON files say, each as far as it can be read."""
+    for run in (Run(workspace.runs / name) for name in ("one", "both")):
+        with suppress(DataError):
+            run.info()
+        with suppress(DataError):
+            run.ensemble_metrics()
+    for fold in range(2):
+        with suppress(DataError):
+            Run(workspace.runs / "one").fold_metrics(fold)
+    summarise_runs(workspace)
+
+
+def work_with_all(workspace: Workspace) -> None:
+    """Do what verbs do with runs, but for loading networks; what is read must be enough for all of it."""
+    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
+    runs = [Run(workspace.runs / name) for name in ("one", "both")]
+    for run in runs:
+        with suppress(KaggleDigitsError):
+            _recipe_words(run)
+        with suppress(KaggleDigitsError):
+            run.unfinished()
+        with suppress(KaggleDigitsError):
+            make_document(run, trained_networks(workspace, run), train_set, test_set, [], None)
+        run.has_sound_ensemble()
+    with suppress(KaggleDigitsError):
+        is_ensembled(runs[0])
+    runs[0].is_sound(0)
+    with suppress(KaggleDigitsError):
+        make_comparison(runs, train_set, [])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([10**30, 0.5]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+several_times_in_one_folder = settings(
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+REMOVED = object()
+
+
+def places(document: Any) -> Iterator[tuple[str, ...]]:
+    """Yield the keys that lead to each value of a document, however deep."""
+    for key, value in document.items() if isinstance(document, dict) else ():
+        yield (key,)
+        yield from ((key, *rest) for rest in places(value))
+
+
+def tampered(document: dict[str, Any], place: tuple[str, ...], value: object) -> bytes:
+    document = copy.deepcopy(document)
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    if value is REMOVED:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    return json.dumps(document).encode()
+
+
+@contextmanager
+def tampering(workspace: Workspace, written: Workspace, file: str, data: st.DataObject) -> Iterator[None]:
+    """Put any value in the place of any one in a file, and its own back in the end."""
+    document = json.loads((written.runs / file).read_bytes())
+    place = data.draw(st.sampled_from(list(places(document))))
+    value = data.draw(json_values | st.just(REMOVED))
+    (workspace.runs / file).write_bytes(tampered(document, place, value))
+    try:
+        yield
+    finally:
+        shutil.copyfile(written.runs / file, workspace.runs / file)
+
+
+@several_times_in_one_folder
+@given(file=st.sampled_from(FILES), data=st.data())
+def test_any_value_in_any_place_is_read_or_refused(
+    workspace: Workspace, written: Workspace, file: str, data: st.DataObject
+) -> None:
+    with tampering(workspace, written, file, data):
+        read_all(workspace)
+
+
+@settings(several_times_in_one_folder, max_examples=100)
+@given(file=st.sampled_from(FILES), data=st.data())
+def test_what_is_read_can_be_worked_with(
+    workspace: Workspace, written: Workspace, file: str, data: st.DataObject
+) -> None:
+    with tampering(workspace, written, file, data):
+        work_with_all(workspace)
+
+
+@several_times_in_one_folder
+@given(file=st.sampled_from(FILES), content=st.binary(max_size=200) | json_values.map(json.dumps).map(str.encode))
+def test_any_bytes_are_read_or_refused(
+    workspace: Workspace, written: Workspace, file: str, content: bytes
+) -> None:
+    (workspace.runs / file).write_bytes(content)
+    read_all(workspace)
+    shutil.copyfile(written.runs / file, workspace.runs / file)
+
+
+def test_what_was_written_is_read(workspace: Workspace) -> None:
+    rows = {row["name"]: row for row in summarise_runs(workspace)}
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(("one", "two", "both"), FINISHED)
+    assert (rows["one"]["trained"], rows["one"]["folds"], rows["both"]["folds"]) == (2, 2, None)
+    run = Run(workspace.runs / "one")
+    assert run.is_sound(0)
+    assert is_ensembled(run)
+    for found in (run, Run(workspace.runs / "both")):
+        networks = trained_networks(workspace, found)
+        document = make_document(found, networks, load_train(workspace.data), load_test(workspace.data), [], None)
+        assert document["out_of_fold"]["errors"] == found.ensemble_metrics()["errors"]
+    assert run.info() == json.loads((run.path / "run.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("folds",), "two"),
+        (("folds",), 10**12),
+        (("folds",), REMOVED),
+        (("seed",), REMOVED),
+        (("data",), REMOVED),
+        (("data", "train.csv"), REMOVED),
+        (("settings",), "epochs=1"),
+        (("settings", "hard_rows"), "many"),
+        (("status",), 3),
+        (("status",), "\ud800"),
+        (("command",), "kaggle-digits train"),
+        (("machine",), None),
+        (("members",), ["two"]),
+        (("train_seconds",), "long"),
+    ],
+)
+def test_a_damaged_run_json_is_named(workspace: Workspace, place: tuple[str, ...], value: object) -> None:
+    path = workspace.runs / "one" / "run.json"
+    path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
+    with pytest.raises(DataError, match=r"one/run\.json is damaged: ") as caught:
+        Run(path.parent).info()
+    assert "Value error" not in caught.value.problem
+    assert {row["name"]: row["status"] for row in summarise_runs(workspace)}["one"] == "damaged"
+    with pytest.raises(DataError, match=r"one/run\.json"):
+        ensemble(workspace, ["one"])
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("members",), "one"), (("members",), [1]), (("members",), []), (("folds",), 2), (("settings",), {})],
+)
+def test_a_damaged_run_json_of_a_mean_is_named(
+    workspace: Workspace, place: tuple[str, ...], value: object
+) -> None:
+    path = workspace.runs / "both" / "run.json"
+    path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
+    with pytest.raises(DataError, match=r"both/run\.json is damaged: "):
+        trained_networks(workspace, Run(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("accuracy",), "high"),
+        (("accuracy",), REMOVED),
+        (("errors",), REMOVED),
+        (("errors",), 101),
+        (("calibration",), []),
+        (("files",), []),
+    ],
+)
+def test_damaged_metrics_of_an_ensemble_are_named_and_made_again(
+    workspace: Workspace, place: tuple[str, ...], value: object
+) -> None:
+    run = Run(workspace.runs / "one")
+    path = run.path / "ensemble" / "metrics.json"
+    whole = path.read_bytes()
+    path.write_bytes(tampered(json.loads(whole), place, value))
+    with pytest.raises(DataError, match=r"one/ensemble/metrics\.json is damaged: "):
+        run.ensemble_metrics()
+    assert {row["name"]: row["status"] for row in summarise_runs(workspace)}["one"] == "damaged"
+    assert not run.has_sound_ensemble()
+    ensemble(workspace, ["one"])
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("files",), []),
+        (("files",), REMOVED),
+        (("files", "model.keras"), 5),
+        (("rows",), REMOVED),
+        (("errors",), "few"),
+        (("accuracy",), REMOVED),
+        (("form",), "tilted"),
+    ],
+)
+def test_damaged_metrics_of_a_fold_are_named(workspace: Workspace, place: tuple[str, ...], value: object) -> None:
+    run = Run(workspace.runs / "one")
+    path = run.path / "fold-1" / "metrics.json"
+    path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
+    for read in (run.fold_metrics, run.check_fold):
+        with pytest.raises(DataError, match=r"fold-1/metrics\.json is damaged: "):
+            read(1)
+    assert not run.is_sound(1)
+    with pytest.raises(DataError, match=r"fold-1/metrics\.json is damaged: "):
+        ensemble(workspace, ["one"])
+
+
+def test_json_that_is_too_deep(workspace: Workspace) -> None:
+    (workspace.runs / "one" / "run.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"one/run\.json cannot be read as JSON"):
+        Run(workspace.runs / "one").info()
+
+
+def run_folds(folder: Path, log_file: Path, folds: int) -> None:
+    """Train folds in processes as a run does, with digits that nobody looks at."""
+    tasks = [FoldTask("lenet", find_recipe("lenet").settings, 0, fold) for fold in range(folds)]
+    nothing = np.zeros(0, np.uint8)
+    digits = Digits(nothing, nothing, nothing, nothing)
+    executors.train_in_processes(
+        tasks, digits, lambda fold: folder / str(fold), log_file, 1, lambda progress: None, lambda fold: None
+    )
+
+
+def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "workers.log").mkdir()
+    with pytest.raises(WriteError, match=r"workers\.log: Is a directory"):
+        run_folds(tmp_path, tmp_path / "workers.log", 1)
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind", "message"),
+    [
+        ({1: UsageError("Fold 1 diverged.", "Slower.")}, UsageError, r"^Fold 1 diverged\. Slower\.$"),
+        (
+            {2: UsageError("Fold 2 diverged.", "Slower."), 3: WriteError("Full.", "Tidy up.")},
+            UsageError,
+            r"^Fold 2 diverged\. Fold 3 failed too\. Slower\.$",
+        ),
+        (
+            {0: RuntimeError("fold 0: KeyError"), 2: WriteError("Full.", "Tidy up."), 3: RuntimeError("no")},
+            RuntimeError,
+            r"^fold 0: KeyError\. Folds 2, 3 failed too\.$",
+        ),
+    ],
+)
+def test_all_folds_that_failed_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    errors: dict[int, Exception],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    """Workers are played by objects that answer at once."""
+
+    class Worker:
+        def __init__(self) -> None:
+            self.connection, self.theirs = executors.multiprocessing.Pipe()
+
+        def send(self, message: tuple[FoldTask, Digits, Path]) -> None:
+            self.theirs.send(errors.get(message[0].fold))
+
+        def stop(self) -> None:
+            self.connection.close()
+            self.theirs.close()
+
+    monkeypatch.setattr(executors._Worker, "start", lambda log: Worker())
+    with pytest.raises(kind, match=message) as caught:
+        run_folds(tmp_path, tmp_path / "workers.log", 4)
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers"), [("2500000000\n", 2), ("1000\n", 1), ("max\n", 4), (str(2**63 - 4096), 4), (None, 4)]
+)
+def test_a_container_gets_the_workers_it_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, workers: int
+) -> None:
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr(executors, "CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
+    monkeypatch.setattr(executors.os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setattr(executors.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2_000_000)
+    assert executors.default_workers(10) == workers
