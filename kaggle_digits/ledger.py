@@ -136,8 +136,8 @@ class Ledger:
         """Return the content of a file that will be read as these entries again, or raise a `DataError`."""
         import pandas as pd
 
-        table = pd.DataFrame([astuple(entry) for entry in entries], columns=list(COLUMNS), dtype=str)
         try:
+            table = pd.DataFrame([astuple(entry) for entry in entries], columns=list(COLUMNS), dtype=str)
             content = table.to_csv(index=False).encode()
             if self._parse(content) == entries:
                 return content

@@ -23,6 +23,7 @@ from kaggle_digits.doctor import PYTHONS, Finding, examine, is_ready, next_comma
 from kaggle_digits.executors import WORKER_MEMORY
 from kaggle_digits.files import write_json
 from kaggle_digits.hosts.local import DAILY_LIMIT
+from kaggle_digits.recipes import find_recipe
 from kaggle_digits.runs import Run
 
 REAL_TENSORFLOW = doctor._tensorflow
@@ -475,7 +476,15 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
     start = f"kaggle-digits --competition rehearsal --root {rehearsal.root}"
     assert look() == (Finding("Runs", "ok", "0 runs so far."), f"{start} train")
     run = Run(rehearsal.runs / "first")
-    run.create({"preset": "lenet", "folds": 2, "data": {}}, ["kaggle-digits", "train", "--set", "epochs=1 "])
+    spec = {
+        "competition": "rehearsal",
+        "preset": "lenet",
+        "folds": 2,
+        "seed": 0,
+        "settings": find_recipe("lenet").settings.model_dump(),
+        "data": {"train.csv": "0" * 64, "test.csv": "0" * 64},
+    }
+    run.create(spec, ["kaggle-digits", "train", "--set", "epochs=1 "])
     finding, command = look()
     remedy = r"^Go on with: kaggle-digits train --set 'epochs=1 '\.$"
     assert_found(finding, "warning", r"^1 run so far\. first is unfinished\.$", remedy)
@@ -493,11 +502,11 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
     assert command == f"{start} train"
 
 
-def test_what_nobody_thought_of_is_a_finding(rehearsal: Workspace) -> None:
-    write_json(
-        rehearsal.runs / "odd" / "run.json",
-        {"status": "finished", "data": {}, "command": [], "preset": "lenet", "folds": "two"},
-    )
+def test_what_nobody_thought_of_is_a_finding(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(workspace: Workspace) -> list[object]:
+        raise TypeError("token=secret")
+
+    monkeypatch.setattr("kaggle_digits.pipeline.summarise_runs", odd)
     assert_found(by_name(rehearsal)["Runs"], "problem", "Cannot look at it: TypeError", "remove what is damaged")
 
 

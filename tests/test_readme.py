@@ -53,3 +53,11 @@ def test_links_to_files_lead_somewhere() -> None:
 
 def test_no_url_in_the_constraints() -> None:
     assert "://" not in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+
+
+def test_the_tests_that_the_table_of_faults_names_exist() -> None:
+    named = re.findall(r"\b(\w+)::(test_\w+)", (ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
+    assert len(named) > 60
+    for file, name in named:
+        source = (ROOT / "tests" / f"test_{file}.py").read_text(encoding="utf-8")
+        assert f"def {name}(" in source, f"{file}::{name}"
