@@ -349,7 +349,7 @@ def _open_run(run: Run, spec: dict[str, Any]) -> None:
         if found.get(key) == value:
             continue
         if key == "data":
-            raise _other_data(run)
+            raise _other_data(run, value)
         if key == "settings":
             differences = {k: (found[key].get(k), v) for k, v in value.items() if found[key].get(k) != v}
             key, (was, value) = next(iter(differences.items()))
@@ -373,16 +373,19 @@ def _open_split(run: Run, split: UInt8, retrain: bool) -> tuple[UInt8, bool]:
     return split, True
 
 
-def _other_data(run: Run) -> DataError:
+def _other_data(run: Run, hashes: Mapping[str, str]) -> DataError:
+    used = run.info()["data"]
+    others = " and another ".join(name for name, digest in hashes.items() if used.get(name) != digest)
     return DataError(
-        f"The run {run.name} was made from other data than is here now.",
+        f"The run {run.name} was made from other data than is here now: another {others}.",
         "Bring its data back, or choose another name with --run.",
     )
 
 
 def _check_data(run: Run, train_set: LabelledDigits, test_set: UnlabelledDigits) -> None:
-    if run.info().get("data") != _hashes(train_set, test_set):
-        raise _other_data(run)
+    hashes = _hashes(train_set, test_set)
+    if run.info()["data"] != hashes:
+        raise _other_data(run, hashes)
 
 
 def _check_trained(run: Run) -> None:

@@ -134,7 +134,8 @@ def test_callbacks_see_every_epoch_and_change_nothing(
     watcher = Watcher()
     result = train_fold(task, digits, callbacks=[watcher, tensorboard_callback(tmp_path)])
     assert_same(result, uncut)
-    assert len(result.model) == pytest.approx(len(uncut.model), abs=100)
+    # An optimiser would add 12,000 bytes; names of layers count up from network to network.
+    assert len(result.model) == pytest.approx(len(uncut.model), abs=1_000)
     assert [epoch for epoch, _ in watcher.seen] == [0, 1, 2, 3]
     assert [logs["val_loss"] for _, logs in watcher.seen] == [row["val_loss"] for row in result.history]
 
