@@ -242,11 +242,14 @@ class Run:
 
     def _checked(self, folder: Path, name: str) -> Path:
         """Return the path of an artefact, once its SHA-256 is the one that the metrics beside it name."""
-        path = folder / name
+        path, metrics = folder / name, folder / "metrics.json"
         if not path.exists():
             raise _missing(path)
-        metrics = folder / "metrics.json"
-        if _sound(metrics, read_json(metrics), _Artefacts)["files"].get(name) != sha256(path):
+        try:
+            digest = sha256(path)
+        except OSError as error:
+            raise _damaged(path, error.strerror) from error
+        if _sound(metrics, read_json(metrics), _Artefacts)["files"].get(name) != digest:
             raise _damaged(path, "its SHA-256 is not the one in metrics.json")
         return path
 
