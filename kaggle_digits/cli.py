@@ -453,8 +453,8 @@ def _print_json(document: Any) -> None:
 
 
 def _fail(error: BaseException, problem: str, remedy: str, exit_code: int, debug: bool) -> NoReturn:
-    # From here on Ctrl-C ends the process without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # All is over but for the words: another Ctrl-C takes nothing but them.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     from kaggle_digits import console
     from kaggle_digits.hosts.credentials import scrub
 
