@@ -148,7 +148,7 @@ def download(
     console.say(f"Folder: {files.folder}")
     for name in files.changed:
         console.say(
-            f"{name} is another one than before; that one is {name}.bak now, and runs that used it need it."
+            f"{name} is another one than before. The former one, which runs were made from, ends in .bak now."
         )
     return None
 
@@ -157,7 +157,7 @@ def download(
 @click.option(
     "--preset", metavar="NAME", default="default", help=f"The recipe: {', '.join(PRESETS)}. Default: default."
 )
-@click.option("--folds", metavar="K", type=int, help="How many folds. Default: the preset's, mostly 5.")
+@click.option("--folds", metavar="K", type=int, help="How many folds. Default: the preset's.")
 @click.option("--seed", metavar="N", type=int, default=0, help="Of the split and of training. Default: 0.")
 @click.option("--run", metavar="NAME", help="The run's name. Default: made of preset, folds, seed and settings.")
 @click.option("--workers", metavar="N", type=int, help="Folds at a time. Default: by cores and memory.")
@@ -463,6 +463,8 @@ def _fail(error: BaseException, problem: str, remedy: str, exit_code: int, debug
         if debug:
             sys.stderr.write(scrub("".join(traceback.format_exception(error))))
         console.show_error(*(" ".join(scrub(text).splitlines()) for text in (problem, remedy)))
+    # Or else Python's own end resets it, and Ctrl-C then would end in another exit code.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(exit_code)
 
 

@@ -51,6 +51,7 @@ class TrainingView:
         self._live: Live | None = None
         self._folds: dict[int, Progress | None] = {}
         self._done: set[int] = set()
+        self._begun: dict[int, float] = {}
         self._started = time.monotonic()
         self._name = ""
 
@@ -68,6 +69,7 @@ class TrainingView:
         self._started = time.monotonic()
         self._done = set(range(recipe.folds)) - set(missing)
         self._folds = dict.fromkeys(range(recipe.folds))
+        self._begun = dict.fromkeys(missing, 0.0)
         if not missing:
             self._console.print(f"The run {run.name} is trained already.", markup=False)
         elif self._console.is_terminal:
@@ -79,6 +81,9 @@ class TrainingView:
     def progress(self, progress: Progress) -> None:
         """Take note of how far a fold is."""
         before = self._folds.get(progress.fold)
+        if before is None:
+            # A fold may go on from where an earlier command was cut off.
+            self._begun[progress.fold] = (progress.epoch - 1) / progress.epochs
         self._folds[progress.fold] = progress
         if self._live is not None:
             self._live.update(self._table())
@@ -99,14 +104,16 @@ class TrainingView:
             self._live.update(self._table())
 
     def _left(self) -> str:
-        """Estimate the time left from the share of all folds' steps that is done."""
-        to_do = [p for fold, p in self._folds.items() if p is not None or fold not in self._done]
-        share = sum(1.0 if p and p.fold in self._done else p.done if p else 0.0 for p in to_do) / max(
-            1, len(to_do)
-        )
-        if share <= 0:
+        """Estimate the time left from the share of the steps, of those not done before, that is done."""
+        shares = [
+            (self._begun[fold], 1.0 if fold in self._done else progress.done if progress else 0.0)
+            for fold, progress in self._folds.items()
+            if fold in self._begun
+        ]
+        gone, all_steps = sum(now - begun for begun, now in shares), sum(1 - begun for begun, _ in shares)
+        if gone <= 0:
             return "–"
-        return duration((time.monotonic() - self._started) * (1 - share) / share)
+        return duration((time.monotonic() - self._started) * (all_steps - gone) / gone)
 
     def _table(self) -> Group:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -235,10 +242,11 @@ def show_report(document: dict[str, Any], page: str) -> None:
     if document["out_of_fold"]:
         total = document["out_of_fold"]
         low, high = total["interval"]
+        calibration = total["calibration"]
+        tempered = f", {calibration['log_loss_after']:.4f} at its temperature" if calibration else ""
         console.print(
             f"Out-of-fold: accuracy {total['accuracy']:.5f} (95 % within {low:.5f} and {high:.5f}),\n"
-            f"{total['errors']:,} errors in {total['rows']:,} rows, log-loss {total['log_loss']:.4f}, "
-            f"{total['calibration']['log_loss_after']:.4f} at its temperature",
+            f"{total['errors']:,} errors in {total['rows']:,} rows, log-loss {total['log_loss']:.4f}{tempered}",
         )
         matrix = _table("", *map(str, range(10)))
         for digit, row in enumerate(total["confusion"]):
@@ -269,7 +277,7 @@ def show_report(document: dict[str, Any], page: str) -> None:
 def show_comparison(comparison: dict[str, Any], page: str) -> None:
     """Show runs side by side."""
     console = out()
-    runs = _table("run", "errors", "accuracy", "log-loss", "time", "score")
+    runs = _table("run", "errors", "accuracy", "calibrated log-loss", "time", "score")
     for run in comparison["runs"]:
         runs.add_row(
             Text(run["name"], overflow="fold"),

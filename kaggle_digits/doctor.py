@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kaggle_digits.competition import DEFAULT_COMPETITION, FILES
+from kaggle_digits.competition import FILES
 from kaggle_digits.errors import CredentialsError, DataError, KaggleDigitsError, NetworkError, RefusedError
 from kaggle_digits.files import Workspace, read_json, sha256
 
@@ -109,13 +109,13 @@ def next_command(workspace: Workspace, findings: list[Finding]) -> str:
     from kaggle_digits.pipeline import summarise_runs
 
     if any(finding.name == "Data" and finding.state != "ok" for finding in findings):
-        return _command(workspace, "download")
+        return workspace.command("download")
     rows = summarise_runs(workspace)
     if not rows or rows[0]["status"] == "damaged":
-        return _command(workspace, "train")
+        return workspace.command("train")
     if rows[0]["status"] == "unfinished":
         return _command_of_run(workspace, rows[0]["name"])
-    return _command(workspace, "submit" if rows[0]["score"] is None else "score")
+    return workspace.command("submit" if rows[0]["score"] is None else "score")
 
 
 def _look(name: str, look: Callable[[], Finding]) -> Finding:
@@ -188,9 +188,9 @@ def _no_tensorflow(why: str, remedy: str) -> Finding:
 
 
 def _memory() -> Finding:
-    from kaggle_digits.executors import WORKER_MEMORY
+    from kaggle_digits.executors import WORKER_MEMORY, memory
 
-    total, available = _memory_bytes()
+    total, available = (min(memory(), number) for number in _memory_bytes())
     workers = _workers()
     words = f"{_gigabytes(available)} of {_gigabytes(total)} are available; a fold in training may take "
     words += f"{_gigabytes(WORKER_MEMORY)}, times {workers} at a time."
@@ -240,7 +240,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _credentials() -> Finding:
-    from kaggle_digits.hosts.kaggle import credential_source, credential_sources
+    from kaggle_digits.hosts.credentials import credential_file, credential_source, credential_sources
 
     used = credential_source()
     sources = []
@@ -252,18 +252,11 @@ def _credentials() -> Finding:
     if len(sources) > 1:
         words.append(f"Those from {' and '.join(sources[1:])} are passed over, even if Kaggle refuses the first.")
         remedies.append("Remove those that you do not mean to use.")
-    for path in filter(None, map(_credential_file, sources)):
+    for path in filter(None, map(credential_file, sources)):
         if path.stat().st_mode & 0o044:
             words.append(f"Other users of this machine can read {path}.")
             remedies.append(f"Keep them out: chmod 600 {shlex.quote(str(path))}.")
     return Finding("Credentials", "warning" if remedies else "ok", " ".join(words), " ".join(remedies))
-
-
-def _credential_file(source: str) -> Path | None:
-    """Return the file that holds the credentials, unless variables do."""
-    # A variable may hold the path of the file.
-    path = Path(os.environ.get(source, source))
-    return path if path.is_file() else None
 
 
 def _kaggle(workspace: Workspace) -> list[Finding]:
@@ -313,7 +306,7 @@ def _submissions(left: int, words: str) -> Finding:
 def _data(workspace: Workspace) -> Finding:
     from kaggle_digits.downloads import MANIFEST
 
-    folder, remedy = workspace.data, f"Get them with: {_command(workspace, 'download')}."
+    folder, remedy = workspace.data, f"Get them with: {workspace.command('download')}."
     missing = [name for name in FILES if not (folder / name).is_file()]
     if len(missing) == len(FILES):
         # Where everybody begins is no problem.
@@ -332,7 +325,7 @@ def _data(workspace: Workspace) -> Finding:
     try:
         train_rows, test_rows = _rows(folder)
     except DataError as error:
-        remedy = f"Get the files again with: {_command(workspace, 'download --force')}."
+        remedy = f"Get the files again with: {workspace.command('download', '--force')}."
         return Finding("Data", "problem", error.problem, remedy)
     how = "valid, put in place by hand" if by_hand else "whole and valid"
     return Finding("Data", "ok", f"{train_rows:,} training rows and {test_rows:,} test rows, {how}.")
@@ -376,16 +369,6 @@ def _runs(workspace: Workspace) -> Finding:
         words.append(f"{name} is damaged.")
         remedies.append(f"Remove {workspace.runs / name} and train it again.")
     return Finding("Runs", "warning" if remedies else "ok", " ".join(words), " ".join(remedies))
-
-
-def _command(workspace: Workspace, command: str) -> str:
-    """Return a command line for the workspace, ready to be pasted."""
-    options = []
-    if workspace.competition.name != DEFAULT_COMPETITION:
-        options += ["--competition", workspace.competition.name]
-    if workspace.root != Path():
-        options += ["--root", str(workspace.root)]
-    return shlex.join(["kaggle-digits", *options, *command.split()])
 
 
 def _command_of_run(workspace: Workspace, name: str) -> str:

@@ -44,7 +44,8 @@ class Download:
     fetched : bool
         False if whole files were there already, and nothing was asked of anybody.
     changed : tuple of str
-        Files that are others at their source than when they were got before; the former ones stay as ``.bak``.
+        Files that are others at their source than when they were got before; the former ones stay beside them, as
+        ``.<digits of their SHA-256>.bak``.
     """
 
     folder: Path
@@ -63,9 +64,9 @@ def download(
 ) -> Download:
     """Get the competition's files, unless whole ones are there.
 
-    New files are complete and valid before they take the place of old ones, which stay as ``.bak`` where they
-    differ; if that goes wrong, the old ones are back in their place. Files put in place by hand, without a
-    manifest, are validated and accepted.
+    New files are complete and valid before they take the place of old ones, which stay as
+    ``.<digits of their SHA-256>.bak`` where they differ; if that goes wrong, the old ones are back in their place.
+    Files put in place by hand, without a manifest, are validated and accepted.
 
     Parameters
     ----------
@@ -194,7 +195,7 @@ def _take(source: Path, folder: Path) -> None:
 
 
 def _move_in(arrived: Path, folder: Path, origin: str) -> None:
-    """Put new files, and the cache made of them, in the place of old ones, which stay as ``.bak``.
+    """Put new files, and the cache made of them, in the place of old ones.
 
     Should this fail half-way, all is put back. Should the process be killed then, the manifest, which goes first,
     tells the next download that these are not the files it lists.
@@ -210,8 +211,7 @@ def _move_in(arrived: Path, folder: Path, origin: str) -> None:
         for name in (MANIFEST, *FILES):
             target = folder / name
             if target.is_file():
-                keep = name != MANIFEST and _entry(target) != _entry(arrived / name)
-                move(target, target.with_name(f"{name}.bak") if keep else arrived / f"{name}.former")
+                move(target, _place_of_former(target, arrived))
             move(arrived / name, target)
     except BaseException:
         for source, target in reversed(moves):
@@ -220,6 +220,14 @@ def _move_in(arrived: Path, folder: Path, origin: str) -> None:
     (folder / "cache").mkdir(exist_ok=True)
     for path in (arrived / "cache").iterdir():
         path.replace(folder / "cache" / path.name)
+
+
+def _place_of_former(path: Path, arrived: Path) -> Path:
+    """Return where a file goes that another replaces: beside it, under its own name, unless it is the same."""
+    digest = sha256(path)
+    if path.name == MANIFEST or digest == sha256(arrived / path.name):
+        return arrived / f"{path.name}.former"
+    return path.with_name(f"{path.name}.{digest[:12]}.bak")
 
 
 def _write_manifest(folder: Path, files: Path, origin: str) -> None:

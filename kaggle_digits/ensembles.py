@@ -9,8 +9,9 @@ import numpy as np
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.calibration import calibrate
 from kaggle_digits.errors import DataError
+from kaggle_digits.files import Workspace
 from kaggle_digits.metrics import mean_softmax, summarise
-from kaggle_digits.runs import Run
+from kaggle_digits.runs import Run, find_run
 
 
 def ensemble_folds(run: Run, labels: UInt8) -> None:
@@ -52,29 +53,42 @@ def ensemble_folds(run: Run, labels: UInt8) -> None:
     run.write_ensemble(oof, mean_softmax(tests), summarise(oof, labels) | facts)
 
 
-def is_ensembled(run: Run) -> bool:
+def is_current(run: Run) -> bool:
     """Tell whether a run has an undamaged ensemble of its folds as they are now."""
     if not run.has_sound_ensemble():
         return False
-    # No two trainings take the same time, so a fold that was trained again is another.
     rows = run.ensemble_metrics().get("folds")
     return rows == [_fold_row(run, fold) for fold in range(run.info()["folds"])]
 
 
+def check_members(workspace: Workspace, run: Run) -> None:
+    """Raise a `DataError` if the members of a mean of runs are others now than when it was made."""
+    for name, files in run.ensemble_metrics().get("runs", {}).items():
+        if find_run(workspace, name).ensemble_metrics()["files"] != files:
+            raise DataError(
+                f"The run {name} has changed since {run.name} was made of it.",
+                f"Average it again with: {workspace.command('ensemble', '--run', run.name)}.",
+            )
+
+
 def ensemble_runs(run: Run, members: list[Run], labels: UInt8) -> None:
-    """Ensemble several ensembled runs on the same data into `run`: means, on the test and the training rows."""
+    """Ensemble several ensembled runs on the same data into `run`: means, on the test and the training rows.
+
+    The temperature is that of a training row's mean, of as many networks as there are runs. A test row's is of
+    more networks, and needs a lower one.
+    """
     oof = mean_softmax(member.oof_softmax() for member in members)
     test = mean_softmax(member.test_softmax() for member in members)
     # For cross-fitting any parts do: no network is new to the rows of one and not of another.
     parts = (np.arange(len(labels)) % 5).astype(np.uint8)
     facts = {
         "calibration": calibrate(oof, labels, parts, []),
-        "runs": [member.name for member in members],
+        "runs": {member.name: member.ensemble_metrics()["files"] for member in members},
     }
     run.write_ensemble(oof, test, summarise(oof, labels) | facts)
 
 
 def _fold_row(run: Run, fold: int) -> dict[str, Any]:
     metrics = run.fold_metrics(fold)
-    names = ("rows", "errors", "accuracy", "log_loss", "epochs", "seconds")
+    names = ("rows", "errors", "accuracy", "log_loss", "epochs", "seconds", "files")
     return {"fold": fold} | {name: metrics[name] for name in names}

@@ -33,10 +33,10 @@ CONTAINER_LIMITS = (
 def default_workers(folds: int) -> int:
     """Return how many workers to use for so many folds: by cores and memory, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(folds, cores, int(_memory() / WORKER_MEMORY)))
+    return max(1, min(folds, cores, int(memory() / WORKER_MEMORY)))
 
 
-def _memory() -> int:
+def memory() -> int:
     """Return the machine's memory in bytes, or what a container may have of it."""
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in CONTAINER_LIMITS:

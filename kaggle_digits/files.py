@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -47,6 +48,15 @@ class Workspace:
             If there is no such competition.
         """
         return cls(Path(root), find_competition(competition))
+
+    def command(self, *words: str) -> str:
+        """Return a command line for this workspace, ready to be pasted."""
+        options = []
+        if self.competition.name != DEFAULT_COMPETITION:
+            options += ["--competition", self.competition.name]
+        if self.root != Path():
+            options += ["--root", str(self.root)]
+        return shlex.join(["kaggle-digits", *options, *words])
 
     @property
     def data(self) -> Path:

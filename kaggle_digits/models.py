@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ PREDICTION_BATCH = 500
 
 SURE = 0.9
 """A largest probability from which on further views of an image hardly ever change its class."""
+
+
+def tensorflow_keras() -> Any:
+    """Return Keras on TensorFlow, whichever backend the person has set for it."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+
+    return keras
 
 
 def lenet(dropout: float) -> keras.Model:

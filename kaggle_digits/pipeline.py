@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data import LabelledDigits, UnlabelledDigits, load_test, load_train
 from kaggle_digits.downloads import check_manifest
-from kaggle_digits.ensembles import ensemble_folds, ensemble_runs, is_ensembled
+from kaggle_digits.ensembles import ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.executors import default_workers, train_in_processes
 from kaggle_digits.files import Workspace, lock, make_folder
@@ -25,7 +24,7 @@ from kaggle_digits.runs import FINISHED, UNFINISHED, Run, find_run, list_runs, n
 from kaggle_digits.submission import (
     ScoreBoard,
     Sent,
-    ledger_of,
+    entry_of_run,
     read_scores,
     submission_file,
     write_submission,
@@ -114,7 +113,8 @@ def train(
     split = make_folds(train_set.labels, recipe.folds, seed)
     make_folder(target.path)
     with lock(target.lock_file, f"The run {target.name} is being trained by another process."):
-        _open_run(target, spec)
+        command = _train_command(workspace, recipe, preset_recipe, seed, target.name)
+        _open_run(target, spec, command)
         target.sweep()
         split, is_new_split = _open_split(target, split, retrain)
         everything = list(range(recipe.folds))
@@ -127,6 +127,7 @@ def train(
         else:
             for fold in trained:
                 target.check_fold(fold)
+        is_one_go = to_train == everything and not any(target.is_begun(fold) for fold in to_train)
         on_start(target, recipe, to_train)
         if to_train:
             target.set_status(UNFINISHED)
@@ -139,10 +140,10 @@ def train(
                 on_progress,
                 on_finished,
             )
-        if not is_ensembled(target):
+        if not is_current(target):
             ensemble_folds(target, train_set.labels)
         seconds = round(time.monotonic() - started, 1)
-        _finish(workspace, target, test_set, **({"train_seconds": seconds} if to_train else {}))
+        _finish(workspace, target, test_set, **({"train_seconds": seconds} if is_one_go else {}))
     return target
 
 
@@ -199,7 +200,8 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
     }
     make_folder(target.path)
     with lock(target.lock_file, f"The run {target.name} is in use by another process."):
-        _open_run(target, spec)
+        names = [word for member in members for word in ("--run", member.name)]
+        _open_run(target, spec, workspace.command("ensemble", *names, "--name", target.name))
         ensemble_runs(target, members, train_set.labels)
         _finish(workspace, target, test_set)
     return target
@@ -226,7 +228,7 @@ def submit(
     run : str, optional
         The run's name; the latest run if neither it nor `file` is given.
     file : str or pathlib.Path, optional
-        A submission file to send instead of the run's.
+        A submission file to send instead of a run's; not together with `run`.
     message : str, optional
         The description at the host; by default the run's preset, folds, seed and out-of-fold accuracy.
     dry_run, again, wait, timeout, on_wait
@@ -237,7 +239,9 @@ def submit(
     Sent
         The submission's line in the ledger.
     """
-    source = find_run(workspace, run) if run is not None or file is None else None
+    if run is not None and file is not None:
+        raise UsageError("A run and a file are two submissions.", "Choose one of --run and --file.")
+    source = find_run(workspace, run) if file is None else None
     cv = None
     if source is not None:
         source.require_ensemble()
@@ -278,17 +282,16 @@ def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
     list of dict
         ``name``, ``status`` (also ``damaged``), ``trained`` and ``folds`` (counts, None for an ensemble of
         runs), ``errors`` and ``accuracy`` out-of-fold (None until the run is ensembled), ``score`` (None until
-        one is in the ledger).
+        one of its submission file, as that is now, is in the ledger).
     """
-    scores = {e.run: float(e.score) for e in ledger_of(workspace).entries() if e.score}
     rows = []
     for run in list_runs(workspace):
         try:
             info = run.info()
-            metrics = run.ensemble_metrics() if run.is_ensembled() else {}
+            metrics = run.ensemble_metrics() if run.has_ensemble() else {}
         except DataError:
             info, metrics = {"status": "damaged"}, {}
-        folds = info.get("folds")
+        folds, entry = info.get("folds"), entry_of_run(workspace, run.name)
         rows.append(
             {
                 "name": run.name,
@@ -297,7 +300,7 @@ def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
                 "folds": folds,
                 "errors": metrics.get("errors"),
                 "accuracy": metrics.get("accuracy"),
-                "score": scores.get(run.name),
+                "score": float(entry.score) if entry and entry.score else None,
             }
         )
     return rows
@@ -312,9 +315,13 @@ def _recipe_words(run: Run) -> str:
 
 def _run_name(recipe: Recipe, preset: Recipe, seed: int) -> str:
     """Return the name of a run that was not given one: preset, folds, seed and what differs from the preset."""
+    return "-".join([recipe.name, f"k{recipe.folds}", f"s{seed}", *_changes(recipe, preset)])
+
+
+def _changes(recipe: Recipe, preset: Recipe) -> list[str]:
+    """Return the settings that differ from the preset's, as ``key=value``."""
     defaults = preset.settings.model_dump()
-    changes = [f"{key}={value}" for key, value in recipe.settings.model_dump().items() if value != defaults[key]]
-    return "-".join([recipe.name, f"k{recipe.folds}", f"s{seed}", *changes])
+    return [f"{key}={value}" for key, value in recipe.settings.model_dump().items() if value != defaults[key]]
 
 
 def _spec(
@@ -338,11 +345,20 @@ def _hashes(train_set: LabelledDigits, test_set: UnlabelledDigits) -> dict[str, 
     return {"train.csv": train_set.sha256, "test.csv": test_set.sha256}
 
 
-def _open_run(run: Run, spec: dict[str, Any]) -> None:
+def _train_command(workspace: Workspace, recipe: Recipe, preset: Recipe, seed: int, run: str) -> str:
+    """Return the command that trains a run, from wherever it was begun."""
+    words = ["train", "--preset", recipe.name, "--folds", str(recipe.folds), "--seed", str(seed)]
+    for change in _changes(recipe, preset):
+        words += ["--set", change]
+    if run != _run_name(recipe, preset, seed):
+        words += ["--run", run]
+    return workspace.command(*words)
+
+
+def _open_run(run: Run, spec: dict[str, Any], command: str) -> None:
     """Create a run, or make sure that it is one of this recipe and these data."""
     if not (run.path / "run.json").exists():
-        program = Path(sys.argv[0]).name
-        run.create(spec, ["kaggle-digits" if program == "__main__.py" else program, *sys.argv[1:]])
+        run.create(spec, shlex.split(command))
         return
     found = run.info()
     for key, value in spec.items():

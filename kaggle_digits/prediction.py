@@ -11,10 +11,11 @@ import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.calibration import temper
+from kaggle_digits.ensembles import check_members
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import Workspace
 from kaggle_digits.forms import form_function, without_form
-from kaggle_digits.models import softmax_function
+from kaggle_digits.models import softmax_function, tensorflow_keras
 from kaggle_digits.pictures import read_picture
 from kaggle_digits.runs import Run, find_run
 
@@ -91,6 +92,7 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     """
     source = find_run(workspace, run)
     source.require_ensemble()
+    check_members(workspace, source)
     paths = [Path(picture) for picture in pictures]
     if not paths:
         return []
@@ -108,12 +110,12 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     ]
 
 
-def ensemble_softmax(runs: Run | Sequence[Run], images: UInt8) -> Float32:
+def ensemble_softmax(runs: Sequence[Run], images: UInt8) -> Float32:
     """Return what each network of one or more runs says of images.
 
     Parameters
     ----------
-    runs : Run or sequence of Run
+    runs : sequence of Run
         Trained, and not ensembles of other runs.
     images : ndarray of uint8, shape (n, 28, 28)
         As rows of the competition are: ink is 255.
@@ -128,7 +130,6 @@ def ensemble_softmax(runs: Run | Sequence[Run], images: UInt8) -> Float32:
     DataError
         If a network is missing or damaged.
     """
-    runs = [runs] if isinstance(runs, Run) else runs
     # One network at a time: a large ensemble needs no more memory than a small one.
     return np.stack(
         [fold_softmax_function(run, fold)(images) for run in runs for fold in range(run.info()["folds"])]
@@ -155,8 +156,8 @@ def fold_softmax_function(run: Run, fold: int) -> Callable[[UInt8], Float32]:
     DataError
         If the network is missing or damaged.
     """
-    bring = form_function(run.fold_metrics(fold)["form"])
     softmax = softmax_function(load_network(run, fold), run.info()["settings"]["views"])
+    bring = form_function(run.fold_metrics(fold)["form"])
     return lambda images: softmax(bring(images))
 
 
@@ -168,8 +169,7 @@ def load_network(run: Run, fold: int) -> keras.Model:
     DataError
         If it is missing or damaged.
     """
-    import keras
-
+    keras = tensorflow_keras()
     path, form = run.model_file(fold), run.fold_metrics(fold)["form"]
     try:
         return without_form(keras.models.load_model(path, compile=False, safe_mode=True), form)

@@ -107,7 +107,10 @@ class Run:
 
     def set_status(self, status: str, **facts: float) -> None:
         """Record how far the run is, and what else is known of it by now; this also makes it the latest."""
-        write_json(self.path / "run.json", self.info() | {"status": status} | facts)
+        info = self.info() | {"status": status} | facts
+        if status == UNFINISHED:
+            info.pop("train_seconds", None)
+        write_json(self.path / "run.json", info)
 
     def sweep(self) -> None:
         """Remove what was being written when a process was killed."""
@@ -151,6 +154,10 @@ class Run:
         """Tell whether a fold is finished. Its metrics are written last."""
         return (self.fold_folder(fold) / "metrics.json").exists()
 
+    def is_begun(self, fold: int) -> bool:
+        """Tell whether a fold has a state to go on from."""
+        return FoldCheckpoint(self.fold_folder(fold)).exists()
+
     def check_fold(self, fold: int) -> None:
         """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged."""
         folder = self.fold_folder(fold)
@@ -190,13 +197,13 @@ class Run:
         """Return a finished fold's softmaxes of the test rows, float32 [m, 10]."""
         return self._array(self.fold_folder(fold), "test_softmax.npy")
 
-    def is_ensembled(self) -> bool:
+    def has_ensemble(self) -> bool:
         """Tell whether the ensemble is written. Its metrics are written last."""
         return (self.path / "ensemble" / "metrics.json").exists()
 
     def require_ensemble(self) -> None:
         """Raise a `DataError` that says how to finish the run if it is not ensembled."""
-        if not self.is_ensembled():
+        if not self.has_ensemble():
             raise self.unfinished()
 
     def unfinished(self) -> DataError:
@@ -270,6 +277,10 @@ class FoldCheckpoint:
     def _path(self) -> Path:
         return self.folder / "checkpoint" / "state.npz"
 
+    def exists(self) -> bool:
+        """Tell whether the fold was begun before and not finished."""
+        return self._path.exists()
+
     def load(self) -> dict[str, Any] | None:
         """Return ``variables``, ``likelihood`` and ``history``; None if there is nothing whole to go on from."""
         arrays = read_npz(self._path) or {}
@@ -301,7 +312,10 @@ def tensorboard_callback(folder: Path) -> keras.callbacks.Callback:
     """Return Keras's own callback that writes a fold's events for TensorBoard, below its directory."""
     import keras
 
-    return keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)
+    events = folder / "tensorboard"
+    if not FoldCheckpoint(folder).exists():
+        shutil.rmtree(events, ignore_errors=True)  # a former training's
+    return keras.callbacks.TensorBoard(events, write_graph=False)
 
 
 def write_fold(folder: Path, result: FoldResult) -> None:

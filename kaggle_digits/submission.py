@@ -30,7 +30,7 @@ DIGEST_LENGTH = 12
 """How much of the file's SHA-256 ends a description, by which a lost answer is found again."""
 LOOK_UP_PAUSES = (0.0, 2.0, 5.0)
 """Seconds before each look for a submission whose answer was lost."""
-LAG = 60.0
+LAG = 30.0
 """Seconds after a sending without an answer in which it may yet appear in the host's list."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two looks at a pending submission; the pause doubles from the first to the longest."""
@@ -79,6 +79,19 @@ def submission_file(workspace: Workspace, run: str) -> Path:
 def ledger_of(workspace: Workspace) -> Ledger:
     """Return the ledger of a competition."""
     return Ledger(workspace.submissions / "ledger.csv")
+
+
+def entry_of_run(workspace: Workspace, run: str) -> Entry | None:
+    """Return the last line in the ledger of a run's submission file as it is now, or None.
+
+    By its digest: the run may have been trained again since another file of it was submitted.
+    """
+    path = submission_file(workspace, run)
+    entries = [entry for entry in ledger_of(workspace).entries() if entry.run == run]
+    if not entries or not path.is_file():
+        return None
+    digest = sha256(path)
+    return next((entry for entry in reversed(entries) if entry.sha256 == digest), None)
 
 
 def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
@@ -234,8 +247,6 @@ def submit(
                 raise RefusedError(
                     "Today's submissions are used up.", "Submit again after midnight UTC; the file stays."
                 )
-            if lost := _lost(entries, digest):
-                ledger.forget(lost)
             sent = Sent(_send(host, ledger, csv, entry, description, left), description)
     if not wait or sent.entry.status == "COMPLETE":
         return sent
@@ -337,6 +348,8 @@ def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str,
     for of the allowance, which was `left` before, less is left.
     """
     before = {submission.ref for submission in host.submissions()}
+    if lost := _lost(ledger.entries(), entry.sha256):
+        ledger.forget(lost)
     ledger.record(entry)
     try:
         ref = host.submit(csv, description)
@@ -347,9 +360,7 @@ def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str,
         found = _look_up(host, entry.sha256, before)
         if found is None:
             now_left = host.allowance()
-            if now_left is not None and now_left == left:
-                ledger.forget(entry)
-            elif now_left is not None:
+            if now_left is not None and (left is None or now_left < left):
                 ledger.record(replace(entry, status="PENDING"))
                 raise NetworkError(_COUNTED, _LOOK_LATER) from None
             raise

@@ -228,9 +228,10 @@ def train_fold(
 
     # Callbacks ask a model for its optimizer; were it ours, it would be saved with the network.
     model.optimizer = None
+    resumed = len(history)
     watchers = keras.callbacks.CallbackList(list(callbacks), model=model)
     watchers.on_train_begin()
-    for epoch in range(len(history), settings.epochs):
+    for epoch in range(resumed, settings.epochs):
         rng = np.random.default_rng([task.seed, task.fold, epoch])
         steps, before = steps_by_epoch[epoch], sum(steps_by_epoch[:epoch])
         chosen = choose_rows(likelihood, epoch, settings, rng)[: steps * batch_size]
@@ -318,7 +319,7 @@ def train_fold(
             "form": form,
             "epochs": settings.epochs,
             "parameters": model.count_params(),
-            "seconds": finished - started,
+            "seconds": finished - started + sum(row["seconds"] for row in history[:resumed]),
             "data_seconds": prepared - started,
             "training_seconds": sum(row["seconds"] for row in history),
             "test_seconds": finished - predicting,

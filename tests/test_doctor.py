@@ -21,7 +21,7 @@ from kaggle_digits import Workspace, doctor, download
 from kaggle_digits.cli import cli
 from kaggle_digits.doctor import PYTHONS, Finding, examine, is_ready, next_command
 from kaggle_digits.executors import WORKER_MEMORY
-from kaggle_digits.files import write_json
+from kaggle_digits.files import sha256, write_json
 from kaggle_digits.hosts.local import DAILY_LIMIT
 from kaggle_digits.recipes import find_recipe
 from kaggle_digits.runs import Run
@@ -170,7 +170,15 @@ def test_tensorflow(monkeypatch: pytest.MonkeyPatch, script: str, state: str, wo
 def test_memory(monkeypatch: pytest.MonkeyPatch, available: float, state: str, remedy: str) -> None:
     monkeypatch.setattr("kaggle_digits.executors.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, available * WORKER_MEMORY))
+    monkeypatch.setattr("kaggle_digits.executors.memory", lambda: 1e12)
     assert_found(doctor._memory(), state, r"of 64\.0 GB are available; .* 1\.2 GB, times 4", remedy)
+
+
+def test_memory_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kaggle_digits.executors.default_workers", lambda folds: 4)
+    monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 60e9))
+    monkeypatch.setattr("kaggle_digits.executors.memory", lambda: 2e9)
+    assert_found(doctor._memory(), "warning", r"2\.0 GB of 2\.0 GB are available", "--workers 1")
 
 
 def test_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,8 +500,9 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
     run.set_status("finished")
     assert look() == (Finding("Runs", "ok", "1 run so far."), f"{start} submit")
     ledger = rehearsal.submissions / "ledger.csv"
-    ledger.parent.mkdir(parents=True)
-    row = f"2026-11-24T10:00:00+00:00,first,{'0' * 64},abc,COMPLETE,0.99,0.98,1"
+    file = rehearsal.submissions / "first" / "submission.csv"
+    write_files(file.parent, {file.name: b"as it was sent"})
+    row = f"2026-11-24T10:00:00+00:00,first,{sha256(file)},abc,COMPLETE,0.99,0.98,1"
     ledger.write_text(f"time,run,sha256,ref,status,score,cv,rank\n{row}\n")
     assert look()[1] == f"{start} score"
     (run.path / "run.json").write_text("{}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -88,7 +89,8 @@ def test_a_file_damaged_since_the_download_is_healed(tmp_path: Path, hosted: lis
         stream.write(b"0,0\r\n")
     assert download(workspace).fetched
     assert files_in(workspace) == competition_files()
-    assert (workspace.data / "test.csv.bak").read_bytes() == competition_files()["test.csv"] + b"0,0\r\n"
+    (former,) = workspace.data.glob("test.csv.*.bak")
+    assert former.read_bytes() == competition_files()["test.csv"] + b"0,0\r\n"
 
 
 def everything_in(workspace: Workspace) -> dict[str, bytes]:
@@ -139,7 +141,13 @@ def test_what_changed_at_the_host_is_said_and_kept(tmp_path: Path, hosted: list)
     (workspace.data / "train.csv").write_bytes(b"spoilt here")  # which is no change there
     assert download(workspace).changed == ()
     assert download(workspace, force=True).changed == ("test.csv", "sample_submission.csv")
-    assert (workspace.data / "test.csv.bak").read_bytes() == first["test.csv"]
+    digest = hashlib.sha256(first["test.csv"]).hexdigest()[:12]
+    assert (workspace.data / f"test.csv.{digest}.bak").read_bytes() == first["test.csv"]
+    (workspace.data / "test.csv").write_bytes(b"spoilt here")
+    hosted.append(OTHER | {"train.csv": first["train.csv"]})
+    assert download(workspace).changed == ()
+    kept = {path.read_bytes() for path in workspace.data.glob("test.csv.*.bak")}
+    assert kept == {first["test.csv"], b"spoilt here"}
 
 
 def test_training_on_files_that_were_not_downloaded_is_refused(tmp_path: Path, hosted: list) -> None:

@@ -60,7 +60,7 @@ def test_test_rows_as_pictures_get_the_ensembles_softmax(rehearsed: Workspace, p
     np.testing.assert_array_equal([p.image for p in predictions], load_test(rehearsed.data).images[:ROWS])
 
     folds = np.stack([run.fold_test_softmax(fold)[:ROWS] for fold in range(2)])
-    np.testing.assert_allclose(ensemble_softmax(run, load_test(rehearsed.data).images[:ROWS]), folds, atol=1e-5)
+    np.testing.assert_allclose(ensemble_softmax([run], load_test(rehearsed.data).images[:ROWS]), folds, atol=1e-5)
     for row, prediction in enumerate(predictions):
         assert prediction.digit == calibrated(run)[row].argmax()
         assert prediction.confidence == prediction.softmax.max()
@@ -89,7 +89,7 @@ def test_other_peoples_digits_are_mostly_read(rehearsed: Workspace) -> None:
         small = Image.fromarray(np.round(255 - pixels * 255 / 16).astype(np.uint8))
         canvas[30:158, 20:148] = small.resize((128, 128), Image.Resampling.BICUBIC)
         images.append(find_digit(canvas))
-    mean = ensemble_softmax(find_run(rehearsed), np.stack(images)).mean(0)
+    mean = ensemble_softmax([find_run(rehearsed)], np.stack(images)).mean(0)
     # Measured: .485, by networks that have seen 2,100 digits twice; .975 by a whole run of the preset `default`.
     # Chance is .1, and a standard error here .02.
     assert (mean.argmax(1) == digits.target[:600]).mean() > 0.35

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -26,6 +27,7 @@ from kaggle_digits.data import load_train
 from kaggle_digits.errors import DataError, UsageError, WriteError
 from kaggle_digits.reports.findings import find_what_matters
 from kaggle_digits.reports.inside import look_inside
+from kaggle_digits.submission import ledger_of
 
 SECTIONS = (
     "What it comes to",
@@ -152,7 +154,9 @@ def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
     from kaggle_digits.reports.inside import _layer_table
 
     rows = _layer_table(residual_cnn(4, 8, 8, 0.1))
-    assert [row["receptive_field"] for row in rows if row["kind"] == "Add"] == [12, 28, 28]
+    # The network sees the middle 24x24 pixels alone.
+    assert [row["receptive_field"] for row in rows if row["kind"] == "Add"] == [12, 24, 24]
+    assert rows[-1]["receptive_field"] == 24
     assert [row["receptive_field"] for row in rows if row["kind"] == "MaxPooling2D"] == [14]
 
 
@@ -188,7 +192,8 @@ def titles(document: dict[str, Any]) -> str:
 def test_findings_follow_the_document(trained: Workspace) -> None:
     document = report(trained).document
     assert "Not submitted yet" in titles(document)
-    assert [finding["text"] for finding in document["findings"] if "submit --run first" in finding["text"]]
+    (text,) = [finding["text"] for finding in document["findings"] if finding["title"] == "Not submitted yet"]
+    assert text == f"Send it with: {trained.command('submit', '--run', 'first')}"
     kinds = [finding["kind"] for finding in document["findings"]]
     assert kinds == sorted(kinds, key=["act", "look", "good"].index)
     submit(trained)
@@ -198,11 +203,48 @@ def test_findings_follow_the_document(trained: Workspace) -> None:
     odd["folds"][1]["out_of_line"] = True
     odd["test"]["class_shares"]["p"] = 1e-9
     odd["missing_folds"] = [3]
-    odd["findings"] = find_what_matters(odd)
-    assert {"Unfinished", "A fold is out of line", "The test set has other shares of digits"} <= {
+    odd["findings"] = find_what_matters(odd, "")
+    assert {"Unfinished", "The two folds differ", "The test set has other shares of digits"} <= {
         finding["title"] for finding in odd["findings"]
     }
     assert "Fold 3 is not trained yet" in odd["findings"][0]["text"]
+
+
+def test_a_submission_that_waits_is_no_reason_to_submit(trained: Workspace) -> None:
+    entry = submit(trained).entry
+    ledger_of(trained).record(replace(entry, status="PENDING", score="", rank=""))
+    document = report(trained).document
+    assert "Submitted, and not scored yet" in titles(document)
+    assert "Not submitted yet" not in titles(document)
+    assert document["leaderboard"] is None
+
+
+def test_a_score_of_another_file_of_the_run_is_not_its_score(trained: Workspace) -> None:
+    submit(trained)
+    file = trained.submissions / "first" / "submission.csv"
+    file.write_text(file.read_text().replace("\n1,", "\n1,9")[: len(file.read_text())])
+    assert report(trained).document["leaderboard"] is None
+    assert report(trained).document["submission"] is None
+
+
+def test_a_member_that_was_trained_again_is_noticed(trained: Workspace) -> None:
+    shutil.copytree(trained.runs / "first", trained.runs / "second")
+    ensemble(trained, ["first", "second"], name="both")
+    report(trained, "both")
+    metrics = find_run(trained, "second").path / "ensemble" / "metrics.json"
+    document = json.loads(metrics.read_text())
+    document["files"]["extra.npy"] = "0" * 64
+    metrics.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="second has changed since both was made of it"):
+        report(trained, "both")
+
+
+def test_a_single_fold_is_not_calibrated(trained: Workspace) -> None:
+    shutil.rmtree(find_run(trained).fold_folder(1))
+    written = report(trained)
+    assert written.document["out_of_fold"]["calibration"] is None
+    assert written.document["out_of_fold"]["suspects"] == []
+    assert "Can its probabilities be believed?" not in written.page.read_text()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +256,7 @@ def test_the_gap_to_the_leaderboard_is_weighed(
 ) -> None:
     document = report(rehearsed).document
     document["leaderboard"] = {"score": 0.9 + gap, "gap": gap, "within_noise": within_noise}
-    assert title in "; ".join(finding["title"] for finding in find_what_matters(document))
+    assert title in "; ".join(finding["title"] for finding in find_what_matters(document, ""))
 
 
 def test_files_are_written(rehearsed: Workspace) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from kaggle_digits import Workspace, ensemble, executors
 from kaggle_digits.data import load_test, load_train
-from kaggle_digits.ensembles import ensemble_folds, ensemble_runs, is_ensembled
+from kaggle_digits.ensembles import ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.folds import make_folds
 from kaggle_digits.metrics import summarise
@@ -101,13 +101,13 @@ def work_with_all(workspace: Workspace) -> None:
         with suppress(KaggleDigitsError):
             run.unfinished()
         with suppress(KaggleDigitsError):
-            make_document(run, trained_networks(workspace, run), train_set, test_set, [], None)
+            make_document(workspace, run, trained_networks(workspace, run), train_set, test_set, None)
         run.has_sound_ensemble()
     with suppress(KaggleDigitsError):
-        is_ensembled(runs[0])
+        is_current(runs[0])
     runs[0].is_sound(0)
     with suppress(KaggleDigitsError):
-        make_comparison(runs, train_set, [])
+        make_comparison(workspace, runs, train_set)
 
 
 json_values = st.recursive(
@@ -187,10 +187,12 @@ def test_what_was_written_is_read(workspace: Workspace) -> None:
     assert (rows["one"]["trained"], rows["one"]["folds"], rows["both"]["folds"]) == (2, 2, None)
     run = Run(workspace.runs / "one")
     assert run.is_sound(0)
-    assert is_ensembled(run)
+    assert is_current(run)
     for found in (run, Run(workspace.runs / "both")):
         networks = trained_networks(workspace, found)
-        document = make_document(found, networks, load_train(workspace.data), load_test(workspace.data), [], None)
+        document = make_document(
+            workspace, found, networks, load_train(workspace.data), load_test(workspace.data), None
+        )
         assert document["out_of_fold"]["errors"] == found.ensemble_metrics()["errors"]
     assert run.info() == json.loads((run.path / "run.json").read_bytes())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import fisher_exact
 
 from kaggle_digits.significance import (
     drift_p,
@@ -42,6 +43,17 @@ def test_a_fold_out_of_line_is_found_and_the_others_are_not() -> None:
     assert out_of_line_p([7], [100]) == [1]
 
 
+def test_a_bad_fold_does_not_draw_the_others_out_of_line() -> None:
+    for errors, rows in (([40, 40, 40, 40, 200], 8400), ([8, 10, 4, 8, 3, 60], 700)):
+        p = out_of_line_p(errors, [rows] * len(errors))
+        assert [k for k, value in enumerate(p) if value < 0.05] == [int(np.argmax(errors))]
+
+
+def test_two_folds_are_one_test() -> None:
+    p = out_of_line_p([33, 17], [2100, 2100])
+    assert p[0] == p[1] == pytest.approx(fisher_exact([[33, 2067], [17, 2083]]).pvalue)
+
+
 def test_folds_that_differ_by_chance_are_seldom_out_of_line() -> None:
     rng = np.random.default_rng(0)
     alarms = sum(
@@ -49,6 +61,10 @@ def test_folds_that_differ_by_chance_are_seldom_out_of_line() -> None:
     )
     # Holm's correction keeps it to 5 % of the runs.
     assert alarms <= 20
+
+
+def test_no_error_is_not_taken_for_none_ever() -> None:
+    assert score_deviation(1.0, 42_000, 28_000) > 0
 
 
 def test_deviation_of_a_score() -> None:

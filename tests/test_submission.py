@@ -26,7 +26,7 @@ from kaggle_digits.errors import (
 from kaggle_digits.files import lock, sha256
 from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.ledger import Entry, Ledger
-from kaggle_digits.submission import check_submission, ledger_of, read_scores, submit, write_submission
+from kaggle_digits.submission import LAG, check_submission, ledger_of, read_scores, submit, write_submission
 
 IDS = np.arange(1, 31)
 GOOD = "ImageId,Label\n" + "".join(f"{i},{i % 10}\n" for i in IDS)
@@ -362,10 +362,22 @@ def test_what_the_host_has_counted_is_never_sent_again(
     assert len(host.sent) == 1
 
 
-def test_what_the_host_has_not_counted_is_sent_again(
+def test_an_allowance_that_is_new_says_nothing(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = host.submit
+    """Midnight in UTC has passed while the answer was lost."""
+    host.lose_answer, host.hidden_looks = True, 1000
+    monkeypatch.setattr(host, "allowance", lambda: 4 if not host.sent else 10)
+    with pytest.raises(NetworkError, match="cannot be reached"):
+        submit(host, workspace, csv)
+    assert [entry.status for entry in ledger_of(workspace).entries()] == ["UNKNOWN"]
+
+
+def test_what_never_appears_in_the_list_is_sent_again_when_it_would_have(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, pauses = host.submit, []
+    monkeypatch.setattr("time.sleep", pauses.append)
 
     def down(csv: Path, description: str) -> str:
         raise NetworkError("Kaggle cannot be reached.", "Try later.")
@@ -374,8 +386,10 @@ def test_what_the_host_has_not_counted_is_sent_again(
     with pytest.raises(NetworkError, match="cannot be reached"):
         submit(host, workspace, csv)
     monkeypatch.setattr(host, "submit", send)
+    before = sum(pauses)
     assert not submit(host, workspace, csv).was_known
-    assert len(host.sent) == 1
+    assert LAG - 10 <= sum(pauses) - before <= LAG
+    assert len(host.sent) == len(ledger_of(workspace).entries()) == 1
 
 
 @pytest.mark.parametrize("error", [NothingSentError, RefusedError])
@@ -418,18 +432,6 @@ def test_a_timeout_that_is_none(workspace: Workspace, csv: Path, host: FakeHost,
     with pytest.raises(UsageError, match="no time to wait"):
         submit(host, workspace, csv, timeout=timeout)
     assert host.sent == []
-
-
-def test_a_submission_that_was_not_made_is_an_error(
-    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(csv: Path, description: str) -> str:
-        raise NetworkError("Kaggle did not take the file.", "Try again.")
-
-    monkeypatch.setattr(host, "submit", unreachable)
-    with pytest.raises(NetworkError, match="did not take"):
-        submit(host, workspace, csv)
-    assert ledger_of(workspace).entries() == []
 
 
 def test_the_allowance_is_looked_up_before(workspace: Workspace, csv: Path, host: FakeHost) -> None:

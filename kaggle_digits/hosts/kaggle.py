@@ -36,9 +36,7 @@ from kaggle_digits.errors import (
 )
 from kaggle_digits.files import read_zipped, sha256, unzip, write_errors
 from kaggle_digits.hosts import Standing, Status, Submission
-from kaggle_digits.hosts.credentials import credential_file, scrub, unknown_credentials
-from kaggle_digits.hosts.credentials import credential_source as credential_source
-from kaggle_digits.hosts.credentials import credential_sources as credential_sources
+from kaggle_digits.hosts.credentials import credential_file, credential_source, scrub, unknown_credentials
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_digits.data import load_test, load_train
+from kaggle_digits.ensembles import check_members
 from kaggle_digits.errors import UsageError
 from kaggle_digits.files import Workspace, write_bytes, write_json
 from kaggle_digits.runs import find_run, trained_networks
-from kaggle_digits.submission import ledger_of
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,12 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
 
     found = find_run(workspace, run)
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
+    if found.has_ensemble():
+        check_members(workspace, found)
     networks = trained_networks(workspace, found)
     one_row = test_set.images[min(ARTICLE_ROW, len(test_set.images) - 1)]
     inside = look_inside(*networks[0], one_row) if networks else None
-    document = make_document(found, networks, train_set, test_set, ledger_of(workspace).entries(), inside)
+    document = make_document(workspace, found, networks, train_set, test_set, inside)
     page = render_page(document, train_set.images, test_set.images, inside)
     return _write(document, page, found.report_folder / "report.json", found.report_folder / "index.html")
 
@@ -88,7 +90,7 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
     for run in found:
         run.require_ensemble()
     train_set = load_train(workspace.data)
-    comparison = make_comparison(found, train_set, ledger_of(workspace).entries())
+    comparison = make_comparison(workspace, found, train_set)
     folder = found[0].report_folder
     page = render_comparison(comparison, train_set.images)
     return _write(comparison, page, folder / "comparison.json", folder / "comparison.html")

@@ -12,27 +12,28 @@ import numpy as np
 from kaggle_digits.arrays import Float32, Int64
 from kaggle_digits.data import LabelledDigits
 from kaggle_digits.errors import DataError
-from kaggle_digits.ledger import Entry
+from kaggle_digits.files import Workspace
 from kaggle_digits.metrics import summarise
 from kaggle_digits.runs import Run
 from kaggle_digits.significance import LEVEL, holm, mcnemar_p, wilson_interval
+from kaggle_digits.submission import entry_of_run
 
 VERSION = 1
 SHOWN = 24
 """How many of the rows that only one of two runs gets wrong are listed."""
 
 
-def make_comparison(runs: Sequence[Run], train_set: LabelledDigits, entries: Sequence[Entry]) -> dict[str, Any]:
+def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: LabelledDigits) -> dict[str, Any]:
     """Return the comparison of ensembled runs.
 
     Parameters
     ----------
+    workspace : Workspace
+        Whose runs they are.
     runs : sequence of Run
         At least two, made from these data; their folds need not be the same.
     train_set : LabelledDigits
         The training rows.
-    entries : sequence of Entry
-        The ledger's.
 
     Returns
     -------
@@ -76,14 +77,14 @@ def make_comparison(runs: Sequence[Run], train_set: LabelledDigits, entries: Seq
         "version": VERSION,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "competition": runs[0].info()["competition"],
-        "runs": [_row(run, softmax, train_set, entries) for run, softmax in zip(runs, softmaxes, strict=True)],
+        "runs": [_row(workspace, run, softmax, train_set) for run, softmax in zip(runs, softmaxes, strict=True)],
         "pairs": pairs,
     }
 
 
-def _row(run: Run, softmax: Float32, train_set: LabelledDigits, entries: Sequence[Entry]) -> dict[str, Any]:
+def _row(workspace: Workspace, run: Run, softmax: Float32, train_set: LabelledDigits) -> dict[str, Any]:
     info, total = run.info(), summarise(softmax, train_set.labels)
-    scores = [float(entry.score) for entry in entries if entry.run == run.name and entry.score]
+    entry = entry_of_run(workspace, run.name)
     return {
         "name": run.name,
         "preset": info.get("preset"),
@@ -94,14 +95,15 @@ def _row(run: Run, softmax: Float32, train_set: LabelledDigits, entries: Sequenc
         "interval": wilson_interval(total["rows"] - total["errors"], total["rows"]),
         "log_loss_after": run.ensemble_metrics()["calibration"]["log_loss_after"],
         "train_seconds": info.get("train_seconds"),
-        "score": scores[-1] if scores else None,
+        "score": float(entry.score) if entry and entry.score else None,
     }
 
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:
     """Return what two runs were made with, where it differs: a name to the two values."""
     plain = [{**info, **info.get("settings", {})} for info in (first, second)]
-    names = ("preset", "folds", "seed", "members", *first.get("settings", {}))
+    settings = dict.fromkeys((*first.get("settings", {}), *second.get("settings", {})))
+    names = ("preset", "folds", "seed", "members", *settings)
     pairs = {name: [info.get(name) for info in plain] for name in names}
     return {name: values for name, values in pairs.items() if values[0] != values[1]}
 

@@ -13,6 +13,7 @@ from kaggle_digits.calibration import cross_fit, fit_temperature, temper
 from kaggle_digits.competition import CLASSES
 from kaggle_digits.data import LabelledDigits, UnlabelledDigits
 from kaggle_digits.errors import DataError
+from kaggle_digits.files import Workspace
 from kaggle_digits.ledger import Entry
 from kaggle_digits.metrics import (
     confusion_matrix,
@@ -25,8 +26,9 @@ from kaggle_digits.metrics import (
 )
 from kaggle_digits.reports.findings import find_what_matters
 from kaggle_digits.reports.inside import Inside
-from kaggle_digits.runs import Run
+from kaggle_digits.runs import FINISHED, Run, find_run
 from kaggle_digits.significance import LEVEL, drift_p, out_of_line_p, score_deviation, wilson_interval
+from kaggle_digits.submission import entry_of_run
 
 VERSION = 1
 SHOWN = 60
@@ -40,25 +42,25 @@ FIRST_ROWS = 25
 
 
 def make_document(
+    workspace: Workspace,
     run: Run,
     networks: Sequence[tuple[Run, int]],
     train_set: LabelledDigits,
     test_set: UnlabelledDigits,
-    entries: Sequence[Entry],
     inside: Inside | None,
 ) -> dict[str, Any]:
     """Return the report of a run, of what is finished of it.
 
     Parameters
     ----------
+    workspace : Workspace
+        Whose run it is.
     run : Run
         What the report is about.
     networks : sequence of (Run, int)
         The trained folds that are behind it; those of its members where it is an ensemble of runs.
     train_set, test_set : LabelledDigits, UnlabelledDigits
         The data.
-    entries : sequence of Entry
-        The ledger's.
     inside : Inside or None
         Of the first of the networks.
 
@@ -83,6 +85,7 @@ def make_document(
     own_folds = [] if is_mean_of_runs else [fold for _, fold in networks]
     oof, split, known = _predictions(run, own_folds, train_set.labels)
     folds = _folds(run, own_folds)
+    entry = entry_of_run(workspace, run.name)
     document: dict[str, Any] = {
         "version": VERSION,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -92,12 +95,14 @@ def make_document(
         "fold_accuracy": _spread([fold["accuracy"] for fold in folds]),
         "out_of_fold": _out_of_fold(oof, train_set.labels, split, known) if known.any() else None,
         "test": _test(networks, run, train_set.labels, test_set) if networks else None,
-        "members": _members(networks, train_set.labels) if is_mean_of_runs else None,
-        "leaderboard": _leaderboard(entries, run.name),
+        "members": _members(workspace, info["members"], train_set.labels) if is_mean_of_runs else None,
+        "submission": {"ref": entry.ref, "time": entry.time, "status": entry.status} if entry else None,
+        "leaderboard": _leaderboard(entry),
         "layers": inside.layers if inside else None,
     }
     _compare_with_leaderboard(document)
-    return document | {"findings": find_what_matters(document)}
+    submit = workspace.command("submit", "--run", run.name) if info["status"] == FINISHED else ""
+    return document | {"findings": find_what_matters(document, submit)}
 
 
 def _predictions(run: Run, finished: Sequence[int], labels: UInt8) -> tuple[Float32, UInt8, Any]:
@@ -148,8 +153,10 @@ def _spread(values: Sequence[float]) -> dict[str, float | None] | None:
 def _out_of_fold(oof: Float32, labels: UInt8, split: UInt8, known: Any) -> dict[str, Any]:
     """Return what the rows say that have an out-of-fold prediction."""
     numbers = np.flatnonzero(known)
-    softmax, labels = oof[known], labels[known]
-    tempered = cross_fit(softmax, labels, split[known])
+    softmax, labels, split = oof[known], labels[known], split[known]
+    # A single fold has no others that its temperature could be fitted on.
+    can_calibrate = bool((split != split[0]).any())
+    tempered = cross_fit(softmax, labels, split)
     predicted = softmax.argmax(1)
     confusion = confusion_matrix(softmax, labels)
     # The worst first: by how little was left for the label, at probabilities that mean what they say.
@@ -184,7 +191,7 @@ def _out_of_fold(oof: Float32, labels: UInt8, split: UInt8, known: Any) -> dict[
         "digits": _by_digit(confusion),
         "confused_pairs": pairs,
         "worst": mistakes(wrong[:SHOWN]),
-        "suspects": mistakes(suspects(tempered, labels)),
+        "suspects": mistakes(suspects(tempered, labels)) if can_calibrate else [],
         "calibration": {
             "temperature": fit_temperature(softmax, np.eye(CLASSES, dtype=np.float32)[labels]),
             "log_loss_before": total["log_loss"],
@@ -193,7 +200,9 @@ def _out_of_fold(oof: Float32, labels: UInt8, split: UInt8, known: Any) -> dict[
             "ece_after": expected_calibration_error(tempered, labels),
             "reliability_before": reliability(softmax, labels),
             "reliability_after": reliability(tempered, labels),
-        },
+        }
+        if can_calibrate
+        else None,
     }
 
 
@@ -235,7 +244,7 @@ def _test(
             "Make it again with its train command and --retrain.",
         )
     # Half-way, the mean of what there is.
-    ensembled = run.is_ensembled()
+    ensembled = run.has_ensemble()
     mean = run.test_softmax() if ensembled else mean_softmax(softmaxes)
     temperature = run.ensemble_metrics()["calibration"]["temperature"] if ensembled else 1.0
     tempered = temper(mean, temperature)
@@ -261,47 +270,45 @@ def _test(
         "temperature": temperature,
         "unanimous": float((agreeing == 1).mean()),
         "disputed": [seen(int(row)) for row in disputed[:SHOWN]],
-        "by_networks": _agreement_by_number(softmaxes, predicted),
+        "by_networks": _agreement_by_number(softmaxes),
         "class_shares": {
             "train": (counts[0] / len(labels)).tolist(),
             "test": (counts[1] / len(mean)).tolist(),
             "p": drift_p(counts[0].tolist(), counts[1].tolist()),
         },
-        # If probabilities mean what they say, their mean is the share that is right.
-        "expected_accuracy": float(tempered.max(1).mean()) if ensembled else None,
+        # The mean of probabilities that mean what they say is the share that is right; a mean of runs has none.
+        "expected_accuracy": float(tempered.max(1).mean()) if ensembled and "members" not in run.info() else None,
         "first_rows": [seen(row) for row in range(min(FIRST_ROWS, len(mean)))],
         "one_row": seen(article) | {"probabilities": tempered[article].tolist()},
     }
 
 
-def _agreement_by_number(softmaxes: Float32, predicted: Int64) -> list[float]:
+def _agreement_by_number(softmaxes: Float32) -> list[float]:
     """Return the share of test rows on which the mean of the first 1, 2, … networks says what that of all does."""
-    sums = np.cumsum(softmaxes, axis=0, dtype=np.float64)
-    return [float((some.argmax(1) == predicted).mean()) for some in sums]
+    predicted = np.cumsum(softmaxes, axis=0, dtype=np.float64).argmax(2)
+    return [float(share) for share in (predicted == predicted[-1]).mean(1)]
 
 
-def _members(networks: Sequence[tuple[Run, int]], labels: UInt8) -> list[dict[str, Any]]:
+def _members(workspace: Workspace, names: Sequence[str], labels: UInt8) -> list[dict[str, Any]]:
     """Return for the mean of the first 1, 2, … member runs the errors on the training rows, all out-of-fold."""
-    runs = list(dict.fromkeys(member for member, _ in networks))
-    sums = np.cumsum([member.oof_softmax() for member in runs], axis=0, dtype=np.float64)
+    sums = np.cumsum([find_run(workspace, name).oof_softmax() for name in names], axis=0, dtype=np.float64)
     return [
-        {"run": member.name, "errors": int((some.argmax(1) != labels).sum())}
-        for member, some in zip(runs, sums, strict=True)
+        {"run": name, "errors": int((some.argmax(1) != labels).sum())}
+        for name, some in zip(names, sums, strict=True)
     ]
 
 
-def _leaderboard(entries: Sequence[Entry], run: str) -> dict[str, Any] | None:
-    for entry in reversed(entries):
-        if entry.run == run and entry.status == "COMPLETE" and entry.score:
-            return {
-                "time": entry.time,
-                "ref": entry.ref,
-                "score": float(entry.score),
-                "cv": float(entry.cv) if entry.cv else None,
-                "gap": entry.gap,
-                "rank": int(entry.rank) if entry.rank else None,
-            }
-    return None
+def _leaderboard(entry: Entry | None) -> dict[str, Any] | None:
+    if entry is None or not entry.score:
+        return None
+    return {
+        "time": entry.time,
+        "ref": entry.ref,
+        "score": float(entry.score),
+        "cv": float(entry.cv) if entry.cv else None,
+        "gap": entry.gap,
+        "rank": int(entry.rank) if entry.rank else None,
+    }
 
 
 def _compare_with_leaderboard(document: dict[str, Any]) -> None:

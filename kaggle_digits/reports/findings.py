@@ -11,13 +11,18 @@ MANY_SUSPECTS = 200
 """Beyond one suspicious row in so many, labels are worth a look."""
 
 
-def find_what_matters(document: dict[str, Any]) -> list[dict[str, str]]:
-    """Return a document's findings: ``kind`` (act, look or good, in this order), ``title`` and ``text``."""
+def find_what_matters(document: dict[str, Any], submit: str) -> list[dict[str, str]]:
+    """Return a document's findings: ``kind`` (act, look or good, in this order), ``title`` and ``text``.
+
+    `submit` is the command that submits the run, or empty if it is not finished.
+    """
     findings = [
         finding
-        for examine in (_completeness, _fold_spread, _score, _drift, _confusions, _labels, _fit, _networks, _next)
+        for examine in (_completeness, _fold_spread, _score, _drift, _confusions, _labels, _fit, _networks)
         if (finding := examine(document)) is not None
     ]
+    if (step := _next(document, submit)) is not None:
+        findings.append(step)
     findings.sort(key=lambda finding: get_args(Kind).index(finding[0]))
     return [{"kind": kind, "title": title, "text": text} for kind, title, text in findings]
 
@@ -42,13 +47,14 @@ def _fold_spread(document: dict[str, Any]) -> Finding:
         return (
             "good",
             "The folds agree",
-            "No fold's errors are further from the others' than chance explains (Fisher's exact test, Holm's "
-            "correction), so the mean can be believed.",
+            "No fold's errors are further from the others' than chance explains (Fisher's exact test, corrected "
+            "for the number of folds).",
         )
     named = "; ".join(f"fold {f['fold']}: {f['errors']} errors in {f['rows']:,} rows" for f in odd)
+    title = "A fold is out of line" if len(odd) == 1 else f"{len(odd)} folds are out of line"
     return (
         "look",
-        "A fold is out of line",
+        "The two folds differ" if len(folds) == 2 else title,
         f"{named}. That is further from the others than chance explains: look at its learning curve and its "
         "mistakes, and train with another --seed to see whether it is the rows or the training.",
     )
@@ -66,8 +72,8 @@ def _score(document: dict[str, Any]) -> Finding:
         return (
             "look",
             "What the leaderboard will say",
-            f"A single network's score would be within {expected} (95 %); an out-of-fold row has one network, a "
-            f"test row the mean of {test['networks']}, which is mostly better.{more}",
+            f"With as many networks as an out-of-fold row has, {_networks_of_a_row(document)}, it would be within "
+            f"{expected} (95 %, if all test rows are scored); a test row has {test['networks']}.{more}",
         )
     words = f"The score is {board['score']:.5f}, {board['gap']:+.5f} against out-of-fold"
     if board["within_noise"]:
@@ -77,7 +83,7 @@ def _score(document: dict[str, Any]) -> Finding:
             "good",
             "The leaderboard is above the folds",
             f"{words}: more than chance ({expected}), as a mean of {test['networks']} networks should be against "
-            "the one that an out-of-fold row has.",
+            f"{_networks_of_a_row(document)} behind an out-of-fold row.",
         )
     return (
         "act",
@@ -137,11 +143,14 @@ def _labels(document: dict[str, Any]) -> Finding:
 def _fit(document: dict[str, Any]) -> Finding:
     """Training against validation accuracy, where an epoch is a fair sample of the rows."""
     folds, settings = document["folds"], document["run"].get("settings", {})
-    if not folds or settings.get("hard_rows", 0) > 0:
+    altered = ("hard_rows", "rotation", "scale", "shear", "shift", "elastic")
+    if not folds or any(settings.get(name) for name in altered):
         return None
     last = [fold["history"][-1] for fold in folds]
     seen = sum(epoch["accuracy"] for epoch in last) / len(last)
     unseen = sum(epoch["val_accuracy"] for epoch in last) / len(last)
+    if unseen == 1:
+        return None
     if seen - unseen > 0.3 * (1 - unseen):
         return (
             "look",
@@ -169,12 +178,20 @@ def _networks(document: dict[str, Any]) -> Finding:
     )
 
 
-def _next(document: dict[str, Any]) -> Finding:
-    if document["missing_folds"] or document["leaderboard"]:
-        return None
-    run = document["run"]
-    command = f"kaggle-digits --competition {run['competition']} submit --run {shlex.quote(run['name'])}"
-    return "act", "Not submitted yet", f"Send it with: {command}"
+def _next(document: dict[str, Any], submit: str) -> Finding:
+    submission = document["submission"]
+    if submission is None:
+        return ("act", "Not submitted yet", f"Send it with: {submit}") if submit else None
+    if submission["status"] == "ERROR":
+        return "act", "The submission was scored as an error", "See why with the command: score"
+    if submission["status"] != "COMPLETE":
+        return "look", "Submitted, and not scored yet", "Look again with the command: score"
+    return None
+
+
+def _networks_of_a_row(document: dict[str, Any]) -> int:
+    """Return how many networks predict an out-of-fold row: one a run."""
+    return len(document["members"] or [None])
 
 
 def _folds(numbers: list[int]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.competition import SIDE
 from kaggle_digits.forms import form_function
+from kaggle_digits.models import tensorflow_keras
 from kaggle_digits.prediction import load_network
 from kaggle_digits.runs import Run
 
@@ -48,10 +49,8 @@ def look_inside(run: Run, fold: int, image: UInt8) -> Inside:
     DataError
         If the network's file is missing or damaged.
     """
-    import keras
-    from keras import layers
-
-    network = load_network(run, fold)
+    keras, network = tensorflow_keras(), load_network(run, fold)
+    layers = keras.layers
     seen = form_function(run.fold_metrics(fold)["form"])(image[None])
     convolutions = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]
     rectified = [
@@ -77,7 +76,7 @@ def _layer_table(network: keras.Model) -> list[dict[str, Any]]:
     """Return a row a layer. How receptive fields grow: Araujo, Norris and Sim, Distill, 2019."""
     # Of each tensor: the side of its receptive field, and the distance in pixels between two of its neighbours.
     reach: dict[int, tuple[int, int]] = {}
-    rows = []
+    rows, side = [], SIDE
     for layer in network.layers:
         sources = layer.input if isinstance(layer.input, list) else [layer.input]
         fields = [reach[id(source)] for source in sources] or [(1, 1)]
@@ -85,9 +84,11 @@ def _layer_table(network: keras.Model) -> list[dict[str, Any]]:
         if hasattr(layer, "kernel_size") or hasattr(layer, "pool_size"):
             size = getattr(layer, "kernel_size", None) or layer.pool_size
             field, jump = field + (size[0] - 1) * jump, jump * layer.strides[0]
+        elif type(layer).__name__ == "Cropping2D":
+            side = layer.output.shape[1]
         elif len(layer.output.shape) == 2:
-            field = SIDE
-        field = min(field, SIDE)
+            field = side
+        field = min(field, side)
         reach[id(layer.output)] = field, jump
         rows.append(
             {

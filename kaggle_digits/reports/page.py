@@ -32,7 +32,7 @@ def render_page(document: dict[str, Any], train_images: UInt8, test_images: UInt
     if folds:
         plots["intervals"] = figures.fold_intervals(folds, document["fold_accuracy"]["mean"])
         plots["curves"] = figures.learning_curves(folds)
-    if total:
+    if total and total["calibration"]:
         plots["reliability"] = figures.reliability_diagram(total["calibration"])
     if test:
         shares = test["class_shares"]
@@ -82,7 +82,7 @@ def _render(template: str, **values: Any) -> str:
         "percent": lambda share, digits=2: "–" if share is None else f"{100 * share:.{digits}f} %",
         "count": lambda number: f"{number:,}",
         "seconds": lambda number: "–" if number is None else f"{number:,.1f}",
-        "megabytes": lambda number: "–" if number is None else f"{number / 1e6:,.0f}",
+        "megabytes": lambda number: f"{number / 1e6:,.0f}",
         "duration": _duration,
         # Our own figures, not anybody's text.
         "svg": Markup,
