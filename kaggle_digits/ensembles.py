@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from kaggle_digits.arrays import UInt8
+from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.calibration import calibrate
+from kaggle_digits.competition import CLASSES
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import Workspace
 from kaggle_digits.metrics import mean_softmax, summarise
@@ -29,28 +31,54 @@ def ensemble_folds(run: Run, labels: UInt8) -> None:
     DataError
         If an artefact is missing, damaged or of another shape than the data.
     """
-    folds = run.folds()
-    if len(folds) != len(labels):
-        raise DataError(
-            f"{run.path / 'folds.csv'} has {len(folds):,} rows, train.csv {len(labels):,}.",
-            "Make it again with the run's train command and --retrain.",
-        )
-    numbers = range(int(folds.max()) + 1)
-    oof = np.full((len(labels), 10), np.nan, np.float32)
-    for fold in numbers:
-        softmax = run.val_softmax(fold)
-        if len(softmax) != (folds == fold).sum():
-            raise DataError(
-                f"{run.path / 'folds.csv'} is not the split that fold {fold} was trained with.",
-                "Make it again with the run's train command and --retrain.",
-            )
-        oof[folds == fold] = softmax
+    numbers = range(run.info()["folds"])
+    oof, folds = gather_oof(run, numbers, labels)
     tests = [run.fold_test_softmax(fold) for fold in numbers]
     facts = {
         "calibration": calibrate(oof, labels, folds, tests),
         "folds": [_fold_row(run, fold) for fold in numbers],
     }
     run.write_ensemble(oof, mean_softmax(tests), summarise(oof, labels) | facts)
+
+
+def gather_oof(run: Run, finished: Sequence[int], labels: UInt8) -> tuple[Float32, UInt8]:
+    """Return the softmaxes of the rows that finished folds validate, zeros elsewhere, and the split.
+
+    Parameters
+    ----------
+    run : Run
+        Has these folds.
+    finished : sequence of int
+        Folds.
+    labels : ndarray of uint8, shape (n,)
+        Of the training rows.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 10), ndarray of uint8, shape (n,)
+        Softmaxes, and the fold of each row.
+
+    Raises
+    ------
+    DataError
+        If an artefact is missing, damaged or of another shape than the data.
+    """
+    split = run.folds()
+    if len(split) != len(labels):
+        raise DataError(
+            f"{run.path / 'folds.csv'} has {len(split):,} rows, train.csv {len(labels):,}.",
+            "Make it again with the run's train command and --retrain.",
+        )
+    oof = np.zeros((len(labels), CLASSES), np.float32)
+    for fold in finished:
+        softmax = run.val_softmax(fold)
+        if len(softmax) != (split == fold).sum():
+            raise DataError(
+                f"{run.path / 'folds.csv'} is not the split that fold {fold} was trained with.",
+                "Make it again with the run's train command and --retrain.",
+            )
+        oof[split == fold] = softmax
+    return oof, split
 
 
 def is_current(run: Run) -> bool:

@@ -12,6 +12,7 @@ from kaggle_digits.arrays import Float32, Int64, UInt8
 from kaggle_digits.calibration import cross_fit, fit_temperature, temper
 from kaggle_digits.competition import CLASSES
 from kaggle_digits.data import LabelledDigits, UnlabelledDigits
+from kaggle_digits.ensembles import gather_oof
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import Workspace
 from kaggle_digits.ledger import Entry
@@ -110,16 +111,13 @@ def _predictions(run: Run, finished: Sequence[int], labels: UInt8) -> tuple[Floa
     if "members" in run.info():
         # No network is new to the rows of one part and not of another, so that any parts do.
         return run.oof_softmax(), (np.arange(len(labels)) % 5).astype(np.uint8), np.ones(len(labels), bool)
-    split = run.folds() if run.has_folds() else np.zeros(len(labels), np.uint8)
-    oof = np.zeros((len(labels), CLASSES), np.float32)
-    for fold in finished:
-        softmax = run.val_softmax(fold)
-        if len(split) != len(labels) or len(softmax) != (split == fold).sum():
-            raise DataError(
-                f"{run.path / 'folds.csv'} is not the split that fold {fold} was trained with.",
-                "Make it again with the run's train command and --retrain.",
-            )
-        oof[split == fold] = softmax
+    if not finished:
+        return (
+            np.zeros((len(labels), CLASSES), np.float32),
+            np.zeros(len(labels), np.uint8),
+            np.zeros(len(labels), bool),
+        )
+    oof, split = gather_oof(run, finished, labels)
     return oof, split, np.isin(split, finished)
 
 
