@@ -159,8 +159,22 @@ def download(
 )
 @click.option("--folds", metavar="K", type=int, help="How many folds. Default: the preset's.")
 @click.option("--seed", metavar="N", type=int, default=0, help="Of the split and of training. Default: 0.")
+@click.option(
+    "--seeds",
+    metavar="N",
+    type=int,
+    default=1,
+    help="Train N runs, of this seed and those after it, and average them into one more. Default: 1.",
+)
 @click.option("--run", metavar="NAME", help="The run's name. Default: made of preset, folds, seed and settings.")
-@click.option("--workers", metavar="N", type=int, help="Folds at a time. Default: by cores and memory.")
+@click.option(
+    "--workers", metavar="N", type=int, help="Folds at a time on this machine. Default: by cores, memory and GPUs."
+)
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Train on the workers of the Dask scheduler at this address, such as tcp://10.0.0.1:8786.",
+)
 @click.option(
     "--set",
     "settings",
@@ -177,8 +191,10 @@ def train(
     preset: str,
     folds: int | None,
     seed: int,
+    seeds: int,
     run: str | None,
     workers: int | None,
+    dask: str | None,
     settings: tuple[str, ...],
     retrain: bool,
     tensorboard: bool,
@@ -196,14 +212,17 @@ def train(
             preset=preset,
             folds=folds,
             seed=seed,
+            seeds=seeds,
             settings=_parse_settings(settings),
             run=run,
             workers=workers,
+            dask=dask,
             retrain=retrain,
             tensorboard=tensorboard,
             on_start=view.start,
             on_progress=view.progress,
             on_finished=view.finished,
+            on_notice=view.notice,
         )
     _show_run(workspace, trained, as_json)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from kaggle_digits.arrays import UInt8
     from kaggle_digits.doctor import Finding
     from kaggle_digits.prediction import Prediction
-    from kaggle_digits.recipes import Recipe
     from kaggle_digits.runs import Run
     from kaggle_digits.submission import ScoreBoard, Sent
-    from kaggle_digits.training import Progress
+    from kaggle_digits.training import FoldTask, Progress
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SHADES = " .:-=+*#%@"
 FINDING_MARKS = {"act": ("!", "bold red"), "look": ("?", "bold yellow"), "good": ("✓", "bold green")}
 SUSPECTS_SHOWN = 8
+ROWS_AROUND_TABLE = 4
+"""Lines of the terminal that the table of folds leaves to what stands above and below it."""
 
 
 def out() -> Console:
@@ -44,14 +45,14 @@ def say(text: str) -> None:
 
 
 class TrainingView:
-    """Live progress of a run on stderr: a row a fold in a terminal, a line an epoch elsewhere."""
+    """Live progress of training on stderr: a row a fold in a terminal, a line an epoch elsewhere."""
 
     def __init__(self) -> None:
         self._console = err()
         self._live: Live | None = None
-        self._folds: dict[int, Progress | None] = {}
-        self._done: set[int] = set()
-        self._begun: dict[int, float] = {}
+        self._folds: dict[tuple[int, int], Progress | None] = {}
+        self._done: set[tuple[int, int]] = set()
+        self._begun: dict[tuple[int, int], float] = {}
         self._started = time.monotonic()
         self._name = ""
 
@@ -63,45 +64,56 @@ class TrainingView:
             self._live.update(self._table(), refresh=True)
             self._live.stop()
 
-    def start(self, run: Run, recipe: Recipe, missing: list[int]) -> None:
+    def start(self, run: Run, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
         """Show the folds that are there and those to train."""
         self._name = run.name
         self._started = time.monotonic()
-        self._done = set(range(recipe.folds)) - set(missing)
-        self._folds = dict.fromkeys(range(recipe.folds))
-        self._begun = dict.fromkeys(missing, 0.0)
+        self._folds = {(task.seed, task.fold): None for task in tasks}
+        self._begun = {(task.seed, task.fold): 0.0 for task in missing}
+        self._done = self._folds.keys() - self._begun.keys()
         if not missing:
             self._console.print(f"The run {run.name} is trained already.", markup=False)
         elif self._console.is_terminal:
             self._live = Live(self._table(), console=self._console, refresh_per_second=4)
             self._live.start()
         else:
-            self._console.print(f"Training {run.name}: fold {', '.join(map(str, missing))}.", markup=False)
+            names = ", ".join(self._title(fold) for fold in self._begun)
+            self._console.print(f"Training {run.name}: fold {names}.", markup=False, soft_wrap=True)
 
     def progress(self, progress: Progress) -> None:
         """Take note of how far a fold is."""
-        before = self._folds.get(progress.fold)
+        fold = progress.seed, progress.fold
+        before = self._folds.get(fold)
         if before is None:
             # A fold may go on from where an earlier command was cut off.
-            self._begun[progress.fold] = (progress.epoch - 1) / progress.epochs
-        self._folds[progress.fold] = progress
+            self._begun[fold] = (progress.epoch - 1) / progress.epochs
+        self._folds[fold] = progress
         if self._live is not None:
             self._live.update(self._table())
         elif progress.val_accuracy is not None and (
             before is None or _epochs_done(before) < _epochs_done(progress)
         ):
             self._console.print(
-                f"fold {progress.fold}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
+                f"fold {self._title(fold)}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
                 f"val accuracy {progress.val_accuracy:.4f}  {progress.images_per_second:,.0f} images/s  "
                 f"{self._left()} left",
                 soft_wrap=True,
             )
 
-    def finished(self, fold: int) -> None:
+    def finished(self, task: FoldTask) -> None:
         """Take note of a fold that is finished."""
-        self._done.add(fold)
+        self._done.add((task.seed, task.fold))
         if self._live is not None:
             self._live.update(self._table())
+
+    def notice(self, sentence: str) -> None:
+        """Show what else there is to know."""
+        self._console.print(sentence, markup=False, soft_wrap=True)
+
+    def _title(self, fold: tuple[int, int]) -> str:
+        """Return what to call a fold: its number, after its run's seed where there are several."""
+        seeds = {seed for seed, _ in self._folds}
+        return str(fold[1]) if len(seeds) == 1 else f"{fold[0]}/{fold[1]}"
 
     def _left(self) -> str:
         """Estimate the time left from the share of the steps, of those not done before, that is done."""
@@ -116,27 +128,34 @@ class TrainingView:
         return duration((time.monotonic() - self._started) * (all_steps - gone) / gone)
 
     def _table(self) -> Group:
+        """Return the table of the folds; where it would not fit, of those alone that are under way."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in ("fold", "", "epoch", "loss", "val acc", "images/s"):
             table.add_column(name, justify="left" if not name else "right", header_style="dim")
+        fits = len(self._folds) <= self._console.height - ROWS_AROUND_TABLE
         for fold, progress in self._folds.items():
+            if not fits and (fold in self._done or progress is None):
+                continue
             done = 1.0 if fold in self._done else progress.done if progress else 0.0
             bar = ProgressBar(total=1.0, completed=done, width=20)
             if progress is None:
                 state = Text("done" if fold in self._done else "waiting", style="dim")
-                table.add_row(str(fold), bar, state, "", "", "")
+                table.add_row(self._title(fold), bar, state, "", "", "")
                 continue
             accuracy = "" if progress.val_accuracy is None else f"{progress.val_accuracy:.4f}"
             table.add_row(
-                str(fold),
+                self._title(fold),
                 bar,
                 f"{progress.epoch}/{progress.epochs}",
                 f"{progress.loss:.4f}",
                 accuracy,
                 f"{progress.images_per_second:,.0f}",
             )
-        elapsed = duration(time.monotonic() - self._started)
-        foot = f"{elapsed} gone, {self._left()} left" if len(self._done) < len(self._folds) else f"{elapsed} gone"
+        foot = f"{duration(time.monotonic() - self._started)} gone"
+        if len(self._done) < len(self._folds):
+            foot += f", {self._left()} left"
+        if not fits:
+            foot = f"{len(self._done)} of {len(self._folds)} folds done, {foot}"
         return Group(Text(f"Training {self._name}", style="bold"), table, Text(foot, style="dim"))
 
 

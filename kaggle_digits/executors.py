@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,10 +31,29 @@ CONTAINER_LIMITS = (
 """Where Linux says how many bytes a container may have, in cgroups of version 2 and of version 1."""
 
 
-def default_workers(folds: int) -> int:
-    """Return how many workers to use for so many folds: by cores and memory, at least one."""
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A fold to train, and where it goes.
+
+    Attributes
+    ----------
+    task : FoldTask
+        The fold.
+    folder : pathlib.Path
+        Its directory.
+    log_file : pathlib.Path
+        Gets what the libraries print while it trains.
+    """
+
+    task: FoldTask
+    folder: Path
+    log_file: Path
+
+
+def default_workers(folds: int, gpus: int = 0) -> int:
+    """Return how many workers to use for so many folds: one a GPU, or else by cores and memory; at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(folds, cores, int(memory() / WORKER_MEMORY)))
+    return max(1, min(folds, gpus or cores, int(memory() / WORKER_MEMORY)))
 
 
 def memory() -> int:
@@ -45,14 +65,28 @@ def memory() -> int:
     return min(sizes)
 
 
+def find_gpus() -> list[str]:
+    """Return the names under which CUDA_VISIBLE_DEVICES knows the GPUs that TensorFlow can use here."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    # Whether its GPUs can be used only TensorFlow knows; asked here, it would hold on to memory of each.
+    script = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
+    asked = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", script], capture_output=True, text=True, env=_environment(), check=False
+    )
+    count = int(asked.stdout) if asked.stdout.strip().isdigit() else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return names[:count]
+
+
 def train_in_processes(
-    tasks: Sequence[FoldTask],
+    jobs: Sequence[Job],
     digits: Digits,
-    folder_of: Callable[[int], Path],
-    log_file: Path,
-    workers: int,
+    workers: int | None,
     on_progress: Callable[[Progress], None],
-    on_finished: Callable[[int], None],
+    on_finished: Callable[[FoldTask], None],
+    on_notice: Callable[[str], None],
 ) -> None:
     """Train folds in processes of their own, each of which writes the fold it trains.
 
@@ -61,90 +95,105 @@ def train_in_processes(
 
     Parameters
     ----------
-    tasks : sequence of FoldTask
+    jobs : sequence of Job
         The folds to train.
     digits : Digits
         The rows, sent to each worker.
-    folder_of : callable
-        From a fold to its directory.
-    log_file : pathlib.Path
-        Gets what the workers' libraries print.
-    workers : int
-        The number of processes at a time.
-    on_progress, on_finished : callable
-        Told of each `Progress`, and of each fold that is finished.
+    workers : int or None
+        The number of processes at a time; if not given, one a GPU, or else by cores and memory.
+    on_progress, on_finished, on_notice : callable
+        Told of each `Progress`, of each fold that is finished, and in a sentence of what else a person should
+        know.
 
     Raises
     ------
     KaggleDigitsError
-        What ended a fold, after all others have run; it names the others that failed. `WriteError` if the log
+        What ended a fold, after all others have run; it names the others that failed. `WriteError` if a log
         file cannot be written.
     RuntimeError
         For a fault of ours; the traceback is in the log file.
     """
-    waiting = deque(tasks)
-    tries = dict.fromkeys((task.fold for task in tasks), 0)
-    busy: dict[Connection, tuple[_Worker, FoldTask]] = {}
-    failures: dict[int, Exception] = {}
-    with write_errors(log_file):
-        log = open(log_file, "ab")  # noqa: SIM115 (an error in the block below is none of writing it)
+    gpus = find_gpus()
+    workers = workers or default_workers(len(jobs), len(gpus))
+    free = deque((gpus or [""])[slot % max(1, len(gpus))] for slot in range(workers))
+    waiting, tries = deque(jobs), Counter[Job]()
+    busy: dict[Connection, tuple[WorkerProcess, Job]] = {}
+    failures: dict[Job, Exception] = {}
     try:
         while waiting or busy:
-            while waiting and len(busy) < workers:
-                task = waiting.popleft()
-                worker = _Worker.start(log)
-                tries[task.fold] += 1
-                busy[worker.connection] = worker, task
-                worker.send((task, digits, folder_of(task.fold)))
+            while waiting and free:
+                job = waiting.popleft()
+                tries[job] += 1
+                with write_errors(job.log_file):
+                    log = open(job.log_file, "ab")  # noqa: SIM115 (an error in the block below is none of writing it)
+                with log:
+                    worker = WorkerProcess.start(job.task, digits, job.folder, log, free.popleft())
+                busy[worker.connection] = worker, job
             for connection in cast(list[Connection], wait(list(busy))):
-                worker, task = busy[connection]
-                try:
-                    message = connection.recv()
-                except (EOFError, OSError):
-                    if tries[task.fold] < TRIES:
-                        waiting.append(task)
-                    else:
-                        failures[task.fold] = worker.obituary(task.fold)
+                worker, job = busy[connection]
+                message = worker.receive()
+                if isinstance(message, Progress):
+                    on_progress(message)
+                    continue
+                if isinstance(message, WorkerDiedError) and tries[job] < TRIES:
+                    on_notice(f"{message.problem} It is begun once more.")
+                    waiting.append(job)
+                elif message is None:
+                    on_finished(job.task)
                 else:
-                    if isinstance(message, Progress):
-                        on_progress(message)
-                        continue
-                    if message is None:
-                        on_finished(task.fold)
-                    else:
-                        failures[task.fold] = message
+                    failures[job] = message
                 del busy[connection]
                 worker.stop()
+                free.append(worker.gpu)
     finally:
         for worker, _ in busy.values():
             worker.stop()
-        log.close()
-    if failures:
-        raise _summary(failures)
+    raise_failures(failures)
 
 
-def _summary(failures: dict[int, Exception]) -> Exception:
-    """Return what failed first, and let it name the other folds that failed."""
+def raise_failures(failures: dict[Job, Exception]) -> None:
+    """Raise what failed first, if anything did, and let it name the other folds that failed."""
+    if not failures:
+        return
     (_, error), *others = failures.items()
     if not others:
-        return error
-    names = ", ".join(str(fold) for fold in sorted(dict(others)))
-    more = f"Fold{'s' if len(others) > 1 else ''} {names} failed too."
+        raise error
+    more = f"Also failed: {', '.join(sorted(job.task.title for job, _ in others))}."
     if isinstance(error, KaggleDigitsError):
-        return type(error)(f"{error.problem} {more}", error.remedy)
-    return RuntimeError(f"{error}. {more}")
+        raise type(error)(f"{error.problem} {more}", error.remedy)
+    raise RuntimeError(f"{error}. {more}")
+
+
+class WorkerDiedError(KaggleDigitsError):
+    """The process that trained a fold is gone."""
 
 
 @dataclass(frozen=True)
-class _Worker:
-    """A worker process and our end of the connection to it."""
+class WorkerProcess:
+    """A process that trains one fold, and our end of the connection to it.
 
+    Attributes
+    ----------
+    task : FoldTask
+        The fold.
+    process : subprocess.Popen
+        It runs `kaggle_digits.worker`.
+    connection : multiprocessing.connection.Connection
+        For the messages that are told there.
+    gpu : str
+        The GPU it may use, as CUDA_VISIBLE_DEVICES has it; empty for what is the parent's.
+    """
+
+    task: FoldTask
     process: subprocess.Popen[bytes]
     connection: Connection
+    gpu: str
 
     @classmethod
-    def start(cls, log: IO[bytes]) -> _Worker:
-        """Start a process that prints into a log file.
+    def start(
+        cls, task: FoldTask, digits: Digits, folder: Path | None, log: IO[bytes], gpu: str = ""
+    ) -> WorkerProcess:
+        """Start a process that trains a fold, writes it to its folder if that is given, and prints into a log.
 
         Not by `multiprocessing`, which would run the caller's script again unless it is guarded.
         """
@@ -156,14 +205,21 @@ class _Worker:
                 stdout=log,
                 stderr=log,
                 pass_fds=[theirs.fileno()],
-                env=_environment(),
+                env=_environment() | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
             )
-        return cls(process, ours)
+        with suppress(OSError):  # one that is dead by now is found out when it is listened to
+            ours.send((task, digits, folder))
+        return cls(task, process, ours, gpu)
 
-    def send(self, message: Any) -> None:
-        """Send a message; a worker that is dead by now is found out when it is listened to."""
-        with suppress(OSError):
-            self.connection.send(message)
+    def receive(self) -> Any:
+        """Wait for the next message, as told in `kaggle_digits.worker.main`, and return it.
+
+        When there is none to come, return a `WorkerDiedError`.
+        """
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            return self._obituary()
 
     def stop(self) -> None:
         """End the process, whatever it does, and wait until it is gone."""
@@ -171,14 +227,13 @@ class _Worker:
         self.process.communicate()
         self.connection.close()
 
-    def obituary(self, fold: int) -> KaggleDigitsError:
-        """Return the error that says how the worker of a fold died."""
+    def _obituary(self) -> WorkerDiedError:
         code = self.process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         remedy = "See workers.log of the run, then run the same command again; the finished folds stay."
         if code == -9:
             remedy = "If memory ran out, use fewer workers with --workers, and run the same command again."
-        return KaggleDigitsError(f"The worker of fold {fold} died {TRIES} times, the last by {how}.", remedy)
+        return WorkerDiedError(f"The worker of {self.task.title} died by {how}.", remedy)
 
 
 def _environment() -> dict[str, str]:

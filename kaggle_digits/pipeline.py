@@ -5,17 +5,19 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from kaggle_digits.arrays import UInt8
+from kaggle_digits.cluster import train_on_dask
 from kaggle_digits.data import LabelledDigits, UnlabelledDigits, load_test, load_train
 from kaggle_digits.downloads import check_manifest
 from kaggle_digits.ensembles import ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.executors import default_workers, train_in_processes
+from kaggle_digits.executors import Job, train_in_processes
 from kaggle_digits.files import Workspace, lock, make_folder
 from kaggle_digits.folds import make_folds
 from kaggle_digits.hosts import open_host
@@ -33,6 +35,8 @@ from kaggle_digits.submission import submit as submit_file
 from kaggle_digits.training import Digits, FoldTask, Progress
 
 DEFAULT_PRESET = "default"
+MOST_SEEDS = 1_000
+"""More than anybody has time for: a slip of the finger is to end in a sentence."""
 
 
 def train(
@@ -41,16 +45,19 @@ def train(
     preset: str = DEFAULT_PRESET,
     folds: int | None = None,
     seed: int = 0,
+    seeds: int = 1,
     settings: Mapping[str, object] | None = None,
     run: str | None = None,
     workers: int | None = None,
+    dask: str | None = None,
     retrain: bool = False,
     tensorboard: bool = False,
-    on_start: Callable[[Run, Recipe, list[int]], None] = lambda run, recipe, missing: None,
+    on_start: Callable[[Run, Sequence[FoldTask], Sequence[FoldTask]], None] = lambda run, tasks, missing: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    on_finished: Callable[[int], None] = lambda fold: None,
+    on_finished: Callable[[FoldTask], None] = lambda task: None,
+    on_notice: Callable[[str], None] = lambda sentence: None,
 ) -> Run:
-    """Train what is missing of a run, ensemble its folds and write its submission.
+    """Train what is missing of a run, or of several that differ in their seed; ensemble and write the submission.
 
     Parameters
     ----------
@@ -62,22 +69,30 @@ def train(
         K; the recipe's if not given.
     seed : int
         Of the split and of every random draw of training, from 0 to 2**32 - 1.
+    seeds : int
+        How many runs: of `seed`, `seed` + 1, and so on. Several are averaged into a run of their own.
     settings : mapping of str to object, optional
         Settings of the recipe to change, and their values, which may be text as typed.
     run : str, optional
-        The run's name; if not given it follows from all of the above.
+        The run's name; if not given it follows from all of the above. Of several runs it names the ensemble, and
+        begins their names.
     workers : int, optional
-        How many folds to train at a time; by the machine's cores and memory if not given.
+        How many folds to train at a time on this machine; by its cores, memory and GPUs if not given.
+    dask : str, optional
+        The address of a Dask scheduler, on whose workers the folds are trained instead of on this machine; needs
+        the extra ``dask``.
     retrain : bool
         Train damaged folds again; if none is damaged, all of them.
     tensorboard : bool
         Write events for TensorBoard beside each fold that is trained; needs the extra ``tensorboard``.
     on_start : callable
-        Told the run, its recipe and the folds to train.
+        Told the run, all folds, and the folds to train.
     on_progress : callable
         Told of each `Progress`.
     on_finished : callable
         Told of each fold that is finished.
+    on_notice : callable
+        Told in a sentence of what a person should know, such as that a fold is begun once more.
 
     Returns
     -------
@@ -87,9 +102,12 @@ def train(
     Raises
     ------
     UsageError
-        For an unknown preset, setting or value, or if the named run has another recipe.
+        For an unknown preset, setting or value, if the named run has another recipe, or if no Dask worker has the
+        versions that are here.
     DataError
         If the data or an artefact is damaged, or the run was made from other data.
+    NetworkError
+        If the Dask scheduler or all its workers are gone.
     WriteError
         If something cannot be written, or another process is training the run.
     """
@@ -98,52 +116,63 @@ def train(
     recipe = preset_recipe.with_settings(settings or {})
     if folds is not None:
         recipe = replace(recipe, folds=folds)
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"{seed} cannot be a seed.", f"Choose a whole number from 0 to {2**32 - 1}.")
-    if workers is not None and workers < 1:
-        raise UsageError(f"{workers} workers cannot train anything.", "Choose --workers from 1.")
-    if tensorboard and find_spec("tensorboard") is None:
-        raise UsageError(
-            "TensorBoard is not installed.", "Install it with: pip install 'kaggle-digits[tensorboard]'."
-        )
-    target = named_run(workspace, run or _run_name(recipe, preset_recipe, seed))
+    _check_options(seed, seeds, workers, dask, tensorboard)
+    target = named_run(workspace, run or _run_name(recipe, preset_recipe, seed, seeds))
+    names = {seed: target.name}
+    if seeds > 1:
+        numbers = range(seed, seed + seeds)
+        names = {n: f"{run}-s{n}" if run else _run_name(recipe, preset_recipe, n) for n in numbers}
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
-    spec = _spec(workspace, recipe, seed, train_set, test_set)
-    check_manifest(workspace.data, spec["data"])
-    split = make_folds(train_set.labels, recipe.folds, seed)
-    make_folder(target.path)
-    with lock(target.lock_file, f"The run {target.name} is being trained by another process."):
-        command = _train_command(workspace, recipe, preset_recipe, seed, target.name)
-        _open_run(target, spec, command)
-        target.sweep()
-        split, is_new_split = _open_split(target, split, retrain)
-        everything = list(range(recipe.folds))
-        trained = [fold for fold in everything if target.is_trained(fold)]
-        to_train = [fold for fold in everything if fold not in trained]
-        if retrain:
-            # What is there stays until its successor takes its place.
-            damaged = [fold for fold in trained if not target.is_sound(fold)]
-            to_train = sorted(to_train + damaged) if damaged and not is_new_split else everything
-        else:
-            for fold in trained:
-                target.check_fold(fold)
-        is_one_go = to_train == everything and not any(target.is_begun(fold) for fold in to_train)
-        on_start(target, recipe, to_train)
-        if to_train:
-            target.set_status(UNFINISHED)
-            train_in_processes(
-                [FoldTask(recipe.name, recipe.settings, seed, fold, tensorboard) for fold in to_train],
-                Digits(train_set.images, train_set.labels, split, test_set.images),
-                target.fold_folder,
-                target.log_file,
-                workers or default_workers(len(to_train)),
-                on_progress,
-                on_finished,
-            )
-        if not is_current(target):
-            ensemble_folds(target, train_set.labels)
-        seconds = round(time.monotonic() - started, 1)
-        _finish(workspace, target, test_set, **({"train_seconds": seconds} if is_one_go else {}))
+    check_manifest(workspace.data, _hashes(train_set, test_set))
+    splits = {number: make_folds(train_set.labels, recipe.folds, number) for number in names}
+    with ExitStack() as locks:
+        plans: dict[int, _Plan] = {}
+        for number, name in names.items():
+            sibling = named_run(workspace, name)
+            make_folder(sibling.path)
+            locks.enter_context(_lock(sibling))
+            command = _train_command(workspace, recipe, preset_recipe, number, name)
+            _open_run(sibling, _spec(workspace, recipe, number, train_set, test_set), command)
+            sibling.sweep()
+            split, is_new_split = _open_split(sibling, splits[number], retrain)
+            tasks = [
+                FoldTask(recipe.name, recipe.settings, number, fold, split, tensorboard)
+                for fold in range(recipe.folds)
+            ]
+            plans[number] = _Plan.make(sibling, tasks, is_new_split, retrain)
+        if retrain and not any(plan.is_damaged for plan in plans.values()):
+            for plan in plans.values():
+                plan.missing = set(range(recipe.folds))
+        jobs = [job for plan in plans.values() for job in plan.jobs()]
+        is_one_go = seeds == 1 and plans[seed].is_fresh()
+
+        def finish(plan: _Plan) -> None:
+            if not is_current(plan.run):
+                ensemble_folds(plan.run, train_set.labels)
+            seconds = round(time.monotonic() - started, 1)
+            _finish(workspace, plan.run, test_set, **({"train_seconds": seconds} if is_one_go else {}))
+
+        def take_fold(task: FoldTask) -> None:
+            on_finished(task)
+            plan = plans[task.seed]
+            plan.missing.remove(task.fold)
+            if not plan.missing:
+                finish(plan)
+
+        on_start(target, [task for plan in plans.values() for task in plan.tasks], [job.task for job in jobs])
+        for plan in plans.values():
+            if plan.missing:
+                plan.run.set_status(UNFINISHED)
+            else:
+                finish(plan)
+        if jobs:
+            digits = Digits(train_set.images, train_set.labels, test_set.images)
+            if dask is None:
+                train_in_processes(jobs, digits, workers, on_progress, take_fold, on_notice)
+            else:
+                train_on_dask(jobs, digits, dask, on_progress, take_fold, on_notice)
+    if seeds > 1:
+        _average(workspace, target, [named_run(workspace, name) for name in names.values()], train_set, test_set)
     return target
 
 
@@ -167,7 +196,7 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
     Raises
     ------
     UsageError
-        If a run does not exist, or a run called `name` exists and is not an ensemble of these.
+        If a run does not exist, or a run called `name` exists and is not an ensemble of some of these.
     DataError
         If a run is unfinished or damaged, or the runs were made from different data.
     """
@@ -181,7 +210,7 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
             raise UsageError(
                 "--name names the ensemble of several runs.", "Give more than one --run, or no --name."
             )
-        with lock(target.lock_file, f"The run {target.name} is being trained by another process."):
+        with _lock(target):
             if "members" in target.info():
                 members = [find_run(workspace, member) for member in target.info()["members"]]
                 ensemble_runs(target, members, train_set.labels)
@@ -193,17 +222,7 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
     for member in members:
         member.require_ensemble()
     target = named_run(workspace, name or "+".join(member.name for member in members))
-    spec = {
-        "competition": workspace.competition.name,
-        "members": [member.name for member in members],
-        "data": _hashes(train_set, test_set),
-    }
-    make_folder(target.path)
-    with lock(target.lock_file, f"The run {target.name} is in use by another process."):
-        names = [word for member in members for word in ("--run", member.name)]
-        _open_run(target, spec, workspace.command("ensemble", *names, "--name", target.name))
-        ensemble_runs(target, members, train_set.labels)
-        _finish(workspace, target, test_set)
+    _average(workspace, target, members, train_set, test_set)
     return target
 
 
@@ -306,6 +325,100 @@ def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
     return rows
 
 
+@dataclass
+class _Plan:
+    """What is to be done for a run that is opened for training.
+
+    Attributes
+    ----------
+    run : Run
+        The run.
+    tasks : list of FoldTask
+        All its folds.
+    missing : set of int
+        The folds to train. What is there stays until its successor takes its place.
+    is_damaged : bool
+        Whether there are finished folds that have to be trained again.
+    """
+
+    run: Run
+    tasks: list[FoldTask]
+    missing: set[int]
+    is_damaged: bool
+
+    @classmethod
+    def make(cls, run: Run, tasks: list[FoldTask], is_new_split: bool, retrain: bool) -> _Plan:
+        """Look what is there; raise a `DataError` for what is damaged unless it may be trained again."""
+        trained = {task.fold for task in tasks if run.is_trained(task.fold)}
+        damaged = set()
+        if retrain:
+            damaged = {fold for fold in trained if is_new_split or not run.is_sound(fold)}
+        else:
+            for fold in sorted(trained):
+                run.check_fold(fold)
+        return cls(run, tasks, {task.fold for task in tasks} - trained | damaged, bool(damaged))
+
+    def jobs(self) -> list[Job]:
+        """Return the folds to train, and where they go."""
+        return [
+            Job(task, self.run.fold_folder(task.fold), self.run.log_file)
+            for task in self.tasks
+            if task.fold in self.missing
+        ]
+
+    def is_fresh(self) -> bool:
+        """Tell whether all is to be trained from its start."""
+        return len(self.missing) == len(self.tasks) and not any(map(self.run.is_begun, self.missing))
+
+
+def _check_options(seed: int, seeds: int, workers: int | None, dask: str | None, tensorboard: bool) -> None:
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise UsageError(f"{seeds} seeds cannot be trained.", f"Choose --seeds from 1 to {MOST_SEEDS:,}.")
+    for number in (seed, seed + seeds - 1):
+        if not 0 <= number < 2**32:
+            raise UsageError(f"{number} cannot be a seed.", f"Choose a whole number from 0 to {2**32 - 1}.")
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers cannot train anything.", "Choose --workers from 1.")
+    if tensorboard and find_spec("tensorboard") is None:
+        raise UsageError(
+            "TensorBoard is not installed.", "Install it with: pip install 'kaggle-digits[tensorboard]'."
+        )
+    if dask is None:
+        return
+    if find_spec("distributed") is None:
+        raise UsageError("Dask is not installed.", "Install it with: pip install 'kaggle-digits[dask]'.")
+    if workers is not None:
+        raise UsageError(
+            "With --dask, the cluster says how many folds are trained at a time.", "Leave --workers out."
+        )
+    if tensorboard:
+        raise UsageError(
+            "Events for TensorBoard can only be written by folds on this machine.",
+            "Leave out one of --tensorboard and --dask.",
+        )
+
+
+def _lock(run: Run) -> AbstractContextManager[None]:
+    return lock(run.lock_file, f"The run {run.name} is in use by another process.")
+
+
+def _average(
+    workspace: Workspace, target: Run, members: list[Run], train_set: LabelledDigits, test_set: UnlabelledDigits
+) -> None:
+    """Ensemble several runs into one of their own, and write its submission."""
+    spec = {
+        "competition": workspace.competition.name,
+        "members": [member.name for member in members],
+        "data": _hashes(train_set, test_set),
+    }
+    make_folder(target.path)
+    with _lock(target):
+        names = [word for member in members for word in ("--run", member.name)]
+        _open_run(target, spec, workspace.command("ensemble", *names, "--name", target.name))
+        ensemble_runs(target, members, train_set.labels)
+        _finish(workspace, target, test_set)
+
+
 def _recipe_words(run: Run) -> str:
     info = run.info()
     if "members" in info:
@@ -313,9 +426,10 @@ def _recipe_words(run: Run) -> str:
     return f"{info['preset']}, {info['folds']} folds, seed {info['seed']}"
 
 
-def _run_name(recipe: Recipe, preset: Recipe, seed: int) -> str:
-    """Return the name of a run that was not given one: preset, folds, seed and what differs from the preset."""
-    return "-".join([recipe.name, f"k{recipe.folds}", f"s{seed}", *_changes(recipe, preset)])
+def _run_name(recipe: Recipe, preset: Recipe, seed: int, seeds: int = 1) -> str:
+    """Return the name of a run that was not given one: preset, folds, seeds and what differs from the preset."""
+    numbers = f"s{seed}" if seeds == 1 else f"s{seed}..{seed + seeds - 1}"
+    return "-".join([recipe.name, f"k{recipe.folds}", numbers, *_changes(recipe, preset)])
 
 
 def _changes(recipe: Recipe, preset: Recipe) -> list[str]:
@@ -366,6 +480,9 @@ def _open_run(run: Run, spec: dict[str, Any], command: str) -> None:
             continue
         if key == "data":
             raise _other_data(run, value)
+        if key == "members" and set(found.get(key, value)) < set(value):
+            run.create(spec, shlex.split(command))  # more seeds of the same
+            return
         if key == "settings":
             differences = {k: (found[key].get(k), v) for k, v in value.items() if found[key].get(k) != v}
             key, (was, value) = next(iter(differences.items()))

@@ -96,7 +96,7 @@ class Run:
             "status": UNFINISHED,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": list(command),
-            "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES}},
+            "versions": versions(),
             "machine": {
                 "system": platform.platform(),
                 "processor": platform.processor() or platform.machine(),
@@ -330,6 +330,11 @@ def write_fold(folder: Path, result: FoldResult) -> None:
     )
     _write_whole(folder, dict(zip(_FOLD_FILES, contents, strict=True)), result.metrics)
     FoldCheckpoint(folder).discard()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a run depends on."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
 
 
 def find_run(workspace: Workspace, name: str | None = None) -> Run:

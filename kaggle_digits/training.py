@@ -43,7 +43,7 @@ class Checkpoint(Protocol):
 
 @dataclass(frozen=True)
 class Digits:
-    """All that the folds of a run are trained on.
+    """All that networks are trained on.
 
     Attributes
     ----------
@@ -51,19 +51,16 @@ class Digits:
         The training rows.
     labels : ndarray of uint8, shape (n,)
         Their digits.
-    folds : ndarray of uint8, shape (n,)
-        The fold that each row validates.
     test_images : ndarray of uint8, shape (m, 28, 28)
         The test rows, which have no labels.
     """
 
     images: UInt8
     labels: UInt8
-    folds: UInt8
     test_images: UInt8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FoldTask:
     """One fold to train.
 
@@ -77,6 +74,8 @@ class FoldTask:
         The run's; every random draw follows from it, the fold and the step.
     fold : int
         The rows of this fold are left out.
+    split : ndarray of uint8, shape (n,)
+        The fold that each training row validates.
     tensorboard : bool
         Whether events for TensorBoard are written beside the fold.
     """
@@ -85,7 +84,13 @@ class FoldTask:
     settings: Settings
     seed: int
     fold: int
+    split: UInt8
     tensorboard: bool = False
+
+    @property
+    def title(self) -> str:
+        """What to call it in a sentence."""
+        return f"fold {self.fold} of seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Progress:
 
     Attributes
     ----------
-    fold, epoch, epochs : int
+    seed, fold, epoch, epochs : int
         `epoch` counts from 1.
     done : float
         Share of the fold's steps, 0 to 1.
@@ -106,6 +111,7 @@ class Progress:
         Of training, in the epoch so far.
     """
 
+    seed: int
     fold: int
     epoch: int
     epochs: int
@@ -178,7 +184,7 @@ def train_fold(
 
     started = time.perf_counter()
     settings = task.settings
-    inside, outside = digits.folds != task.fold, digits.folds == task.fold
+    inside, outside = task.split != task.fold, task.split == task.fold
     form = settings.form_of(task.fold)
     bring = form_function(form)
     val_images, val_labels = bring(digits.images[outside]), digits.labels[outside]
@@ -256,6 +262,7 @@ def train_fold(
                 last_report = now
                 report(
                     Progress(
+                        seed=task.seed,
                         fold=task.fold,
                         epoch=epoch + 1,
                         epochs=settings.epochs,
@@ -274,7 +281,7 @@ def train_fold(
         val_softmax = predict(val_images[shown])
         if not np.isfinite(val_softmax).all():
             raise UsageError(
-                f"The training of fold {task.fold} diverged in epoch {epoch + 1}.",
+                f"The training of {task.title} diverged in epoch {epoch + 1}.",
                 "Choose a lower learning_rate with --set.",
             )
         history.append(
@@ -291,6 +298,7 @@ def train_fold(
         )
         report(
             Progress(
+                seed=task.seed,
                 fold=task.fold,
                 epoch=epoch + 1,
                 epochs=settings.epochs,

@@ -15,8 +15,9 @@ from kaggle_digits.errors import KaggleDigitsError
 def main() -> None:
     """Train what comes through the connection whose file descriptor is the first argument.
 
-    Message in: a `FoldTask`, the `Digits`, and the folder to write the fold to. Messages out: any number of
-    `Progress` and then None or the exception that ended it.
+    Message in: a `FoldTask`, the `Digits`, and the folder to write the fold to, or None where that is another
+    machine's. Messages out: any number of `Progress`, and then the exception that ended it, or None if the fold is
+    written, or else its `FoldResult`.
     """
     # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -28,15 +29,19 @@ def main() -> None:
 
     task, digits, folder = connection.recv()
     try:
-        callbacks = [tensorboard_callback(folder)] if task.tensorboard else []
-        write_fold(folder, train_fold(task, digits, connection.send, FoldCheckpoint(folder), callbacks))
+        if folder is None:
+            outcome = train_fold(task, digits, connection.send)
+        else:
+            callbacks = [tensorboard_callback(folder)] if task.tensorboard else []
+            write_fold(folder, train_fold(task, digits, connection.send, FoldCheckpoint(folder), callbacks))
+            outcome = None
     except KaggleDigitsError as error:
         connection.send(error)
     except Exception as error:
         traceback.print_exc()  # into workers.log
-        connection.send(RuntimeError(f"fold {task.fold}: {type(error).__name__}, see workers.log of the run"))
+        connection.send(RuntimeError(f"{task.title}: {type(error).__name__}, see workers.log of the run"))
     else:
-        connection.send(None)
+        connection.send(outcome)
 
 
 def _end_with_parent() -> None:

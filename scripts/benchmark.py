@@ -102,8 +102,8 @@ else:
     recipe = find_recipe(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
     model = recipe.network(recipe.settings)
     folds = np.r_[np.zeros(20, np.uint8), np.ones(rows - 20, np.uint8)]
-    task = FoldTask(name, recipe.settings, 0, 0)
-    speed = train_fold(task, Digits(images, labels, folds, images[:20])).history[-1]["images_per_second"]
+    task = FoldTask(name, recipe.settings, 0, 0, folds)
+    speed = train_fold(task, Digits(images, labels, images[:20])).history[-1]["images_per_second"]
     if recipe.settings.augments:
         batch = tf.constant(images[:64, ..., None], tf.float32)
         deform = tf.function(lambda seed: augment(batch, recipe.settings, tf.constant(1.0), seed))

@@ -21,6 +21,7 @@ from conftest import SMALL, competition_files, csv_bytes, full_disk, small_digit
 from kaggle_digits import Workspace, download, ensemble, executors, find_run, list_runs, train
 from kaggle_digits.data import load_train
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
+from kaggle_digits.executors import Job
 from kaggle_digits.files import lock
 from kaggle_digits.metrics import accuracy
 from kaggle_digits.pipeline import summarise_runs
@@ -132,9 +133,9 @@ def test_only_what_is_missing_is_trained(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     shutil.rmtree(run.fold_folder(1))
-    finished: list[int] = []
+    finished: list[FoldTask] = []
     quick(trained, run="one", on_finished=finished.append)
-    assert finished == [1]
+    assert [task.fold for task in finished] == [1]
     after = files_of(run)
     assert all(after[name] == before[name] for name in before if name.startswith("fold-0"))
     # One thread and seeds of its own: what is trained again is the same again.
@@ -156,10 +157,13 @@ def test_a_fault_at_each_write_of_the_parent_loses_nothing(
     finished = find_run(trained, "one")
     copied: list[int] = []
 
-    def copy_folds(tasks: list[FoldTask], digits: object, folder_of: Callable[[int], Path], *rest: object) -> None:
-        for task in tasks:
-            shutil.copytree(finished.fold_folder(task.fold), folder_of(task.fold))
-            copied.append(task.fold)
+    def copy_folds(
+        jobs: list[Job], digits: object, workers: object, on_progress: object, on_finished: Callable, *rest: object
+    ) -> None:
+        for job in jobs:
+            shutil.copytree(finished.fold_folder(job.task.fold), job.folder)
+            copied.append(job.task.fold)
+            on_finished(job.task)
 
     monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", copy_folds)
     writes = []
@@ -254,16 +258,16 @@ def test_a_damaged_artefact_is_named_and_only_retrained_on_demand(
         path.unlink()
     with pytest.raises(DataError, match=f"fold-1/{name} is"):
         quick(trained, run="one")
-    finished: list[int] = []
+    finished: list[FoldTask] = []
     quick(trained, run="one", retrain=True, on_finished=finished.append)
-    assert finished == [1]
+    assert [task.fold for task in finished] == [1]
     assert files_of(run)["ensemble/test_softmax.npy"] == before["ensemble/test_softmax.npy"]
 
 
 def test_retrain_without_damage_trains_all(trained: Workspace) -> None:
-    finished: list[int] = []
+    finished: list[FoldTask] = []
     quick(trained, run="one", retrain=True, on_finished=finished.append)
-    assert sorted(finished) == [0, 1]
+    assert sorted(task.fold for task in finished) == [0, 1]
 
 
 def test_a_run_in_use(trained: Workspace) -> None:
@@ -295,7 +299,7 @@ def test_a_worker_that_always_dies_ends_its_fold_alone(
             for process in worker_processes():
                 os.kill(process, signal.SIGKILL)
 
-    with pytest.raises(KaggleDigitsError, match="worker of fold 0 died 2 times, the last by signal 9"):
+    with pytest.raises(KaggleDigitsError, match=r"worker of fold 0 of seed 0 died by signal 9\."):
         quick(workspace, run="shot", settings=SMALL | {"epochs": "4"}, workers=1, on_progress=kill_fold_0)
     run = find_run(workspace, "shot")
     assert run.is_trained(1)

@@ -298,12 +298,14 @@ def test_json_that_is_too_deep(workspace: Workspace) -> None:
 
 def run_folds(folder: Path, log_file: Path, folds: int) -> None:
     """Train folds in processes as a run does, with digits that nobody looks at."""
-    tasks = [FoldTask("lenet", find_recipe("lenet").settings, 0, fold) for fold in range(folds)]
     nothing = np.zeros(0, np.uint8)
-    digits = Digits(nothing, nothing, nothing, nothing)
-    executors.train_in_processes(
-        tasks, digits, lambda fold: folder / str(fold), log_file, 1, lambda progress: None, lambda fold: None
-    )
+    settings = find_recipe("lenet").settings
+    jobs = [
+        executors.Job(FoldTask("lenet", settings, 0, fold, nothing), folder / str(fold), log_file)
+        for fold in range(folds)
+    ]
+    digits = Digits(nothing, nothing, nothing)
+    executors.train_in_processes(jobs, digits, 1, lambda progress: None, lambda task: None, lambda sentence: None)
 
 
 def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
@@ -319,12 +321,12 @@ def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
         (
             {2: UsageError("Fold 2 diverged.", "Slower."), 3: WriteError("Full.", "Tidy up.")},
             UsageError,
-            r"^Fold 2 diverged\. Fold 3 failed too\. Slower\.$",
+            r"^Fold 2 diverged\. Also failed: fold 3 of seed 0\. Slower\.$",
         ),
         (
             {0: RuntimeError("fold 0: KeyError"), 2: WriteError("Full.", "Tidy up."), 3: RuntimeError("no")},
             RuntimeError,
-            r"^fold 0: KeyError\. Folds 2, 3 failed too\.$",
+            r"^fold 0: KeyError\. Also failed: fold 2 of seed 0, fold 3 of seed 0\.$",
         ),
     ],
 )
@@ -338,17 +340,21 @@ def test_all_folds_that_failed_are_named(
     """Workers are played by objects that answer at once."""
 
     class Worker:
-        def __init__(self) -> None:
-            self.connection, self.theirs = executors.multiprocessing.Pipe()
+        gpu = ""
 
-        def send(self, message: tuple[FoldTask, Digits, Path]) -> None:
-            self.theirs.send(errors.get(message[0].fold))
+        def __init__(self, task: FoldTask) -> None:
+            self.task = task
+            self.connection, self.theirs = executors.multiprocessing.Pipe()
+            self.theirs.send(None)
+
+        def receive(self) -> Exception | None:
+            return errors.get(self.task.fold)
 
         def stop(self) -> None:
             self.connection.close()
             self.theirs.close()
 
-    monkeypatch.setattr(executors._Worker, "start", lambda log: Worker())
+    monkeypatch.setattr(executors.WorkerProcess, "start", lambda task, *rest: Worker(task))
     with pytest.raises(kind, match=message) as caught:
         run_folds(tmp_path, tmp_path / "workers.log", 4)
     assert type(caught.value) is kind

@@ -36,7 +36,7 @@ SELECTIVE = Settings(epochs=4, batch_size=8, learning_rate=1, hard_rows=0.2, oth
 @pytest.fixture(scope="module")
 def digits() -> Digits:
     images, labels = small_digits(120)
-    return Digits(images, labels, make_folds(labels, 3, 0), small_digits(20, seed=1)[0])
+    return Digits(images, labels, small_digits(20, seed=1)[0])
 
 
 def tiny_network(settings: Settings) -> keras.Model:
@@ -57,13 +57,13 @@ def tiny_network(settings: Settings) -> keras.Model:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def task() -> Iterator[FoldTask]:
+def task(digits: Digits) -> Iterator[FoldTask]:
     """A task with all that has a state: dropout, batch normalisation, the optimiser, hard rows, a ramp."""
     recipe = find_recipe("default").with_settings({"epochs": 4, "batch_size": 16, "dropout": 0.5})
     recipe = replace(recipe, network=tiny_network)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kaggle_digits.training.find_recipe", lambda preset: recipe)
-        yield FoldTask(recipe.name, recipe.settings, seed=3, fold=1)
+        yield FoldTask(recipe.name, recipe.settings, seed=3, fold=1, split=make_folds(digits.labels, 3, 0))
 
 
 @pytest.fixture(scope="module")

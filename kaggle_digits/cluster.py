@@ -1,0 +1,319 @@
+"""Where folds run: the workers of a Dask cluster, on any number of machines."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from kaggle_digits.errors import NetworkError, UsageError
+from kaggle_digits.executors import Job, WorkerDiedError, WorkerProcess, raise_failures
+from kaggle_digits.files import write_errors
+from kaggle_digits.runs import versions, write_fold
+from kaggle_digits.training import Digits, FoldResult, FoldTask, Progress
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+CONNECT_SECONDS = 10
+PATIENCE = 60.0
+"""Seconds to wait for a worker while there is none."""
+TRIES = 4
+"""How often a fold is begun that its workers do not finish: a machine may leave for reasons of its own."""
+LOOK_SECONDS = 1.0
+"""Between two looks at which workers there are, and at whether a fold is still wanted."""
+
+
+def train_on_dask(
+    jobs: Sequence[Job],
+    digits: Digits,
+    address: str,
+    on_progress: Callable[[Progress], None],
+    on_finished: Callable[[FoldTask], None],
+    on_notice: Callable[[str], None],
+) -> None:
+    """Train folds on the workers of a Dask cluster, as many on each as it has threads, and write them here.
+
+    Dask knows the workers, moves the rows and the results, and notices who is gone; which worker trains which fold
+    is decided here, so that none is given to a worker with other versions, and a worker that joins late gets some.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        The folds to train. Their checkpoints, if any, are not used.
+    digits : Digits
+        The rows, sent once to each worker.
+    address : str
+        The scheduler's, such as ``tcp://10.0.0.1:8786``.
+    on_progress, on_finished, on_notice : callable
+        Told of each `Progress`, of each fold that is finished, and in a sentence of what else a person should
+        know.
+
+    Raises
+    ------
+    NetworkError
+        If there is no scheduler, it is gone, or there is no worker for `PATIENCE` seconds.
+    UsageError
+        If no worker has the versions that are here.
+    KaggleDigitsError
+        What ended a fold, after all others have run; it names the others that failed.
+    RuntimeError
+        For a fault of ours; the traceback is in the log file.
+    """
+    waiting, tries = deque(jobs), Counter[Job]()
+    running: dict[Future, tuple[Job, str]] = {}
+    failures: dict[Job, Exception] = {}
+    with _connected(address) as client:
+        crew = _Crew(client, address, digits, on_notice)
+        while waiting or running:
+            crew.look()
+            while waiting and (worker := crew.find_free([busy for _, busy in running.values()])):
+                job = waiting.popleft()
+                tries[job] += 1
+                future = client.submit(
+                    _train_here, job.task, crew.rows[worker], crew.topic, workers=[worker], pure=False
+                )
+                future.add_done_callback(crew.events.put)
+                running[future] = job, worker
+            with suppress(Empty):
+                event = crew.events.get(timeout=LOOK_SECONDS)
+                if isinstance(event, Progress):
+                    on_progress(event)
+                    continue
+                crew.check_scheduler()
+                job, worker = running.pop(event)
+                outcome, log = _outcome(event, job, worker)
+                with write_errors(job.log_file), open(job.log_file, "ab") as stream:
+                    stream.write(log)
+                if isinstance(outcome, FoldResult):
+                    write_fold(job.folder, outcome)
+                    on_finished(job.task)
+                elif isinstance(outcome, WorkerDiedError) and tries[job] < TRIES:
+                    on_notice(f"{outcome.problem} It is begun once more.")
+                    waiting.append(job)
+                else:
+                    failures[job] = outcome
+    raise_failures(failures)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Client]:
+    """Yield a client of the scheduler, and let Dask say nothing itself meanwhile."""
+    from distributed import Client
+
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of other versions we tell in our own words
+                client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        except Exception as error:  # whatever listens there may answer anything
+            raise NetworkError(
+                f"There is no Dask scheduler at {address}: {error}.",
+                "Start one with the command: dask scheduler; it prints its address.",
+            ) from error
+        with client:
+            try:
+                yield client
+            except (OSError, CancelledError) as error:
+                if client.status == "running":
+                    raise
+                raise _gone(address) from error
+    finally:
+        logger.setLevel(level)
+
+
+def _gone(address: str) -> NetworkError:
+    return NetworkError(
+        f"The Dask scheduler at {address} is gone.",
+        "Start it and its workers, then run the same command again; the finished folds stay.",
+    )
+
+
+@dataclass
+class _Crew:
+    """The workers that may train: those that have the versions that are here, each with the rows.
+
+    Attributes
+    ----------
+    client : distributed.Client
+        The connection to the scheduler.
+    address : str
+        The scheduler's.
+    digits : Digits
+        The rows.
+    on_notice : callable
+        Told of workers that are refused, and of waiting for one.
+    topic : str
+        Under which workers tell of their progress.
+    events : queue.SimpleQueue
+        Gets each `Progress`, and each future that is done.
+    threads : dict of str to int
+        The crew: how many folds at a time each worker trains, by its address.
+    rows : dict of str to Future
+        The rows, as they are at each worker.
+    """
+
+    client: Client
+    address: str
+    digits: Digits
+    on_notice: Callable[[str], None]
+    topic: str = field(default_factory=lambda: f"kaggle-digits-{uuid4()}")
+    events: SimpleQueue[Any] = field(default_factory=SimpleQueue)
+    threads: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, Future] = field(default_factory=dict)
+    _refused: dict[str, str] = field(default_factory=dict)
+    _looked: float = 0.0
+    _alone_since: float | None = None
+
+    def look(self) -> None:
+        """Look which workers there are, not too often: admit or refuse the new ones, forget those that are gone.
+
+        Raises
+        ------
+        NetworkError, UsageError
+            If the scheduler is gone, or there has been no worker to train with for too long.
+        """
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        found = {a: worker["nthreads"] for a, worker in self.client.scheduler_info()["workers"].items()}
+        self.check_scheduler()
+        self.threads = {
+            address: threads
+            for address, threads in found.items()
+            if address in self.rows and self._has_rows(address)
+        }
+        new = [address for address in found if address not in self.threads and address not in self._refused]
+        if new:
+            self._admit(new)
+            self.threads |= {address: found[address] for address in new if address in self.rows}
+        self.rows = {address: rows for address, rows in self.rows.items() if address in self.threads}
+        self._refused = {address: why for address, why in self._refused.items() if address in found}
+        self._wait_for_workers(now)
+
+    def check_scheduler(self) -> None:
+        """Raise a `NetworkError` if the scheduler is gone."""
+        if self.client.status != "running":
+            raise _gone(self.address)
+
+    def find_free(self, busy: Sequence[str]) -> str | None:
+        """Return a worker with a thread to spare, given those that are busy, once for each fold."""
+        folds = Counter(busy)
+        spare = {a: threads - folds[a] for a, threads in self.threads.items() if self._has_rows(a)}
+        best = max(spare, key=lambda address: spare[address], default=None)
+        return best if best is not None and spare[best] > 0 else None
+
+    def _has_rows(self, address: str) -> bool:
+        """Tell whether the rows are still at a worker: when it is gone, they are too."""
+        return bool(self.rows[address].status == "finished")
+
+    def _admit(self, new: list[str]) -> None:
+        ours = _all_versions()
+        for address, theirs in self.client.run(_all_versions, workers=new, on_error="return").items():
+            if isinstance(theirs, OSError):
+                continue  # gone before it could answer; if not, it will be asked again
+            if why := _differences(theirs, ours):
+                self._refused[address] = f"The Dask worker {address} {why}"
+                self.on_notice(f"{self._refused[address]}: it gets no fold.")
+            else:
+                with suppress(OSError):
+                    self.rows[address] = self.client.scatter(self.digits, workers=[address], hash=False)
+        # Once more for every newcomer, since a connection that was lost in between has lost this too.
+        self.client.subscribe_topic(self.topic, self._take_event)
+
+    def _take_event(self, event: tuple[float, dict[str, Any]]) -> None:
+        _, message = event
+        message.pop("worker")
+        self.events.put(Progress(**message))
+
+    def _wait_for_workers(self, now: float) -> None:
+        if self.threads:
+            self._alone_since = None
+            return
+        if self._alone_since is None:
+            self._alone_since = now
+            self.on_notice(f"No worker to train with at {self.address}: waiting for {PATIENCE:.0f} s at most.")
+        if now - self._alone_since < PATIENCE:
+            return
+        if self._refused:
+            raise UsageError(
+                f"{next(iter(self._refused.values()))}, and there is no other to train with.",
+                "Install the same versions there, then run the same command again.",
+            )
+        raise NetworkError(
+            f"The Dask scheduler at {self.address} has had no worker for {PATIENCE:.0f} s.",
+            f"Start some with: dask worker {self.address}; then run the same command again; "
+            "the finished folds stay.",
+        )
+
+
+def _all_versions() -> dict[str, str]:
+    """Return what has to be the same at all workers; of Python, not the third number."""
+    found = versions()
+    python = ".".join(found["python"].split(".")[:2])
+    return found | {"python": python, "distributed": version("distributed")}
+
+
+def _differences(theirs: dict[str, str] | Exception, ours: dict[str, str]) -> str:
+    """Say what keeps a worker from training folds of one run with others; nothing if nothing does."""
+    if isinstance(theirs, Exception):
+        return f"cannot run kaggle-digits ({theirs})"
+    others = [f"{name} {theirs[name]} (here {wanted})" for name, wanted in ours.items() if theirs[name] != wanted]
+    return f"has {', '.join(others)}" if others else ""
+
+
+def _outcome(future: Future, job: Job, worker: str) -> tuple[FoldResult | Exception, bytes]:
+    """Return what became of a fold, and what was printed."""
+    try:
+        outcome: tuple[FoldResult | Exception, bytes] = future.result()
+    except CancelledError:
+        gone = WorkerDiedError(
+            f"The Dask worker {worker}, which trained {job.task.title}, is gone.",
+            "Run the same command again; the finished folds stay.",
+        )
+        return gone, b""
+    except Exception as error:
+        return RuntimeError(f"{job.task.title} at {worker}: {type(error).__name__}: {error}"), b""
+    return outcome
+
+
+def _train_here(task: FoldTask, digits: Digits, topic: str) -> tuple[FoldResult | Exception, bytes]:
+    """Train a fold in a process of its own, as on the parent's machine, while the fold is wanted.
+
+    Runs in a thread of a Dask worker, which nobody can stop from outside: that the parent is gone, or has no more
+    need of the fold, it has to notice by itself.
+    """
+    from distributed import get_worker
+
+    here = get_worker()
+    key = here.get_current_task()
+    with tempfile.TemporaryFile() as log:
+        process = WorkerProcess.start(task, digits, None, log)
+        try:
+            while True:
+                if process.connection.poll(LOOK_SECONDS):
+                    message = process.receive()
+                    if not isinstance(message, Progress):
+                        break
+                    here.log_event(topic, asdict(message))
+                state = here.state.tasks.get(key)
+                if state is None or state.state != "executing":
+                    raise CancelledError
+        finally:
+            process.stop()
+        log.seek(0)
+        return message, log.read()
