@@ -1,6 +1,6 @@
 """Measure the package beside what else there is, in one run, on this machine.
 
-    python scripts/benchmark.py [--quick] [--mnist-dir DIR] [--root DIR]
+    python scripts/benchmark.py [--quick] [--mnist-dir DIR] [--root DIR] [--only PART ...]
 
 On `rehearsal-full` where MNIST's IDX files are at hand, else (and with --quick) on `rehearsal`. Machines are
 noisy: what is compared runs in turn, and each figure is a median with its range. With --root, the finished and
@@ -14,12 +14,15 @@ import json
 import os
 import platform
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -203,6 +206,67 @@ def measure_training(workspace: Workspace, rows: int) -> None:
     print(f"  fast on two cores: {sum(b['speed'] for b in both) / alone['fast']['speed']:.2f} times one")
 
 
+class Counting:
+    """A port that passes on to another one, and counts bytes."""
+
+    def __init__(self, port: int) -> None:
+        self.up, self.down = 0, 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._accept, args=[port], daemon=True).start()
+
+    def _accept(self, port: int) -> None:
+        while True:
+            near = self._server.accept()[0]
+            far = socket.create_connection(("127.0.0.1", port))
+            threading.Thread(target=self._pass_on, args=[near, far, "up"], daemon=True).start()
+            threading.Thread(target=self._pass_on, args=[far, near, "down"], daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 20):
+                setattr(self, direction, getattr(self, direction) + len(data))
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+
+def measure_where(workspace: Workspace, rounds: int, settings: tuple[str, ...]) -> None:
+    """Time the whole command with one worker, with two, and with two workers of a Dask cluster, in turn."""
+    folds, port = 6, 18786
+    print(f"Where folds run: fast, {folds} folds, {workspace.competition.name} {' '.join(settings)}")
+    dask, quiet = [sys.executable, "-m", "dask"], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    worker = ["worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"]
+    cluster = [subprocess.Popen([*dask, *words], **quiet) for words in (scheduler, worker, worker)]
+    counting = Counting(port)
+    time.sleep(10)
+    ways = {
+        "one worker": ("--workers", "1"),
+        "two workers": ("--workers", "2"),
+        "two Dask workers": ("--dask", counting.address),
+    }
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    try:
+        for number in range(rounds):
+            for way, options in ways.items():
+                command = [BIN / "kaggle-digits", "--competition", workspace.competition.name]
+                command += ["--root", workspace.root, "train", "--preset", "fast", "--run", f"{way} {number}"]
+                started = time.perf_counter()
+                subprocess.run([*command, *options, *settings], check=True, capture_output=True)
+                times[way].append(time.perf_counter() - started)
+    finally:
+        for process in reversed(cluster):
+            process.terminate()
+    for way, taken in times.items():
+        print(
+            f"  {way:18} {statistics.median(taken):6.1f} s   ({min(taken):.1f} to {max(taken):.1f}, {rounds} runs)"
+        )
+    one, two, remote = (statistics.median(times[way]) for way in ways)
+    print(f"  two workers: {one / two:.2f} times one; Dask: {remote / two - 1:+.1%} against two workers here")
+    sent, came = (count / rounds / 1e6 for count in (counting.up, counting.down))
+    print(f"  bytes a run: {sent:.1f} MB sent to 2 workers, {came:.1f} MB came back, {came / folds:.2f} MB a fold")
+
+
 def draw_runs(root: Path) -> None:
     """Print and draw the finished, scored runs of `rehearsal-full` below `root`: score against time."""
     from matplotlib.figure import Figure
@@ -245,6 +309,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--mnist-dir", type=Path, default=os.environ.get("KAGGLE_DIGITS_MNIST_DIR"))
     parser.add_argument("--root", type=Path)
+    parser.add_argument("--only", nargs="+", choices=("memory", "start", "loading", "training", "where"))
     arguments = parser.parse_args()
     packages = ("kaggle-digits", "tensorflow", "keras", "pandas", "pyarrow", "kaggle")
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
@@ -255,11 +320,16 @@ def main() -> None:
         fetch = ("--competition", workspace.competition.name, "--root", root, "download")
         mnist = ("--mnist-dir", str(arguments.mnist_dir)) if full else ()
         subprocess.run([BIN / "kaggle-digits", *fetch, *mnist], check=True, capture_output=True)
-        # First, for a process counts what its parent held when it was started.
-        measure_memory(workspace, "fast")
-        measure_start(3 if arguments.quick else 10)
-        measure_loading(3 if arguments.quick else 5, workspace)
-        measure_training(workspace, 3_000 if arguments.quick else 8_000)
+        parts: dict[str, Callable[[], None]] = {
+            # First, for a process counts what its parent held when it was started.
+            "memory": lambda: measure_memory(workspace, "fast"),
+            "start": lambda: measure_start(3 if arguments.quick else 10),
+            "loading": lambda: measure_loading(3 if arguments.quick else 5, workspace),
+            "training": lambda: measure_training(workspace, 3_000 if arguments.quick else 8_000),
+            "where": lambda: measure_where(workspace, 1, ("--set", "epochs=3") if arguments.quick else ()),
+        }
+        for name in arguments.only or parts:
+            parts[name]()
     if arguments.root:
         draw_runs(arguments.root)
 
