@@ -85,24 +85,26 @@ def train_on_dask(
                 )
                 future.add_done_callback(crew.events.put)
                 running[future] = job, worker
-            with suppress(Empty):
+            try:
                 event = crew.events.get(timeout=LOOK_SECONDS)
-                if isinstance(event, Progress):
-                    on_progress(event)
-                    continue
-                crew.check_scheduler()
-                job, worker = running.pop(event)
-                outcome, log = _outcome(event, job, worker)
-                with write_errors(job.log_file), open(job.log_file, "ab") as stream:
-                    stream.write(log)
-                if isinstance(outcome, FoldResult):
-                    write_fold(job.folder, outcome)
-                    on_finished(job.task)
-                elif isinstance(outcome, WorkerDiedError) and tries[job] < TRIES:
-                    on_notice(f"{outcome.problem} It is begun once more.")
-                    waiting.append(job)
-                else:
-                    failures[job] = outcome
+            except Empty:
+                continue
+            if isinstance(event, Progress):
+                on_progress(event)
+                continue
+            crew.check_scheduler()
+            job, worker = running.pop(event)
+            outcome, log = _outcome(event, job, worker)
+            with write_errors(job.log_file), open(job.log_file, "ab") as stream:
+                stream.write(log)
+            if isinstance(outcome, FoldResult):
+                write_fold(job.folder, outcome)
+                on_finished(job.task)
+            elif isinstance(outcome, WorkerDiedError) and tries[job] < TRIES:
+                on_notice(f"{outcome.problem} It is begun once more.")
+                waiting.append(job)
+            else:
+                failures[job] = outcome
     raise_failures(failures)
 
 
@@ -190,7 +192,8 @@ class _Crew:
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
-        found = {a: worker["nthreads"] for a, worker in self.client.scheduler_info()["workers"].items()}
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        found = {address: worker["nthreads"] for address, worker in workers.items()}
         self.check_scheduler()
         self.threads = {
             address: threads

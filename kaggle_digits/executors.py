@@ -232,7 +232,10 @@ class WorkerProcess:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         remedy = "See workers.log of the run, then run the same command again; the finished folds stay."
         if code == -9:
-            remedy = "If memory ran out, use fewer workers with --workers, and run the same command again."
+            remedy = (
+                "If memory ran out, train fewer folds at a time (--workers, or fewer threads a Dask worker), "
+                "and run the same command again."
+            )
         return WorkerDiedError(f"The worker of {self.task.title} died by {how}.", remedy)
 
 

@@ -20,6 +20,8 @@ from kaggle_digits.competition import PIXEL_COLUMNS
 # As workers have it, so that what tests train in their own process is the same every time.
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
+
 SMALL = {"epochs": "1", "batch_size": "20"}
 """Settings under which a fold of the small digits trains in a moment."""
 
@@ -94,6 +96,31 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def worker_processes(parent: int | None = None) -> set[int]:
+    """Return the workers of a process, ours by default."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes()
+            ppid = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        if (
+            b"kaggle_digits.worker" in command
+            and ppid == (parent or os.getpid())
+            and not is_zombie(int(path.name))
+        ):
+            found.add(int(path.name))
+    return found
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 @pytest.fixture

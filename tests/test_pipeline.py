@@ -16,7 +16,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, competition_files, csv_bytes, full_disk, small_digits, write_files
+from conftest import (
+    SMALL,
+    competition_files,
+    csv_bytes,
+    full_disk,
+    is_zombie,
+    needs_proc,
+    small_digits,
+    worker_processes,
+    write_files,
+)
 
 from kaggle_digits import Workspace, download, ensemble, executors, find_run, list_runs, train
 from kaggle_digits.data import load_train
@@ -28,8 +38,6 @@ from kaggle_digits.pipeline import summarise_runs
 from kaggle_digits.runs import Run
 from kaggle_digits.submission import submission_file
 from kaggle_digits.training import FoldTask
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 
 FILES = {
     "run.json",
@@ -226,6 +234,9 @@ def test_a_run_of_other_data_is_refused(trained: Workspace) -> None:
         ({"folds": 0}, "--folds from 2"),
         ({"seed": -1}, "cannot be a seed"),
         ({"seed": 2**32}, "cannot be a seed"),
+        ({"seed": 2**32 - 1, "seeds": 2}, "4294967296 cannot be a seed"),
+        ({"seeds": 0}, "--seeds from 1 to 1,000"),
+        ({"seeds": 1_001}, "--seeds from 1 to 1,000"),
         ({"workers": 0}, "--workers from 1"),
         ({"run": "../elsewhere"}, "cannot be the name of a run"),
         ({"run": ".hidden"}, "cannot be the name of a run"),
@@ -329,31 +340,6 @@ def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
         time.sleep(0.05)
 
 
-def worker_processes(parent: int | None = None) -> set[int]:
-    """Return the workers of a process, ours by default."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (path / "cmdline").read_bytes()
-            ppid = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            continue
-        if (
-            b"kaggle_digits.worker" in command
-            and ppid == (parent or os.getpid())
-            and not is_zombie(int(path.name))
-        ):
-            found.add(int(path.name))
-    return found
-
-
-def is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
-
-
 def test_an_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
     both = ensemble(trained, ["one", "two"])
     assert both.name == "one+two"
@@ -364,6 +350,58 @@ def test_an_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
     assert list_runs(trained)[0] == both
     assert ensemble(trained, ["one+two"]) == both
     assert ensemble(trained, ["one", "two"], name="both").name == "both"
+
+
+def test_several_seeds_become_sibling_runs_and_their_mean(trained: Workspace) -> None:
+    started: list[tuple[str, int, int]] = []
+    finished: list[tuple[int, int]] = []
+    mean = quick(
+        trained,
+        seeds=2,
+        on_start=lambda run, tasks, missing: started.append((run.name, len(tasks), len(missing))),
+        on_finished=lambda task: finished.append((task.seed, task.fold)),
+    )
+    names = [f"lenet-k2-s{seed}-epochs=1-batch_size=20" for seed in range(3)]
+    assert mean.name == "lenet-k2-s0..1-epochs=1-batch_size=20"
+    assert list_runs(trained)[0] == mean  # the latest, which `submit` takes
+    assert started == [(mean.name, 4, 4)]
+    assert sorted(finished) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    one, two = (find_run(trained, name) for name in names[:2])
+    for sibling, alone in ((one, "one"), (two, "two")):
+        assert sibling.info()["status"] == "finished"
+        np.testing.assert_array_equal(sibling.test_softmax(), find_run(trained, alone).test_softmax())
+        assert submission_file(trained, sibling.name).read_bytes() == submission_file(trained, alone).read_bytes()
+    np.testing.assert_allclose(mean.test_softmax(), (one.test_softmax() + two.test_softmax()) / 2, atol=1e-6)
+    assert mean.info()["members"] == names[:2]
+    finished.clear()
+    more = quick(trained, seeds=3, on_finished=lambda task: finished.append((task.seed, task.fold)))
+    assert sorted(finished) == [(2, 0), (2, 1)]
+    assert more.info()["members"] == names
+
+
+def test_a_named_mean_may_grow_but_not_shrink(trained: Workspace) -> None:
+    for name in ("it-s0", "it-s1"):  # as if they had been trained under these names
+        shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
+    done: list[FoldTask] = []
+    mean = quick(trained, run="it", seeds=2, on_finished=done.append)
+    assert not done
+    assert (mean.name, mean.info()["members"]) == ("it", ["it-s0", "it-s1"])
+    shutil.copytree(trained.runs / "two", trained.runs / "third")
+    grown = ensemble(trained, ["it-s0", "it-s1", "third"], name="it")
+    assert grown.info()["members"] == ["it-s0", "it-s1", "third"]
+    with pytest.raises(UsageError, match="has another recipe: its members"):
+        quick(trained, run="it", seeds=2)
+
+
+def test_retrain_of_several_seeds_trains_what_is_damaged_alone(trained: Workspace) -> None:
+    for name in ("it-s0", "it-s1"):
+        shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
+    (trained.runs / "it-s1" / "fold-0" / "model.keras").unlink()
+    with pytest.raises(DataError, match=r"it-s1/fold-0/model\.keras is missing"):
+        quick(trained, run="it", seeds=2)
+    finished: list[tuple[int, int]] = []
+    quick(trained, run="it", seeds=2, retrain=True, on_finished=lambda t: finished.append((t.seed, t.fold)))
+    assert finished == [(1, 0)]
 
 
 def test_ensembling_a_run_again_gives_the_same(trained: Workspace) -> None:

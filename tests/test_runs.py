@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import competition_files, write_files
+from conftest import competition_files, needs_proc, write_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -296,7 +297,7 @@ def test_json_that_is_too_deep(workspace: Workspace) -> None:
         Run(workspace.runs / "one").info()
 
 
-def run_folds(folder: Path, log_file: Path, folds: int) -> None:
+def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1) -> None:
     """Train folds in processes as a run does, with digits that nobody looks at."""
     nothing = np.zeros(0, np.uint8)
     settings = find_recipe("lenet").settings
@@ -305,7 +306,9 @@ def run_folds(folder: Path, log_file: Path, folds: int) -> None:
         for fold in range(folds)
     ]
     digits = Digits(nothing, nothing, nothing)
-    executors.train_in_processes(jobs, digits, 1, lambda progress: None, lambda task: None, lambda sentence: None)
+    executors.train_in_processes(
+        jobs, digits, workers, lambda progress: None, lambda task: None, lambda sentence: None
+    )
 
 
 def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
@@ -372,3 +375,81 @@ def test_a_container_gets_the_workers_it_can_hold(
     monkeypatch.setattr(executors.os, "sched_getaffinity", lambda _: range(4), raising=False)
     monkeypatch.setattr(executors.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2_000_000)
     assert executors.default_workers(10) == workers
+
+
+FAKE_TENSORFLOW = """
+import os
+class config:
+    def list_physical_devices(kind):
+        return list(range(int(os.environ["PLAYED_GPUS"]))) if kind == "GPU" else []
+"""
+
+
+@pytest.mark.parametrize(
+    ("usable", "visible", "found"),
+    [
+        (2, None, ["0", "1"]),
+        (2, "3,5", ["3", "5"]),
+        (1, "GPU-8932f937,GPU-46309b10", ["GPU-8932f937"]),
+        (0, None, []),
+        (0, "", []),
+    ],
+)
+def test_gpus_are_found_by_asking_tensorflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, visible: str | None, found: list[str]
+) -> None:
+    write_files(tmp_path / "bin", {"nvidia-smi": b"#!/bin/sh\n"})
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    write_files(tmp_path / "played", {"tensorflow.py": FAKE_TENSORFLOW.encode()})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "played"))
+    monkeypatch.setenv("PLAYED_GPUS", str(usable))
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv("PATH", os.defpath)
+    assert executors.find_gpus() == []  # nobody to ask
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert executors.find_gpus() == found
+
+
+def test_each_worker_gets_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are played by a process that tells which GPUs it sees."""
+    busy: list[str] = []
+    seen: list[str] = []
+
+    class Worker:
+        def __init__(self, gpu: str) -> None:
+            assert gpu not in busy
+            busy.append(gpu)
+            seen.append(gpu)
+            self.gpu = gpu
+            self.connection, self.theirs = executors.multiprocessing.Pipe()
+            self.theirs.send(None)
+
+        def receive(self) -> None:
+            return None
+
+        def stop(self) -> None:
+            busy.remove(self.gpu)
+            self.connection.close()
+            self.theirs.close()
+
+    monkeypatch.setattr(executors, "find_gpus", lambda: ["3", "5"])
+    monkeypatch.setattr(executors.WorkerProcess, "start", lambda *rest: Worker(rest[-1]))
+    run_folds(tmp_path, tmp_path / "workers.log", 5, workers=None)
+    assert len(seen) == 5
+    assert set(seen) == {"3", "5"}
+    assert executors.default_workers(5, gpus=2) == 2
+    assert executors.default_workers(1, gpus=2) == 1
+
+
+@needs_proc
+def test_a_worker_sees_its_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    nothing = np.zeros(0, np.uint8)
+    task = FoldTask("lenet", find_recipe("lenet").settings, 0, 0, nothing)
+    for gpu, visible in (("5", "5"), ("", "3,5")):
+        with open(tmp_path / "log", "wb") as log:
+            worker = executors.WorkerProcess.start(task, Digits(nothing, nothing, nothing), tmp_path, log, gpu)
+        environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
+        worker.stop()
+        assert f"CUDA_VISIBLE_DEVICES={visible}".encode() in environment

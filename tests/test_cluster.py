@@ -1,0 +1,344 @@
+"""Folds on a Dask cluster: real scheduler and workers on this machine, and what can happen to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import SMALL, competition_files, needs_proc, worker_processes, write_files
+
+from kaggle_digits import Workspace, cluster, find_run, train
+from kaggle_digits.errors import KaggleDigitsError, NetworkError, UsageError
+from kaggle_digits.executors import Job
+from kaggle_digits.recipes import find_recipe
+from kaggle_digits.runs import Run
+from kaggle_digits.submission import submission_file
+from kaggle_digits.training import Digits, FoldTask, Progress
+
+pytestmark = needs_proc
+
+QUICK = {"preset": "lenet", "folds": 2, "settings": SMALL | {"epochs": "4"}}
+
+
+class Cluster:
+    """A scheduler of one's own, and workers that can be added and killed."""
+
+    def __init__(self, log_file: Path) -> None:
+        self._log = open(log_file, "ab")  # noqa: SIM115
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{port}"
+        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", str(port))
+        self.workers: list[subprocess.Popen[bytes]] = []
+        deadline = time.monotonic() + 30
+        while True:
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def _start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *words, "--no-dashboard"],
+            stdout=self._log,
+            stderr=self._log,
+            env=os.environ | environment,
+        )
+
+    def add_worker(self, threads: int = 1, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a worker; it joins within seconds."""
+        words = ("worker", self.address, "--nthreads", str(threads), "--no-nanny")
+        self.workers.append(self._start(*words, **environment))
+        return self.workers[-1]
+
+    def kill_workers(self) -> None:
+        """Kill all workers and wait until they are gone."""
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+        self.workers.clear()
+
+    def at_work(self) -> list[subprocess.Popen[bytes]]:
+        """Return the workers that are training a fold."""
+        return [worker for worker in self.workers if worker_processes(worker.pid)]
+
+    def close(self) -> None:
+        self.kill_workers()
+        self.scheduler.kill()
+        self.scheduler.wait()
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    started = Cluster(tmp_path_factory.mktemp("dask") / "log")
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def dask(scheduler: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster without workers, whose users are not patient."""
+    monkeypatch.setattr(cluster, "PATIENCE", 8.0)
+    yield scheduler
+    scheduler.kill_workers()
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with a run that was trained on this machine, by nobody disturbed."""
+    workspace = Workspace.at(tmp_path_factory.mktemp("calm"))
+    write_files(workspace.data, competition_files())
+    train(workspace, run="it", **QUICK)
+    return workspace
+
+
+def assert_same(run: Run, calm: Workspace) -> None:
+    """Assert that a run called "it" has come to the same as the calm one."""
+    other = find_run(calm, "it")
+    files = [f"fold-{fold}/{name}_softmax.npy" for fold in range(2) for name in ("val", "test")]
+    for name in ("folds.csv", "ensemble/oof_softmax.npy", "ensemble/test_softmax.npy", *files):
+        assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
+    root = run.path.parents[2]
+    files = [submission_file(workspace, "it").read_bytes() for workspace in (Workspace.at(root), calm)]
+    assert files[0] == files[1]
+
+
+def test_a_run_on_dask_is_the_run_that_is_trained_here(
+    workspace: Workspace, calm: Workspace, dask: Cluster
+) -> None:
+    dask.add_worker(threads=2)
+    seen: list[Progress] = []
+    finished: list[FoldTask] = []
+    run = train(
+        workspace, run="it", dask=dask.address, on_progress=seen.append, on_finished=finished.append, **QUICK
+    )
+    assert_same(run, calm)
+    assert {(p.seed, p.fold, p.epoch) for p in seen} >= {(0, fold, epoch) for fold in (0, 1) for epoch in (1, 4)}
+    assert sorted(task.fold for task in finished) == [0, 1]
+    here = find_run(calm, "it")
+    assert {p.relative_to(run.path) for p in run.path.rglob("*")} == {
+        p.relative_to(here.path) for p in here.path.rglob("*")
+    }
+    assert run.history(0)[-1]["loss"] == here.history(0)[-1]["loss"]
+    assert run.model_file(0).stat().st_size > 10_000
+    # Finished: nobody is asked, though there is no such address.
+    assert train(workspace, run="it", dask="tcp://127.0.0.1:1", **QUICK) == run
+
+
+def test_the_fold_of_a_killed_worker_runs_elsewhere(workspace: Workspace, calm: Workspace, dask: Cluster) -> None:
+    for _ in range(2):
+        dask.add_worker()
+    notices: list[str] = []
+
+    def kill_one(progress: Progress) -> None:
+        if len(dask.workers) == 2:
+            worker = dask.at_work()[0]
+            dask.workers.remove(worker)
+            worker.kill()
+            worker.wait()
+
+    run = train(workspace, run="it", dask=dask.address, on_progress=kill_one, on_notice=notices.append, **QUICK)
+    assert_same(run, calm)
+    assert any(text.endswith("is gone. It is begun once more.") for text in notices)
+
+
+def test_all_workers_gone(workspace: Workspace, calm: Workspace, dask: Cluster) -> None:
+    dask.add_worker()
+    with pytest.raises(NetworkError, match="has had no worker for 8 s") as caught:
+        train(workspace, run="it", dask=dask.address, on_finished=lambda task: dask.kill_workers(), **QUICK)
+    assert f"dask worker {dask.address}" in caught.value.remedy
+    run = find_run(workspace, "it")
+    assert [run.is_trained(fold) for fold in range(2)] == [True, False]
+    dask.add_worker()
+    finished: list[int] = []
+    train(workspace, run="it", dask=dask.address, on_finished=lambda task: finished.append(task.fold), **QUICK)
+    assert finished == [1]
+    assert_same(run, calm)
+
+
+def test_the_scheduler_gone(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
+    own = Cluster(tmp_path / "log")
+    try:
+        worker = own.add_worker()
+        with pytest.raises(NetworkError, match=r"scheduler at \S+ is gone") as caught:
+            train(workspace, dask=own.address, on_progress=lambda progress: own.scheduler.kill(), **QUICK)
+        assert "finished folds stay" in caught.value.remedy
+        assert wait_until(lambda: not worker_processes(worker.pid))
+    finally:
+        own.close()
+    with pytest.raises(NetworkError, match=r"^There is no Dask scheduler at tcp://127\.0\.0\.1:"):
+        train(workspace, dask=own.address, **QUICK)
+
+
+def test_workers_that_join_late_are_used(workspace: Workspace, dask: Cluster) -> None:
+    seen: set[int] = set()
+
+    def join(event: object) -> None:
+        seen.update(worker.pid for worker in dask.at_work())
+        if len(dask.workers) < 2:
+            dask.add_worker()
+
+    options = QUICK | {"folds": 4, "settings": SMALL | {"epochs": "200"}}
+    train(workspace, dask=dask.address, on_notice=join, on_progress=join, **options)
+    assert len(seen) == 2
+
+
+def test_a_worker_with_another_version_is_refused(workspace: Workspace, dask: Cluster, tmp_path: Path) -> None:
+    write_files(tmp_path / "old/keras-3.0.dist-info", {"METADATA": b"Name: keras\nVersion: 3.0\n"})
+    old = dask.add_worker(PYTHONPATH=str(tmp_path / "old"))
+    notices: list[str] = []
+    difference = rf"The Dask worker tcp://\S+ has keras 3\.0 \(here {version('keras')}\)"
+    with pytest.raises(UsageError, match=f"^{difference}, and there is no other to train with"):
+        train(workspace, run="it", dask=dask.address, on_notice=notices.append, **QUICK)
+    assert any(text.endswith(": it gets no fold.") for text in notices)
+    dask.add_worker()
+
+    def look(progress: Progress) -> None:
+        assert not worker_processes(old.pid)
+
+    run = train(workspace, run="it", dask=dask.address, on_progress=look, **QUICK)
+    assert run.info()["status"] == "finished"
+
+
+def test_a_worker_without_the_package_is_refused(workspace: Workspace, dask: Cluster, tmp_path: Path) -> None:
+    broken = "raise ModuleNotFoundError(\"No module named 'kaggle_digits'\")"
+    write_files(tmp_path / "broken/kaggle_digits", {"__init__.py": broken.encode()})
+    dask.add_worker(PYTHONPATH=str(tmp_path / "broken"))
+    with pytest.raises(UsageError, match=r"cannot run kaggle-digits \(No module named 'kaggle_digits'\)"):
+        train(workspace, dask=dask.address, **QUICK)
+
+
+def test_workers_drop_the_folds_of_a_parent_that_dies(workspace: Workspace, dask: Cluster) -> None:
+    worker = dask.add_worker()
+    script = (
+        "import kaggle_digits as kd\n"
+        f"kd.train(kd.Workspace.at({str(workspace.root)!r}), preset='lenet', folds=2, dask={dask.address!r},"
+        " settings={'epochs': '10000', 'batch_size': '20'}, on_progress=lambda p: print('going', flush=True))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"going\n"
+    assert worker_processes(worker.pid)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert wait_until(lambda: not worker_processes(worker.pid))
+    assert worker.poll() is None
+
+
+def test_ctrl_c_leaves_nothing_running(
+    workspace: Workspace, dask: Cluster, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    worker = dask.add_worker()
+    command = ["--root", workspace.root, "train", "--preset", "lenet", "--folds", "2", "--set", "epochs=10000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kaggle_digits", *map(str, command), "--dask", dask.address],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert wait_until(lambda: bool(worker_processes(worker.pid)))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-2:] == [
+        "Error: Interrupted.",
+        "Run the same command again to go on; what is finished stays.",
+    ]
+    assert wait_until(lambda: not worker_processes(worker.pid))
+
+
+def test_a_process_that_always_dies_ends_its_fold_alone(
+    workspace: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "TRIES", 2)
+    worker = dask.add_worker()
+
+    def kill_fold_0(progress: Progress) -> None:
+        if progress.fold == 0:
+            for process in worker_processes(worker.pid):
+                os.kill(process, signal.SIGKILL)
+
+    notices: list[str] = []
+    options = QUICK | {"settings": SMALL | {"epochs": "200"}}
+    with pytest.raises(KaggleDigitsError, match=r"The worker of fold 0 of seed 0 died by signal 9\.") as caught:
+        train(workspace, run="it", dask=dask.address, on_progress=kill_fold_0, on_notice=notices.append, **options)
+    assert "fewer threads" in caught.value.remedy
+    assert "The worker of fold 0 of seed 0 died by signal 9. It is begun once more." in notices
+    run = find_run(workspace, "it")
+    assert [run.is_trained(fold) for fold in range(2)] == [False, True]
+
+
+def test_a_fault_in_a_fold_comes_back_with_its_traceback(dask: Cluster, tmp_path: Path) -> None:
+    dask.add_worker()
+    nothing = np.zeros(0, np.uint8)
+    task = FoldTask("lenet", find_recipe("lenet").settings, 0, 0, nothing)
+    job = Job(task, tmp_path / "fold-0", tmp_path / "workers.log")
+    with pytest.raises(RuntimeError, match=r"fold 0 of seed 0: \w+, see workers\.log"):
+        cluster.train_on_dask(
+            [job], Digits(nothing, nothing, nothing), dask.address, print, print, lambda sentence: None
+        )
+    assert "Traceback (most recent call last)" in job.log_file.read_text()
+    assert not job.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": 2}, "Leave --workers out"),
+        ({"tensorboard": True}, "Leave out one of --tensorboard and --dask"),
+    ],
+)
+def test_options_that_do_not_go_with_dask(workspace: Workspace, change: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(workspace, dask="tcp://127.0.0.1:1", **QUICK | change)
+    assert not workspace.runs.exists()
+
+
+def test_without_dask_installed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kaggle_digits.pipeline.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'kaggle-digits\[dask\]'"):
+        train(workspace, dask="tcp://127.0.0.1:1", **QUICK)
+
+
+@pytest.mark.parametrize("address", ["", "nowhere:1", "http://127.0.0.1:1", "127.0.0.1:1"])
+def test_an_address_where_no_scheduler_is(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    with pytest.raises(NetworkError, match=r"^There is no Dask scheduler at "):
+        train(workspace, dask=address, **QUICK)
+
+
+def test_the_crew_gives_each_thread_one_fold() -> None:
+    crew = cluster._Crew(None, "tcp://x", None, print)  # type: ignore[arg-type]
+    crew.threads = {"a": 1, "b": 2}
+    crew.rows = {address: SimpleNamespace(status="finished") for address in "ab"}  # type: ignore[misc]
+    busy: list[str] = []
+    while worker := crew.find_free(busy):
+        busy.append(worker)
+    assert busy == ["b", "a", "b"]
+    crew.rows["b"].status = "cancelled"
+    assert crew.find_free([]) == "a"
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if is_so():
+            return True
+        time.sleep(0.1)
+    return False
