@@ -125,6 +125,9 @@ def train(
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     check_manifest(workspace.data, _hashes(train_set, test_set))
     splits = {number: make_folds(train_set.labels, recipe.folds, number) for number in names}
+    if seeds > 1:
+        # Better now than after the training.
+        _check_recipe(target, _mean_spec(workspace, list(names.values()), train_set, test_set))
     with ExitStack() as locks:
         plans: dict[int, _Plan] = {}
         for number, name in names.items():
@@ -133,13 +136,7 @@ def train(
             locks.enter_context(_lock(sibling))
             command = _train_command(workspace, recipe, preset_recipe, number, name)
             _open_run(sibling, _spec(workspace, recipe, number, train_set, test_set), command)
-            sibling.sweep()
-            split, is_new_split = _open_split(sibling, splits[number], retrain)
-            tasks = [
-                FoldTask(recipe.name, recipe.settings, number, fold, split, tensorboard)
-                for fold in range(recipe.folds)
-            ]
-            plans[number] = _Plan.make(sibling, tasks, is_new_split, retrain)
+            plans[number] = _Plan.make(sibling, recipe, number, splits[number], retrain, tensorboard)
         if retrain and not any(plan.is_damaged for plan in plans.values()):
             for plan in plans.values():
                 plan.missing = set(range(recipe.folds))
@@ -347,8 +344,13 @@ class _Plan:
     is_damaged: bool
 
     @classmethod
-    def make(cls, run: Run, tasks: list[FoldTask], is_new_split: bool, retrain: bool) -> _Plan:
+    def make(cls, run: Run, recipe: Recipe, seed: int, split: UInt8, retrain: bool, tensorboard: bool) -> _Plan:
         """Look what is there; raise a `DataError` for what is damaged unless it may be trained again."""
+        run.sweep()
+        split, is_new_split = _open_split(run, split, retrain)
+        tasks = [
+            FoldTask(recipe.name, recipe.settings, seed, fold, split, tensorboard) for fold in range(recipe.folds)
+        ]
         trained = {task.fold for task in tasks if run.is_trained(task.fold)}
         damaged = set()
         if retrain:
@@ -406,11 +408,7 @@ def _average(
     workspace: Workspace, target: Run, members: list[Run], train_set: LabelledDigits, test_set: UnlabelledDigits
 ) -> None:
     """Ensemble several runs into one of their own, and write its submission."""
-    spec = {
-        "competition": workspace.competition.name,
-        "members": [member.name for member in members],
-        "data": _hashes(train_set, test_set),
-    }
+    spec = _mean_spec(workspace, [member.name for member in members], train_set, test_set)
     make_folder(target.path)
     with _lock(target):
         names = [word for member in members for word in ("--run", member.name)]
@@ -455,6 +453,16 @@ def _spec(
     }
 
 
+def _mean_spec(
+    workspace: Workspace, members: list[str], train_set: LabelledDigits, test_set: UnlabelledDigits
+) -> dict[str, Any]:
+    return {
+        "competition": workspace.competition.name,
+        "members": members,
+        "data": _hashes(train_set, test_set),
+    }
+
+
 def _hashes(train_set: LabelledDigits, test_set: UnlabelledDigits) -> dict[str, str]:
     return {"train.csv": train_set.sha256, "test.csv": test_set.sha256}
 
@@ -470,24 +478,26 @@ def _train_command(workspace: Workspace, recipe: Recipe, preset: Recipe, seed: i
 
 
 def _open_run(run: Run, spec: dict[str, Any], command: str) -> None:
-    """Create a run, or make sure that it is one of this recipe and these data."""
-    if not (run.path / "run.json").exists():
+    """Create a run, or make sure that it is one of this recipe and these data; a mean of runs may get more."""
+    _check_recipe(run, spec)
+    if not (run.path / "run.json").exists() or run.info().get("members") != spec.get("members"):
         run.create(spec, shlex.split(command))
+
+
+def _check_recipe(run: Run, spec: dict[str, Any]) -> None:
+    """Raise an error if there is a run of this name, and it has another recipe or was made from other data."""
+    if not (run.path / "run.json").exists():
         return
     found = run.info()
     for key, value in spec.items():
-        if found.get(key) == value:
+        was = found.get(key)
+        if was == value or (key == "members" and was is not None and set(was) < set(value)):
             continue
         if key == "data":
             raise _other_data(run, value)
-        if key == "members" and set(found.get(key, value)) < set(value):
-            run.create(spec, shlex.split(command))  # more seeds of the same
-            return
-        if key == "settings":
-            differences = {k: (found[key].get(k), v) for k, v in value.items() if found[key].get(k) != v}
+        if key == "settings" and was is not None:
+            differences = {k: (was.get(k), v) for k, v in value.items() if was.get(k) != v}
             key, (was, value) = next(iter(differences.items()))
-        else:
-            was = found.get(key)
         raise UsageError(
             f"The run {run.name} has another recipe: its {key} is {was}, not {value}.",
             "Choose another name with --run, or the recipe that it was made with: " + shlex.join(found["command"]),

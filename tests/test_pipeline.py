@@ -393,6 +393,12 @@ def test_a_named_mean_may_grow_but_not_shrink(trained: Workspace) -> None:
         quick(trained, run="it", seeds=2)
 
 
+def test_a_name_that_is_taken_is_refused_before_anything_is_trained(trained: Workspace) -> None:
+    with pytest.raises(UsageError, match="run one has another recipe: its members is None"):
+        quick(trained, run="one", seeds=2, on_start=lambda *_: pytest.fail("began"))
+    assert not (trained.runs / "one-s0").exists()
+
+
 def test_retrain_of_several_seeds_trains_what_is_damaged_alone(trained: Workspace) -> None:
     for name in ("it-s0", "it-s1"):
         shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)

@@ -1,0 +1,81 @@
+"""Progress of training, as a person sees it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kaggle_digits.console import TrainingView
+from kaggle_digits.recipes import find_recipe
+from kaggle_digits.runs import Run
+from kaggle_digits.training import FoldTask, Progress
+
+SETTINGS = find_recipe("lenet").settings
+
+
+def tasks(seeds: int, folds: int) -> list[FoldTask]:
+    split = np.zeros(0, np.uint8)
+    return [FoldTask("lenet", SETTINGS, seed, fold, split) for seed in range(seeds) for fold in range(folds)]
+
+
+def progress(seed: int, fold: int, epoch: int) -> Progress:
+    return Progress(seed, fold, epoch, 4, epoch / 4, 0.5, 0.9, 1000.0)
+
+
+def shown(view: TrainingView) -> list[str]:
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(view._table())
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def watch(everything: list[FoldTask], missing: list[FoldTask], height: int = 24) -> TrainingView:
+    view = TrainingView()
+    view._console = Console(file=io.StringIO(), height=height, width=80)
+    view.start(Run(Path("it")), everything, missing)
+    return view
+
+
+def test_one_run_has_a_row_a_fold() -> None:
+    everything = tasks(1, 3)
+    view = watch(everything, everything[1:])
+    view.progress(progress(0, 1, 2))
+    lines = shown(view)
+    assert [line.split()[0] for line in lines[2:5]] == ["0", "1", "2"]
+    assert "done" in lines[2]
+    assert "2/4" in lines[3]
+    assert "waiting" in lines[4]
+    view.finished(everything[1])
+    view.finished(everything[2])
+    assert shown(view)[-1].endswith("gone")
+
+
+def test_many_folds_show_those_under_way() -> None:
+    everything = tasks(3, 10)
+    view = watch(everything, everything[2:])
+    view.progress(progress(0, 2, 1))
+    view.progress(progress(1, 7, 3))
+    lines = shown(view)
+    assert [line.split()[0] for line in lines[2:4]] == ["0/2", "1/7"]
+    assert len(lines) == 5
+    assert lines[-1].startswith("2 of 30 folds done, ")
+    view.finished(everything[2])
+    assert [line.split()[0] for line in shown(view)[2:3]] == ["1/7"]
+    assert shown(view)[-1].startswith("3 of 30 folds done, ")
+
+
+def test_elsewhere_a_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    everything = tasks(2, 2)
+    with TrainingView() as view:
+        view.start(Run(Path("it")), everything, everything[1:])
+        view.progress(progress(1, 0, 1))
+        view.progress(progress(1, 0, 1))
+        view.progress(progress(1, 0, 2))
+        view.notice("A worker is gone.")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Training it: fold 0/1, 1/0, 1/1."
+    assert [line.split("  ")[:2] for line in lines[1:3]] == [["fold 1/0", "epoch 1/4"], ["fold 1/0", "epoch 2/4"]]
+    assert lines[3:] == ["A worker is gone."]
