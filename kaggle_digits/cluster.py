@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 import time
@@ -12,10 +13,12 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import kaggle_digits
 from kaggle_digits.errors import NetworkError, UsageError
 from kaggle_digits.executors import Job, WorkerDiedError, WorkerProcess, raise_failures
 from kaggle_digits.files import write_errors
@@ -29,7 +32,9 @@ CONNECT_SECONDS = 10
 PATIENCE = 60.0
 """Seconds to wait for a worker while there is none."""
 TRIES = 4
-"""How often a fold is begun that its workers do not finish: a machine may leave for reasons of its own."""
+"""How often a fold is begun that its workers do not finish, for whatever reason of theirs."""
+STRIKES = 3
+"""How many folds in a row a worker may fail before it gets no more; fewer than `TRIES`, so it spoils none alone."""
 LOOK_SECONDS = 1.0
 """Between two looks at which workers there are, and at whether a fold is still wanted."""
 
@@ -64,7 +69,7 @@ def train_on_dask(
     NetworkError
         If there is no scheduler, it is gone, or there is no worker for `PATIENCE` seconds.
     UsageError
-        If no worker has the versions that are here.
+        If no worker has the versions that are here, or is fit to train.
     KaggleDigitsError
         What ended a fold, after all others have run; it names the others that failed.
     RuntimeError
@@ -77,8 +82,13 @@ def train_on_dask(
         crew = _Crew(client, address, digits, on_notice)
         while waiting or running:
             crew.look()
+            for future, (_, worker) in running.items():
+                if worker not in crew.present and future.status == "pending":
+                    future.cancel()  # it would wait for ever for a worker that left in good order
             while waiting and (worker := crew.find_free([busy for _, busy in running.values()])):
                 job = waiting.popleft()
+                with write_errors(job.log_file):
+                    open(job.log_file, "ab").close()  # rather found out now than when there is a result
                 tries[job] += 1
                 future = client.submit(
                     _train_here, job.task, crew.rows[worker], crew.topic, workers=[worker], pure=False
@@ -86,21 +96,22 @@ def train_on_dask(
                 future.add_done_callback(crew.events.put)
                 running[future] = job, worker
             try:
-                event = crew.events.get(timeout=LOOK_SECONDS)
+                event = crew.events.get(timeout=0 if crew.newcomers else LOOK_SECONDS)
             except Empty:
                 continue
             if isinstance(event, Progress):
                 on_progress(event)
                 continue
-            crew.check_scheduler()
             job, worker = running.pop(event)
             outcome, log = _outcome(event, job, worker)
-            with write_errors(job.log_file), open(job.log_file, "ab") as stream:
-                stream.write(log)
             if isinstance(outcome, FoldResult):
                 write_fold(job.folder, outcome)
+            with write_errors(job.log_file), open(job.log_file, "ab") as stream:
+                stream.write(log)
+            crew.judge(worker, outcome)
+            if isinstance(outcome, FoldResult):
                 on_finished(job.task)
-            elif isinstance(outcome, WorkerDiedError) and tries[job] < TRIES:
+            elif isinstance(outcome, _LostError | WorkerDiedError) and tries[job] < TRIES:
                 on_notice(f"{outcome.problem} It is begun once more.")
                 waiting.append(job)
             else:
@@ -113,9 +124,10 @@ def _connected(address: str) -> Iterator[Client]:
     """Yield a client of the scheduler, and let Dask say nothing itself meanwhile."""
     from distributed import Client
 
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
+    levels = {name: logging.getLogger(name).level for name in ("distributed", *names)}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         try:
             with warnings.catch_warnings():
@@ -134,7 +146,8 @@ def _connected(address: str) -> Iterator[Client]:
                     raise
                 raise _gone(address) from error
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _gone(address: str) -> NetworkError:
@@ -162,8 +175,12 @@ class _Crew:
         Under which workers tell of their progress.
     events : queue.SimpleQueue
         Gets each `Progress`, and each future that is done.
+    present : set of str
+        The addresses of all workers there are, as last looked.
+    newcomers : list of str
+        Those that are still to be admitted or refused.
     threads : dict of str to int
-        The crew: how many folds at a time each worker trains, by its address.
+        The crew: how many folds at a time each worker trains.
     rows : dict of str to Future
         The rows, as they are at each worker.
     """
@@ -174,69 +191,82 @@ class _Crew:
     on_notice: Callable[[str], None]
     topic: str = field(default_factory=lambda: f"kaggle-digits-{uuid4()}")
     events: SimpleQueue[Any] = field(default_factory=SimpleQueue)
+    present: set[str] = field(default_factory=set)
+    newcomers: list[str] = field(default_factory=list)
     threads: dict[str, int] = field(default_factory=dict)
     rows: dict[str, Future] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
+    _strikes: Counter[str] = field(default_factory=Counter)
     _looked: float = 0.0
     _alone_since: float | None = None
 
     def look(self) -> None:
-        """Look which workers there are, not too often: admit or refuse the new ones, forget those that are gone.
+        """Look which workers there are, not too often: forget those that are gone, admit or refuse a new one.
 
         Raises
         ------
         NetworkError, UsageError
             If the scheduler is gone, or there has been no worker to train with for too long.
         """
+        if self.client.status in ("closing", "closed"):
+            raise _gone(self.address)
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._looked < LOOK_SECONDS and not self.newcomers:
             return
         self._looked = now
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        found = {address: worker["nthreads"] for address, worker in workers.items()}
-        self.check_scheduler()
-        self.threads = {
-            address: threads
-            for address, threads in found.items()
-            if address in self.rows and self._has_rows(address)
+        try:
+            workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
+        except OSError:
+            return  # the client connects anew, or gives up
+        self.present = set(workers)
+        ready = {address: w["nthreads"] for address, w in workers.items() if w["status"] == "running"}
+        self.rows = {
+            address: rows for address, rows in self.rows.items() if address in workers and _is_there(rows)
         }
-        new = [address for address in found if address not in self.threads and address not in self._refused]
-        if new:
-            self._admit(new)
-            self.threads |= {address: found[address] for address in new if address in self.rows}
-        self.rows = {address: rows for address, rows in self.rows.items() if address in self.threads}
-        self._refused = {address: why for address, why in self._refused.items() if address in found}
+        self._refused = {address: why for address, why in self._refused.items() if address in workers}
+        self.newcomers = [address for address in ready if address not in self.rows.keys() | self._refused.keys()]
+        if self.newcomers:
+            self._admit(self.newcomers.pop())
+        self.threads = {a: n for a, n in ready.items() if a in self.rows and a not in self._refused}
         self._wait_for_workers(now)
-
-    def check_scheduler(self) -> None:
-        """Raise a `NetworkError` if the scheduler is gone."""
-        if self.client.status != "running":
-            raise _gone(self.address)
 
     def find_free(self, busy: Sequence[str]) -> str | None:
         """Return a worker with a thread to spare, given those that are busy, once for each fold."""
         folds = Counter(busy)
-        spare = {a: threads - folds[a] for a, threads in self.threads.items() if self._has_rows(a)}
-        best = max(spare, key=lambda address: spare[address], default=None)
-        return best if best is not None and spare[best] > 0 else None
+        spare = {
+            address: threads - folds[address]
+            for address, threads in self.threads.items()
+            if threads > folds[address] and _is_there(self.rows[address])
+        }
+        return max(spare, key=lambda address: (-self._strikes[address], spare[address]), default=None)
 
-    def _has_rows(self, address: str) -> bool:
-        """Tell whether the rows are still at a worker: when it is gone, they are too."""
-        return bool(self.rows[address].status == "finished")
+    def judge(self, worker: str, outcome: FoldResult | Exception) -> None:
+        """Take note of what a worker made of a fold, and dismiss it when it only fails."""
+        if isinstance(outcome, FoldResult):
+            self._strikes[worker] = 0
+        elif isinstance(outcome, WorkerDiedError | RuntimeError):
+            self._strikes[worker] += 1
+        if self._strikes[worker] == STRIKES and worker in self.threads:
+            del self.threads[worker]
+            self._refuse(worker, f"failed {STRIKES} folds in a row, the last one so: {outcome}")
 
-    def _admit(self, new: list[str]) -> None:
-        ours = _all_versions()
-        for address, theirs in self.client.run(_all_versions, workers=new, on_error="return").items():
-            if isinstance(theirs, OSError):
-                continue  # gone before it could answer; if not, it will be asked again
-            if why := _differences(theirs, ours):
-                self._refused[address] = f"The Dask worker {address} {why}"
-                self.on_notice(f"{self._refused[address]}: it gets no fold.")
-            else:
-                with suppress(OSError):
-                    self.rows[address] = self.client.scatter(self.digits, workers=[address], hash=False)
-        # Once more for every newcomer, since a connection that was lost in between has lost this too.
+    def _admit(self, address: str) -> None:
+        """Send a worker the rows, if it has the versions that are here."""
+        theirs = self.client.run(_all_versions, workers=[address], on_error="return").get(address)
+        if theirs is None:
+            return  # gone
+        if why := _differences(theirs, _all_versions()):
+            self._refuse(address, why)
+            return
+        # Dask raises a KeyError for a worker that has just left.
+        with suppress(OSError, KeyError):
+            self.rows[address] = self.client.scatter(self.digits, workers=[address], hash=False)
+        # For every newcomer, since a connection that was lost in between has lost this too.
         self.client.subscribe_topic(self.topic, self._take_event)
+
+    def _refuse(self, address: str, why: str) -> None:
+        self._refused[address] = f"The Dask worker {address} {why.rstrip('.')}"
+        self.on_notice(f"{self._refused[address]}: it gets no fold.")
 
     def _take_event(self, event: tuple[float, dict[str, Any]]) -> None:
         _, message = event
@@ -255,7 +285,7 @@ class _Crew:
         if self._refused:
             raise UsageError(
                 f"{next(iter(self._refused.values()))}, and there is no other to train with.",
-                "Install the same versions there, then run the same command again.",
+                "Mend it or start another, then run the same command again; the finished folds stay.",
             )
         raise NetworkError(
             f"The Dask scheduler at {self.address} has had no worker for {PATIENCE:.0f} s.",
@@ -264,33 +294,51 @@ class _Crew:
         )
 
 
+def _is_there(rows: Future) -> bool:
+    """Tell whether a worker still has the rows."""
+    return bool(rows.status == "finished")
+
+
 def _all_versions() -> dict[str, str]:
     """Return what has to be the same at all workers; of Python, not the third number."""
     found = versions()
-    python = ".".join(found["python"].split(".")[:2])
-    return found | {"python": python, "distributed": version("distributed")}
+    package = Path(kaggle_digits.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return found | {
+        "python": ".".join(found["python"].split(".")[:2]),
+        "distributed": version("distributed"),
+        "the source of kaggle-digits": digest.hexdigest()[:12],
+    }
 
 
 def _differences(theirs: dict[str, str] | Exception, ours: dict[str, str]) -> str:
     """Say what keeps a worker from training folds of one run with others; nothing if nothing does."""
     if isinstance(theirs, Exception):
         return f"cannot run kaggle-digits ({theirs})"
-    others = [f"{name} {theirs[name]} (here {wanted})" for name, wanted in ours.items() if theirs[name] != wanted]
+    others = [
+        f"{name} {theirs.get(name, 'unknown')} (here {wanted})"
+        for name, wanted in ours.items()
+        if theirs.get(name) != wanted
+    ]
     return f"has {', '.join(others)}" if others else ""
+
+
+class _LostError(NetworkError):
+    """A worker left, or could not be reached, before its fold was finished."""
 
 
 def _outcome(future: Future, job: Job, worker: str) -> tuple[FoldResult | Exception, bytes]:
     """Return what became of a fold, and what was printed."""
+    remedy = "Run the same command again; the finished folds stay."
     try:
         outcome: tuple[FoldResult | Exception, bytes] = future.result()
-    except CancelledError:
-        gone = WorkerDiedError(
-            f"The Dask worker {worker}, which trained {job.task.title}, is gone.",
-            "Run the same command again; the finished folds stay.",
-        )
-        return gone, b""
-    except Exception as error:
-        return RuntimeError(f"{job.task.title} at {worker}: {type(error).__name__}: {error}"), b""
+    except (CancelledError, OSError):
+        return _LostError(f"The Dask worker {worker}, which trained {job.task.title}, is gone.", remedy), b""
+    except Exception as error:  # of a machine that is not well
+        why = f"{type(error).__name__}: {error}".rstrip(".")
+        return WorkerDiedError(f"The Dask worker {worker} cannot train {job.task.title}: {why}.", remedy), b""
     return outcome
 
 
@@ -304,7 +352,11 @@ def _train_here(task: FoldTask, digits: Digits, topic: str) -> tuple[FoldResult 
 
     here = get_worker()
     key = here.get_current_task()
-    with tempfile.TemporaryFile() as log:
+    try:
+        log = tempfile.TemporaryFile()
+    except OSError as error:
+        raise RuntimeError(f"no place for its log ({error})") from error
+    with log:
         process = WorkerProcess.start(task, digits, None, log)
         try:
             while True:

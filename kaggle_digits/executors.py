@@ -24,6 +24,8 @@ WORKER_MEMORY = 1.2e9
 """Bytes that a worker may come to hold; bounds how many there are by default."""
 TRIES = 2
 """How often a fold is begun whose worker dies."""
+NAMED = 10
+"""How many failed folds are named."""
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -71,10 +73,12 @@ def find_gpus() -> list[str]:
         return []
     # Whether its GPUs can be used only TensorFlow knows; asked here, it would hold on to memory of each.
     script = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
-    asked = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", script], capture_output=True, text=True, env=_environment(), check=False
-    )
-    count = int(asked.stdout) if asked.stdout.strip().isdigit() else 0
+    try:
+        command = [sys.executable, "-c", script]
+        asked = subprocess.run(command, capture_output=True, env=_environment(), check=True, timeout=120)  # noqa: S603
+        count = int(asked.stdout)
+    except (subprocess.SubprocessError, ValueError):  # a driver that fails or hangs is no GPU
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(count)]
     return names[:count]
@@ -158,7 +162,11 @@ def raise_failures(failures: dict[Job, Exception]) -> None:
     (_, error), *others = failures.items()
     if not others:
         raise error
-    more = f"Also failed: {', '.join(sorted(job.task.title for job, _ in others))}."
+    tasks = sorted((job.task for job, _ in others), key=lambda task: (task.seed, task.fold))
+    titles = [task.title for task in tasks[:NAMED]]
+    if len(tasks) > NAMED:
+        titles.append(f"and {len(tasks) - NAMED} more")
+    more = f"Also failed: {', '.join(titles)}."
     if isinstance(error, KaggleDigitsError):
         raise type(error)(f"{error.problem} {more}", error.remedy)
     raise RuntimeError(f"{error}. {more}")

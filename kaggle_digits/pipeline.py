@@ -35,8 +35,8 @@ from kaggle_digits.submission import submit as submit_file
 from kaggle_digits.training import Digits, FoldTask, Progress
 
 DEFAULT_PRESET = "default"
-MOST_SEEDS = 1_000
-"""More than anybody has time for: a slip of the finger is to end in a sentence."""
+MOST_SEEDS = 200
+"""More than anybody has time for, and fewer than the files that a process may hold open: each run has its lock."""
 
 
 def train(
@@ -125,10 +125,12 @@ def train(
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     check_manifest(workspace.data, _hashes(train_set, test_set))
     splits = {number: make_folds(train_set.labels, recipe.folds, number) for number in names}
-    if seeds > 1:
-        # Better now than after the training.
-        _check_recipe(target, _mean_spec(workspace, list(names.values()), train_set, test_set))
     with ExitStack() as locks:
+        if seeds > 1:
+            # What is wrong with it is better found now than after the training.
+            make_folder(target.path)
+            locks.enter_context(_lock(target))
+            _check_recipe(target, _mean_spec(workspace, list(names.values()), train_set, test_set))
         plans: dict[int, _Plan] = {}
         for number, name in names.items():
             sibling = named_run(workspace, name)
@@ -168,8 +170,8 @@ def train(
                 train_in_processes(jobs, digits, workers, on_progress, take_fold, on_notice)
             else:
                 train_on_dask(jobs, digits, dask, on_progress, take_fold, on_notice)
-    if seeds > 1:
-        _average(workspace, target, [named_run(workspace, name) for name in names.values()], train_set, test_set)
+        if seeds > 1:
+            _average(workspace, target, [plan.run for plan in plans.values()], train_set, test_set)
     return target
 
 
@@ -219,7 +221,9 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
     for member in members:
         member.require_ensemble()
     target = named_run(workspace, name or "+".join(member.name for member in members))
-    _average(workspace, target, members, train_set, test_set)
+    make_folder(target.path)
+    with _lock(target):
+        _average(workspace, target, members, train_set, test_set)
     return target
 
 
@@ -409,12 +413,10 @@ def _average(
 ) -> None:
     """Ensemble several runs into one of their own, and write its submission."""
     spec = _mean_spec(workspace, [member.name for member in members], train_set, test_set)
-    make_folder(target.path)
-    with _lock(target):
-        names = [word for member in members for word in ("--run", member.name)]
-        _open_run(target, spec, workspace.command("ensemble", *names, "--name", target.name))
-        ensemble_runs(target, members, train_set.labels)
-        _finish(workspace, target, test_set)
+    names = [word for member in members for word in ("--run", member.name)]
+    _open_run(target, spec, workspace.command("ensemble", *names, "--name", target.name))
+    ensemble_runs(target, members, train_set.labels)
+    _finish(workspace, target, test_set)
 
 
 def _recipe_words(run: Run) -> str:
