@@ -34,7 +34,7 @@ PATIENCE = 60.0
 TRIES = 4
 """How often a fold is begun that its workers do not finish, for whatever reason of theirs."""
 STRIKES = 3
-"""How many folds in a row a worker may fail before it gets no more; fewer than `TRIES`, so it spoils none alone."""
+"""How many folds in a row a worker may fail; fewer than `TRIES`, so that no fold fails for one worker alone."""
 LOOK_SECONDS = 1.0
 """Between two looks at which workers there are, and at whether a fold is still wanted."""
 
@@ -334,11 +334,11 @@ def _outcome(future: Future, job: Job, worker: str) -> tuple[FoldResult | Except
     remedy = "Run the same command again; the finished folds stay."
     try:
         outcome: tuple[FoldResult | Exception, bytes] = future.result()
-    except (CancelledError, OSError):
+    except Exception as error:
+        if future.status == "error":  # of a machine that is not well
+            why = f"{type(error).__name__}: {error}".rstrip(".")
+            return WorkerDiedError(f"The Dask worker {worker} cannot train {job.task.title}: {why}.", remedy), b""
         return _LostError(f"The Dask worker {worker}, which trained {job.task.title}, is gone.", remedy), b""
-    except Exception as error:  # of a machine that is not well
-        why = f"{type(error).__name__}: {error}".rstrip(".")
-        return WorkerDiedError(f"The Dask worker {worker} cannot train {job.task.title}: {why}.", remedy), b""
     return outcome
 
 
@@ -352,11 +352,7 @@ def _train_here(task: FoldTask, digits: Digits, topic: str) -> tuple[FoldResult 
 
     here = get_worker()
     key = here.get_current_task()
-    try:
-        log = tempfile.TemporaryFile()
-    except OSError as error:
-        raise RuntimeError(f"no place for its log ({error})") from error
-    with log:
+    with tempfile.TemporaryFile() as log:
         process = WorkerProcess.start(task, digits, None, log)
         try:
             while True:

@@ -28,7 +28,7 @@ from kaggle_digits.training import Digits, FoldTask, Progress
 
 pytestmark = needs_proc
 
-QUICK = {"preset": "lenet", "folds": 2, "settings": SMALL | {"epochs": "4"}}
+QUICK = {"preset": "lenet", "folds": 2, "settings": SMALL | {"epochs": "40"}}
 
 
 class Cluster:
@@ -128,14 +128,16 @@ def test_a_run_on_dask_is_the_run_that_is_trained_here(
         workspace, run="it", dask=dask.address, on_progress=seen.append, on_finished=finished.append, **QUICK
     )
     assert_same(run, calm)
-    assert {(p.seed, p.fold, p.epoch) for p in seen} >= {(0, fold, epoch) for fold in (0, 1) for epoch in (1, 4)}
+    assert {(p.seed, p.fold, p.epoch) for p in seen} >= {(0, fold, epoch) for fold in (0, 1) for epoch in (1, 40)}
     assert sorted(task.fold for task in finished) == [0, 1]
     here = find_run(calm, "it")
     assert {p.relative_to(run.path) for p in run.path.rglob("*")} == {
         p.relative_to(here.path) for p in here.path.rglob("*")
     }
     assert run.history(0)[-1]["loss"] == here.history(0)[-1]["loss"]
-    assert run.model_file(0).stat().st_size > 10_000
+    for fold in range(2):
+        for remote, local in zip(weights(run, fold), weights(here, fold), strict=True):
+            np.testing.assert_array_equal(remote, local)
     # Finished: nobody is asked, though there is no such address.
     assert train(workspace, run="it", dask="tcp://127.0.0.1:1", **QUICK) == run
 
@@ -155,6 +157,66 @@ def test_the_fold_of_a_killed_worker_runs_elsewhere(workspace: Workspace, calm: 
     run = train(workspace, run="it", dask=dask.address, on_progress=kill_one, on_notice=notices.append, **QUICK)
     assert_same(run, calm)
     assert any(text.endswith("is gone. It is begun once more.") for text in notices)
+
+
+def test_a_worker_that_leaves_in_good_order(workspace: Workspace, calm: Workspace, dask: Cluster) -> None:
+    """Dask then brings the rows to safety and keeps the fold waiting for a worker that never comes."""
+    from distributed import Client
+
+    dask.add_worker()
+    retired: list[str] = []
+
+    def retire(progress: Progress) -> None:
+        if retired:
+            return
+        with Client(dask.address, set_as_default=False) as client:
+            retired.extend(client.run(os.getpid))
+            dask.add_worker()
+            assert wait_until(lambda: len(client.nthreads()) == 2)
+            client.retire_workers(retired)
+
+    run = train(workspace, run="it", dask=dask.address, on_progress=retire, **QUICK)
+    assert_same(run, calm)
+
+
+def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_path: Path) -> None:
+    sick = (
+        "import tempfile\ndef full(*_, **__): raise OSError(28, 'No space left')\ntempfile.TemporaryFile = full\n"
+    )
+    write_files(tmp_path / "sick", {"sitecustomize.py": sick.encode()})
+    dask.add_worker(threads=2, PYTHONPATH=str(tmp_path / "sick"))
+    notices: list[str] = []
+
+    def join(notice: str) -> None:
+        notices.append(notice)
+        if len(dask.workers) == 1:
+            dask.add_worker()
+
+    options = QUICK | {"folds": 3}
+    run = train(workspace, dask=dask.address, on_notice=join, **options)
+    assert run.info()["status"] == "finished"
+    assert any("failed 3 folds in a row" in text and "No space left" in text for text in notices)
+
+
+def test_rows_go_out_once_to_each_worker(
+    workspace: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import Client
+
+    sent: list[tuple[object, str]] = []
+    scatter = Client.scatter
+
+    def count(client: Client, data: Digits, workers: list[str], **options: object) -> object:
+        sent.append((data.images.dtype, *workers))
+        return scatter(client, data, workers=workers, **options)
+
+    monkeypatch.setattr(Client, "scatter", count)
+    dask.add_worker()
+    dask.add_worker()
+    train(workspace, dask=dask.address, **QUICK | {"folds": 4})
+    assert {dtype for dtype, _ in sent} == {np.dtype(np.uint8)}
+    addresses = [address for _, address in sent]
+    assert len(addresses) == len(set(addresses)) == 2
 
 
 def test_all_workers_gone(workspace: Workspace, calm: Workspace, dask: Cluster) -> None:
@@ -335,6 +397,12 @@ def test_the_crew_gives_each_thread_one_fold() -> None:
     assert busy == ["b", "a", "b"]
     crew.rows["b"].status = "cancelled"
     assert crew.find_free([]) == "a"
+
+
+def weights(run: Run, fold: int) -> list[np.ndarray]:
+    import keras
+
+    return list(keras.models.load_model(run.model_file(fold)).get_weights())
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 20) -> bool:
