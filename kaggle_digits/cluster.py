@@ -82,8 +82,8 @@ def train_on_dask(
         crew = _Crew(client, address, digits, on_notice)
         while waiting or running:
             crew.look()
-            for future, (_, worker) in running.items():
-                if worker not in crew.present and future.status == "pending":
+            for future, (_, trainer) in running.items():
+                if trainer not in crew.present and future.status == "pending":
                     future.cancel()  # it would wait for ever for a worker that left in good order
             while waiting and (worker := crew.find_free([busy for _, busy in running.values()])):
                 job = waiting.popleft()
@@ -210,6 +210,9 @@ class _Crew:
         """
         if self.client.status in ("closing", "closed"):
             raise _gone(self.address)
+        if self.client.status == "connecting":
+            self.newcomers = []  # it was lost, and may come back
+            return
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS and not self.newcomers:
             return
@@ -217,7 +220,7 @@ class _Crew:
         try:
             workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
         except OSError:
-            return  # the client connects anew, or gives up
+            return  # lost just now
         self.present = set(workers)
         ready = {address: w["nthreads"] for address, w in workers.items() if w["status"] == "running"}
         self.rows = {

@@ -91,9 +91,8 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def dask(scheduler: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster without workers, whose users are not patient."""
-    monkeypatch.setattr(cluster, "PATIENCE", 8.0)
+def dask(scheduler: Cluster) -> Iterator[Cluster]:
+    """A cluster without workers."""
     yield scheduler
     scheduler.kill_workers()
 
@@ -119,14 +118,25 @@ def assert_same(run: Run, calm: Workspace) -> None:
 
 
 def test_a_run_on_dask_is_the_run_that_is_trained_here(
-    workspace: Workspace, calm: Workspace, dask: Cluster
+    workspace: Workspace, calm: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dask.add_worker(threads=2)
+    from distributed import Client
+
     seen: list[Progress] = []
     finished: list[FoldTask] = []
+    sent: list[tuple[object, str]] = []
+    scatter = Client.scatter
+
+    def count(client: Client, data: Digits, workers: list[str], **options: object) -> object:
+        sent.append((data.images.dtype, *workers))
+        return scatter(client, data, workers=workers, **options)
+
+    monkeypatch.setattr(Client, "scatter", count)
+    dask.add_worker()
     run = train(
         workspace, run="it", dask=dask.address, on_progress=seen.append, on_finished=finished.append, **QUICK
     )
+    assert [dtype for dtype, _ in sent] == [np.dtype(np.uint8)]  # once for both folds
     assert_same(run, calm)
     assert {(p.seed, p.fold, p.epoch) for p in seen} >= {(0, fold, epoch) for fold in (0, 1) for epoch in (1, 40)}
     assert sorted(task.fold for task in finished) == [0, 1]
@@ -179,11 +189,20 @@ def test_a_worker_that_leaves_in_good_order(workspace: Workspace, calm: Workspac
     assert_same(run, calm)
 
 
+FULL_DISK = """
+import tempfile
+original = tempfile.TemporaryFile
+def full(*arguments, dir=None, **options):
+    if dir is None:  # Dask itself says where
+        raise OSError(28, "No space left on device")
+    return original(*arguments, dir=dir, **options)
+tempfile.TemporaryFile = full
+"""
+
+
+@pytest.mark.slow
 def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_path: Path) -> None:
-    sick = (
-        "import tempfile\ndef full(*_, **__): raise OSError(28, 'No space left')\ntempfile.TemporaryFile = full\n"
-    )
-    write_files(tmp_path / "sick", {"sitecustomize.py": sick.encode()})
+    write_files(tmp_path / "sick", {"sitecustomize.py": FULL_DISK.encode()})
     dask.add_worker(threads=2, PYTHONPATH=str(tmp_path / "sick"))
     notices: list[str] = []
 
@@ -195,34 +214,21 @@ def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_p
     options = QUICK | {"folds": 3}
     run = train(workspace, dask=dask.address, on_notice=join, **options)
     assert run.info()["status"] == "finished"
-    assert any("failed 3 folds in a row" in text and "No space left" in text for text in notices)
+    assert any("failed 3 folds in a row" in text and "No space left" in text for text in notices), notices
 
 
-def test_rows_go_out_once_to_each_worker(
-    workspace: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
+def test_all_workers_gone(
+    workspace: Workspace, calm: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distributed import Client
-
-    sent: list[tuple[object, str]] = []
-    scatter = Client.scatter
-
-    def count(client: Client, data: Digits, workers: list[str], **options: object) -> object:
-        sent.append((data.images.dtype, *workers))
-        return scatter(client, data, workers=workers, **options)
-
-    monkeypatch.setattr(Client, "scatter", count)
     dask.add_worker()
-    dask.add_worker()
-    train(workspace, dask=dask.address, **QUICK | {"folds": 4})
-    assert {dtype for dtype, _ in sent} == {np.dtype(np.uint8)}
-    addresses = [address for _, address in sent]
-    assert len(addresses) == len(set(addresses)) == 2
 
+    def kill_all(task: FoldTask) -> None:
+        monkeypatch.setattr(cluster, "PATIENCE", 2.0)
+        dask.kill_workers()
 
-def test_all_workers_gone(workspace: Workspace, calm: Workspace, dask: Cluster) -> None:
-    dask.add_worker()
-    with pytest.raises(NetworkError, match="has had no worker for 8 s") as caught:
-        train(workspace, run="it", dask=dask.address, on_finished=lambda task: dask.kill_workers(), **QUICK)
+    with pytest.raises(NetworkError, match="has had no worker for 2 s") as caught:
+        train(workspace, run="it", dask=dask.address, on_finished=kill_all, **QUICK)
+    monkeypatch.undo()
     assert f"dask worker {dask.address}" in caught.value.remedy
     run = find_run(workspace, "it")
     assert [run.is_trained(fold) for fold in range(2)] == [True, False]
@@ -256,34 +262,41 @@ def test_workers_that_join_late_are_used(workspace: Workspace, dask: Cluster) ->
         if len(dask.workers) < 2:
             dask.add_worker()
 
-    options = QUICK | {"folds": 4, "settings": SMALL | {"epochs": "200"}}
+    options = QUICK | {"folds": 3, "settings": SMALL | {"epochs": "150"}}
     train(workspace, dask=dask.address, on_notice=join, on_progress=join, **options)
     assert len(seen) == 2
 
 
-def test_a_worker_with_another_version_is_refused(workspace: Workspace, dask: Cluster, tmp_path: Path) -> None:
+def test_a_worker_with_another_version_is_refused(
+    workspace: Workspace, dask: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_files(tmp_path / "old/keras-3.0.dist-info", {"METADATA": b"Name: keras\nVersion: 3.0\n"})
-    old = dask.add_worker(PYTHONPATH=str(tmp_path / "old"))
-    notices: list[str] = []
-    difference = rf"The Dask worker tcp://\S+ has keras 3\.0 \(here {version('keras')}\)"
-    with pytest.raises(UsageError, match=f"^{difference}, and there is no other to train with"):
-        train(workspace, run="it", dask=dask.address, on_notice=notices.append, **QUICK)
-    assert any(text.endswith(": it gets no fold.") for text in notices)
+    broken = "raise ModuleNotFoundError(\"No module named 'kaggle_digits'\")"
+    write_files(tmp_path / "broken/kaggle_digits", {"__init__.py": broken.encode()})
+    for kind in ("old", "broken"):
+        dask.add_worker(PYTHONPATH=str(tmp_path / kind))
+    refused: list[str] = []
+
+    def take(notice: str) -> None:
+        if notice.endswith(": it gets no fold."):
+            refused.append(notice)
+        if len(refused) == 2:
+            monkeypatch.setattr(cluster, "PATIENCE", 0.0)
+
+    with pytest.raises(UsageError, match=r"^The Dask worker tcp://\S+ .*, and there is no other to train with\."):
+        train(workspace, run="it", dask=dask.address, on_notice=take, **QUICK)
+    monkeypatch.undo()
+    assert any(f" has keras 3.0 (here {version('keras')}): " in notice for notice in refused)
+    assert any(" cannot run kaggle-digits (" in notice for notice in refused)
+    assert not find_run(workspace, "it").is_trained(0)
+    bad = list(dask.workers)
     dask.add_worker()
 
     def look(progress: Progress) -> None:
-        assert not worker_processes(old.pid)
+        assert not any(worker_processes(worker.pid) for worker in bad)
 
     run = train(workspace, run="it", dask=dask.address, on_progress=look, **QUICK)
     assert run.info()["status"] == "finished"
-
-
-def test_a_worker_without_the_package_is_refused(workspace: Workspace, dask: Cluster, tmp_path: Path) -> None:
-    broken = "raise ModuleNotFoundError(\"No module named 'kaggle_digits'\")"
-    write_files(tmp_path / "broken/kaggle_digits", {"__init__.py": broken.encode()})
-    dask.add_worker(PYTHONPATH=str(tmp_path / "broken"))
-    with pytest.raises(UsageError, match=r"cannot run kaggle-digits \(.*No module named .*kaggle_digits"):
-        train(workspace, dask=dask.address, **QUICK)
 
 
 def test_workers_drop_the_folds_of_a_parent_that_dies(workspace: Workspace, dask: Cluster) -> None:
@@ -325,6 +338,7 @@ def test_ctrl_c_leaves_nothing_running(
     assert wait_until(lambda: not worker_processes(worker.pid))
 
 
+@pytest.mark.slow
 def test_a_process_that_always_dies_ends_its_fold_alone(
     workspace: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,9 +351,8 @@ def test_a_process_that_always_dies_ends_its_fold_alone(
                 os.kill(process, signal.SIGKILL)
 
     notices: list[str] = []
-    options = QUICK | {"settings": SMALL | {"epochs": "200"}}
     with pytest.raises(KaggleDigitsError, match=r"The worker of fold 0 of seed 0 died by signal 9\.") as caught:
-        train(workspace, run="it", dask=dask.address, on_progress=kill_fold_0, on_notice=notices.append, **options)
+        train(workspace, run="it", dask=dask.address, on_progress=kill_fold_0, on_notice=notices.append, **QUICK)
     assert "fewer threads" in caught.value.remedy
     assert "The worker of fold 0 of seed 0 died by signal 9. It is begun once more." in notices
     run = find_run(workspace, "it")
