@@ -195,6 +195,7 @@ class _Crew:
     newcomers: list[str] = field(default_factory=list)
     threads: dict[str, int] = field(default_factory=dict)
     rows: dict[str, Future] = field(default_factory=dict)
+    _versions: dict[str, str] = field(default_factory=lambda: _all_versions())
     _refused: dict[str, str] = field(default_factory=dict)
     _strikes: Counter[str] = field(default_factory=Counter)
     _looked: float = 0.0
@@ -258,7 +259,7 @@ class _Crew:
         theirs = self.client.run(_all_versions, workers=[address], on_error="return").get(address)
         if theirs is None:
             return  # gone
-        if why := _differences(theirs, _all_versions()):
+        if why := _differences(theirs, self._versions):
             self._refuse(address, why)
             return
         # Dask raises a KeyError for a worker that has just left.

@@ -124,19 +124,19 @@ def test_a_run_on_dask_is_the_run_that_is_trained_here(
 
     seen: list[Progress] = []
     finished: list[FoldTask] = []
-    sent: list[tuple[object, str]] = []
+    sent: list[np.dtype] = []
     scatter = Client.scatter
 
-    def count(client: Client, data: Digits, workers: list[str], **options: object) -> object:
-        sent.append((data.images.dtype, *workers))
-        return scatter(client, data, workers=workers, **options)
+    def count(client: Client, data: Digits, **options: object) -> object:
+        sent.append(data.images.dtype)
+        return scatter(client, data, **options)
 
     monkeypatch.setattr(Client, "scatter", count)
     dask.add_worker()
     run = train(
         workspace, run="it", dask=dask.address, on_progress=seen.append, on_finished=finished.append, **QUICK
     )
-    assert [dtype for dtype, _ in sent] == [np.dtype(np.uint8)]  # once for both folds
+    assert sent == [np.uint8]  # once for both folds
     assert_same(run, calm)
     assert {(p.seed, p.fold, p.epoch) for p in seen} >= {(0, fold, epoch) for fold in (0, 1) for epoch in (1, 40)}
     assert sorted(task.fold for task in finished) == [0, 1]
@@ -317,9 +317,7 @@ def test_workers_drop_the_folds_of_a_parent_that_dies(workspace: Workspace, dask
     assert worker.poll() is None
 
 
-def test_ctrl_c_leaves_nothing_running(
-    workspace: Workspace, dask: Cluster, run_cli: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_ctrl_c_leaves_nothing_running(workspace: Workspace, dask: Cluster) -> None:
     worker = dask.add_worker()
     command = ["--root", workspace.root, "train", "--preset", "lenet", "--folds", "2", "--set", "epochs=10000"]
     process = subprocess.Popen(
