@@ -50,10 +50,6 @@ class NetworkError(KaggleDigitsError):
     exit_code = 5
 
 
-class NothingSentError(NetworkError):
-    """A submission did not get through, and the host has certainly made none of it."""
-
-
 class DataError(KaggleDigitsError):
     """Bad data, a bad submission file, or a damaged artefact."""
 

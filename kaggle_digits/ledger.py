@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import lock, write_bytes
+from kaggle_digits.files import lock, read_json, write_bytes, write_json
 from kaggle_digits.hosts import Status
 
 
@@ -119,10 +119,52 @@ class Ledger:
                     return
             entries.append(entry)
 
+    def record_attempt(self, entry: Entry, allowance: int | None) -> None:
+        """Write the entry of a submission that is about to be made.
+
+        Parameters
+        ----------
+        entry : Entry
+            Without a reference.
+        allowance : int or None
+            How many submissions are left before it, by which `was_counted` can tell later whether it was made, in
+            another process too. It goes into a file of its own, since the ledger's columns are fixed.
+        """
+        unresolved = [old for old in self.entries() if not old.ref]
+        known = self._allowances()
+        kept = {key: known[key] for key in map(_key, unresolved) if key in known}
+        write_json(self._allowance_file, kept | {_key(entry): allowance})
+        self.record(entry)
+
+    def was_counted(self, entry: Entry, allowance: int | None) -> bool:
+        """Tell whether the host has counted a submission whose answer was lost, given the allowance now.
+
+        True means that it was made, or another one since. False means nothing: a host counts late, or a new day
+        has begun.
+        """
+        known = self._allowances()
+        if allowance is None or _key(entry) not in known:
+            return False
+        # None before: the host begins to count with the first submission.
+        before = known[_key(entry)]
+        return before is None or allowance < before
+
     def forget(self, entry: Entry) -> None:
-        """Remove the entry of a sending that never came to be."""
+        """Remove the entry of a submission that the host refused to make."""
         with self._changed() as entries:
             entries[:] = [old for old in entries if not old.is_same_sending(entry)]
+
+    @property
+    def _allowance_file(self) -> Path:
+        return self.path.with_name(".allowance.json")
+
+    def _allowances(self) -> dict[str, int | None]:
+        """Return the allowance before each attempt; nothing for what cannot be read."""
+        try:
+            document = read_json(self._allowance_file)
+        except DataError:
+            return {}
+        return {key: left for key, left in document.items() if left is None or type(left) is int}
 
     @contextmanager
     def _changed(self) -> Iterator[list[Entry]]:
@@ -161,6 +203,10 @@ class Ledger:
 
     def _error(self, detail: str) -> DataError:
         return DataError(f"{self.path}, {detail}.", "Mend that line by hand; nothing was changed.")
+
+
+def _key(entry: Entry) -> str:
+    return f"{entry.time} {entry.sha256}"
 
 
 def updated(entry: Entry, status: Status, score: float | None, rank: int | None = None) -> Entry:

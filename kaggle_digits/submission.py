@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,21 +19,20 @@ from kaggle_digits.errors import (
     DataError,
     KaggleDigitsError,
     NetworkError,
-    NothingSentError,
     RefusedError,
     ScoringError,
     UsageError,
 )
-from kaggle_digits.files import Workspace, lock, replacing, sha256
+from kaggle_digits.files import Workspace, lock, replacing, sha256, write_bytes
 from kaggle_digits.hosts import Host, Standing, Submission
 from kaggle_digits.ledger import Entry, Ledger, updated
 
 DIGEST_LENGTH = 12
-"""How much of the file's SHA-256 ends a description, by which a lost answer is found again."""
+"""How much of the file's SHA-256 its description and its name at the host end in, to find it again in the list."""
 LOOK_UP_PAUSES = (0.0, 2.0, 5.0)
 """Seconds before each look for a submission whose answer was lost."""
 LAG = 30.0
-"""Seconds after a sending without an answer in which it may yet appear in the host's list."""
+"""Seconds after a lost answer for which the next `submit` looks for the submission before it gives up."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two looks at a pending submission; the pause doubles from the first to the longest."""
 
@@ -116,18 +117,23 @@ def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
         )
     with replacing(path) as temporary:
         pd.DataFrame({key: ids, target: softmax.argmax(1)}).to_csv(temporary, index=False, lineterminator="\n")
-        check_submission(temporary, ids)
+        read_submission(temporary, ids)
 
 
-def check_submission(path: Path, ids: Int64) -> None:
-    """Check a submission file: its encoding, header, rows, ids and labels.
+def read_submission(path: Path, ids: Int64) -> bytes:
+    """Read a submission file, once, and check its encoding, header, rows, ids and labels.
 
     Parameters
     ----------
     path : pathlib.Path
-        The file.
+        The file, which may be a pipe.
     ids : ndarray of int64, shape (m,)
         What ``sample_submission.csv`` asks for, in its order.
+
+    Returns
+    -------
+    bytes
+        The content, which is what has to be sent: the file may be another one by then.
 
     Raises
     ------
@@ -140,8 +146,12 @@ def check_submission(path: Path, ids: Int64) -> None:
             f"{path}, {detail}.", "Mend the file, or write a run's own again with the command: ensemble."
         )
 
+    # More than a right file can have, with CRLF, and an end of what a wrong one or a device may send.
+    most = 100 + sum(len(str(key)) + len(",0\r\n") for key in ids.tolist()) * 2
     try:
-        lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+        with open(path, "rb") as stream:
+            content = stream.read(most)
+        lines = content.decode("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise DataError(f"There is no {path}.", "Write it with the command: train.") from None
     except OSError as error:
@@ -158,8 +168,11 @@ def check_submission(path: Path, ids: Int64) -> None:
             refuse(f"line {number}: {line[:60]!r} does not begin with the id {wanted}")
         if not (label.isascii() and label.isdigit() and len(label) == 1 and int(label) < CLASSES):
             refuse(f"line {number}: the label is {label[:60]!r}, not a digit from 0 to 9")
+    if len(content) == most:
+        refuse(f"which goes on after its {len(ids) + 1:,} lines")
     if len(lines) - 1 != len(ids):
         refuse(f"line {len(lines)} is the last, where {len(ids) + 1:,} lines are wanted")
+    return content
 
 
 def submit(
@@ -179,8 +192,10 @@ def submit(
     """Check a submission file, send it once, and wait for its score.
 
     A file that was submitted before, by the ledger's or the host's word, is not sent again unless `again`. The
-    reference is in the ledger before the first look at the score, and an answer that is lost on its way back is
-    looked up in the host's list, and in what is left of the day's allowance, so that nothing is sent twice.
+    file is uploaded first, which submits nothing. Then its line goes into the ledger, and only then is the host
+    asked to make the submission: from that line on it counts as possibly made, whatever happens to the answer or
+    to this process, and it is looked for in the host's list. As long as it is not known what became of it, the
+    file is not sent again unless `again`.
 
     Parameters
     ----------
@@ -220,34 +235,30 @@ def submit(
     """
     if not timeout >= 0:
         raise UsageError(f"{timeout} seconds is no time to wait.", "Choose a --timeout from 0.")
-    check_submission(csv, load_sample(workspace.data))
-    digest = sha256(csv)
+    content = read_submission(csv, load_sample(workspace.data))
+    digest = hashlib.sha256(content).hexdigest()
     # One line of bounded length, as the host gives it back.
     description = f"{' '.join(message.split())[:200]} {digest[:DIGEST_LENGTH]}".strip()
     entry = Entry(
-        time=datetime.now(UTC).isoformat(timespec="microseconds"),
-        run=run,
-        sha256=digest,
-        ref="",
-        status="UNKNOWN",
-        cv="" if cv is None else f"{cv:.5f}",
+        time=_now(), run=run, sha256=digest, ref="", status="UNKNOWN", cv="" if cv is None else f"{cv:.5f}"
     )
     ledger = ledger_of(workspace)
     with lock(workspace.submissions / ".lock", "Another submission is under way."):
-        entries = ledger.entries()
-        known = _find_known(host, entries, entry, again)
+        made = _find_made(host, workspace, entry, again, dry_run)
         if dry_run:
-            return Sent(known or entry, description, was_known=known is not None)
-        if known is not None:
-            ledger.record(known)
-            sent = Sent(known, description, was_known=True)
+            return Sent(made or entry, description, was_known=made is not None)
+        if made is not None:
+            ledger.record(made)
+            sent = Sent(made, description, was_known=True)
         else:
             left = host.allowance()
             if left is not None and left <= 0:
                 raise RefusedError(
                     "Today's submissions are used up.", "Submit again after midnight UTC; the file stays."
                 )
-            sent = Sent(_send(host, ledger, csv, entry, description, left), description)
+            with _private_copy(workspace, content, digest) as copy:
+                upload = host.upload(copy)
+            sent = Sent(_make(host, workspace, entry, upload, description, left), description)
     if not wait or sent.entry.status == "COMPLETE":
         return sent
     return replace(sent, entry=_wait(host, workspace, sent.entry, timeout, on_wait))
@@ -263,10 +274,8 @@ def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
     submissions = list(host.submissions())
     standing = _standing(host)
     best = max((s.score for s in submissions if s.score is not None), default=None)
-    entries = ledger.entries()
     rows: list[tuple[Submission, Entry | None]] = []
-    for submission in submissions:
-        entry = _entry_of(submission, entries)
+    for submission, entry in _matched(submissions, ledger.entries()):
         if entry is not None:
             place = standing.place if standing and submission.score == best else None
             now = updated(replace(entry, ref=submission.ref), submission.status, submission.score, place)
@@ -284,87 +293,127 @@ def _as_submission(entry: Entry) -> Submission:
     return Submission(entry.ref, entry.time, "", entry.status, score, "only in the ledger", "")
 
 
-def _entry_of(submission: Submission, entries: list[Entry]) -> Entry | None:
-    """Return a submission's entry: by its reference, or by its digest where the reference was lost."""
-    by_ref = next((entry for entry in entries if entry.ref == submission.ref), None)
-    return by_ref or next((e for e in entries if not e.ref and _is_about(submission, e.sha256)), None)
+@contextmanager
+def _private_copy(workspace: Workspace, content: bytes, digest: str) -> Iterator[Path]:
+    """Yield a copy of what was checked, under a name that tells the file in the host's list."""
+    folder = workspace.submissions / ".upload"
+    path = folder / f"submission-{digest[:DIGEST_LENGTH]}.csv"
+    try:
+        write_bytes(path, content)
+        yield path
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_about(submission: Submission, digest: str) -> bool:
-    return len(digest) >= DIGEST_LENGTH and submission.description.endswith(digest[:DIGEST_LENGTH])
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="microseconds")
 
 
-def _find_known(host: Host, entries: list[Entry], entry: Entry, again: bool) -> Entry | None:
-    """Return the entry of a submission of the same file that was made before, by whomever; None to send it.
+def _matched(submissions: Iterable[Submission], entries: Sequence[Entry]) -> list[tuple[Submission, Entry | None]]:
+    """Pair the submissions, newest first, with their entries.
 
-    With `again` only one counts whose answer was lost: it may have come to be after all.
+    By the reference, or by the digest where the answer with the reference was lost. Of several lost answers about
+    one file, the oldest entry goes with the oldest submission, and no entry with two.
+    """
+    by_ref = {entry.ref: entry for entry in entries if entry.ref}
+    lost = [entry for entry in entries if not entry.ref]
+    pairs: list[tuple[Submission, Entry | None]] = []
+    for submission in reversed(list(submissions)):
+        entry = by_ref.get(submission.ref) or next((e for e in lost if _is_of(submission, e.sha256)), None)
+        if entry in lost:
+            lost.remove(entry)
+        pairs.append((submission, entry))
+    return pairs[::-1]
+
+
+def _is_of(submission: Submission, digest: str) -> bool:
+    """Tell whether a submission is of the file with this SHA-256.
+
+    By the name that the file was uploaded under, or by the end of the description, which can be edited on the
+    host's site. Sizes tell nothing: all valid submissions to a competition have the same.
+    """
+    mark = digest[:DIGEST_LENGTH]
+    return len(mark) == DIGEST_LENGTH and (mark in submission.file_name or submission.description.endswith(mark))
+
+
+def _find_made(host: Host, workspace: Workspace, entry: Entry, again: bool, dry_run: bool) -> Entry | None:
+    """Return the entry of a submission of the same file that was made before, by whomever; None to make one.
+
+    With `again` only one counts whose answer was lost: it may have been made after all.
 
     Raises
     ------
     NetworkError
-        If the answer was lost, and the host has counted the submission but does not list it.
+        If it is not known whether one was made, and not `again`.
     """
+    ledger = ledger_of(workspace)
+    entries = ledger.entries()
     known = [old for old in entries if old.sha256 == entry.sha256 and old.ref]
-    lost = _lost(entries, entry.sha256)
-    if lost is None and (again or known):
+    lost = [old for old in entries if old.sha256 == entry.sha256 and not old.ref]
+    if not lost and (again or known):
         return None if again else known[-1]
-    refs = {old.ref for old in entries}
-    looks = 1 if lost is None else 1 + _looks_left(lost)
-    for look in range(looks):
+    for look in range(1 + (_looks_left(lost[-1]) if lost else 0)):
         if look:
             time.sleep(LOOK_UP_PAUSES[-1])
-        for submission in host.submissions():
-            if submission.ref not in refs and _is_about(submission, entry.sha256):
-                found = lost or replace(entry, time=submission.time)
-                return updated(replace(found, ref=submission.ref), submission.status, submission.score)
-    if lost is not None and lost.status == "PENDING" and not again:
-        raise NetworkError(_COUNTED, _LOOK_LATER)
-    return known[-1] if known and not again else None
+        for submission, old in _matched(host.submissions(), entries):
+            if _is_of(submission, entry.sha256) and (old is None or not old.ref):
+                found = replace(old or replace(entry, time=submission.time), ref=submission.ref)
+                return updated(found, submission.status, submission.score)
+    if again or known or not lost:
+        return None if again or not known else known[-1]
+    when = lost[-1].time[:16].replace("T", " ")
+    problem = f"The answer to a submission of this file ({when} UTC) was lost"
+    raise _unresolved(host, workspace, lost[-1], problem, dry_run)
 
 
 def _looks_left(lost: Entry) -> int:
-    """Return how many looks it takes until a sending whose answer was lost should be in the host's list."""
+    """Return how many more looks a submission whose answer was lost is worth, by its age."""
     try:
-        age = (datetime.now(UTC) - datetime.fromisoformat(lost.time)).total_seconds()
-    except (ValueError, TypeError):  # somebody has edited the ledger
+        age = time.time() - datetime.fromisoformat(lost.time).timestamp()
+    except ValueError:  # somebody has edited the ledger
         return 0
     return int(min(max(0.0, LAG - age), LAG) / LOOK_UP_PAUSES[-1])
 
 
-def _lost(entries: list[Entry], digest: str) -> Entry | None:
-    """Return the entry of a sending of this file whose reference never arrived."""
-    return next((entry for entry in entries if entry.sha256 == digest and not entry.ref), None)
+def _unresolved(
+    host: Host, workspace: Workspace, lost: Entry, problem: str, dry_run: bool = False
+) -> NetworkError:
+    """Return the error of a submission whose answer was lost and that is not listed; note if it was counted."""
+    ledger, left = ledger_of(workspace), None
+    with suppress(KaggleDigitsError):
+        left = host.allowance()
+    counted = lost.status == "PENDING" or ledger.was_counted(lost, left)
+    if counted and not dry_run:
+        ledger.record(replace(lost, status="PENDING"))
+    known = "has been counted, but is not listed yet" if counted else "may have been made, but is not listed"
+    return NetworkError(
+        f"{problem}: the submission {known}.",
+        f"Look for it with: {workspace.command('score')}; only --again sends the file once more.",
+    )
 
 
-_COUNTED = "The answer to a submission of this file was lost: it has been counted, but is not listed yet."
-_LOOK_LATER = "Look for it later with the command: score; --again would send the file a second time."
+def _make(
+    host: Host, workspace: Workspace, entry: Entry, upload: str, description: str, left: int | None
+) -> Entry:
+    """Make a submission of an uploaded file, and return its entry once the reference is in the ledger.
 
-
-def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str, left: int | None) -> Entry:
-    """Submit a file, and return its entry once the reference is in the ledger.
-
-    The entry is there before the file is sent: whatever happens then, the next `submit` or `score` looks it up.
-    It is forgotten only when nothing can have come to be; PENDING without a reference means that something has,
-    for of the allowance, which was `left` before, less is left.
+    The entry is there before the host is asked, with the time of just before. It is forgotten only if the host
+    refuses. If the answer is lost the submission may have been made: it is looked up in the list, and if it is
+    not there, the entry stays for the next `submit` or `score` to resolve. With the status PENDING if the host
+    has counted it, for of the allowance, which was `left` before, less is left.
     """
+    ledger = ledger_of(workspace)
     before = {submission.ref for submission in host.submissions()}
-    if lost := _lost(ledger.entries(), entry.sha256):
-        ledger.forget(lost)
-    ledger.record(entry)
+    # Not the time when `submit` began: the upload may have taken minutes.
+    entry = replace(entry, time=_now())
+    ledger.record_attempt(entry, left)
     try:
-        ref = host.submit(csv, description)
-    except NothingSentError:
-        ledger.forget(entry)
-        raise
-    except NetworkError:
-        found = _look_up(host, entry.sha256, before)
-        if found is None:
-            now_left = host.allowance()
-            if now_left is not None and (left is None or now_left < left):
-                ledger.record(replace(entry, status="PENDING"))
-                raise NetworkError(_COUNTED, _LOOK_LATER) from None
-            raise
-        ref = found
+        ref = host.create(upload, description)
+    except NetworkError as error:
+        listed = _look_up(host, entry.sha256, before)
+        if listed is None:
+            raise _unresolved(host, workspace, entry, error.problem.rstrip(".")) from error
+        ref = listed
     except KaggleDigitsError:
         ledger.forget(entry)
         raise
@@ -374,12 +423,16 @@ def _send(host: Host, ledger: Ledger, csv: Path, entry: Entry, description: str,
 
 
 def _look_up(host: Host, digest: str, before: set[str]) -> str | None:
-    """Return the reference of a submission whose answer was lost; a host's list may lag, so look several times."""
+    """Return the reference of a submission whose answer was lost, or None if it is not listed.
+
+    A host's list may lag, or fail for as long as the answer did, so look several times.
+    """
     for pause in LOOK_UP_PAUSES:
         time.sleep(pause)
-        for submission in host.submissions():
-            if submission.ref not in before and _is_about(submission, digest):
-                return submission.ref
+        with suppress(NetworkError):
+            for submission in host.submissions():
+                if submission.ref not in before and _is_of(submission, digest):
+                    return submission.ref
     return None
 
 
@@ -398,7 +451,8 @@ def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, on_wai
             ledger.record(updated(entry, status, None))
             raise ScoringError(
                 f"Submission {entry.ref} was scored as an error: {submission.reason.rstrip('.') or 'no reason'}.",
-                "Mend the file as the reason says, then submit it again.",
+                "If the reason is in the file, fix it and submit the new one; if it was trouble at the host, send "
+                "the same file once more with --again.",
             )
         if submission and status == "COMPLETE":
             entry = updated(entry, status, submission.score)

@@ -55,6 +55,39 @@ def full_disk(after: int) -> Iterator[list[str]]:
         yield failed
 
 
+class Clock:
+    """A clock that hardly moves but by sleeping; a test may let it leap.
+
+    Attributes
+    ----------
+    now : float
+        What `time.time` returns.
+    slept : float
+        Seconds that were slept, which no leap changes.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1.8e9
+        self.slept = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += seconds
+
+    def read(self) -> float:
+        self.now += 1e-5  # no two moments are the same
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that the code under test reads and sleeps by."""
+    clock = Clock()
+    monkeypatch.setattr("time.time", clock.read)
+    monkeypatch.setattr("time.sleep", clock.sleep)
+    return clock
+
+
 def small_digits(rows: int, seed: int = 0) -> tuple[UInt8, UInt8]:
     """Return images and labels that a network can learn: a bright block whose place tells the digit."""
     rng = np.random.default_rng(seed)

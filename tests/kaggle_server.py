@@ -22,24 +22,26 @@ DATE = "2026-11-24T10:00:00Z"
 class Fault:
     """What goes wrong with one request.
 
-    `lost` handles the request and then drops the connection; `drop` does not even handle it; `cut` promises the
-    whole body and sends half of it; `drip` sends its "head" or its "body" byte by byte and without end.
+    `lost` handles the request and then drops the connection; `drop` does not even handle it; `made` handles it
+    and then answers with `status`; `cut` promises the whole body and sends half of it; `drip` sends its "head" or
+    its "body" byte by byte and without end.
     """
 
     status: int = 0
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     lost: bool = False
+    made: bool = False
     drop: bool = False
     cut: bool = False
     spoil: bool = False
     drip: str = ""
 
 
-def error(status: int, message: str, **headers: str) -> Fault:
+def error(status: int, message: str, made: bool = False, **headers: str) -> Fault:
     """Kaggle's error, with its words in the body."""
     body = json.dumps({"code": status, "message": message}).encode()
-    return Fault(status, body, {"Content-Type": "application/json"} | headers)
+    return Fault(status, body, {"Content-Type": "application/json"} | headers, made=made)
 
 
 class KaggleServer:
@@ -52,6 +54,7 @@ class KaggleServer:
         self.board: list[tuple[int, str, str, str]] = []
         self.scoring: deque[dict] = deque()
         self.uploads: dict[str, bytes] = {}
+        self.file_names: dict[str, str] = {}
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         self.requests: list[str] = []
         self.closed = threading.Event()
@@ -93,6 +96,7 @@ class KaggleServer:
     def StartSubmissionUpload(self, request: dict) -> dict:  # noqa: N802
         token = f"upload-{len(self.uploads)}"
         self.uploads[token] = b""
+        self.file_names[token] = request["fileName"]
         return {"token": token, "createUrl": f"http://localhost/upload/{token}"}
 
     def CreateSubmission(self, request: dict) -> dict:  # noqa: N802
@@ -104,7 +108,7 @@ class KaggleServer:
                 "ref": ref,
                 "date": DATE,
                 "description": request.get("submissionDescription", ""),
-                "fileName": "submission.csv",
+                "fileName": self.file_names[request["blobFileTokens"]],
                 "teamName": "Ada's team",
                 "submittedBy": USER,
                 "content": self.uploads[request["blobFileTokens"]],
@@ -161,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         answer = getattr(self.kaggle, call)(request)
         if fault.lost:
             return self._drop()
+        if fault.made:
+            return self._bytes(fault.body, fault, fault.status)
         return self._json(answer)
 
     def do_GET(self) -> None:
@@ -187,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.drip:
             self._drip(fault.drip)
             return None
-        if fault.status:
+        if fault.status and not fault.made:
             self._bytes(fault.body, fault, fault.status)
             return None
         return fault

@@ -19,7 +19,7 @@ import pytest
 from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace
-from kaggle_digits.errors import CredentialsError, NetworkError, NothingSentError, RefusedError, WriteError
+from kaggle_digits.errors import CredentialsError, NetworkError, RefusedError, WriteError
 from kaggle_digits.hosts import kaggle as kaggle_module
 from kaggle_digits.hosts.credentials import HIDDEN, scrub
 from kaggle_digits.hosts.kaggle import ATTEMPTS, FETCHES, LONGEST_WAIT, KaggleHost
@@ -403,64 +403,93 @@ def test_all_zero_limits_are_no_used_up_allowance(host: KaggleHost, kaggle: Kagg
     assert host.allowance() == 0
 
 
-def test_submit_uploads_the_file(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
-    path = tmp_path / "submission.csv"
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    path = tmp_path / "submission-0123456789ab.csv"
     path.write_bytes(b"ImageId,Label\n1,7\n")
-    assert host.submit(path, "a description") == "1000"
-    assert kaggle.submissions[0]["content"] == path.read_bytes()
-    assert kaggle.submissions[0]["description"] == "a description"
+    return path
 
 
-def test_a_failed_upload_is_an_error(
-    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_upload_and_create_make_a_submission(host: KaggleHost, kaggle: KaggleServer, csv: Path) -> None:
+    upload = host.upload(csv)
+    assert kaggle.submissions == []
+    assert host.create(upload, "a description") == "1000"
+    (submission,) = host.submissions()
+    assert kaggle.submissions[0]["content"] == csv.read_bytes()
+    assert (submission.description, submission.file_name) == ("a description", "submission-0123456789ab.csv")
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        ("upload", Fault(status=403, body=b"no")),
+        ("StartSubmissionUpload", Fault(drop=True)),
+        ("StartSubmissionUpload", error(503, "Busy")),
+        ("StartSubmissionUpload", Fault(status=200, body=b"<html>")),
+    ],
+)
+def test_upload_that_fails_is_a_network_error(
+    host: KaggleHost, kaggle: KaggleServer, csv: Path, call: str, fault: Fault, capsys: pytest.CaptureFixture
 ) -> None:
-    (tmp_path / "submission.csv").write_bytes(b"ImageId,Label\n1,7\n")
-    kaggle.fail("upload", Fault(status=403, body=b"no"))
-    with pytest.raises(NothingSentError, match="upload of the file to Kaggle failed"):
-        host.submit(tmp_path / "submission.csv", "")
+    kaggle.fail(call, fault)
+    with pytest.raises(NetworkError):
+        host.upload(csv)
     assert kaggle.submissions == []
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("fault", [Fault(drop=True), error(503, "Busy"), Fault(status=200, body=b"<html>")])
-def test_nothing_was_sent_where_the_upload_never_began(
-    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, fault: Fault
-) -> None:
-    (tmp_path / "submission.csv").write_bytes(b"ImageId,Label\n1,7\n")
-    kaggle.fail("StartSubmissionUpload", fault)
-    with pytest.raises(NothingSentError):
-        host.submit(tmp_path / "submission.csv", "")
-    assert kaggle.count("CreateSubmission") == 0
-
-
-def test_nothing_was_sent_where_nobody_listens(
-    host: KaggleHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "submission.csv").write_bytes(b"ImageId,Label\n1,7\n")
+def test_upload_where_nobody_listens(host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with pytest.raises(NothingSentError, match="cannot be reached"):
-        host.submit(tmp_path / "submission.csv", "")
+    with pytest.raises(NetworkError, match="cannot be reached"):
+        host.upload(csv)
+
+
+JSON = {"Content-Type": "application/json"}
+UNCLEAR = {
+    "lost": Fault(lost=True),
+    "dropped": Fault(drop=True),
+    "busy": error(503, "Busy"),
+    "no reference": Fault(200, b"{}", JSON),
+    "time-out of a gateway": Fault(408, b"<html>Request Timeout</html>", made=True),
+    "refusal of a gateway": Fault(403, b"Forbidden", made=True),
+    "refusal of a gateway in JSON": Fault(403, b'{"message": "Forbidden"}', JSON, made=True),
+    "conflict": error(409, "Conflict", made=True),
+    "code and status differ": Fault(403, b'{"code": 400, "message": "Bad"}', JSON, made=True),
+    "list": Fault(400, b"[]", JSON, made=True),
+    "too many": error(429, "Slow down", made=True),
+}
+
+
+@pytest.mark.parametrize("fault", UNCLEAR.values(), ids=UNCLEAR)
+def test_create_without_a_clear_answer_is_a_network_error(
+    host: KaggleHost, kaggle: KaggleServer, csv: Path, fault: Fault
+) -> None:
+    """For the submission may have been made."""
+    upload = host.upload(csv)
+    kaggle.fail("CreateSubmission", fault)
+    with pytest.raises(NetworkError):
+        host.create(upload, "")
+    assert len(kaggle.submissions) == (fault.made or fault.lost)
+    assert kaggle.count("CreateSubmission") == 1
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(lost=True),
-        Fault(drop=True),
-        error(503, "Busy"),
-        Fault(200, b"{}", {"Content-Type": "application/json"}),
+        error(400, "Your daily limit is used up"),
+        error(403, "Your daily limit is used up"),
+        Fault(404, b'{"error": {"code": 404, "message": "Your daily limit is used up"}}', JSON),
+        Fault(200, b'{"code": 400, "message": "Your daily limit is used up"}', JSON),
     ],
-    ids=["lost", "dropped", "busy", "no reference"],
 )
-def test_a_submission_without_an_answer_may_have_been_sent(
-    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, fault: Fault
+def test_create_that_kaggle_refuses_is_refused(
+    host: KaggleHost, kaggle: KaggleServer, csv: Path, fault: Fault
 ) -> None:
-    (tmp_path / "submission.csv").write_bytes(b"ImageId,Label\n1,7\n")
+    upload = host.upload(csv)
     kaggle.fail("CreateSubmission", fault)
-    with pytest.raises(NetworkError) as caught:
-        host.submit(tmp_path / "submission.csv", "")
-    assert not isinstance(caught.value, NothingSentError)
+    with pytest.raises(RefusedError, match="daily limit is used up"):
+        host.create(upload, "")
 
 
 @pytest.mark.parametrize(

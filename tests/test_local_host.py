@@ -17,7 +17,7 @@ from kaggle_digits import Workspace, download
 from kaggle_digits.competition import FILES
 from kaggle_digits.data import load_test, load_train
 from kaggle_digits.errors import DataError, NetworkError, RefusedError
-from kaggle_digits.hosts import idx, local, open_host
+from kaggle_digits.hosts import Host, idx, local, open_host
 from kaggle_digits.hosts.idx import format_idx, parse_idx, read_mnist
 from kaggle_digits.hosts.local import DAILY_LIMIT, LocalHost, baselines, shuffled
 
@@ -29,6 +29,10 @@ def workspace(tmp_path: Path) -> Workspace:
     workspace = Workspace.at(tmp_path, "rehearsal")
     download(workspace)
     return workspace
+
+
+def send(host: Host, path: Path, description: str) -> str:
+    return host.create(host.upload(path), description)
 
 
 def write_answer(path: Path, labels: np.ndarray) -> Path:
@@ -62,8 +66,8 @@ def test_score_status_history_and_place(workspace: Workspace, tmp_path: Path) ->
     truth = local._rehearsal_rows().hidden_labels
     assert host.standing().place is None
     half_right = np.where(np.arange(len(truth)) % 2, truth, (truth + 1) % 10)
-    first = host.submit(write_answer(tmp_path / "a.csv", half_right), "half")
-    second = host.submit(write_answer(tmp_path / "b.csv", truth), "all")
+    first = send(host, write_answer(tmp_path / "a.csv", half_right), "half")
+    second = send(host, write_answer(tmp_path / "b.csv", truth), "all")
     newest, oldest = host.submissions()
     assert (newest.ref, newest.score, newest.status, newest.description) == (second, 1.0, "COMPLETE", "all")
     assert (oldest.ref, oldest.score) == (first, 0.5)
@@ -76,7 +80,7 @@ def test_the_baselines_are_on_the_board(workspace: Workspace, tmp_path: Path) ->
     assert len(board) >= 3
     assert all(0.8 < score < 1 for score in board.values())
     host = open_host(workspace)
-    host.submit(write_answer(tmp_path / "a.csv", np.zeros(2800, int)), "")
+    send(host, write_answer(tmp_path / "a.csv", np.zeros(2800, int)), "")
     assert host.standing().place == len(board) + 1
 
 
@@ -94,7 +98,7 @@ def test_what_cannot_be_scored_is_an_error_that_counts(
 ) -> None:
     host = open_host(workspace)
     (tmp_path / "bad.csv").write_text(text)
-    host.submit(tmp_path / "bad.csv", "")
+    send(host, tmp_path / "bad.csv", "")
     (submission,) = host.submissions()
     assert submission.status == "ERROR"
     assert submission.score is None
@@ -107,9 +111,9 @@ def test_ten_submissions_a_day(workspace: Workspace, tmp_path: Path, monkeypatch
     answer = write_answer(tmp_path / "a.csv", np.zeros(2800, int))
     for left in range(DAILY_LIMIT, 0, -1):
         assert host.allowance() == left
-        host.submit(answer, "")
+        send(host, answer, "")
     with pytest.raises(RefusedError, match="used up"):
-        host.submit(answer, "")
+        send(host, answer, "")
     assert len(list(host.submissions())) == DAILY_LIMIT
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import sample_bytes, write_files
+from conftest import Clock, sample_bytes, write_files
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +22,6 @@ from kaggle_digits.errors import (
     DataError,
     KaggleDigitsError,
     NetworkError,
-    NothingSentError,
     RefusedError,
     ScoringError,
     UsageError,
@@ -26,7 +30,7 @@ from kaggle_digits.errors import (
 from kaggle_digits.files import lock, sha256
 from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.ledger import Entry, Ledger
-from kaggle_digits.submission import LAG, check_submission, ledger_of, read_scores, submit, write_submission
+from kaggle_digits.submission import LAG, ledger_of, read_scores, read_submission, submit, write_submission
 
 IDS = np.arange(1, 31)
 GOOD = "ImageId,Label\n" + "".join(f"{i},{i % 10}\n" for i in IDS)
@@ -41,7 +45,7 @@ def one_hot(digits: np.ndarray) -> np.ndarray:
 def test_what_is_written_is_what_the_sample_wants(tmp_path: Path, digits: list[int]) -> None:
     path, ids = tmp_path / "submission.csv", np.arange(1, len(digits) + 1)
     write_submission(path, ids, one_hot(np.array(digits)))
-    check_submission(path, ids)
+    read_submission(path, ids)
     assert (
         path.read_bytes()
         == ("ImageId,Label\n" + "".join(f"{i},{d}\n" for i, d in zip(ids, digits, strict=True))).encode()
@@ -74,7 +78,7 @@ def test_a_wrong_file_names_its_line(tmp_path: Path, text: str, message: str) ->
     path = tmp_path / "submission.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        check_submission(path, IDS)
+        read_submission(path, IDS)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -85,7 +89,7 @@ def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: byte
     path = tmp_path / "submission.csv"
     path.write_bytes(content)
     with pytest.raises(DataError):
-        check_submission(path, IDS)
+        read_submission(path, IDS)
 
 
 class FakeHost:
@@ -95,26 +99,47 @@ class FakeHost:
         self.sent: list[Submission] = []
         self.left: int | None = 5
         self.outcomes: list[tuple[str, float | None, str]] = []
+        self.uploads: list[bytes] = []
+        self.fail_upload = False
         self.lose_answer = False
         self.hidden_looks = 0
         self.looks = 0
         self.ledger: Ledger | None = None
         self.seen_in_ledger: list[str] = []
+        self.clock: Clock | None = None
+        self.upload_seconds = self.lag = self.unreadable_for = 0.0
+        self.made_at: list[float] = []
 
     def allowance(self) -> int | None:
         return self.left
 
-    def submit(self, csv: Path, description: str) -> str:
+    def upload(self, csv: Path) -> str:
+        if self.fail_upload:
+            raise NetworkError("The upload failed.", "Try later.")
+        if self.clock is not None:
+            self.clock.now += self.upload_seconds
+        self.uploads.append(csv.read_bytes())
+        return csv.name
+
+    def create(self, upload: str, description: str) -> str:
+        ref = str(len(self.sent) + 1)
         self.sent.insert(
-            0,
-            Submission(str(len(self.sent) + 1), "2026-11-24T10:00:00+00:00", description, "PENDING", None, "", ""),
+            0, Submission(ref, "2026-11-24T10:00:00+00:00", description, "PENDING", None, "", "", upload)
         )
+        if self.clock is not None:
+            self.made_at.append(self.clock.slept)
         if self.lose_answer:
             raise NetworkError("Kaggle cannot be reached.", "Try later.")
         return self.sent[0].ref
 
     def submissions(self) -> Iterator[Submission]:
         self.looks += 1
+        if self.sent and self.clock is not None:
+            age = self.clock.slept - self.made_at[-1]
+            if age < self.unreadable_for:
+                raise NetworkError("Kaggle has trouble.", "Try later.")
+            if age < self.lag:
+                return
         if self.sent and self.hidden_looks > 0:
             self.hidden_looks -= 1
             return
@@ -123,9 +148,7 @@ class FakeHost:
         for i, submission in enumerate(self.sent):
             if i == 0 and self.outcomes:
                 status, score, reason = self.outcomes[0] if len(self.outcomes) == 1 else self.outcomes.pop(0)
-                submission = Submission(
-                    submission.ref, submission.time, submission.description, status, score, reason, ""
-                )
+                submission = replace(submission, status=status, score=score, reason=reason)
             yield submission
 
     def impatient(self) -> FakeHost:
@@ -150,8 +173,7 @@ def csv(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> FakeHost:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+def host(clock: Clock) -> FakeHost:
     host = FakeHost()
     host.outcomes = [("COMPLETE", 0.99757, "")]
     return host
@@ -259,12 +281,16 @@ def test_score_finds_a_lost_answer_too(
     assert ledger_of(workspace).entries()[0].ref == "1"
 
 
-def test_a_sending_that_never_came_to_be_is_sent_when_asked_again(
-    workspace: Workspace, csv: Path, host: FakeHost
-) -> None:
-    ledger_of(workspace).record(Entry("t", "fast", sha256(csv), "", "UNKNOWN"))
-    assert not submit(host, workspace, csv).was_known
-    assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1"]
+def test_submit_never_sends_over_an_unresolved_line(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    """Whatever its time is: somebody may have edited it, or another clock have written it."""
+    for time in ("t", "2020-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00"):
+        ledger_of(workspace).path.unlink(missing_ok=True)
+        ledger_of(workspace).record(Entry(time, "fast", sha256(csv), "", "UNKNOWN"))
+        with pytest.raises(NetworkError, match="may have been made"):
+            submit(host, workspace, csv)
+        with pytest.raises(NetworkError, match="may have been made"):
+            submit(host, workspace, csv, dry_run=True)
+    assert host.sent == []
 
 
 def test_trouble_while_polling_is_waited_out(
@@ -335,10 +361,10 @@ def test_a_lost_answer_of_a_second_sending_is_not_the_first(
     assert submit(host, workspace, csv, again=True).entry.ref == "2"
 
 
-def test_a_list_that_lags_is_waited_for(workspace: Workspace, csv: Path, host: FakeHost) -> None:
-    """The answer is lost, and nothing says whether the submission came to be."""
+def test_submit_waits_for_a_list_that_lags(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    """The answer is lost, and nothing says whether the submission was made."""
     host.lose_answer, host.left, host.hidden_looks = True, None, 6
-    with pytest.raises(NetworkError):
+    with pytest.raises(NetworkError, match="may have been made, but is not listed"):
         submit(host, workspace, csv, run="fast")
     sent = submit(host, workspace, csv)
     assert sent.was_known
@@ -346,13 +372,40 @@ def test_a_list_that_lags_is_waited_for(workspace: Workspace, csv: Path, host: F
     assert len(host.sent) == 1
 
 
+@pytest.mark.parametrize("lag", [12, 60, 600, 1e9])
+@pytest.mark.parametrize("leap", [0, 3600, -3600])
+def test_submit_makes_one_submission_after_a_slow_upload_and_a_lost_answer(
+    workspace: Workspace, csv: Path, host: FakeHost, clock: Clock, lag: float, leap: float
+) -> None:
+    """The list cannot be read, then lags, and the clock may leap in between; the allowance says nothing."""
+    host.clock, host.upload_seconds, host.lag, host.lose_answer = clock, 40, lag, True
+    host.unreadable_for = 20
+    started = clock.now
+    with pytest.raises(NetworkError, match="may have been made"):
+        submit(host, workspace, csv)
+    (entry,) = ledger_of(workspace).entries()
+    assert datetime.fromisoformat(entry.time).timestamp() == pytest.approx(started + 40, abs=0.01)
+    clock.now += leap
+    for _ in range(3):
+        with suppress(NetworkError):
+            submit(host, workspace, csv)
+    assert len(host.sent) == 1
+    clock.sleep(max(lag, host.unreadable_for))
+    assert submit(host, workspace, csv).entry.ref == "1"
+    assert len(host.sent) == 1
+
+
 @pytest.mark.parametrize("before", [5, None])
-def test_what_the_host_has_counted_is_never_sent_again(
+def test_submit_says_what_the_host_has_counted_in_a_later_process_too(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, before: int | None
 ) -> None:
-    host.lose_answer, host.hidden_looks = True, 1000
-    monkeypatch.setattr(host, "allowance", lambda: before if not host.sent else 4)
-    for _ in range(3):
+    host.lose_answer, host.hidden_looks, left = True, 1000, [before, None, 4]
+    # The allowance cannot be read as the answer is lost; the next process compares it with what it was.
+    monkeypatch.setattr(host, "allowance", lambda: left.pop(0) if len(left) > 1 else left[0])
+    with pytest.raises(NetworkError, match="may have been made"):
+        submit(host, workspace, csv)
+    assert [entry.status for entry in ledger_of(workspace).entries()] == ["UNKNOWN"]
+    for _ in range(2):
         with pytest.raises(NetworkError, match="has been counted"):
             submit(host, workspace, csv)
     assert len(host.sent) == 1
@@ -362,10 +415,9 @@ def test_what_the_host_has_counted_is_never_sent_again(
     assert len(host.sent) == 1
 
 
-def test_an_allowance_that_is_new_says_nothing(
+def test_submit_takes_a_larger_allowance_for_a_new_day(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Midnight in UTC has passed while the answer was lost."""
     host.lose_answer, host.hidden_looks = True, 1000
     monkeypatch.setattr(host, "allowance", lambda: 4 if not host.sent else 10)
     with pytest.raises(NetworkError, match="cannot be reached"):
@@ -373,42 +425,122 @@ def test_an_allowance_that_is_new_says_nothing(
     assert [entry.status for entry in ledger_of(workspace).entries()] == ["UNKNOWN"]
 
 
-def test_what_never_appears_in_the_list_is_sent_again_when_it_would_have(
-    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+def test_submit_sends_what_may_have_been_made_only_with_again(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    send, pauses = host.submit, []
-    monkeypatch.setattr("time.sleep", pauses.append)
+    create = host.create
 
-    def down(csv: Path, description: str) -> str:
+    def down(upload: str, description: str) -> str:
         raise NetworkError("Kaggle cannot be reached.", "Try later.")
 
-    monkeypatch.setattr(host, "submit", down)
-    with pytest.raises(NetworkError, match="cannot be reached"):
+    monkeypatch.setattr(host, "create", down)
+    with pytest.raises(NetworkError, match="cannot be reached: the submission may have been made"):
         submit(host, workspace, csv)
-    monkeypatch.setattr(host, "submit", send)
-    before = sum(pauses)
-    assert not submit(host, workspace, csv).was_known
-    assert LAG - 10 <= sum(pauses) - before <= LAG
-    assert len(host.sent) == len(ledger_of(workspace).entries()) == 1
+    monkeypatch.setattr(host, "create", create)
+    asleep = clock.slept
+    with pytest.raises(NetworkError, match="may have been made") as caught:
+        submit(host, workspace, csv)
+    assert LAG - 10 <= clock.slept - asleep <= LAG
+    assert "kaggle-digits --root" in caught.value.remedy
+    assert "--again" in caught.value.remedy
+    assert not submit(host, workspace, csv, again=True).was_known
+    # The first line stays, for the day when the first submission turns up after all.
+    assert [entry.ref for entry in ledger_of(workspace).entries()] == ["", "1"]
 
 
-@pytest.mark.parametrize("error", [NothingSentError, RefusedError])
-def test_a_sending_that_was_refused_leaves_no_line(
+def test_submit_again_keeps_the_line_of_a_counted_answer_that_was_lost(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.lose_answer, host.hidden_looks = True, 1000
+    monkeypatch.setattr(host, "allowance", lambda: 5 - len(host.sent))
+    with pytest.raises(NetworkError, match="has been counted"):
+        submit(host, workspace, csv, run="fast")
+    host.lose_answer = False
+    submit(host, workspace, csv, run="fast", again=True, wait=False)
+    lines = [(entry.ref, entry.status) for entry in ledger_of(workspace).entries()]
+    assert lines == [("", "PENDING"), ("2", "PENDING")]
+    host.hidden_looks = 0
+    read_scores(host, workspace)
+    assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", "2"]
+
+
+def test_submit_shows_the_first_submission_while_a_second_one_is_unresolved(
+    workspace: Workspace, csv: Path, host: FakeHost
+) -> None:
+    submit(host, workspace, csv)
+    host.lose_answer, host.hidden_looks = True, 1000
+    with pytest.raises(NetworkError):
+        submit(host, workspace, csv, again=True)
+    host.hidden_looks, host.sent[:1] = 0, []
+    assert submit(host, workspace, csv).entry.ref == "1"
+    assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", ""]
+
+
+@pytest.mark.parametrize("description", ["", "the best one", "changed 0123456789ab"])
+def test_submit_knows_a_file_by_its_name_when_the_description_was_edited(
+    workspace: Workspace, csv: Path, host: FakeHost, description: str
+) -> None:
+    submit(host, workspace, csv, run="fast")
+    host.sent[0] = replace(host.sent[0], description=description)
+    ledger_of(workspace).path.unlink()
+    assert submit(host, workspace, csv).was_known
+    assert len(host.sent) == 1
+
+
+def test_submit_sends_the_bytes_that_were_checked(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace_file() -> int:
+        csv.write_text(GOOD.replace("7,7", "7,8"))
+        return 5
+
+    monkeypatch.setattr(host, "allowance", replace_file)
+    entry = submit(host, workspace, csv).entry
+    assert host.uploads == [GOOD.encode()]
+    assert entry.sha256 == hashlib.sha256(GOOD.encode()).hexdigest()
+
+
+def test_submit_takes_a_pipe(workspace: Workspace, csv: Path, tmp_path: Path, host: FakeHost) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=[GOOD])
+    writer.start()
+    submit(host, workspace, tmp_path / "pipe")
+    writer.join()
+    assert host.uploads == [GOOD.encode()]
+    assert submit(host, workspace, csv).was_known
+
+
+def test_read_submission_reads_no_more_than_a_submission_can_have() -> None:
+    with pytest.raises(DataError, match="/dev/zero"):
+        read_submission(Path("/dev/zero"), IDS)
+
+
+@pytest.mark.parametrize("error", [RefusedError, WriteError])
+def test_submit_leaves_no_line_when_the_host_refuses(
     workspace: Workspace,
     csv: Path,
     host: FakeHost,
     monkeypatch: pytest.MonkeyPatch,
     error: type[KaggleDigitsError],
 ) -> None:
-    def refuse(csv: Path, description: str) -> str:
+    def refuse(upload: str, description: str) -> str:
         raise error("No.", "Try otherwise.")
 
-    monkeypatch.setattr(host, "submit", refuse)
+    monkeypatch.setattr(host, "create", refuse)
     looks = host.looks
     with pytest.raises(error):
         submit(host, workspace, csv)
     assert ledger_of(workspace).entries() == []
     assert host.looks == looks + 2  # none to find what cannot be there
+
+
+def test_submit_leaves_no_line_when_the_upload_fails(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    host.fail_upload = True
+    with pytest.raises(NetworkError, match="upload failed"):
+        submit(host, workspace, csv)
+    assert ledger_of(workspace).entries() == []
+    host.fail_upload = False
+    assert submit(host, workspace, csv).entry.ref == "1"
 
 
 def test_score_shows_what_only_the_ledger_knows(workspace: Workspace, host: FakeHost) -> None:

@@ -32,6 +32,8 @@ class Submission:
         The host's words on a status of ERROR, else empty.
     team : str
         The team's name on the leaderboard, empty if the host does not say.
+    file_name : str
+        The name that the file was uploaded under, empty if the host does not say.
     """
 
     ref: str
@@ -41,6 +43,7 @@ class Submission:
     score: float | None
     reason: str
     team: str
+    file_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,19 @@ class Host(Protocol):
     def allowance(self) -> int | None:
         """Return how many submissions are left today, or None if the host has no word on it."""
 
-    def submit(self, csv: Path, description: str) -> str:
-        """Send a submission file, once, and return its reference."""
+    def upload(self, csv: Path) -> str:
+        """Upload a submission file, which makes no submission yet, and return what `create` needs to name it."""
+
+    def create(self, upload: str, description: str) -> str:
+        """Make a submission of an uploaded file, in a single try, and return its reference.
+
+        Raises
+        ------
+        NetworkError
+            If the answer was lost or is unclear: the submission may have been made all the same.
+        KaggleDigitsError
+            Any other: it was refused, and certainly not made.
+        """
 
     def submissions(self) -> Iterable[Submission]:
         """Return the person's submissions, newest first."""

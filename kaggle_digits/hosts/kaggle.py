@@ -27,10 +27,10 @@ from typing import Any, TypeVar
 
 from kaggle_digits.competition import FILES, SAMPLE_CSV
 from kaggle_digits.errors import (
+    CredentialsError,
     DataError,
     KaggleDigitsError,
     NetworkError,
-    NothingSentError,
     RefusedError,
     WriteError,
 )
@@ -51,6 +51,8 @@ TRANSFER_DEADLINE = 600.0
 """Seconds that the download of a file may take: 27 kB/s for the competition's bundle."""
 LONGEST_WAIT = 120.0
 """Seconds that the pauses between the tries of one question may come to; no server is waited for longer."""
+REFUSALS = (400, 401, 403, 404)
+"""Statuses with which Kaggle refuses to make a submission. Others, such as 408, 409 and 5xx, may come after it."""
 FETCHES = 3
 """How often a file without a checksum is fetched, until it has come twice with the same bytes."""
 
@@ -106,32 +108,30 @@ class KaggleHost:
         # All zero is Kaggle's answer before the first submission, not a used-up allowance.
         return allowed if allowed or any(used) else None
 
-    def submit(self, csv: Path, description: str) -> str:
-        """Upload and submit a file, in a single try: a second one could make a second submission.
+    def upload(self, csv: Path) -> str:
+        """Upload a submission file in a single try, and return the token by which `create` names it.
+
+        Nothing is submitted by this. The client's own `competition_submit` does both steps in one, and what goes
+        wrong in the first could not be told from what goes wrong in the second.
+        """
+        return self._ask_once(lambda api: self._upload(api, csv))
+
+    def create(self, upload: str, description: str) -> str:
+        """Make a submission of an uploaded file, in a single try: a second one could make a second submission.
 
         Raises
         ------
-        NothingSentError
-            If it failed before Kaggle was asked to make a submission of the file.
+        NetworkError
+            If Kaggle may have made it: there is no answer, or none that is certainly Kaggle's refusal.
+        RefusedError, CredentialsError
+            If Kaggle has refused it.
         """
-        asked: list[str] = []
         try:
-            response = self._ask_once(
-                lambda api: api.competition_submit(str(csv), description, self._slug, quiet=True), asked=asked
-            )
-        except NetworkError as error:
-            if "CreateSubmission" in asked:
-                raise
-            raise NothingSentError(error.problem, error.remedy) from error
-        if response.ref:
-            return str(response.ref)
-        if "CreateSubmission" in asked:
-            raise NetworkError("Kaggle's answer to the submission has no reference.", _TRY_LATER)
-        # A failed upload does not raise: the client prints why, with the secret address of the upload in it, and
-        # makes up an answer without a reference.
-        raise NothingSentError(
-            "The upload of the file to Kaggle failed.", "Nothing was submitted; run the same command again."
-        )
+            return self._ask_once(lambda api: self._create(api, upload, description))
+        except (NetworkError, RefusedError, CredentialsError):
+            raise
+        except KaggleDigitsError as error:  # whatever it is, it came after the request had gone out
+            raise NetworkError(error.problem, _TRY_LATER) from error
 
     def submissions(self) -> Iterator[Submission]:
         """Yield the person's submissions, newest first; pages are asked for as they are needed."""
@@ -214,6 +214,45 @@ class KaggleHost:
         _check_size(folder / name, size)
         return None if zipped else sha256(folder / name)
 
+    def _upload(self, api: Any, csv: Path) -> str:
+        from kaggle.api.kaggle_api_extended import ResumableUploadResult
+        from kagglesdk.competitions.types.competition_api_service import ApiStartSubmissionUploadRequest
+
+        request = ApiStartSubmissionUploadRequest()
+        request.competition_name = self._slug
+        request.file_name = csv.name
+        request.content_length = csv.stat().st_size
+        request.last_modified_epoch_seconds = int(csv.stat().st_mtime)
+        with api.build_kaggle_client() as client:
+            answer = client.competitions.competition_api_client.start_submission_upload(request)
+            # What goes wrong is not raised: the client prints it, with the secret address of the upload in it.
+            if api.upload_complete(str(csv), answer.create_url, quiet=True) != ResumableUploadResult.COMPLETE:
+                raise NetworkError(
+                    "The upload of the file to Kaggle failed.",
+                    "Nothing was submitted; run the same command again.",
+                )
+            return str(answer.token)
+
+    def _create(self, api: Any, upload: str, description: str) -> str:
+        import requests
+        from kagglesdk.competitions.types.competition_api_service import ApiCreateSubmissionRequest
+
+        request = ApiCreateSubmissionRequest()
+        request.competition_name = self._slug
+        request.blob_file_tokens = upload
+        request.submission_description = description
+        with api.build_kaggle_client() as client:
+            try:
+                answer = client.competitions.competition_api_client.create_submission(request)
+            except requests.HTTPError as error:
+                if error.response is not None and _is_refusal(error.response):
+                    raise
+                # A proxy or a gateway on the way may answer anything after Kaggle has made the submission.
+                raise _unclear(error.response) from error
+        if not answer.ref:
+            raise NetworkError("Kaggle's answer to the submission has no reference.", _TRY_LATER)
+        return str(answer.ref)
+
     def _submissions_page(self, page: int) -> list[Submission]:
         return self._ask(
             lambda api: [_submission(s) for s in api.competition_submissions(self._slug, page_number=page) or []]
@@ -260,12 +299,10 @@ class KaggleHost:
         answer: T = retrying(self._ask_once, question, deadline)
         return answer
 
-    def _ask_once(
-        self, question: Callable[[Any], T], deadline: float | None = None, asked: list[str] | None = None
-    ) -> T:
-        """Ask Kaggle in a single try; `asked` is told of the calls that it took."""
+    def _ask_once(self, question: Callable[[Any], T], deadline: float | None = None) -> T:
+        """Ask Kaggle in a single try."""
         api = self._api
-        with _tamed_client(self._timeout, deadline or PATIENCE * self._timeout, asked) as watch:
+        with _tamed_client(self._timeout, deadline or PATIENCE * self._timeout) as watch:
             try:
                 return question(api)
             except Exception as error:
@@ -313,8 +350,8 @@ class _Watch:
 
 
 @contextmanager
-def _tamed_client(timeout: float, deadline: float, asked: list[str] | None = None) -> Iterator[_Watch]:
-    """Keep the client's prints off stdout and its waits for the network bounded; note the calls in `asked`."""
+def _tamed_client(timeout: float, deadline: float) -> Iterator[_Watch]:
+    """Keep the client's prints off stdout and its waits for the network bounded."""
     from requests.adapters import HTTPAdapter
     from urllib3 import Retry
     from urllib3.util import connection
@@ -323,8 +360,6 @@ def _tamed_client(timeout: float, deadline: float, asked: list[str] | None = Non
     watch = _Watch(deadline)
 
     def send_in_time(adapter: Any, request: Any, **options: Any) -> Any:
-        if asked is not None:
-            asked.append(request.url.rsplit("/", 1)[-1])
         adapter.max_retries = Retry(0, read=False)
         return send(adapter, request, **options | {"timeout": timeout})
 
@@ -429,6 +464,29 @@ def _explained_status(response: Any, slug: str) -> KaggleDigitsError:
     return RefusedError(f"Kaggle refuses (status {status}): {words}.", "Mend what it names, then try again.")
 
 
+def _is_refusal(response: Any) -> bool:
+    """Tell whether an answer is certainly Kaggle's own refusal: a status that it refuses with, in its own form."""
+    try:
+        document = response.json()
+    except ValueError:
+        return False
+    form = document.get("error", document) if isinstance(document, dict) else None
+    if not isinstance(form, dict) or not isinstance(form.get("message"), str):
+        return False
+    # The client takes a code in the body for the status too, whatever the status line says.
+    return form.get("code") in REFUSALS and response.status_code in (200, form["code"])
+
+
+def _unclear(response: Any) -> NetworkError:
+    """Return the error of an answer that leaves open whether a submission was made."""
+    if response is None:
+        return NetworkError("Kaggle's answer to the submission is unclear.", _TRY_LATER)
+    words = _kaggles_words(response)
+    return NetworkError(
+        f"The answer to the submission is unclear (status {response.status_code}): {words}.", _TRY_LATER
+    )
+
+
 def _pause_asked_for(retry_after: str) -> float | None:
     """Return the seconds in a Retry-After header, a number or a date, or None if it has neither."""
     with suppress(ValueError):
@@ -475,6 +533,7 @@ def _submission(entry: Any) -> Submission:
         score=_score(entry.public_score),
         reason=_line(str(entry.error_description or "")),
         team=str(entry.team_name or ""),
+        file_name=str(entry.file_name or ""),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import secrets
 from dataclasses import asdict, dataclass
@@ -60,6 +61,7 @@ class LocalHost:
         self._state = workspace.data / "host"
         variable = os.environ.get(MNIST_DIR_VARIABLE)
         self._mnist_dir = mnist_dir or (Path(variable) if variable else None)
+        self._uploads: dict[str, bytes] = {}
 
     def download(self, folder: Path) -> None:
         """Write the three CSV files into `folder`, and the hidden labels into the host's own."""
@@ -74,7 +76,12 @@ class LocalHost:
         today = datetime.now(UTC).date().isoformat()
         return DAILY_LIMIT - sum(s.time.startswith(today) for s in self.submissions())
 
-    def submit(self, csv: Path, description: str) -> str:
+    def upload(self, csv: Path) -> str:
+        """Keep a file's content for `create`, under its name."""
+        self._uploads[csv.name] = csv.read_bytes()
+        return csv.name
+
+    def create(self, upload: str, description: str) -> str:
         """Score a file and remember it; a file that cannot be scored is remembered as an error, as at Kaggle."""
         with lock(self._state / ".lock", f"Another submission to {self._competition} is under way."):
             if self.allowance() <= 0:
@@ -83,7 +90,7 @@ class LocalHost:
                     "Submit again after midnight UTC.",
                 )
             try:
-                score, reason = self._score(csv), ""
+                score, reason = self._score(self._uploads[upload]), ""
             except ValueError as error:
                 score, reason = None, str(error)
             submission = Submission(
@@ -95,6 +102,7 @@ class LocalHost:
                 score=score,
                 reason=reason,
                 team="you",
+                file_name=upload,
             )
             document = {"submissions": [asdict(s) for s in (submission, *self.submissions())]}
             write_json(self._state / "submissions.json", document)
@@ -127,7 +135,7 @@ class LocalHost:
             return Standing(None, len(others))
         return Standing(1 + sum(score > max(own) for score in others.values()), len(others) + 1)
 
-    def _score(self, csv: Path) -> float:
+    def _score(self, content: bytes) -> float:
         """Return the accuracy of a submission file; ValueError says why it has none."""
         import pandas as pd
 
@@ -135,7 +143,7 @@ class LocalHost:
         if not truth_path.exists():
             self._write_hidden_labels(self._rows().hidden_labels)
         truth = pd.read_csv(truth_path)
-        answer = pd.read_csv(csv, encoding="utf-8-sig")
+        answer = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig")
         if tuple(answer.columns) != SUBMISSION_COLUMNS:
             raise ValueError(f"The columns must be {','.join(SUBMISSION_COLUMNS)}")
         if len(answer) != len(truth):

@@ -1,0 +1,221 @@
+"""Whatever happens, one file is submitted at most once: thousands of cases against a model of the host."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from conftest import Clock, sample_bytes, write_files
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kaggle_digits import Workspace
+from kaggle_digits.errors import KaggleDigitsError, NetworkError, RefusedError
+from kaggle_digits.hosts import Standing, Submission
+from kaggle_digits.submission import ledger_of, read_scores, submit
+
+FILES = {name: f"ImageId,Label\n1,{digit}\n2,{digit}\n" for name, digit in (("a", 1), ("b", 2))}
+
+FAULTS = st.dictionaries(
+    st.integers(0, 9), st.sampled_from(["kill before", "kill after", "down", "lost"]), max_size=2
+)
+T = TypeVar("T")
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class ModelHost:
+    """A host in memory, whose faults a test draws.
+
+    Attributes
+    ----------
+    clock : Clock
+        Its own time is that of `Clock.slept`, which no leap of the person's clock changes.
+    made : list of (float, bytes, Submission)
+        All submissions, the oldest first: when each was made, of what, and as it will be listed.
+    lag : float
+        Seconds until a submission is listed.
+    allowance_moves : bool
+        Whether the allowance tells of submissions; or else it is the same for ever.
+    faults : dict of int to str
+        What happens to which of the next calls: ``"kill before"`` it is handled or ``"kill after"``, ``"down"``
+        (not handled), ``"lost"`` (handled without an answer).
+    fault_of_create : str
+        The same for the call that makes a submission, or ``"refused"``.
+    """
+
+    clock: Clock
+    made: list[tuple[float, bytes, Submission]] = field(default_factory=list)
+    lag: float = 0.0
+    allowance_moves: bool = True
+    upload_seconds: float = 0.0
+    faults: dict[int, str] = field(default_factory=dict)
+    fault_of_create: str = ""
+    calls: int = 0
+    uploads: dict[str, bytes] = field(default_factory=dict)
+
+    def _call(self, handle: Callable[[], T], fault: str = "") -> T:
+        fault = fault or self.faults.get(self.calls, "")
+        self.calls += 1
+        if fault == "kill before":
+            raise Killed
+        if fault == "down":
+            raise NetworkError("The host cannot be reached.", "Try later.")
+        answer = handle()
+        if fault == "kill after":
+            raise Killed
+        if fault == "lost":
+            raise NetworkError("The host's answer was lost.", "Try later.")
+        return answer
+
+    def allowance(self) -> int | None:
+        return self._call(lambda: 1000 - len(self.made) if self.allowance_moves else 1000)
+
+    def upload(self, csv: Path) -> str:
+        def handle() -> str:
+            self.clock.sleep(self.upload_seconds)
+            self.uploads[csv.name] = csv.read_bytes()
+            return csv.name
+
+        return self._call(handle)
+
+    def create(self, upload: str, description: str) -> str:
+        def handle() -> str:
+            if self.fault_of_create == "refused":
+                raise RefusedError("No.", "Try otherwise.")
+            ref = str(len(self.made) + 1)
+            listed = Submission(ref, "2026-11-24T10:00:00+00:00", description, "COMPLETE", 0.9, "", "", upload)
+            self.made.append((self.clock.slept, self.uploads[upload], listed))
+            return ref
+
+        return self._call(handle, self.fault_of_create)
+
+    def submissions(self) -> list[Submission]:
+        return self._call(self.listed)
+
+    def listed(self) -> list[Submission]:
+        return [s for when, _, s in reversed(self.made) if self.clock.slept - when >= self.lag]
+
+    def standing(self) -> Standing:
+        return Standing(None, 0)
+
+    def impatient(self) -> ModelHost:
+        return self
+
+
+class OneSubmissionAFile(RuleBasedStateMachine):
+    """A person submits two files, over and over, while all sorts of things go wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp())
+        self.workspace = Workspace.at(self.root)
+        write_files(self.workspace.data, {"sample_submission.csv": sample_bytes(2)})
+        write_files(self.root, {f"{name}.csv": text.encode() for name, text in FILES.items()})
+        self.patch = pytest.MonkeyPatch()
+        self.clock = Clock()
+        self.patch.setattr("time.time", self.clock.read)
+        self.patch.setattr("time.sleep", self.clock.sleep)
+        self.host = ModelHost(self.clock)
+        self.asked_again = dict.fromkeys(FILES, 0)
+        self.lines = 0
+
+    def teardown(self) -> None:
+        self.patch.undo()
+        shutil.rmtree(self.root)
+
+    @initialize(
+        lag=st.sampled_from([0, 5, 12, 29, 31, 60, 600]),
+        upload_seconds=st.sampled_from([0, 1, 40]),
+        allowance_moves=st.booleans(),
+    )
+    def begin(self, lag: float, upload_seconds: float, allowance_moves: bool) -> None:
+        self.host.lag, self.host.upload_seconds = lag, upload_seconds
+        self.host.allowance_moves = allowance_moves
+
+    @rule(
+        name=st.sampled_from(list(FILES)),
+        again=st.sampled_from([False, False, False, True]),
+        dry_run=st.sampled_from([False, False, False, True]),
+        faults=FAULTS,
+        fault_of_create=st.sampled_from(["", "kill before", "kill after", "down", "lost", "refused"]),
+    )
+    def submit(self, name: str, again: bool, dry_run: bool, faults: dict[int, str], fault_of_create: str) -> None:
+        self.host.faults, self.host.fault_of_create, self.host.calls = faults, fault_of_create, 0
+        self.asked_again[name] += again and not dry_run
+        before, lines = len(self.host.made), len(ledger_of(self.workspace).entries())
+        with suppress(NetworkError, Killed):
+            try:
+                sent = submit(
+                    self.host, self.workspace, self.root / f"{name}.csv", again=again, dry_run=dry_run, timeout=0
+                )
+            except RefusedError:  # nothing was made, and nothing stands in the way of the next try
+                assert len(ledger_of(self.workspace).entries()) == lines
+                return
+            # What it says is true.
+            ref, content = sent.entry.ref, FILES[name].encode()
+            assert not ref or any(s.ref == ref and c == content for _, c, s in self.host.made)
+            assert len(self.host.made) - before == (not (dry_run or sent.was_known))
+        assert len(self.host.made) <= before + (not dry_run)
+
+    @rule(faults=FAULTS)
+    def score(self, faults: dict[int, str]) -> None:
+        self.host.faults, self.host.calls = faults, 0
+        with suppress(KaggleDigitsError, Killed):
+            read_scores(self.host, self.workspace)
+
+    @rule(seconds=st.sampled_from([-1e6, -3600, -60, 60, 3600, 86400, 1e6]))
+    def leap(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule(seconds=st.sampled_from([1, 10, 30, 100, 1000]))
+    def wait(self, seconds: float) -> None:
+        self.clock.sleep(seconds)
+
+    @precondition(lambda self: self.host.made)
+    @rule(data=st.data(), description=st.sampled_from(["", "the best", "0123456789ab"]))
+    def edit_description(self, data: st.DataObject, description: str) -> None:
+        """On the host's site."""
+        i = data.draw(st.integers(0, len(self.host.made) - 1))
+        when, content, submission = self.host.made[i]
+        self.host.made[i] = (when, content, replace(submission, description=description))
+
+    @precondition(lambda self: len(self.host.listed()) == len(self.host.made))
+    @rule()
+    def delete_ledger(self) -> None:
+        """While all submissions are listed: without a list and without a ledger nobody can know."""
+        ledger_of(self.workspace).path.unlink(missing_ok=True)
+        self.lines = 0
+
+    @invariant()
+    def one_submission_a_file_unless_again(self) -> None:
+        for name, text in FILES.items():
+            made = sum(content == text.encode() for _, content, _ in self.host.made)
+            assert made <= 1 + self.asked_again[name]
+
+    @invariant()
+    def no_line_is_dropped(self) -> None:
+        lines, self.lines = self.lines, len(ledger_of(self.workspace).entries())
+        assert self.lines >= lines
+
+    @invariant()
+    def no_line_has_the_reference_of_another_file(self) -> None:
+        contents = {s.ref: content for _, content, s in self.host.made}
+        for entry in ledger_of(self.workspace).entries():
+            if entry.ref:
+                assert entry.sha256 == hashlib.sha256(contents[entry.ref]).hexdigest()
+
+
+OneSubmissionAFile.TestCase.settings = settings(max_examples=300, stateful_step_count=20, deadline=None)
+TestOneSubmissionAFile = OneSubmissionAFile.TestCase
