@@ -453,11 +453,14 @@ def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
 
 def _import_tensorflow() -> None:
     """Import TensorFlow without what it says of itself, which no setting keeps from stderr."""
+    from kaggle_digits.models import tensorflow_keras
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
+        tensorflow_keras()
         import tensorflow
 
         # That every fold's network is traced anew, for one.

@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 import kaggle_digits
 from kaggle_digits.errors import KaggleDigitsError
 from kaggle_digits.files import write_errors
+from kaggle_digits.models import KERAS_ENVIRONMENT
 from kaggle_digits.training import Digits, FoldTask, Progress
 
 WORKER_MEMORY = 1.2e9
@@ -31,6 +32,16 @@ CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 """Where Linux says how many bytes a container may have, in cgroups of version 2 and of version 1."""
+_WORKER = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("kaggle_digits", sys.argv[1])
+sys.modules["kaggle_digits"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from kaggle_digits.worker import main
+main(int(sys.argv[2]))
+"""
+"""Runs `kaggle_digits.worker` of this very package, from its file: nothing that lies in the current folder, or
+beside the package, is imported in the place of a module, be it a json.py or another kaggle_digits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +85,7 @@ def find_gpus() -> list[str]:
     # Whether its GPUs can be used only TensorFlow knows; asked here, it would hold on to memory of each.
     script = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
     try:
-        command = [sys.executable, "-c", script]
+        command = [sys.executable, "-P", "-c", script]
         asked = subprocess.run(command, capture_output=True, env=_environment(), check=True, timeout=120)  # noqa: S603
         count = int(asked.stdout)
     except (subprocess.SubprocessError, ValueError):  # a driver that fails or hangs is no GPU
@@ -208,7 +219,7 @@ class WorkerProcess:
         ours, theirs = multiprocessing.Pipe()
         with theirs:
             process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "kaggle_digits.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-c", _WORKER, kaggle_digits.__file__, str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -257,12 +268,8 @@ def _environment() -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         # Or else the first of several workers takes all of a GPU's memory.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        "KERAS_BACKEND": "tensorflow",
+        **KERAS_ENVIRONMENT,
     }
     # Dask's nannies set it to save memory; a step of training then takes a tenth longer.
     environment.pop("MALLOC_TRIM_THRESHOLD_", None)
-    package = Path(kaggle_digits.__file__).parents[1]
-    if package.name not in ("site-packages", "dist-packages"):
-        # Imported from a checkout that is on nobody's path but ours.
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     return environment

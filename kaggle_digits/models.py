@@ -21,9 +21,14 @@ SURE = 0.9
 """A largest probability from which on further views of an image hardly ever change its class."""
 
 
+KERAS_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
+"""Lets Keras work as our networks need it: on TensorFlow, and without the person's ``keras.json``, whose data
+format and number type every layer would get. Below the null device is no such file, and none can be written."""
+
+
 def tensorflow_keras() -> Any:
-    """Return Keras on TensorFlow, whichever backend the person has set for it."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    """Return Keras, which reads its settings as it is imported, as our networks need it."""
+    os.environ |= KERAS_ENVIRONMENT
     import keras
 
     return keras

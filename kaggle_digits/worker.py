@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from kaggle_digits.errors import KaggleDigitsError
 
 
-def main() -> None:
-    """Train what comes through the connection whose file descriptor is the first argument.
+def main(descriptor: int) -> None:
+    """Train what comes through the connection that is open as this file descriptor.
 
     Message in: a `FoldTask`, the `Digits`, and the folder to write the fold to, or None where that is another
     machine's. Messages out: any number of `Progress`, and then the exception that ended it, or None if the fold is
@@ -22,7 +22,7 @@ def main() -> None:
     # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    connection = Connection(int(sys.argv[1]))
+    connection = Connection(descriptor)
 
     from kaggle_digits.runs import FoldCheckpoint, tensorboard_callback, write_fold
     from kaggle_digits.training import train_fold
@@ -48,7 +48,3 @@ def _end_with_parent() -> None:
     """End the process when the parent is gone, however it went: only then does its end of our stdin close."""
     sys.stdin.buffer.read()
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

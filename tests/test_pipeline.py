@@ -287,6 +287,44 @@ def test_a_run_in_use(trained: Workspace) -> None:
 
 
 @needs_proc
+def test_train_runs_no_code_of_the_current_folder(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, mark = tmp_path / "here", tmp_path / "executed"
+    files = ("json.py", "tensorflow.py", "kaggle_digits/__init__.py", "kaggle_digits/worker.py")
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"open({str(mark)!r}, 'w').close()\n")
+    workspace = Workspace.at(workspace.root.absolute())
+    monkeypatch.chdir(folder)
+    quick(workspace)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "settings", ['{"image_data_format": "channels_first", "floatx": "float16"}', '{"floatx": "none"}', "[]"]
+)
+def test_train_ignores_the_settings_of_keras(workspace: Workspace, trained: Workspace, settings: str) -> None:
+    path = Path.home() / ".keras" / "keras.json"
+    write_files(path.parent, {path.name: settings.encode()})
+    run = quick(workspace)
+    np.testing.assert_array_equal(run.test_softmax(), find_run(trained, "one").test_softmax())
+    assert path.read_text() == settings
+
+
+def test_tensorflow_keras_ignores_the_settings_of_keras() -> None:
+    write_files(
+        Path.home() / ".keras", {"keras.json": b'{"image_data_format": "channels_first", "backend": "jax"}'}
+    )
+    script = """
+from kaggle_digits.models import tensorflow_keras
+config = tensorflow_keras().config
+print(config.image_data_format(), config.floatx(), config.backend())
+"""
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["channels_last", "float32", "tensorflow"]
+
+
 def test_a_worker_that_dies_is_replaced_once(workspace: Workspace) -> None:
     killed: list[int] = []
 
