@@ -242,10 +242,12 @@ def _is_sound(known: dict[str, npt.NDArray[Any]], names: tuple[str, ...]) -> boo
     if not {"stamp", "sha256", *names} <= known.keys():
         return False
     rows = known["images"].shape[:1]
-    wanted = {"stamp": (np.int64, (2,)), "images": (np.uint8, (*rows, SIDE, SIDE)), "labels": (np.uint8, rows)}
+    shapes = {"stamp": (2,), "images": (*rows, SIDE, SIDE), "labels": rows}
     return (
         rows not in ((), (0,))
-        and all((known[name].dtype, known[name].shape) == wanted[name] for name in ("stamp", *names))
+        and known["stamp"].dtype == np.int64
+        and all(known[name].dtype == np.uint8 for name in names)
+        and all(known[name].shape == shapes[name] for name in ("stamp", *names))
         and ("labels" not in names or known["labels"].max() < CLASSES)
         and re.fullmatch("[0-9a-f]{64}", str(known["sha256"])) is not None
     )
