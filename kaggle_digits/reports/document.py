@@ -134,6 +134,9 @@ def _folds(run: Run, finished: Sequence[int]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "fold": fold,
+                # Older versions did not measure them.
+                "data_seconds": None,
+                "peak_memory": None,
                 **{name: value for name, value in m.items() if name != "files"},
                 "interval": wilson_interval(m["rows"] - m["errors"], m["rows"]),
                 "out_of_line_p": p,

@@ -82,7 +82,7 @@ def _render(template: str, **values: Any) -> str:
         "percent": lambda share, digits=2: "–" if share is None else f"{100 * share:.{digits}f} %",
         "count": lambda number: f"{number:,}",
         "seconds": lambda number: "–" if number is None else f"{number:,.1f}",
-        "megabytes": lambda number: f"{number / 1e6:,.0f}",
+        "megabytes": lambda number: "–" if number is None else f"{number / 1e6:,.0f}",
         "duration": _duration,
         # Our own figures, not anybody's text.
         "svg": Markup,
