@@ -51,6 +51,11 @@ def main() -> None:
             INTERRUPTED,
             debug,
         )
+    except MemoryError as error:
+        # What the frames hold would be in the way of the words.
+        traceback.clear_frames(error.__traceback__)
+        remedy = "Close other programs, or train with fewer --workers, then run the same command again."
+        _fail(error, "This machine ran out of memory.", remedy, 1, debug)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             # Of all that is written, stdout alone has nobody who would explain it.

@@ -22,7 +22,7 @@ from kaggle_digits.competition import (
     TRAIN_CSV,
 )
 from kaggle_digits.errors import DataError, WriteError
-from kaggle_digits.files import read_npz, replacing, sha256
+from kaggle_digits.files import read_npz, regular_file, replacing, sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +78,7 @@ def load_train(folder: Path) -> LabelledDigits:
         If the file is missing, or not 785 columns ``label,pixel0..pixel783`` of whole numbers with labels from
         0 to 9 and grey values from 0 to 255.
     """
-    arrays = _cached(folder / TRAIN_CSV, _parse_train, {"images", "labels"})
+    arrays = _cached(folder / TRAIN_CSV, _parse_train, ("images", "labels"))
     return LabelledDigits(arrays["images"], arrays["labels"], str(arrays["sha256"]))
 
 
@@ -91,7 +91,7 @@ def load_test(folder: Path) -> UnlabelledDigits:
         If ``test.csv`` is not 784 columns ``pixel0..pixel783`` of whole numbers from 0 to 255, if
         ``sample_submission.csv`` is not one (see `load_sample`), or if they differ in length.
     """
-    arrays = _cached(folder / TEST_CSV, _parse_test, {"images"})
+    arrays = _cached(folder / TEST_CSV, _parse_test, ("images",))
     images, ids = arrays["images"], load_sample(folder)
     if len(images) != len(ids):
         raise DataError(
@@ -164,9 +164,12 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise DataError(f"{path} is missing.", "Get it with the command: download.")
-    return path
+    try:
+        return regular_file(path, "Remove it, then get the file with the command: download.")
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} is missing.", "Get it with the command: download.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", _GET_AGAIN) from error
 
 
 def _refuse(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
@@ -234,13 +237,29 @@ def _images(table: pa.Table) -> UInt8:
     return pixels.reshape(-1, SIDE, SIDE)
 
 
-def _cached(path: Path, parse: Any, names: set[str]) -> dict[str, npt.NDArray[Any]]:
+def _is_sound(known: dict[str, npt.NDArray[Any]], names: tuple[str, ...]) -> bool:
+    """Tell whether a cache holds what it should: other versions and other programs may have written it."""
+    if not {"stamp", "sha256", *names} <= known.keys():
+        return False
+    rows = known["images"].shape[:1]
+    shapes = {"stamp": (2,), "images": (*rows, SIDE, SIDE), "labels": rows}
+    return (
+        rows not in ((), (0,))
+        and known["stamp"].dtype == np.int64
+        and all(known[name].dtype == np.uint8 for name in names)
+        and all(known[name].shape == shapes[name] for name in ("stamp", *names))
+        and ("labels" not in names or known["labels"].max() < CLASSES)
+        and re.fullmatch("[0-9a-f]{64}", str(known["sha256"])) is not None
+    )
+
+
+def _cached(path: Path, parse: Any, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays called `names` that `parse` makes of a CSV file, from the cache beside it if it can."""
     status = _existing(path).stat()
     cache = path.parent / "cache" / f"{path.stem}.npz"
     stamp = np.array([status.st_size, status.st_mtime_ns])
     known = read_npz(cache)
-    if known is not None and not {"stamp", "sha256", *names} <= known.keys():
+    if known is not None and not _is_sound(known, names):
         known = None
     if known and np.array_equal(known["stamp"], stamp):
         return known

@@ -17,6 +17,7 @@ from kaggle_digits.files import (
     lock,
     make_folder,
     read_json,
+    regular_file,
     sha256,
     unzip,
     write_bytes,
@@ -184,7 +185,7 @@ def _take(source: Path, folder: Path) -> None:
     if source.is_dir():
         for name in FILES:
             try:
-                content = (source / name).read_bytes()
+                content = regular_file(source / name, _NO_FILES).read_bytes()
             except OSError as error:
                 raise DataError(f"{source} has no {name} to read.", _NO_FILES) from error
             write_bytes(folder / name, content)
@@ -241,4 +242,5 @@ def _write_manifest(folder: Path, files: Path, origin: str) -> None:
 
 
 def _entry(path: Path) -> dict[str, int | str]:
+    regular_file(path, "Get it again with the command: download.")
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}

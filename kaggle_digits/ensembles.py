@@ -16,7 +16,7 @@ from kaggle_digits.metrics import mean_softmax, summarise
 from kaggle_digits.runs import Run, find_run
 
 
-def ensemble_folds(run: Run, labels: UInt8) -> None:
+def ensemble_folds(run: Run, labels: UInt8, test_rows: int) -> None:
     """Ensemble the finished folds of a run: mean on the test rows, each training row by the fold it validates.
 
     Parameters
@@ -25,6 +25,8 @@ def ensemble_folds(run: Run, labels: UInt8) -> None:
         Has all its folds.
     labels : ndarray of uint8, shape (n,)
         Of the training rows.
+    test_rows : int
+        How many test rows there are.
 
     Raises
     ------
@@ -33,7 +35,7 @@ def ensemble_folds(run: Run, labels: UInt8) -> None:
     """
     numbers = range(run.info()["folds"])
     oof, folds = gather_oof(run, numbers, labels)
-    tests = [run.fold_test_softmax(fold) for fold in numbers]
+    tests = [run.fold_test_softmax(fold, test_rows) for fold in numbers]
     facts = {
         "calibration": calibrate(oof, labels, folds, tests),
         "folds": [_fold_row(run, fold) for fold in numbers],
@@ -63,27 +65,16 @@ def gather_oof(run: Run, finished: Sequence[int], labels: UInt8) -> tuple[Float3
     DataError
         If an artefact is missing, damaged or of another shape than the data.
     """
-    split = run.folds()
-    if len(split) != len(labels):
-        raise DataError(
-            f"{run.path / 'folds.csv'} has {len(split):,} rows, train.csv {len(labels):,}.",
-            "Make it again with the run's train command and --retrain.",
-        )
+    split = run.folds(len(labels))
     oof = np.zeros((len(labels), CLASSES), np.float32)
     for fold in finished:
-        softmax = run.val_softmax(fold)
-        if len(softmax) != (split == fold).sum():
-            raise DataError(
-                f"{run.path / 'folds.csv'} is not the split that fold {fold} was trained with.",
-                "Make it again with the run's train command and --retrain.",
-            )
-        oof[split == fold] = softmax
+        oof[split == fold] = run.val_softmax(fold)
     return oof, split
 
 
-def is_current(run: Run) -> bool:
-    """Tell whether a run has an undamaged ensemble of its folds as they are now."""
-    if not run.has_sound_ensemble():
+def is_current(run: Run, train_rows: int | None = None, test_rows: int | None = None) -> bool:
+    """Tell whether a run has an undamaged ensemble of its folds as they are now, and of so many rows."""
+    if not run.has_sound_ensemble(train_rows, test_rows):
         return False
     rows = run.ensemble_metrics().get("folds")
     return rows == [_fold_row(run, fold) for fold in range(run.info()["folds"])]
@@ -99,14 +90,14 @@ def check_members(workspace: Workspace, run: Run) -> None:
             )
 
 
-def ensemble_runs(run: Run, members: list[Run], labels: UInt8) -> None:
+def ensemble_runs(run: Run, members: list[Run], labels: UInt8, test_rows: int) -> None:
     """Ensemble several ensembled runs on the same data into `run`: means, on the test and the training rows.
 
     The temperature is that of a training row's mean, of as many networks as there are runs. A test row's is of
     more networks, and needs a lower one.
     """
-    oof = mean_softmax(member.oof_softmax() for member in members)
-    test = mean_softmax(member.test_softmax() for member in members)
+    oof = mean_softmax(member.oof_softmax(len(labels)) for member in members)
+    test = mean_softmax(member.test_softmax(test_rows) for member in members)
     # For cross-fitting any parts do: no network is new to the rows of one and not of another.
     parts = (np.arange(len(labels)) % 5).astype(np.uint8)
     facts = {

@@ -25,6 +25,10 @@ WORKER_MEMORY = 1.2e9
 """Bytes that a worker may come to hold; bounds how many there are by default."""
 TRIES = 2
 """How often a fold is begun whose worker dies."""
+LESS_MEMORY = (
+    "train fewer folds at a time (--workers, or fewer threads a Dask worker), and run the same command again."
+)
+"""What to do where workers run out of memory."""
 NAMED = 10
 """How many failed folds are named."""
 CONTAINER_LIMITS = (
@@ -184,7 +188,7 @@ def raise_failures(failures: dict[Job, Exception]) -> None:
 
 
 class WorkerDiedError(KaggleDigitsError):
-    """The process that trained a fold is gone."""
+    """The process that trained a fold is gone, or ran out of memory."""
 
 
 @dataclass(frozen=True)
@@ -251,10 +255,7 @@ class WorkerProcess:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         remedy = "See workers.log of the run, then run the same command again; the finished folds stay."
         if code == -9:
-            remedy = (
-                "If memory ran out, train fewer folds at a time (--workers, or fewer threads a Dask worker), "
-                "and run the same command again."
-            )
+            remedy = f"If memory ran out, {LESS_MEMORY}"
         return WorkerDiedError(f"The worker of {self.task.title} died by {how}.", remedy)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,8 @@ from kaggle_digits.errors import DataError, WriteError
 
 LARGEST_MEMBER = 1 << 30
 """Bytes that a file in a zip may unpack to: the largest of the competition's has 77 million."""
+
+_MAKE_AGAIN = "Remove it and run the command that makes it again."
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,39 @@ def write_json(path: Path, document: Any) -> None:
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield an empty folder in the system's temporary one, which TMPDIR names; it is removed in the end.
+
+    Raises
+    ------
+    WriteError
+        If there is no temporary folder that can be written, or the block cannot write into it.
+    """
+    with write_errors(Path("into the temporary folder")):
+        parent = Path(tempfile.gettempdir())
+    with write_errors(parent), tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def regular_file(path: Path, remedy: str) -> Path:
+    """Return `path`, once it is known to be a regular file or a link to one.
+
+    To open a named pipe or a device may wait for ever, or never come to an end. That `path` is missing, an
+    `OSError`, is left to the caller.
+
+    Raises
+    ------
+    DataError
+        With `remedy`, if it is something else.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise DataError(f"{path} is {kind}, not a regular file.", remedy)
+    return path
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object in `path`.
 
@@ -149,17 +185,13 @@ def read_json(path: Path) -> dict[str, Any]:
         If the file is missing or holds anything else.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(regular_file(path, _MAKE_AGAIN).read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path} is missing.", "Run the command that makes it again.") from None
     except (ValueError, OSError, RecursionError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON: {error}.", "Remove it and run the command that makes it again."
-        ) from error
+        raise DataError(f"{path} cannot be read as JSON: {error}.", _MAKE_AGAIN) from error
     if not isinstance(document, dict):
-        raise DataError(
-            f"{path} does not hold a JSON object.", "Remove it and run the command that makes it again."
-        )
+        raise DataError(f"{path} does not hold a JSON object.", _MAKE_AGAIN)
     return document
 
 
@@ -168,7 +200,7 @@ def read_npz(path: Path) -> dict[str, Any] | None:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(regular_file(path, _MAKE_AGAIN), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except Exception:  # NumPy and zipfile raise all sorts of things at files that were tampered with
         return None

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.competition import SIDE
 from kaggle_digits.errors import DataError
+from kaggle_digits.files import regular_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +32,7 @@ _SHORTEST, _LONGEST = 256, 1024
 _FAINTEST = 10.0
 """Grey levels, of 255, by which ink differs from paper at least."""
 
+_SAVE_IT = "Save the picture in a file, as PNG or JPEG, and give that."
 _MOST_PARTS = 12
 _LEAST_INK = 28.0
 """Of a digit in its box, in pixels of full ink: of MNIST's training rows 999 in 1,000 have more."""
@@ -56,7 +58,8 @@ def read_picture(path: str | Path) -> UInt8:
     Raises
     ------
     DataError
-        If the file is missing, unreadable, no picture, damaged, far too large, or shows nothing.
+        If the file is missing, unreadable, no regular file, no picture, damaged or far too large, if its values
+        are not finite, or if it shows nothing.
     """
     path = Path(path)
     digit = find_digit(_read_grey(path))
@@ -99,12 +102,13 @@ def _read_grey(path: Path) -> Float32:
             # What Pillow finds odd about a file is of no use to whoever gave it; its size may be a danger.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
-                return _grey(ImageOps.exif_transpose(image))
+            remedy = f"Give the pictures in it, such as {path / '*.png'}." if path.is_dir() else _SAVE_IT
+            with Image.open(regular_file(path, remedy), formats=_FORMATS) as image:
+                grey = _grey(ImageOps.exif_transpose(image))
+    except (DataError, MemoryError):
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path} is missing.", "Give the path of a picture that exists.") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder.", f"Give the pictures in it, such as {path / '*.png'}.") from None
     except PermissionError:
         raise DataError(f"{path} cannot be read: permission denied.", "Allow yourself to read the file.") from None
     except UnidentifiedImageError:
@@ -121,13 +125,17 @@ def _read_grey(path: Path) -> Float32:
             f"{path} is damaged or cut off: {str(error).rstrip('.') or type(error).__name__}.",
             "Copy it again from its source, or save it anew as PNG.",
         ) from error
+    if not np.isfinite(grey).all():
+        raise DataError(f"{path} has grey values that are not finite.", "Save it anew as PNG, and give that.")
+    return grey
 
 
 def _grey(image: Image) -> Float32:
     """Return grey values, float32 [h, w], 0 to 255, of a picture of any mode."""
     if image.mode.startswith(("I", "F")):
         # Whole numbers of 16 or 32 bits, or fractions: their range is whatever the picture's maker chose.
-        values = np.nan_to_num(np.asarray(image, np.float32))
+        # In float64, where no difference of two of them overflows.
+        values = np.asarray(image, np.float64)
         return _float32((values - values.min()) * (255 / max(float(np.ptp(values)), 1e-6)))
     if not image.has_transparency_data:
         return np.asarray(image.convert("L"), np.float32)

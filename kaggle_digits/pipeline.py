@@ -138,7 +138,9 @@ def train(
             locks.enter_context(_lock(sibling))
             command = _train_command(workspace, recipe, preset_recipe, number, name)
             _open_run(sibling, _spec(workspace, recipe, number, train_set, test_set), command)
-            plans[number] = _Plan.make(sibling, recipe, number, splits[number], retrain, tensorboard)
+            plans[number] = _Plan.make(
+                sibling, recipe, number, splits[number], len(test_set.ids), retrain, tensorboard
+            )
         if retrain and not any(plan.is_damaged for plan in plans.values()):
             for plan in plans.values():
                 plan.missing = set(range(recipe.folds))
@@ -146,8 +148,8 @@ def train(
         is_one_go = seeds == 1 and plans[seed].is_fresh()
 
         def finish(plan: _Plan) -> None:
-            if not is_current(plan.run):
-                ensemble_folds(plan.run, train_set.labels)
+            if not is_current(plan.run, len(train_set.labels), len(test_set.ids)):
+                ensemble_folds(plan.run, train_set.labels, len(test_set.ids))
             seconds = round(time.monotonic() - started, 1)
             _finish(workspace, plan.run, test_set, **({"train_seconds": seconds} if is_one_go else {}))
 
@@ -212,10 +214,10 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
         with _lock(target):
             if "members" in target.info():
                 members = [find_run(workspace, member) for member in target.info()["members"]]
-                ensemble_runs(target, members, train_set.labels)
+                ensemble_runs(target, members, train_set.labels, len(test_set.ids))
             else:
                 _check_trained(target)
-                ensemble_folds(target, train_set.labels)
+                ensemble_folds(target, train_set.labels, len(test_set.ids))
             _finish(workspace, target, test_set)
         return target
     for member in members:
@@ -348,7 +350,9 @@ class _Plan:
     is_damaged: bool
 
     @classmethod
-    def make(cls, run: Run, recipe: Recipe, seed: int, split: UInt8, retrain: bool, tensorboard: bool) -> _Plan:
+    def make(
+        cls, run: Run, recipe: Recipe, seed: int, split: UInt8, test_rows: int, retrain: bool, tensorboard: bool
+    ) -> _Plan:
         """Look what is there; raise a `DataError` for what is damaged unless it may be trained again."""
         run.sweep()
         split, is_new_split = _open_split(run, split, retrain)
@@ -358,10 +362,10 @@ class _Plan:
         trained = {task.fold for task in tasks if run.is_trained(task.fold)}
         damaged = set()
         if retrain:
-            damaged = {fold for fold in trained if is_new_split or not run.is_sound(fold)}
+            damaged = {fold for fold in trained if is_new_split or not run.is_sound(fold, test_rows)}
         else:
             for fold in sorted(trained):
-                run.check_fold(fold)
+                run.check_fold(fold, test_rows)
         return cls(run, tasks, {task.fold for task in tasks} - trained | damaged, bool(damaged))
 
     def jobs(self) -> list[Job]:
@@ -415,7 +419,7 @@ def _average(
     spec = _mean_spec(workspace, [member.name for member in members], train_set, test_set)
     names = [word for member in members for word in ("--run", member.name)]
     _open_run(target, spec, workspace.command("ensemble", *names, "--name", target.name))
-    ensemble_runs(target, members, train_set.labels)
+    ensemble_runs(target, members, train_set.labels, len(test_set.ids))
     _finish(workspace, target, test_set)
 
 
@@ -510,7 +514,7 @@ def _open_split(run: Run, split: UInt8, retrain: bool) -> tuple[UInt8, bool]:
     """Return the run's split, and whether it had to be written; a damaged one is written anew only on demand."""
     if run.has_folds():
         try:
-            return run.folds(), False
+            return run.folds(len(split)), False
         except DataError:
             if not retrain:
                 raise
@@ -539,5 +543,5 @@ def _check_trained(run: Run) -> None:
 
 
 def _finish(workspace: Workspace, run: Run, test_set: UnlabelledDigits, **facts: float) -> None:
-    write_submission(submission_file(workspace, run.name), test_set.ids, run.test_softmax())
+    write_submission(submission_file(workspace, run.name), test_set.ids, run.test_softmax(len(test_set.ids)))
     run.set_status(FINISHED, **facts)

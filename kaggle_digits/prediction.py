@@ -173,6 +173,8 @@ def load_network(run: Run, fold: int) -> keras.Model:
     path, form = run.model_file(fold), run.fold_metrics(fold)["form"]
     try:
         return without_form(keras.models.load_model(path, compile=False, safe_mode=True), form)
+    except MemoryError:
+        raise
     except Exception as error:  # Keras raises all sorts of things at files that it did not write
         raise DataError(
             f"{path} is no network that can be loaded.",

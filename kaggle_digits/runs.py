@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -21,11 +22,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.competition import CLASSES
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.files import (
     Workspace,
     read_json,
     read_npz,
+    regular_file,
     replacing,
     sha256,
     write_bytes,
@@ -40,6 +43,16 @@ if TYPE_CHECKING:
 
 UNFINISHED, FINISHED = "unfinished", "finished"
 _FOLD_FILES = ("model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy")
+_EPOCH = (
+    "epoch",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "seconds",
+    "images_per_second",
+)
 _PACKAGES = ("kaggle-digits", "tensorflow", "keras", "numpy", "scikit-learn", "pandas")
 
 
@@ -117,22 +130,25 @@ class Run:
         for left_over in self.path.rglob(".*.tmp"):
             left_over.unlink(missing_ok=True)
 
-    def folds(self) -> UInt8:
-        """Return the split, uint8 [n]: the fold that each row of ``train.csv`` validates."""
-        import pandas as pd
+    def folds(self, rows: int | None = None) -> UInt8:
+        """Return the split, uint8 [n]: the fold that each row of ``train.csv`` validates.
 
+        Raises
+        ------
+        DataError
+            If it is missing or damaged, or has not `rows` rows, where that is given.
+        """
         path = self.path / "folds.csv"
-        try:
-            table = pd.read_csv(path, dtype={"row": np.int64, "fold": np.uint8})
-            if not np.array_equal(table["row"], np.arange(len(table))):
-                raise ValueError("its rows are not numbered from 0")
-            if set(table["fold"]) != set(range(self.info()["folds"])):
-                raise ValueError("its folds are not those of run.json")
-            return table["fold"].to_numpy()
-        except FileNotFoundError:
-            raise _missing(path) from None
-        except (ValueError, KeyError) as error:
-            raise _damaged(path, error) from error
+        count = self.info()["folds"]
+        numbers, split = _numbers(path, ("row", "fold")).T
+        if not np.array_equal(numbers, np.arange(len(numbers))):
+            raise _damaged(path, "its rows are not numbered from 0")
+        if set(split) != set(range(count)):
+            raise _damaged(path, "its folds are not those of run.json")
+        if rows not in (None, len(split)):
+            raise _damaged(path, f"it has {len(split):,} rows, train.csv {rows:,}")
+        folds: UInt8 = split.astype(np.uint8)
+        return folds
 
     def has_folds(self) -> bool:
         """Tell whether the split is written."""
@@ -158,17 +174,17 @@ class Run:
         """Tell whether a fold has a state to go on from."""
         return FoldCheckpoint(self.fold_folder(fold)).exists()
 
-    def check_fold(self, fold: int) -> None:
+    def check_fold(self, fold: int, test_rows: int | None = None) -> None:
         """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged."""
-        folder = self.fold_folder(fold)
-        self.fold_metrics(fold)
-        for name in _FOLD_FILES:
-            self._checked(folder, name)
+        self.model_file(fold)
+        self.history(fold)
+        self.val_softmax(fold)
+        self.fold_test_softmax(fold, test_rows)
 
-    def is_sound(self, fold: int) -> bool:
+    def is_sound(self, fold: int, test_rows: int | None = None) -> bool:
         """Tell whether all artefacts of a finished fold are there and undamaged."""
         try:
-            self.check_fold(fold)
+            self.check_fold(fold, test_rows)
         except DataError:
             return False
         return True
@@ -179,23 +195,27 @@ class Run:
         return _sound(path, read_json(path), _FoldMetrics)
 
     def history(self, fold: int) -> list[dict[str, float]]:
-        """Return a finished fold's epochs."""
-        import pandas as pd
-
+        """Return a finished fold's epochs, as many as its metrics say; `DataError` if they are damaged."""
         path = self._checked(self.fold_folder(fold), "history.csv")
-        return [{str(k): float(v) for k, v in row.items()} for row in pd.read_csv(path).to_dict("records")]
+        epochs = self.fold_metrics(fold)["epochs"]
+        numbers = _numbers(path, _EPOCH)
+        if not np.isfinite(numbers).all():
+            raise _damaged(path, "a number in it is not finite")
+        if not epochs or not np.array_equal(numbers[:, 0], np.arange(1, epochs + 1)):
+            raise _damaged(path, f"its epochs are not 1 to {epochs}")
+        return [dict(zip(_EPOCH, row, strict=True)) for row in numbers.tolist()]
 
     def model_file(self, fold: int) -> Path:
         """Return the path of a finished fold's network."""
         return self._checked(self.fold_folder(fold), "model.keras")
 
     def val_softmax(self, fold: int) -> Float32:
-        """Return a finished fold's softmaxes of its own rows, float32 [n_k, 10]."""
-        return self._array(self.fold_folder(fold), "val_softmax.npy")
+        """Return a finished fold's softmaxes of its own rows, float32 [n_k, 10]: those that the split gives it."""
+        return self._softmax(self.fold_folder(fold), "val_softmax.npy", int((self.folds() == fold).sum()))
 
-    def fold_test_softmax(self, fold: int) -> Float32:
-        """Return a finished fold's softmaxes of the test rows, float32 [m, 10]."""
-        return self._array(self.fold_folder(fold), "test_softmax.npy")
+    def fold_test_softmax(self, fold: int, rows: int | None = None) -> Float32:
+        """Return a finished fold's softmaxes of the test rows, float32 [m, 10]; `rows` is m if known."""
+        return self._softmax(self.fold_folder(fold), "test_softmax.npy", rows)
 
     def has_ensemble(self) -> bool:
         """Tell whether the ensemble is written. Its metrics are written last."""
@@ -211,12 +231,12 @@ class Run:
         command = shlex.join(self.info()["command"])
         return DataError(f"The run {self.name} is not finished.", f"Finish it with: {command}.")
 
-    def has_sound_ensemble(self) -> bool:
-        """Tell whether the ensemble is written and undamaged."""
+    def has_sound_ensemble(self, train_rows: int | None = None, test_rows: int | None = None) -> bool:
+        """Tell whether the ensemble is written and undamaged, and of so many rows."""
         try:
             self.ensemble_metrics()
-            self.oof_softmax()
-            self.test_softmax()
+            self.oof_softmax(train_rows)
+            self.test_softmax(test_rows)
         except DataError:
             return False
         return True
@@ -231,29 +251,37 @@ class Run:
         path = self.path / "ensemble" / "metrics.json"
         return _sound(path, read_json(path), _EnsembleMetrics)
 
-    def oof_softmax(self) -> Float32:
-        """Return the out-of-fold softmaxes of all training rows, float32 [n, 10]."""
-        return self._array(self.path / "ensemble", "oof_softmax.npy")
+    def oof_softmax(self, rows: int | None = None) -> Float32:
+        """Return the out-of-fold softmaxes of all training rows, float32 [n, 10]; `rows` is n if known."""
+        return self._softmax(self.path / "ensemble", "oof_softmax.npy", rows)
 
-    def test_softmax(self) -> Float32:
-        """Return the ensemble's softmaxes of the test rows, float32 [m, 10]."""
-        return self._array(self.path / "ensemble", "test_softmax.npy")
+    def test_softmax(self, rows: int | None = None) -> Float32:
+        """Return the ensemble's softmaxes of the test rows, float32 [m, 10]; `rows` is m if known."""
+        return self._softmax(self.path / "ensemble", "test_softmax.npy", rows)
 
-    def _array(self, folder: Path, name: str) -> Float32:
+    def _softmax(self, folder: Path, name: str, rows: int | None) -> Float32:
         path = self._checked(folder, name)
         try:
-            array: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            # Mapped, so that a header that lies about the shape is found out before memory is asked for.
+            mapped = np.lib.format.open_memmap(path, mode="r")
+            if mapped.dtype != np.float32 or mapped.ndim != 2 or mapped.shape[1] != CLASSES:
+                raise ValueError(f"it holds {mapped.dtype} {list(mapped.shape)}, not float32 [rows, {CLASSES}]")
+            if rows not in (None, len(mapped)):
+                raise ValueError(f"it has {len(mapped):,} rows, not {rows:,}")
+            softmax: Float32 = np.array(mapped, np.float32, order="C")
+        except Exception as error:  # NumPy raises all sorts of things at headers that were tampered with
             raise _damaged(path, error) from error
-        return array
+        if not ((softmax >= 0) & (softmax <= 1)).all():  # NaN is neither
+            raise _damaged(path, "not all of its values are from 0 to 1")
+        return softmax
 
     def _checked(self, folder: Path, name: str) -> Path:
         """Return the path of an artefact, once its SHA-256 is the one that the metrics beside it name."""
         path, metrics = folder / name, folder / "metrics.json"
-        if not path.exists():
-            raise _missing(path)
         try:
-            digest = sha256(path)
+            digest = sha256(regular_file(path, _RETRAIN))
+        except (FileNotFoundError, NotADirectoryError):
+            raise _missing(path) from None
         except OSError as error:
             raise _damaged(path, error.strerror) from error
         if _sound(metrics, read_json(metrics), _Artefacts)["files"].get(name) != digest:
@@ -495,6 +523,7 @@ class _Calibration(_Shape):
 
 class _EnsembleMetrics(_Metrics):
     calibration: _Calibration
+    runs: dict[str, dict[str, str]] = {}
 
 
 def _sound(path: Path, document: dict[str, Any], shape: type[_Shape]) -> dict[str, Any]:
@@ -507,6 +536,25 @@ def _sound(path: Path, document: dict[str, Any], shape: type[_Shape]) -> dict[st
         why = f"{where}{first['msg'].removeprefix('Value error, ')}"
         raise _damaged(path, why, "Remove it and run the command that makes it again.") from error
     return document
+
+
+def _numbers(path: Path, columns: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return columns of a CSV file, float64 [rows, columns]; raise a `DataError` where they are not numbers."""
+    try:
+        with open(regular_file(path, _RETRAIN), encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = next(reader, [])
+            if absent := [name for name in columns if name not in header]:
+                raise ValueError(f"it has no column {absent[0]!r}")
+            places = [header.index(name) for name in columns]
+            cells = [[row[place] for place in places] for row in reader if row]
+        return np.array(cells, np.float64).reshape(-1, len(columns))
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except IndexError as error:
+        raise _damaged(path, "a row in it is too short") from error
+    except (ValueError, OSError, csv.Error) as error:
+        raise _damaged(path, error) from error
 
 
 def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
@@ -523,4 +571,6 @@ def _missing(path: Path) -> DataError:
 
 
 def _damaged(path: Path, why: object, remedy: str = _RETRAIN) -> DataError:
-    return DataError(f"{path} is damaged: {why}.", remedy)
+    # Words of libraries may have several lines, or none.
+    words = " ".join(str(why).split()).rstrip(".") or type(why).__name__
+    return DataError(f"{path} is damaged: {words}.", remedy)

@@ -24,6 +24,7 @@ def main(descriptor: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(descriptor)
 
+    from kaggle_digits.executors import LESS_MEMORY, WorkerDiedError
     from kaggle_digits.runs import FoldCheckpoint, tensorboard_callback, write_fold
     from kaggle_digits.training import train_fold
 
@@ -37,6 +38,11 @@ def main(descriptor: int) -> None:
             outcome = None
     except KaggleDigitsError as error:
         connection.send(error)
+    except MemoryError:
+        traceback.print_exc()  # into workers.log
+        # As if the system had killed it for its memory: it is begun once more, when others may have ended.
+        remedy = f"Close other programs, or {LESS_MEMORY}"
+        connection.send(WorkerDiedError(f"The worker of {task.title} ran out of memory.", remedy))
     except Exception as error:
         traceback.print_exc()  # into workers.log
         connection.send(RuntimeError(f"{task.title}: {type(error).__name__}, see workers.log of the run"))

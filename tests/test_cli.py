@@ -373,3 +373,22 @@ def test_ctrl_c_ends_with_130(tmp_path: Path, trained: tuple[str, ...], times: i
     assert out == ""
     assert "Interrupted." in err or times == 2
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_main_says_that_memory_ran_out(run_cli: RunCli, tmp_path: Path, debug: tuple[str, ...]) -> None:
+    # Memory runs out as runs are listed, once the command is imported.
+    script = """
+import kaggle_digits.pipeline
+def fail(*arguments): raise MemoryError
+kaggle_digits.pipeline.list_runs = fail
+"""
+    write_files(tmp_path / "played", {"sitecustomize.py": script.encode()})
+    paths = filter(None, (str(tmp_path / "played"), os.environ.get("PYTHONPATH")))
+    result = run_cli(*debug, "runs", PYTHONPATH=os.pathsep.join(paths))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert ("MemoryError" in result.stderr) == bool(debug)
+    assert result.stderr.splitlines()[-2:] == [
+        "Error: This machine ran out of memory.",
+        "Close other programs, or train with fewer --workers, then run the same command again.",
+    ]

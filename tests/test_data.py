@@ -131,7 +131,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "train.csv").mkdir()
-    with pytest.raises(DataError, match="is missing"):
+    with pytest.raises(DataError, match=r"train\.csv is a folder, not a regular file"):
         load_train(tmp_path)
 
 
@@ -249,3 +249,64 @@ def test_a_cache_with_other_bytes_is_read_or_made_again(tmp_path: Path, data: st
         content[at] = data.draw(st.integers(0, 255))
     cache.write_bytes(content)
     assert len(load_train(tmp_path).labels) == 10
+
+
+def rewrite_cache(path: Path, **changes: np.ndarray) -> None:
+    """Change arrays in a cache, and leave its stamp as it is."""
+    with np.load(path) as known:
+        arrays = dict(known)
+    np.savez(path, **arrays | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": np.zeros((10, 28, 28), np.float64)},
+        {"images": np.zeros((10, 784), np.uint8)},
+        {"images": np.zeros((10, 28, 29), np.uint8)},
+        {"images": np.zeros((0, 28, 28), np.uint8), "labels": np.zeros(0, np.uint8)},
+        {"images": np.zeros((9, 28, 28), np.uint8)},
+        {"images": np.array("digits")},
+        {"labels": np.zeros(10, np.int64)},
+        {"labels": np.zeros((10, 1), np.uint8)},
+        {"labels": np.zeros(9, np.uint8)},
+        {"labels": np.full(10, 10, np.uint8)},
+        {"sha256": np.zeros(3)},
+        {"sha256": np.array("no digest")},
+    ],
+    ids=lambda changes: "-".join(f"{name}:{array.dtype}{list(array.shape)}" for name, array in changes.items()),
+)
+def test_load_train_parses_again_when_cache_has_wrong_arrays(
+    tmp_path: Path, parsed: list[Path], changes: dict[str, np.ndarray]
+) -> None:
+    path = write_files(tmp_path, {"train.csv": GOOD}) / "train.csv"
+    first = load_train(tmp_path)
+    rewrite_cache(tmp_path / "cache" / "train.npz", **changes)
+    for _ in range(2):  # the second time from the cache that was made again
+        again = load_train(tmp_path)
+        np.testing.assert_array_equal(again.images, first.images)
+        np.testing.assert_array_equal(again.labels, first.labels)
+        assert again.sha256 == first.sha256
+    assert parsed == [path, path]
+
+
+def test_load_test_parses_again_when_cache_has_wrong_dtype(tmp_path: Path, parsed: list[Path]) -> None:
+    write_files(tmp_path, competition_files(test_rows=12))
+    first = load_test(tmp_path)
+    rewrite_cache(tmp_path / "cache" / "test.npz", images=np.zeros((12, 28, 28), np.int16))
+    np.testing.assert_array_equal(load_test(tmp_path).images, first.images)
+    assert [path.name for path in parsed].count("test.csv") == 2
+
+
+@pytest.mark.parametrize("name", ["train.csv", "cache/train.npz"])
+def test_load_train_never_waits_for_a_pipe(tmp_path: Path, name: str) -> None:
+    write_files(tmp_path, {"train.csv": GOOD})
+    load_train(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    if name == "train.csv":
+        with pytest.raises(DataError, match=r"train\.csv is a pipe or a device, not a regular file"):
+            load_train(tmp_path)
+    else:
+        assert len(load_train(tmp_path).labels) == 10
+        assert (tmp_path / name).is_file()  # made again

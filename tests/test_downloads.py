@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from contextlib import suppress
@@ -233,3 +234,19 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file in the way")
     with pytest.raises(WriteError, match="Cannot write"):
         download(Workspace.at(tmp_path))
+
+
+def test_download_never_waits_for_a_pipe(tmp_path: Path, hosted: list) -> None:
+    workspace = Workspace.at(tmp_path / "work")
+    hosted += [competition_files(), competition_files()]
+    download(workspace)
+    (workspace.data / "train.csv").unlink()
+    os.mkfifo(workspace.data / "train.csv")
+    assert download(workspace).fetched  # as any other file that is not the one that arrived
+    assert files_in(workspace) == competition_files()
+    source = write_files(tmp_path / "source", competition_files())
+    (source / "test.csv").unlink()
+    os.mkfifo(source / "test.csv")
+    with pytest.raises(DataError, match=r"test\.csv is a pipe or a device, not a regular file\."):
+        download(workspace, source=source)
+    assert files_in(workspace) == competition_files()

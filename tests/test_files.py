@@ -1,8 +1,9 @@
-"""Zips: whole ones are read, and whatever else they are ends in one kind of error."""
+"""Files that are read: zips, whole or not, and what is no regular file."""
 
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 from contextlib import suppress
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from kaggle_digits import files
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import read_zipped
+from kaggle_digits.files import read_json, read_npz, read_zipped, regular_file
 
 CONTENT = b"ImageId,Label\n" + b"".join(b"%d,%d\n" % (i, i % 10) for i in range(200))
 METHODS = {
@@ -98,3 +99,34 @@ def test_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zipfile.ZipExtFile, "read", fail)
     with pytest.raises(DataError, match="MemoryError"):
         read_zipped(path, "*.csv")
+
+
+def special_file(folder: Path, kind: str) -> Path:
+    """Return something that is no regular file; to open the pipe would wait for a writer that never comes."""
+    path = folder / kind
+    if kind == "a pipe or a device":
+        os.mkfifo(path)
+    elif kind == "a link to a device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["a pipe or a device", "a link to a device", "a folder"])
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
+    path = special_file(tmp_path, kind)
+    said = "a folder" if kind == "a folder" else "a pipe or a device"
+    with pytest.raises(DataError, match=f"{kind} is {said}, not a regular file\\. Mend it\\."):
+        regular_file(path, "Mend it.")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_json(path)
+    assert read_npz(path) is None
+
+
+def test_regular_file_follows_links_and_leaves_what_is_missing_to_its_caller(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    assert regular_file(tmp_path / "link", "") == tmp_path / "link"
+    with pytest.raises(FileNotFoundError):
+        regular_file(tmp_path / "none", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -298,6 +299,51 @@ def test_a_picture_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monk
         raise PermissionError(13, "Permission denied")
 
     # Permissions do not keep an administrator from reading.
+    (tmp_path / "closed.png").touch()
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(DataError, match=r"closed\.png cannot be read: permission denied"):
         read_picture(tmp_path / "closed.png")
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_read_picture_names_a_picture_whose_values_are_not_finite(
+    tmp_path: Path, value: float, everywhere: bool
+) -> None:
+    pixels = np.asarray(drawn("4"), np.float32).copy()
+    pixels[... if everywhere else (3, 3)] = value
+    Image.fromarray(pixels).save(tmp_path / "odd.tiff")
+    # Warnings are errors in tests.
+    with pytest.raises(DataError, match=r"odd\.tiff has grey values that are not finite\."):
+        read_picture(tmp_path / "odd.tiff")
+
+
+def test_read_picture_finds_a_digit_whatever_the_range_of_its_values(tmp_path: Path) -> None:
+    pixels = np.asarray(drawn("4"), np.float64) / 255
+    for low, high in ((-3e38, 3e38), (0, 1e-3)):
+        Image.fromarray((low + pixels * (high - low)).astype(np.float32)).save(tmp_path / "wide.tiff")
+        assert difference(read_picture(tmp_path / "wide.tiff"), found(drawn("4"), tmp_path)) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_read_picture_never_waits_for_what_is_no_regular_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"a\.png is a pipe or a device, not a regular file\."):
+        read_picture(path)
+
+
+def test_read_picture_leaves_memory_that_ran_out_to_its_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn("4").save(tmp_path / "large.png")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(MemoryError):
+        read_picture(tmp_path / "large.png")

@@ -357,6 +357,35 @@ def test_a_worker_that_always_dies_ends_its_fold_alone(
     assert worker_processes() == set()
 
 
+PLAYED = """
+import sys
+if "kaggle_digits.worker" in sys.orig_argv:
+    import kaggle_digits.training
+    def fail(task, *rest):
+        {fault}
+    kaggle_digits.training.{name} = fail
+"""
+"""A sitecustomize.py, which Python imports as it starts: what goes wrong in workers, and where."""
+
+
+def play(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: str) -> None:
+    write_files(folder / "played", {"sitecustomize.py": PLAYED.format(name=name, fault=fault).encode()})
+    monkeypatch.setenv("PYTHONPATH", str(folder / "played"))
+
+
+def test_train_says_that_memory_ran_out_in_a_worker(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(tmp_path, monkeypatch, "train_fold", "raise MemoryError")
+    notices: list[str] = []
+    with pytest.raises(KaggleDigitsError, match=r"^The worker of fold 0 of seed 0 ran out of memory\.") as caught:
+        quick(workspace, run="large", workers=1, on_notice=notices.append)
+    assert caught.value.exit_code == 1
+    assert caught.value.remedy.startswith("Close other programs, or train fewer folds at a time (--workers")
+    assert notices[0] == "The worker of fold 0 of seed 0 ran out of memory. It is begun once more."
+    assert "MemoryError" in find_run(workspace, "large").log_file.read_text()
+
+
 @needs_proc
 def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
     script = (

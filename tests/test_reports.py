@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from kaggle_digits import Workspace, compare, ensemble, find_run, report, submit, temper, train
-from kaggle_digits.console import duration, sparkline
+from kaggle_digits.console import duration, show_report, sparkline
 from kaggle_digits.data import load_train
 from kaggle_digits.errors import DataError, UsageError, WriteError
 from kaggle_digits.reports.findings import find_what_matters
@@ -469,3 +469,29 @@ def contents(workspace: Workspace) -> dict[str, bytes]:
 
 def timeless(content: bytes) -> bytes:
     return re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", b"then", content)
+
+
+@pytest.mark.parametrize("value", ["absent", None])
+def test_report_works_when_folds_have_no_data_seconds_and_no_peak_memory(
+    trained: Workspace, schema: dict[str, Any], value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = find_run(trained).fold_folder(0) / "metrics.json"
+    metrics = json.loads(path.read_bytes())
+    for name in ("data_seconds", "peak_memory"):
+        if value == "absent":
+            del metrics[name]
+        else:
+            metrics[name] = value
+    path.write_text(json.dumps(metrics))
+    written = report(trained)
+    jsonschema.validate(written.document, schema)
+    known, unknown = written.document["folds"][1], written.document["folds"][0]
+    assert (unknown["data_seconds"], unknown["peak_memory"]) == (None, None)
+    assert known["peak_memory"] > 0
+    first, second = re.findall(r'<tr><th scope="row">\d</th>.*', written.page.read_text().split("memory, MB")[1])[
+        :2
+    ]
+    assert first.count("<td>–</td>") == 2
+    assert second.count("<td>–</td>") == 0
+    show_report(written.document, str(written.page))
+    assert "Mean over folds" in capsys.readouterr().out

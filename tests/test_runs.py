@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,15 @@ from hypothesis import strategies as st
 
 from kaggle_digits import Workspace, ensemble, executors
 from kaggle_digits.data import load_test, load_train
-from kaggle_digits.ensembles import ensemble_folds, ensemble_runs, is_current
+from kaggle_digits.ensembles import check_members, ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.folds import make_folds
 from kaggle_digits.metrics import summarise
-from kaggle_digits.pipeline import _recipe_words, summarise_runs
+from kaggle_digits.pipeline import _Plan, _recipe_words, summarise_runs
 from kaggle_digits.recipes import find_recipe
 from kaggle_digits.reports.comparison import make_comparison
 from kaggle_digits.reports.document import make_document
+from kaggle_digits.reports.page import _mean_epochs
 from kaggle_digits.runs import FINISHED, Run, trained_networks, write_fold
 from kaggle_digits.training import Digits, FoldResult, FoldTask
 
@@ -47,10 +51,11 @@ def write_run(workspace: Workspace, name: str, seed: int) -> Run:
         softmaxes = [rng.dirichlet(np.ones(10), n).astype(np.float32) for n in (len(labels), len(test_set.ids))]
         times = {"seconds": 3.0, "data_seconds": 1.0, "training_seconds": 1.5, "test_seconds": 0.5}
         more = {"form": "plain", "epochs": 1, "parameters": 5, "peak_memory": 10**9}
-        epoch = {"epoch": 1, "accuracy": 0.5, "val_accuracy": 0.5, "images_per_second": 7.0}
+        shares = {"accuracy": 0.5, "val_accuracy": 0.5, "loss": 0.7, "val_loss": 0.6}
+        epoch = {"epoch": 1, **shares, "learning_rate": 1e-3, "seconds": 1.5, "images_per_second": 7.0}
         metrics = summarise(softmaxes[0], labels) | times | more
         write_fold(run.fold_folder(fold), FoldResult(b"", [epoch], softmaxes[0], softmaxes[1], metrics))
-    ensemble_folds(run, train_set.labels)
+    ensemble_folds(run, train_set.labels, len(test_set.ids))
     run.set_status(FINISHED, train_seconds=4.5)
     return run
 
@@ -68,7 +73,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     runs = [write_run(workspace, name, seed) for seed, name in enumerate(("one", "two"))]
     both = Run(workspace.runs / "both")
     both.create(spec(workspace) | {"members": ["one", "two"]}, ["kaggle-digits", "ensemble"])
-    ensemble_runs(both, runs, load_train(workspace.data).labels)
+    ensemble_runs(both, runs, load_train(workspace.data).labels, len(load_test(workspace.data).ids))
     both.set_status(FINISHED)
     return workspace
 
@@ -295,6 +300,269 @@ def test_json_that_is_too_deep(workspace: Workspace) -> None:
     (workspace.runs / "one" / "run.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"one/run\.json cannot be read as JSON"):
         Run(workspace.runs / "one").info()
+
+
+ARRAYS = (
+    "one/fold-0/val_softmax.npy",
+    "one/fold-1/test_softmax.npy",
+    "one/ensemble/oof_softmax.npy",
+    "one/ensemble/test_softmax.npy",
+    "both/ensemble/oof_softmax.npy",
+    "both/ensemble/test_softmax.npy",
+)
+TABLES = ("one/fold-0/history.csv", "one/folds.csv")
+
+
+def npy(array: np.ndarray, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, **options)
+    return stream.getvalue()
+
+
+def put(workspace: Workspace, file: str, content: bytes) -> None:
+    """Put content in the place of an artefact, and its SHA-256 into the metrics beside it."""
+    path = workspace.runs / file
+    path.write_bytes(content)
+    metrics = path.with_name("metrics.json")
+    if metrics.exists():
+        document = json.loads(metrics.read_bytes())
+        document["files"][path.name] = hashlib.sha256(content).hexdigest()
+        metrics.write_text(json.dumps(document))
+
+
+def restore(workspace: Workspace, written: Workspace) -> None:
+    """Bring back what `put` and the reading after it may have changed."""
+    for folder in ("one", "both"):
+        shutil.copytree(written.runs / folder, workspace.runs / folder, dirs_exist_ok=True)
+
+
+def read_artefacts(workspace: Workspace, file: str) -> list[KaggleDigitsError]:
+    """Read what a file is of as every command does, but for networks, and return the errors a person would see."""
+    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
+    one, both = (Run(workspace.runs / name) for name in ("one", "both"))
+    rows = len(train_set.labels), len(test_set.ids)
+    errors = []
+
+    def report_on(run: Run) -> None:
+        document = make_document(workspace, run, trained_networks(workspace, run), train_set, test_set, None)
+        if document["folds"]:
+            _mean_epochs(document["folds"])
+            json.dumps(document, allow_nan=False)
+
+    def resume() -> None:
+        _Plan.make(one, replace(find_recipe("lenet"), folds=2), 0, one.folds(rows[0]), rows[1], False, False)
+        if not is_current(one, *rows):
+            ensemble_folds(one, train_set.labels, rows[1])
+
+    of_run = (
+        resume,
+        lambda: report_on(one),
+        lambda: summarise_runs(workspace),
+        lambda: ensemble(workspace, ["one"]),
+    )
+    of_ensembles = (
+        lambda: make_comparison(workspace, [one, both], train_set),
+        lambda: report_on(both),
+        lambda: check_members(workspace, both),
+        lambda: ensemble(workspace, ["both"]),
+    )
+    for read in of_ensembles if file.startswith("both") else of_run + of_ensembles[: 2 * ("ensemble" in file)]:
+        try:
+            read()
+        except KaggleDigitsError as error:
+            errors.append(error)
+    return errors
+
+
+def changed_array(array: np.ndarray, data: st.DataObject) -> bytes:
+    """Return an array of another type, shape or content, or with other bytes, as a file."""
+    kind = data.draw(st.sampled_from(["type", "shape", "value", "bytes", "object", "header"]))
+    if kind == "type":
+        dtypes = ["float16", "float64", ">f4", "uint8", "int64", "complex64", "U3", "S2", "bool", "datetime64[s]"]
+        return npy(array.astype(np.int64).astype(data.draw(st.sampled_from(dtypes))))
+    if kind == "shape":
+        n = len(array)
+        shapes = [(), (0,), (10,), (n,), (n, 1), (n, 9), (n, 11), (n, 10, 1), (0, 10), (1, 10), (n - 1, 10)]
+        return npy(np.resize(array, data.draw(st.sampled_from(shapes))))
+    if kind == "value":
+        array = array.copy()
+        values = st.floats(width=32) | st.sampled_from([0.0, 1.0, 1e-30])
+        array[data.draw(st.integers(0, len(array) - 1)), data.draw(st.integers(0, 9))] = data.draw(values)
+        return npy(array)
+    if kind == "object":
+        return npy(array.astype(object), allow_pickle=True)
+    content = bytearray(npy(array))
+    if kind == "header":
+        shape = data.draw(st.tuples(st.integers(-1, 10**30), st.integers(-1, 11)))
+        return bytes(content[:128].replace(str(array.shape).encode(), str(shape).encode()) + content[128:])
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, 140))] = data.draw(st.integers(0, 255))
+    return bytes(content[: data.draw(st.none() | st.integers(0, len(content)))])
+
+
+def changed_table(content: bytes, data: st.DataObject) -> bytes:
+    """Return a CSV file with another cell, column, row or byte."""
+    kind = data.draw(st.sampled_from(["cell", "short", "column", "rows", "bytes"]))
+    lines = [line.split(b",") for line in content.split()]
+    at, column = data.draw(st.integers(0, len(lines) - 1)), data.draw(st.integers(0, len(lines[0]) - 1))
+    if kind == "cell":
+        values = ["", "NaN", "inf", "-1", "300", "1e400", "1.5", "2", "text", "\x00", '"', "9" * 30, "1,2"]
+        lines[at][column] = data.draw(st.sampled_from(values) | st.text(max_size=3)).encode()
+    elif kind == "short":
+        del lines[at][column]
+    elif kind == "column":
+        lines = [line[:column] + line[column + 1 :] for line in lines]
+    elif kind == "rows":
+        lines = data.draw(
+            st.sampled_from([[], lines[:1], lines[:-1], [*lines, lines[-1]], lines[1:], lines[::-1]])
+        )
+    text = b"\n".join(b",".join(line) for line in lines) + b"\n"
+    if kind == "bytes":
+        start = data.draw(st.integers(0, len(text)))
+        text = text[:start] + data.draw(st.binary(max_size=4)) + text[start + data.draw(st.integers(0, 3)) :]
+    return text
+
+
+@settings(several_times_in_one_folder, max_examples=200)
+@given(file=st.sampled_from(ARRAYS) | st.sampled_from(TABLES), data=st.data())
+def test_any_artefact_with_a_corrected_hash_is_read_or_refused(
+    workspace: Workspace, written: Workspace, file: str, data: st.DataObject
+) -> None:
+    if file in ARRAYS:
+        content = changed_array(np.load(written.runs / file), data)
+    else:
+        content = changed_table((written.runs / file).read_bytes(), data)
+    put(workspace, file, content)
+    read_artefacts(workspace, file)
+    restore(workspace, written)
+
+
+GOOD_ROWS = np.full((50, 10), 0.1, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npy(GOOD_ROWS.astype(np.float64)), r"it holds float64 \[50, 10\], not float32 \[rows, 10\]"),
+        (npy(GOOD_ROWS.astype(">f4")), "it holds >f4"),
+        (npy(GOOD_ROWS[:, :9]), r"it holds float32 \[50, 9\]"),
+        (npy(GOOD_ROWS[0]), r"it holds float32 \[10\]"),
+        (npy(GOOD_ROWS[:49]), "it has 49 rows, not 50"),
+        (npy(np.where(np.eye(50, 10), np.float32(np.nan), GOOD_ROWS)), "not all of its values are from 0 to 1"),
+        (npy(np.where(np.eye(50, 10), np.float32(np.inf), GOOD_ROWS)), "not all of its values are from 0 to 1"),
+        (npy(GOOD_ROWS - 1), "not all of its values are from 0 to 1"),
+        (npy(GOOD_ROWS.astype(object), allow_pickle=True), "is damaged: .*[Oo]bject"),
+        (npy(GOOD_ROWS).replace(b"(50, 10)", b"(10000000000000, 10)"), "is damaged: "),
+        (b"", "is damaged: "),
+        (b"PK\x05\x06" + bytes(18), "is damaged: "),
+    ],
+    ids=[
+        "float64",
+        "big-endian",
+        "9 columns",
+        "1 axis",
+        "49 rows",
+        "NaN",
+        "inf",
+        "negative",
+        "object",
+        "huge",
+        "empty",
+        "zip",
+    ],
+)
+@pytest.mark.parametrize("file", ["one/fold-0/val_softmax.npy", "one/ensemble/oof_softmax.npy"])
+def test_a_softmax_file_with_wrong_content_is_named(
+    workspace: Workspace, file: str, content: bytes, message: str
+) -> None:
+    run = Run(workspace.runs / "one")
+    put(workspace, file, content)
+    with pytest.raises(DataError, match=rf"{file} .*{message}"):
+        run.val_softmax(0) if "fold-0" in file else run.oof_softmax(50)
+    errors = [error.problem for error in read_artefacts(workspace, file)]
+    if "fold-0" in file:  # resuming, report, ensemble
+        assert len([problem for problem in errors if file in problem]) == 3
+        assert not run.is_sound(0)
+    else:
+        assert errors == []  # resuming makes the ensemble again from its folds
+        assert len(run.oof_softmax()) == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it has no column 'epoch'"),
+        (b"HEADER\n", "its epochs are not 1 to 1"),
+        (b"\xff\xfe", "can't decode byte 0xff"),
+        (b"epoch,loss\n1,2\n", "it has no column 'accuracy'"),
+        (b"HEADER\n1,2,3,4,5,6,7,few\n", "could not convert string to float: 'few'"),
+        (b"HEADER\n1,2,3,4,5,6,7\n", "a row in it is too short"),
+        (b"HEADER\n1,2,3,4,5,6,7,nan\n", "a number in it is not finite"),
+        (b"HEADER\n2,2,3,4,5,6,7,8\n", "its epochs are not 1 to 1"),
+        (b"HEADER\n1,2,3,4,5,6,7,8\n2,2,3,4,5,6,7,8\n", "its epochs are not 1 to 1"),
+    ],
+)
+def test_a_history_with_wrong_content_is_named(workspace: Workspace, content: bytes, message: str) -> None:
+    header = (workspace.runs / "one/fold-0/history.csv").read_bytes().split()[0]
+    put(workspace, "one/fold-0/history.csv", content.replace(b"HEADER", header))
+    errors = [error.problem for error in read_artefacts(workspace, "one/fold-0/history.csv")]
+    assert len(errors) == 2  # resuming and report
+    for problem in errors:
+        assert "one/fold-0/history.csv is damaged: " in problem
+        assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it has no column 'row'"),
+        (b"\xff\xfe", "can't decode byte 0xff"),
+        (b"row\n0\n", "it has no column 'fold'"),
+        (b"row,fold\n0,first\n", "'first'"),
+        (b"row,fold\n0,256\n1,0\n2,1\n", "its folds are not those of run.json"),
+        (b"row,fold\n0,0\n1,1\n", "it has 2 rows, train.csv 100"),
+        (b"row,fold\n0,0\n2,1\n", "its rows are not numbered from 0"),
+        (b"row,fold\n0,0\n1,2\n", "its folds are not those of run.json"),
+    ],
+)
+def test_a_split_with_wrong_content_is_named(workspace: Workspace, content: bytes, message: str) -> None:
+    put(workspace, "one/folds.csv", content)
+    errors = [error.problem for error in read_artefacts(workspace, "one/folds.csv")]
+    assert len(errors) == 3  # resuming, report, ensemble
+    for problem in errors:
+        assert "one/folds.csv is damaged: " in problem
+        assert message in problem
+
+
+def test_test_rows_of_folds_and_members_must_be_those_of_test_csv(workspace: Workspace) -> None:
+    put(workspace, "one/fold-1/test_softmax.npy", npy(GOOD_ROWS[:29]))
+    put(workspace, "two/ensemble/test_softmax.npy", npy(GOOD_ROWS[:31]))
+    for run, message in (
+        ("one", r"one/fold-1/test_softmax\.npy is damaged: it has 29 rows, not 30"),
+        ("both", r"two/ensemble/test_softmax\.npy is damaged: it has 31 rows, not 30"),
+    ):
+        with pytest.raises(DataError, match=message):
+            ensemble(workspace, [run])
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "one/run.json",
+        "one/folds.csv",
+        "one/fold-0/metrics.json",
+        "one/fold-0/history.csv",
+        "one/fold-0/val_softmax.npy",
+        "one/fold-0/test_softmax.npy",
+        "one/fold-0/model.keras",
+    ],
+)
+def test_no_artefact_is_waited_for(workspace: Workspace, file: str) -> None:
+    """A pipe has nobody who writes into it: to open it would never end."""
+    (workspace.runs / file).unlink()
+    os.mkfifo(workspace.runs / file)
+    errors = [error.problem for error in read_artefacts(workspace, file)]
+    assert any(problem.endswith(f"{file} is a pipe or a device, not a regular file.") for problem in errors)
 
 
 def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1) -> None:

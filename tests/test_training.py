@@ -210,6 +210,19 @@ def test_a_damaged_checkpoint_is_a_fresh_start(
     assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(tmp_path)), uncut)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_checkpoint_that_is_no_regular_file_is_a_fresh_start(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "checkpoint" / "state.npz"
+    path.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    assert FoldCheckpoint(tmp_path).load() is None
+    FoldCheckpoint(tmp_path).save([np.zeros(3)], np.zeros(2, np.float32), [])
+    assert path.is_file()
+
+
 @pytest.mark.parametrize("harm", ["another shape", "another number", "another type", "other rows", "no history"])
 def test_a_checkpoint_of_another_network_is_a_fresh_start(
     task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, harm: str

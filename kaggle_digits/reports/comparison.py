@@ -53,7 +53,7 @@ def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: Labell
                 f"The run {run.name} was made from another train.csv than is here now.",
                 "Compare runs that were made from the same data.",
             )
-    softmaxes = [run.oof_softmax() for run in runs]
+    softmaxes = [run.oof_softmax(len(train_set.labels)) for run in runs]
     wrong = [softmax.argmax(1) != train_set.labels for softmax in softmaxes]
     pairs: list[dict[str, Any]] = []
     for i, j in combinations(range(len(runs)), 2):

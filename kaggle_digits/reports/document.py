@@ -110,7 +110,11 @@ def _predictions(run: Run, finished: Sequence[int], labels: UInt8) -> tuple[Floa
     """Return out-of-fold softmaxes, what parts they are cross-fitted by, and which rows have one."""
     if "members" in run.info():
         # No network is new to the rows of one part and not of another, so that any parts do.
-        return run.oof_softmax(), (np.arange(len(labels)) % 5).astype(np.uint8), np.ones(len(labels), bool)
+        return (
+            run.oof_softmax(len(labels)),
+            (np.arange(len(labels)) % 5).astype(np.uint8),
+            np.ones(len(labels), bool),
+        )
     if not finished:
         return (
             np.zeros((len(labels), CLASSES), np.float32),
@@ -130,6 +134,9 @@ def _folds(run: Run, finished: Sequence[int]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "fold": fold,
+                # Older versions did not measure them.
+                "data_seconds": None,
+                "peak_memory": None,
                 **{name: value for name, value in m.items() if name != "files"},
                 "interval": wilson_interval(m["rows"] - m["errors"], m["rows"]),
                 "out_of_line_p": p,
@@ -234,16 +241,11 @@ def _test(
     networks: Sequence[tuple[Run, int]], run: Run, labels: UInt8, test_set: UnlabelledDigits
 ) -> dict[str, Any]:
     """Return what the networks say of the test rows, and how far they agree. There are no labels here."""
-    softmaxes = np.stack([member.fold_test_softmax(fold) for member, fold in networks])
-    if softmaxes.shape[1] != len(test_set.images):
-        raise DataError(
-            f"The run {run.name} has predictions of {softmaxes.shape[1]:,} test rows; there are "
-            f"{len(test_set.images):,}.",
-            "Make it again with its train command and --retrain.",
-        )
+    rows = len(test_set.images)
+    softmaxes = np.stack([member.fold_test_softmax(fold, rows) for member, fold in networks])
     # Half-way, the mean of what there is.
     ensembled = run.has_ensemble()
-    mean = run.test_softmax() if ensembled else mean_softmax(softmaxes)
+    mean = run.test_softmax(rows) if ensembled else mean_softmax(softmaxes)
     temperature = run.ensemble_metrics()["calibration"]["temperature"] if ensembled else 1.0
     tempered = temper(mean, temperature)
     predicted, votes = mean.argmax(1), softmaxes.argmax(2)
@@ -263,7 +265,7 @@ def _test(
     disputed = disputed[np.lexsort((tempered[disputed].max(1), agreeing[disputed]))]
     article = min(ARTICLE_ROW, len(mean) - 1)
     return {
-        "rows": len(mean),
+        "rows": rows,
         "networks": len(networks),
         "temperature": temperature,
         "unanimous": float((agreeing == 1).mean()),
@@ -289,7 +291,9 @@ def _agreement_by_number(softmaxes: Float32) -> list[float]:
 
 def _members(workspace: Workspace, names: Sequence[str], labels: UInt8) -> list[dict[str, Any]]:
     """Return for the mean of the first 1, 2, … member runs the errors on the training rows, all out-of-fold."""
-    sums = np.cumsum([find_run(workspace, name).oof_softmax() for name in names], axis=0, dtype=np.float64)
+    sums = np.cumsum(
+        [find_run(workspace, name).oof_softmax(len(labels)) for name in names], axis=0, dtype=np.float64
+    )
     return [
         {"run": name, "errors": int((some.argmax(1) != labels).sum())}
         for name, some in zip(names, sums, strict=True)

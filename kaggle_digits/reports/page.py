@@ -82,7 +82,7 @@ def _render(template: str, **values: Any) -> str:
         "percent": lambda share, digits=2: "–" if share is None else f"{100 * share:.{digits}f} %",
         "count": lambda number: f"{number:,}",
         "seconds": lambda number: "–" if number is None else f"{number:,.1f}",
-        "megabytes": lambda number: f"{number / 1e6:,.0f}",
+        "megabytes": lambda number: "–" if number is None else f"{number / 1e6:,.0f}",
         "duration": _duration,
         # Our own figures, not anybody's text.
         "svg": Markup,
@@ -95,7 +95,8 @@ def _render(template: str, **values: Any) -> str:
 def _mean_epochs(folds: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Return the mean of all folds, an epoch each."""
     names = folds[0]["history"][0].keys()
-    by_epoch = zip(*(fold["history"] for fold in folds), strict=True)
+    # As far as all have come: folds may have been trained with other numbers of epochs.
+    by_epoch = zip(*(fold["history"] for fold in folds), strict=False)
     return [{name: float(np.mean([row[name] for row in rows])) for name in names} for rows in by_epoch]
 
 
