@@ -14,10 +14,11 @@ DEMO := $(BIN)/kaggle-digits --competition rehearsal
 .DEFAULT_GOAL := help
 # Each step needs the one before it, with `make -j` too.
 .NOTPARALLEL:
-.PHONY: help download train submit score report demo test test-slow lint bench install clean
+.PHONY: help download train submit score report demo test test-slow test-newest-kaggle check-pins lint bench install \
+	clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  COMPETITION=$(COMPETITION) PRESET=$(PRESET), e.g. make train submit COMPETITION=rehearsal PRESET=fast"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -59,6 +60,22 @@ test: $(VENV)/.installed-dev ## run the tests
 
 test-slow: $(VENV)/.installed-dev ## run the long tests
 	$(BIN)/python -m pytest -m slow
+
+test-newest-kaggle: $(VENV)/.installed-dev ## run the tests of Kaggle's client with the newest one allowed
+	$(BIN)/python scripts/newest_kaggle.py
+
+# Without pip, which in some Pythons brings setuptools along and so hides a missing pin.
+PINS := build/pins
+PINS_PIP := $(BIN)/python -m pip --python $(PINS) --disable-pip-version-check
+
+check-pins: $(VENV)/.installed-dev ## check that what constraints.txt pins is enough for every extra
+	rm -rf $(PINS)
+	$(BIN)/python -m venv --without-pip $(PINS)
+	$(PINS_PIP) install --quiet --no-compile --no-deps -r constraints.txt
+	$(PINS_PIP) install --quiet --no-deps -e .
+	$(PINS_PIP) check
+	$(PINS)/bin/python -m pytest -q tests/test_packaging.py
+	rm -rf $(PINS)
 
 lint: $(VENV)/.installed-dev ## check style and types
 	$(BIN)/ruff format --check .

@@ -150,7 +150,8 @@ def _tensorflow() -> Finding:
     """Import TensorFlow in a process of its own, which may die of it: on a processor without AVX it does."""
     try:
         process = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", _TENSORFLOW],
+            # Without -P a json.py or tensorflow.py in the current folder is run in place of the real one.
+            [sys.executable, "-P", "-c", _TENSORFLOW],
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             capture_output=True,
             text=True,

@@ -159,6 +159,18 @@ def test_tensorflow(monkeypatch: pytest.MonkeyPatch, script: str, state: str, wo
     assert_found(REAL_TENSORFLOW(), state, words, remedy)
 
 
+def test_tensorflow_is_not_looked_for_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "executed"
+    for name in ("json.py", "tensorflow.py"):
+        (tmp_path / name).write_text(f"open({str(mark)!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    found = REAL_TENSORFLOW()
+    assert not mark.exists()
+    assert_found(found, "ok", r"^Version 2\.\d+\.\d+, on ")
+
+
 @pytest.mark.parametrize(
     ("available", "state", "remedy"),
     [

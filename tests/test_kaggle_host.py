@@ -247,6 +247,65 @@ def test_refusals_are_said_in_kaggles_words_and_not_retried(
     assert kaggle.count("ListDataFiles") == 1
 
 
+GOOGLE = {"code": 403, "message": "Own words.", "status": "PERMISSION_DENIED", "details": [{"reason": "no"}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"code": 403, "message": "Own words."}, "Own words"),
+        ({"error": GOOGLE}, "Own words"),
+        ({"error": json.dumps(GOOGLE)}, "Own words"),
+        ({"message": json.dumps({"error": GOOGLE})}, "Own words"),
+        ([{"error": GOOGLE}], "Own words"),
+        ({"error": "Own words"}, "Own words"),
+        ({"errors": [{"message": "Own words."}, "and more", {"code": 5}]}, "Own words; and more"),
+        ({"message": "", "error": {"message": "Own words"}}, "Own words"),
+        ("Own words", "Own words"),
+        (b"Own words", "Own words"),
+        (b"403", "Forbidden"),
+        ({"error": {"code": 403, "details": [{"reason": "no"}]}}, "Forbidden"),
+        ({"message": "{'code': 403}"}, "Forbidden"),
+        ({"errors": ["Own words", "{'code': 403}"]}, "Own words"),
+        ({"message": "<html>Sorry</html>"}, "Forbidden"),
+        ([], "Forbidden"),
+        (b'{"message": "Own wo', "Forbidden"),
+        (b"[" * 100_000, "Forbidden"),
+        (b'{"error":' * 300 + b"1" + b"}" * 300, "Forbidden"),
+        (b"", "Forbidden"),
+    ],
+)
+def test_kaggles_words_are_taken_out_of_whatever_they_come_in(
+    host: KaggleHost, kaggle: KaggleServer, body: object, words: str
+) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    kind = "application/json" if isinstance(body, dict) else "text/plain"
+    kaggle.fail("GetSubmissionLimits", Fault(403, content, {"Content-Type": kind}))
+    with pytest.raises(RefusedError) as caught:
+        host.allowance()
+    assert caught.value.problem == f"Kaggle refuses: {words}."
+
+
+@pytest.mark.parametrize(
+    ("message", "start", "end"),
+    [
+        ("Too many words. " * 50, "Too many", " words. Too many…."),
+        ("x" * 400, "xxx", "xxx…."),
+        ("x" * 300, "xxx", "xxx."),
+    ],
+)
+def test_kaggles_words_end_at_a_word_where_they_are_too_many(
+    host: KaggleHost, kaggle: KaggleServer, message: str, start: str, end: str
+) -> None:
+    kaggle.fail("GetSubmissionLimits", error(403, message))
+    with pytest.raises(RefusedError) as caught:
+        host.allowance()
+    words = caught.value.problem.removeprefix("Kaggle refuses: ")
+    assert words.startswith(start)
+    assert words.endswith(end)
+    assert 290 < len(words) <= 301
+
+
 def test_rules_not_accepted_says_where_to_accept_them(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("ListDataFiles", error(403, "You must accept this competition's rules"))
     with pytest.raises(RefusedError, match="competitions/digit-recognizer/rules"):

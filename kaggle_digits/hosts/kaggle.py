@@ -53,6 +53,8 @@ LONGEST_WAIT = 120.0
 """Seconds that the pauses between the tries of one question may come to; no server is waited for longer."""
 REFUSALS = (400, 401, 403, 404)
 """Statuses with which Kaggle refuses to make a submission. Others, such as 408, 409 and 5xx, may come after it."""
+LONGEST_WORDS = 300
+"""Characters that are shown of what Kaggle says."""
 FETCHES = 3
 """How often a file without a checksum is fetched, until it has come twice with the same bytes."""
 
@@ -507,14 +509,34 @@ def _kaggles_words(response: Any) -> str:
         text = response.text.strip()
     except requests.RequestException:
         return "its answer was cut off"
-    try:
-        document = json.loads(text)
-        text = str(document.get("message") or document.get("error") or "") if isinstance(document, dict) else text
-    except ValueError:
-        pass
-    if not text or text.startswith("<"):
-        text = response.reason or "no reason given"
-    return _line(text)[:300].rstrip(".")
+    words = ""
+    with suppress(RecursionError):  # a document without a bottom
+        words = _message(text)
+    return _shortened(_line(words or response.reason or "no reason given"))
+
+
+def _message(document: Any) -> str:
+    """Return the words in what a server answers an error with, as text or parsed; empty if it has none."""
+    if isinstance(document, str):
+        try:
+            parsed = json.loads(document)
+        except ValueError:
+            # A web page, or a document that is damaged or written by Python, is nothing for a person to read.
+            return "" if document.lstrip().startswith(("<", "{", "[")) else document
+        return _message(parsed)
+    if isinstance(document, list):
+        return "; ".join(words.rstrip(".") for words in map(_message, document) if words)
+    if isinstance(document, dict):
+        return next(filter(None, (_message(document.get(name)) for name in ("message", "error", "errors"))), "")
+    return ""
+
+
+def _shortened(words: str) -> str:
+    """Return a line without its full stop, cut after a word if it is longer than `LONGEST_WORDS`."""
+    if len(words) > LONGEST_WORDS:
+        start = words[: LONGEST_WORDS - 1]
+        words = (start.rpartition(" ")[0] or start).rstrip(" .,;:") + "…"
+    return words.rstrip(".")
 
 
 def _line(text: str) -> str:

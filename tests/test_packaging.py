@@ -1,0 +1,70 @@
+"""What pyproject.toml asks for and what constraints.txt pins go together."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+PINS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+
+def pinned() -> dict[str, str]:
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in PINS)}
+
+
+def applying(requirements: list[str], extra: str) -> list[Requirement]:
+    """Return the requirements that hold on this machine, for an extra or for none."""
+    parsed = [Requirement(text) for text in requirements]
+    return [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": extra})]
+
+
+def required(extra: str) -> list[tuple[str, Requirement]]:
+    """Return all that the package with an extra asks for, and all that this asks for, each with who asks."""
+    found: list[tuple[str, Requirement]] = []
+    seen: set[tuple[str, str]] = set()
+    queue = [(PROJECT["name"], part) for part in {"", extra}]
+    while queue:
+        name, part = queue.pop()
+        if (name, part) in seen:
+            continue
+        seen.add((name, part))
+        if name == PROJECT["name"]:
+            # As this checkout has it: an installation of the package may be older.
+            requirements = applying(EXTRAS[part] if part else PROJECT["dependencies"], part)
+        else:
+            requirements = applying(metadata.requires(name) or [], part)
+        for requirement in requirements:
+            asked = canonicalize_name(requirement.name)
+            queue += [(asked, more) for more in {"", *requirement.extras}]
+            if asked != PROJECT["name"]:
+                found.append((name, requirement))
+    return found
+
+
+@pytest.mark.parametrize("extra", ["", *EXTRAS])
+def test_all_that_is_needed_is_pinned_to_a_version_that_will_do(extra: str) -> None:
+    pins, needed = pinned(), required(extra)
+    assert len(needed) > len(PROJECT["dependencies"])
+    for name, requirement in needed:
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{name} asks for {requirement}, which has no pin"
+        assert requirement.specifier.contains(pin, prereleases=True), f"{name} asks for {requirement}, not {pin}"
+
+
+def test_a_pin_is_a_name_and_a_version() -> None:
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in PINS)
+    assert len(pinned()) == len(PINS)
+
+
+def test_the_tests_run_with_the_oldest_kaggle_client_allowed() -> None:
+    (kaggle,) = (r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "kaggle")
+    assert sorted(map(str, kaggle.specifier)) == ["<3", f">={pinned()['kaggle']}"]
