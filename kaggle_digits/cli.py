@@ -28,7 +28,7 @@ PRESETS = ("lenet", "fast", "default", "best")
 INTERRUPTED = 130
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead.")
-run_option = click.option("--run", metavar="NAME", help="The run. Default: the latest.")
+run_option = click.option("--run", metavar="NAME", help="The run. Default: the latest finished one.")
 
 
 def main() -> None:
@@ -233,7 +233,13 @@ def train(
 
 
 @cli.command(short_help="Average one or more runs again.")
-@click.option("--run", "runs", metavar="NAME", multiple=True, help="A run; may be repeated. Default: the latest.")
+@click.option(
+    "--run",
+    "runs",
+    metavar="NAME",
+    multiple=True,
+    help="A run; may be repeated. Default: the latest finished one.",
+)
 @click.option(
     "--name", metavar="NEW", help="The name of the ensemble of several runs. Default: theirs, joined by +."
 )
@@ -250,7 +256,7 @@ def ensemble(workspace: Workspace, runs: tuple[str, ...], name: str | None, as_j
 
 
 @cli.command(short_help="Submit once, and wait for the score.")
-@run_option
+@click.option("--run", metavar="NAME", help="The run. Default: the finished one with the best CV.")
 @click.option(
     "--file", metavar="CSV", type=click.Path(path_type=Path), help="Submit this file instead of a run's."
 )
@@ -292,6 +298,7 @@ def submit(
             wait=not no_wait,
             timeout=timeout,
             on_wait=lambda status: update(f"Waiting for the score: {status}"),
+            on_choice=console.note,
         )
     if as_json:
         return _print_json(

@@ -44,6 +44,11 @@ def say(text: str) -> None:
     out().print(text, markup=False, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Print a line of plain text on stderr."""
+    err().print(text, markup=False, soft_wrap=True)
+
+
 class TrainingView:
     """Live progress of training on stderr: a row a fold in a terminal, a line an epoch elsewhere."""
 

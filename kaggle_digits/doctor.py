@@ -148,11 +148,13 @@ def _python() -> Finding:
 
 def _tensorflow() -> Finding:
     """Import TensorFlow in a process of its own, which may die of it: on a processor without AVX it does."""
+    from kaggle_digits.models import KERAS_ENVIRONMENT
+
     try:
         process = subprocess.run(  # noqa: S603
             # Without -P a json.py or tensorflow.py in the current folder is run in place of the real one.
             [sys.executable, "-P", "-c", _TENSORFLOW],
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=os.environ | KERAS_ENVIRONMENT | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             capture_output=True,
             text=True,
             errors="replace",
@@ -375,7 +377,7 @@ def _runs(workspace: Workspace) -> Finding:
 def _command_of_run(workspace: Workspace, name: str) -> str:
     from kaggle_digits.runs import find_run
 
-    return shlex.join(find_run(workspace, name).info()["command"])
+    return find_run(workspace, name).command()
 
 
 def _workers() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,24 @@ def residual_cnn(stem: int, first: int, second: int, dropout: float) -> keras.Mo
     x = layers.Flatten()(x)
     x = layers.Dropout(dropout)(x)
     return _classifier(pixels, x)
+
+
+def network_digest(model: keras.Model) -> str:
+    """Return 12 hexadecimal digits that tell a network apart from others of another structure.
+
+    Made of each layer's kind, weights' shapes, output shape and activation: the same with every version of Keras,
+    whatever the values of the weights, rates and names are.
+    """
+    layers = [
+        (
+            type(layer).__name__,
+            [tuple(weight.shape) for weight in layer.weights],
+            tuple(layer.output.shape),
+            getattr(getattr(layer, "activation", None), "__name__", None),
+        )
+        for layer in model.layers
+    ]
+    return hashlib.sha256(repr(layers).encode()).hexdigest()[:12]
 
 
 def softmax_function(model: keras.Model, views: int = 1) -> Callable[[UInt8], Float32]:

@@ -22,7 +22,17 @@ from kaggle_digits.files import Workspace, lock, make_folder
 from kaggle_digits.folds import make_folds
 from kaggle_digits.hosts import open_host
 from kaggle_digits.recipes import Recipe, find_recipe
-from kaggle_digits.runs import FINISHED, UNFINISHED, Run, find_run, list_runs, named_run
+from kaggle_digits.runs import (
+    FINISHED,
+    UNFINISHED,
+    Run,
+    different_versions,
+    find_best_run,
+    find_run,
+    list_runs,
+    named_run,
+    versions,
+)
 from kaggle_digits.submission import (
     ScoreBoard,
     Sent,
@@ -163,6 +173,11 @@ def train(
         on_start(target, [task for plan in plans.values() for task in plan.tasks], [job.task for job in jobs])
         for plan in plans.values():
             if plan.missing:
+                if others := plan.other_versions():
+                    on_notice(
+                        f"Finished folds of {plan.run.name} were trained with {others}; they stay as they are, "
+                        "and the report names the versions of each fold."
+                    )
                 plan.run.set_status(UNFINISHED)
             else:
                 finish(plan)
@@ -185,7 +200,7 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
     workspace : Workspace
         The competition, and where its files are.
     runs : sequence of str
-        Their names; the latest run if there are none. Several become a run of their own.
+        Their names; the latest finished run if there are none. Several become a run of their own.
     name : str, optional
         Of the run that several become; by default their names joined by ``+``.
 
@@ -240,6 +255,7 @@ def submit(
     wait: bool = True,
     timeout: float = 600.0,
     on_wait: Callable[[str], None] = lambda status: None,
+    on_choice: Callable[[str], None] = lambda sentence: None,
 ) -> Sent:
     """Submit a run's file, or any other, once, and wait for its score.
 
@@ -248,13 +264,15 @@ def submit(
     workspace : Workspace
         The competition, and where its files are.
     run : str, optional
-        The run's name; the latest run if neither it nor `file` is given.
+        The run's name; if neither it nor `file` is given, the finished run with the best out-of-fold accuracy.
     file : str or pathlib.Path, optional
         A submission file to send instead of a run's; not together with `run`.
     message : str, optional
         The description at the host; by default the run's preset, folds, seed and out-of-fold accuracy.
     dry_run, again, wait, timeout, on_wait
         As in `kaggle_digits.submission.submit`, which also lists the errors.
+    on_choice : callable
+        Told in a sentence, before anything is sent, which run it is and how good.
 
     Returns
     -------
@@ -263,11 +281,15 @@ def submit(
     """
     if run is not None and file is not None:
         raise UsageError("A run and a file are two submissions.", "Choose one of --run and --file.")
-    source = find_run(workspace, run) if file is None else None
+    source = None
+    if file is None:
+        source = find_run(workspace, run) if run is not None else find_best_run(workspace)
     cv = None
     if source is not None:
         source.require_ensemble()
         cv = source.ensemble_metrics()["accuracy"]
+        why = ", the finished one with the best out-of-fold accuracy" if run is None else ""
+        on_choice(f"The run is {source.name} (CV {cv:.5f}){why}.")
         message = message or f"{_recipe_words(source)}, CV {cv:.5f}"
     name = source.name if source else ""
     return submit_file(
@@ -297,7 +319,7 @@ def score(workspace: Workspace) -> ScoreBoard:
 
 
 def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
-    """Return a row for each run of the competition, the one last worked on first.
+    """Return a row for each run of the competition, the one last worked on first, by what ``run.json`` says.
 
     Returns
     -------
@@ -368,13 +390,25 @@ class _Plan:
                 run.check_fold(fold, test_rows)
         return cls(run, tasks, {task.fold for task in tasks} - trained | damaged, bool(damaged))
 
+    def kept_metrics(self) -> list[dict[str, Any]]:
+        """Return the metrics of the finished folds that stay as they are."""
+        return [self.run.fold_metrics(task.fold) for task in self.tasks if task.fold not in self.missing]
+
     def jobs(self) -> list[Job]:
-        """Return the folds to train, and where they go."""
+        """Return the folds to train, with the same network as those that stay, and where they go."""
+        networks = (metrics.get("network") for metrics in self.kept_metrics())
+        network = next(filter(None, networks), None)
         return [
-            Job(task, self.run.fold_folder(task.fold), self.run.log_file)
+            Job(replace(task, network=network), self.run.fold_folder(task.fold), self.run.log_file)
             for task in self.tasks
             if task.fold in self.missing
         ]
+
+    def other_versions(self) -> str:
+        """Say which versions the finished folds were trained with that are not those of the folds to come."""
+        now = versions()
+        found = (different_versions(metrics.get("versions", {}), now) for metrics in self.kept_metrics())
+        return next(filter(None, found), "")
 
     def is_fresh(self) -> bool:
         """Tell whether all is to be trained from its start."""
@@ -506,7 +540,7 @@ def _check_recipe(run: Run, spec: dict[str, Any]) -> None:
             key, (was, value) = next(iter(differences.items()))
         raise UsageError(
             f"The run {run.name} has another recipe: its {key} is {was}, not {value}.",
-            "Choose another name with --run, or the recipe that it was made with: " + shlex.join(found["command"]),
+            "Choose another name with --run, or the recipe that it was made with: " + run.command(),
         )
 
 

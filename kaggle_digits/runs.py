@@ -8,11 +8,11 @@ import io
 import json
 import os
 import platform
-import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -108,6 +108,7 @@ class Run:
             **spec,
             "status": UNFINISHED,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "updated": self._next_update(),
             "command": list(command),
             "versions": versions(),
             "machine": {
@@ -120,10 +121,28 @@ class Run:
 
     def set_status(self, status: str, **facts: float) -> None:
         """Record how far the run is, and what else is known of it by now; this also makes it the latest."""
-        info = self.info() | {"status": status} | facts
+        info = self.info() | {"status": status, "updated": self._next_update()} | facts
         if status == UNFINISHED:
             info.pop("train_seconds", None)
         write_json(self.path / "run.json", info)
+
+    def _next_update(self) -> str:
+        """Return the time, or the moment after the last update of any run here, should the clock have gone back.
+
+        So the order of the runs is that of the work on them, in spite of a clock that was once ahead.
+        """
+        now = datetime.now(UTC)
+        for path in self.path.parent.glob("*/run.json"):
+            with suppress(ValueError, TypeError):
+                now = max(now, datetime.fromisoformat(_updated(path)) + timedelta(microseconds=1))
+        return now.isoformat(timespec="microseconds")
+
+    def command(self) -> str:
+        """Return the command line that made the run, as it has to be now: its folders may have been moved."""
+        info = self.info()
+        words: list[str] = info["command"]
+        verbs = [i for i, word in enumerate(words) if word in ("train", "ensemble")]
+        return Workspace.at(self.path.parents[2], info["competition"]).command(*words[verbs[0] if verbs else 1 :])
 
     def sweep(self) -> None:
         """Remove what was being written when a process was killed."""
@@ -228,8 +247,7 @@ class Run:
 
     def unfinished(self) -> DataError:
         """Return the error that says how to finish the run."""
-        command = shlex.join(self.info()["command"])
-        return DataError(f"The run {self.name} is not finished.", f"Finish it with: {command}.")
+        return DataError(f"The run {self.name} is not finished.", f"Finish it with: {self.command()}.")
 
     def has_sound_ensemble(self, train_rows: int | None = None, test_rows: int | None = None) -> bool:
         """Tell whether the ensemble is written and undamaged, and of so many rows."""
@@ -347,7 +365,10 @@ def tensorboard_callback(folder: Path) -> keras.callbacks.Callback:
 
 
 def write_fold(folder: Path, result: FoldResult) -> None:
-    """Write a trained fold into its directory. The metrics go last: with them the fold is finished."""
+    """Write a trained fold into its directory. The metrics, with the versions it was trained with, go last.
+
+    With them the fold is finished.
+    """
     import pandas as pd
 
     contents = (
@@ -356,17 +377,37 @@ def write_fold(folder: Path, result: FoldResult) -> None:
         _npy_bytes(result.val_softmax),
         _npy_bytes(result.test_softmax),
     )
-    _write_whole(folder, dict(zip(_FOLD_FILES, contents, strict=True)), result.metrics)
+    metrics = result.metrics | {"versions": versions()}
+    _write_whole(folder, dict(zip(_FOLD_FILES, contents, strict=True)), metrics)
     FoldCheckpoint(folder).discard()
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a run depends on."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+    """Return the versions of Python and of the packages that a run depends on, and a digest of our own source.
+
+    The digest tells apart what has the same version number, such as two states of a checkout.
+    """
+    source = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        source.update(path.read_bytes())
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _PACKAGES},
+        "source of kaggle-digits": source.hexdigest()[:12],
+    }
+
+
+def different_versions(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    """Say which of their versions are not ours; nothing of what one side has no word on."""
+    differences = [name for name, version in theirs.items() if ours.get(name, version) != version]
+    return ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in differences)
 
 
 def find_run(workspace: Workspace, name: str | None = None) -> Run:
-    """Return a run of the workspace's competition by name, or else the one last worked on.
+    """Return a run of the workspace's competition by name, or else the latest finished one.
+
+    That is the finished run which was last worked on by what ``run.json`` says; where none is finished, the last
+    of all.
 
     Raises
     ------
@@ -383,10 +424,41 @@ def find_run(workspace: Workspace, name: str | None = None) -> Run:
         return run
     runs = list_runs(workspace)
     if not runs:
-        raise UsageError(
-            f"There is no run of {workspace.competition.name} yet.", "Make one with the command: train."
-        )
-    return runs[0]
+        raise _no_run(workspace)
+    return next(filter(_is_finished, runs), runs[0])
+
+
+def find_best_run(workspace: Workspace) -> Run:
+    """Return the finished run with the best out-of-fold accuracy; of equal ones the latest.
+
+    Raises
+    ------
+    UsageError
+        If there is no run at all.
+    DataError
+        If none is finished.
+    """
+    runs = list_runs(workspace)
+    if not runs:
+        raise _no_run(workspace)
+    accuracies: dict[Run, float] = {}
+    for run in filter(_is_finished, runs):
+        with suppress(DataError):  # what is damaged is named when it is asked for by name
+            accuracies[run] = run.ensemble_metrics()["accuracy"]
+    if not accuracies:
+        raise runs[0].unfinished()
+    return max(accuracies, key=lambda run: accuracies[run])  # the first of equal ones, which is the latest
+
+
+def _is_finished(run: Run) -> bool:
+    try:
+        return run.has_ensemble() and run.info()["status"] == FINISHED
+    except DataError:
+        return False
+
+
+def _no_run(workspace: Workspace) -> UsageError:
+    return UsageError(f"There is no run of {workspace.competition.name} yet.", "Make one with the command: train.")
 
 
 def trained_networks(workspace: Workspace, run: Run) -> list[tuple[Run, int]]:
@@ -418,9 +490,19 @@ def named_run(workspace: Workspace, name: str) -> Run:
 def list_runs(workspace: Workspace) -> list[Run]:
     """Return the competition's runs, the one last worked on first."""
     files = sorted(
-        workspace.runs.glob("*/run.json"), key=lambda path: (path.stat().st_mtime_ns, path), reverse=True
+        workspace.runs.glob("*/run.json"), key=lambda path: (_updated(path), path.parent.name), reverse=True
     )
     return [Run(path.parent) for path in files]
+
+
+def _updated(path: Path) -> str:
+    """Return when a run was last worked on, by its ``run.json``: a file's own time changes with every copy."""
+    try:
+        info = read_json(path)
+    except DataError:
+        return ""
+    # Older versions noted only when it was begun.
+    return str(info.get("updated") or info.get("created") or "")
 
 
 def _write_whole(folder: Path, contents: dict[str, bytes], metrics: dict[str, Any]) -> None:
@@ -459,6 +541,7 @@ class _Info(_Shape):
     competition: str
     status: Literal["unfinished", "finished"]
     created: str
+    updated: str = ""
     command: list[str]
     data: _Data
     machine: _Machine
@@ -512,6 +595,8 @@ class _FoldMetrics(_Metrics):
     seconds: _Amount
     training_seconds: _Amount
     test_seconds: _Amount
+    network: str | None = None
+    versions: dict[str, str] = {}
     data_seconds: _Amount | None = None
     peak_memory: _Amount | None = None
 

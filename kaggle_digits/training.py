@@ -18,7 +18,7 @@ from kaggle_digits.augment import augment
 from kaggle_digits.errors import UsageError
 from kaggle_digits.forms import form_function, with_form
 from kaggle_digits.metrics import accuracy, log_loss, summarise
-from kaggle_digits.models import softmax_function
+from kaggle_digits.models import network_digest, softmax_function
 from kaggle_digits.recipes import Settings, find_recipe
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class FoldTask:
         The fold that each training row validates.
     tensorboard : bool
         Whether events for TensorBoard are written beside the fold.
+    network : str or None
+        The `kaggle_digits.models.network_digest` of the run's finished folds, which this one must have too.
     """
 
     preset: str
@@ -86,6 +88,7 @@ class FoldTask:
     fold: int
     split: UInt8
     tensorboard: bool = False
+    network: str | None = None
 
     @property
     def title(self) -> str:
@@ -139,7 +142,8 @@ class FoldResult:
         Of the test rows.
     metrics : dict
         ``rows, errors, accuracy, log_loss`` on the fold's own rows, ``form``, ``epochs``, ``parameters``,
-        ``seconds`` by kind, and ``peak_memory``, the most bytes that the process has held.
+        ``network`` (its digest), ``seconds`` by kind, and ``peak_memory``, the most bytes that the process has
+        held.
     """
 
     model: bytes
@@ -198,6 +202,12 @@ def train_fold(
 
     keras.utils.set_random_seed(_seed(task.seed, task.fold))
     model = find_recipe(task.preset).network(settings)
+    network = network_digest(model)
+    if task.network not in (None, network):
+        raise UsageError(
+            f"The preset {task.preset} builds another network now than that of this run's finished folds.",
+            "Choose another name with --run, or go on with the version of kaggle-digits that began the run.",
+        )
     predict = softmax_function(model, settings.views)
     optimizer = keras.optimizers.AdamW(settings.learning_rate, settings.weight_decay, beta_2=settings.beta_2)
     # Decay is for weights: a scale or an offset near zero is no simpler network.
@@ -327,6 +337,7 @@ def train_fold(
             "form": form,
             "epochs": settings.epochs,
             "parameters": model.count_params(),
+            "network": network,
             "seconds": finished - started + sum(row["seconds"] for row in history[:resumed]),
             "data_seconds": prepared - started,
             "training_seconds": sum(row["seconds"] for row in history),

@@ -143,7 +143,9 @@ def test_the_other_commands_json(run_cli: RunCli, trained: tuple[str, ...]) -> N
 
 
 def test_what_a_person_sees_fits_80_columns(run_cli: RunCli, trained: tuple[str, ...]) -> None:
-    assert run_cli(*trained, "submit").returncode == 0
+    sent = run_cli(*trained, "submit")
+    assert sent.returncode == 0
+    assert "The run is first (CV " in sent.stderr
     for command in ("runs", "score", "report"):
         result = run_cli(*trained, command, COLUMNS="80")
         assert result.returncode == 0, result.stderr

@@ -28,14 +28,14 @@ from conftest import (
     write_files,
 )
 
-from kaggle_digits import Workspace, download, ensemble, executors, find_run, list_runs, train
+from kaggle_digits import Workspace, download, ensemble, executors, find_run, list_runs, report, train
 from kaggle_digits.data import load_train
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.executors import Job
 from kaggle_digits.files import lock
 from kaggle_digits.metrics import accuracy
 from kaggle_digits.pipeline import summarise_runs
-from kaggle_digits.runs import Run
+from kaggle_digits.runs import Run, versions
 from kaggle_digits.submission import submission_file
 from kaggle_digits.training import FoldTask
 
@@ -133,7 +133,10 @@ def test_a_finished_run_is_done_at_once(trained: Workspace, monkeypatch: pytest.
     monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", lambda *_: pytest.fail("trained again"))
     before = files_of(find_run(trained, "one"))
     run = quick(trained, run="one")
-    assert files_of(run) == before
+    after = files_of(run)
+    assert {name for name in before if after[name] != before[name]} == {"run.json"}
+    was, now = json.loads(before["run.json"]), json.loads(after["run.json"])
+    assert now == was | {"updated": now["updated"]}
     assert list_runs(trained)[0].name == "one"  # what was asked for last is the latest
 
 
@@ -279,6 +282,43 @@ def test_retrain_without_damage_trains_all(trained: Workspace) -> None:
     finished: list[FoldTask] = []
     quick(trained, run="one", retrain=True, on_finished=finished.append)
     assert sorted(task.fold for task in finished) == [0, 1]
+
+
+def test_train_refuses_another_network_under_the_same_preset(
+    trained: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade, or in another checkout."""
+    run = find_run(trained, "one")
+    shutil.rmtree(run.fold_folder(1))
+    before = files_of(run)
+    metrics = run.fold_metrics(0)
+    (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics | {"network": "0123456789ab"}))
+    with pytest.raises(UsageError, match="builds another network now"):
+        quick(trained, run="one")
+    assert "fold-1/metrics.json" not in files_of(run)
+    # Nobody knows of the folds of older versions; these count as the same.
+    metrics.pop("network")
+    (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics))
+    quick(trained, run="one")
+    assert files_of(run)["fold-0/model.keras"] == before["fold-0/model.keras"]
+
+
+def test_train_says_when_finished_folds_were_trained_with_other_versions(trained: Workspace) -> None:
+    run = find_run(trained, "one")
+    shutil.rmtree(run.fold_folder(1))
+    metrics = run.fold_metrics(0)
+    metrics["versions"] |= {"tensorflow": "2.19.0"}
+    (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics))
+    notices: list[str] = []
+    quick(trained, run="one", on_notice=notices.append)
+    (notice,) = notices
+    assert f"tensorflow 2.19.0 (now {versions()['tensorflow']});" in notice
+    assert run.fold_metrics(1)["versions"] == versions()
+    findings = {finding["title"]: finding["text"] for finding in report(trained, "one").document["findings"]}
+    words = findings["Folds were trained with different versions"]
+    assert words.startswith(f"fold 0: tensorflow 2.19.0; fold 1: tensorflow {versions()['tensorflow']}.")
+    quick(trained, run="one", on_notice=notices.append)
+    assert notices == [notice]  # nothing is left to train
 
 
 def test_a_run_in_use(trained: Workspace) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,8 +20,9 @@ import pytest
 from conftest import competition_files, needs_proc, write_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kaggle_server import KaggleServer
 
-from kaggle_digits import Workspace, ensemble, executors
+from kaggle_digits import Workspace, ensemble, executors, submit
 from kaggle_digits.data import load_test, load_train
 from kaggle_digits.ensembles import check_members, ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
@@ -31,7 +33,17 @@ from kaggle_digits.recipes import find_recipe
 from kaggle_digits.reports.comparison import make_comparison
 from kaggle_digits.reports.document import make_document
 from kaggle_digits.reports.page import _mean_epochs
-from kaggle_digits.runs import FINISHED, Run, trained_networks, write_fold
+from kaggle_digits.runs import (
+    FINISHED,
+    UNFINISHED,
+    Run,
+    find_best_run,
+    find_run,
+    list_runs,
+    trained_networks,
+    write_fold,
+)
+from kaggle_digits.submission import submission_file, write_submission
 from kaggle_digits.training import Digits, FoldResult, FoldTask
 
 FILES = ("one/run.json", "both/run.json", "one/fold-0/metrics.json", "one/ensemble/metrics.json")
@@ -294,6 +306,91 @@ def test_damaged_metrics_of_a_fold_are_named(workspace: Workspace, place: tuple[
     assert not run.is_sound(1)
     with pytest.raises(DataError, match=r"fold-1/metrics\.json is damaged: "):
         ensemble(workspace, ["one"])
+
+
+def test_find_run_goes_by_what_run_json_says(workspace: Workspace) -> None:
+    """A file's time changes with `git clone`, `cp -r`, `touch` and `tar -m`."""
+    assert [run.name for run in list_runs(workspace)] == ["both", "two", "one"]
+    os.utime(workspace.runs / "one" / "run.json", (2e9, 2e9))
+    assert [run.name for run in list_runs(workspace)] == ["both", "two", "one"]
+    Run(workspace.runs / "two").set_status(FINISHED)
+    assert find_run(workspace).name == "two"
+
+
+def test_find_run_is_not_misled_by_a_clock_that_was_ahead(workspace: Workspace) -> None:
+    path = workspace.runs / "two" / "run.json"
+    document = json.loads(path.read_bytes()) | {"updated": "2099-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps(document))
+    assert find_run(workspace).name == "two"
+    Run(workspace.runs / "one").set_status(FINISHED)
+    assert find_run(workspace).name == "one"
+
+
+def test_find_run_passes_over_what_is_unfinished_or_damaged(workspace: Workspace) -> None:
+    Run(workspace.runs / "two").set_status(UNFINISHED)
+    (workspace.runs / "both" / "run.json").write_text("{}")
+    assert find_run(workspace).name == "one"
+    Run(workspace.runs / "one").set_status(UNFINISHED)
+    assert find_run(workspace).name == "one"  # the latest of all
+
+
+def test_list_runs_knows_runs_of_older_versions(workspace: Workspace) -> None:
+    for name, created in (("one", "2026-02-01T00:00:00+00:00"), ("two", "2026-01-01T00:00:00+00:00")):
+        path = workspace.runs / name / "run.json"
+        document = json.loads(path.read_bytes()) | {"created": created}
+        del document["updated"]
+        path.write_text(json.dumps(document))
+    assert [run.name for run in list_runs(workspace)] == ["both", "one", "two"]
+
+
+def test_find_best_run_takes_the_best_finished_one(workspace: Workspace) -> None:
+    def set_accuracy(name: str, accuracy: float) -> None:
+        path = workspace.runs / name / "ensemble" / "metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"accuracy": accuracy}))
+
+    for name, accuracy in (("one", 0.9), ("two", 0.8), ("both", 0.9)):
+        set_accuracy(name, accuracy)
+    assert find_best_run(workspace).name == "both"  # of equal ones the latest
+    Run(workspace.runs / "both").set_status(UNFINISHED)
+    assert find_best_run(workspace).name == "one"
+    (workspace.runs / "one" / "ensemble" / "metrics.json").write_text("{")
+    assert find_best_run(workspace).name == "two"
+    Run(workspace.runs / "two").set_status(UNFINISHED)
+    (workspace.runs / "one" / "run.json").write_text("{")
+    with pytest.raises(DataError, match="not finished"):
+        find_best_run(workspace)
+
+
+def test_submit_names_the_best_finished_run_before_it_sends(workspace: Workspace, kaggle: KaggleServer) -> None:
+    """Not the latest one, and the person can still interrupt it."""
+    softmax = np.zeros((30, 10), np.float32)
+    for digit, name in enumerate(("one", "two", "both")):
+        run, softmax[:, digit] = Run(workspace.runs / name), digit + 1
+        write_submission(submission_file(workspace, name), np.arange(1, 31), softmax)
+        metrics = run.ensemble_metrics() | {"accuracy": 0.9 if name == "one" else 0.8}
+        (run.path / "ensemble" / "metrics.json").write_text(json.dumps(metrics))
+    said: list[tuple[str, int]] = []
+
+    def take_note(sentence: str) -> None:
+        said.append((sentence, kaggle.count("CreateSubmission")))
+
+    sent = submit(workspace, wait=False, on_choice=take_note)
+    assert said == [("The run is one (CV 0.90000), the finished one with the best out-of-fold accuracy.", 0)]
+    assert (sent.entry.run, sent.entry.cv) == ("one", "0.90000")
+    assert b"\n1,0\n" in kaggle.submissions[0]["content"]
+
+
+def test_command_of_a_run_is_right_where_its_folders_are_now(workspace: Workspace, tmp_path: Path) -> None:
+    run = Run(workspace.runs / "one")
+    document = run.info() | {"command": ["kaggle-digits", "--root", "/gone", "train", "--preset", "lenet"]}
+    (run.path / "run.json").write_text(json.dumps(document))
+    expected = workspace.command("train", "--preset", "lenet")
+    assert run.command() == expected
+    assert "/gone" not in expected
+    shutil.copytree(workspace.root, tmp_path / "new")
+    copied = Run(Workspace.at(tmp_path / "new", workspace.competition.name).runs / "one")
+    assert shlex.split(copied.command())[1:3] == ["--root", str(tmp_path / "new")]
+    assert copied.command() in copied.unfinished().remedy
 
 
 def test_json_that_is_too_deep(workspace: Workspace) -> None:

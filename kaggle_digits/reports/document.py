@@ -103,7 +103,7 @@ def make_document(
     }
     _compare_with_leaderboard(document)
     submit = workspace.command("submit", "--run", run.name) if info["status"] == FINISHED else ""
-    return document | {"findings": find_what_matters(document, submit)}
+    return document | {"findings": find_what_matters(document, run.command(), submit)}
 
 
 def _predictions(run: Run, finished: Sequence[int], labels: UInt8) -> tuple[Float32, UInt8, Any]:
@@ -137,6 +137,7 @@ def _folds(run: Run, finished: Sequence[int]) -> list[dict[str, Any]]:
                 # Older versions did not measure them.
                 "data_seconds": None,
                 "peak_memory": None,
+                "versions": {},
                 **{name: value for name, value in m.items() if name != "files"},
                 "interval": wilson_interval(m["rows"] - m["errors"], m["rows"]),
                 "out_of_line_p": p,

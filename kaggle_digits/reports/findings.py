@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any, Literal, get_args
 
 Kind = Literal["act", "look", "good"]
@@ -11,16 +10,19 @@ MANY_SUSPECTS = 200
 """Beyond one suspicious row in so many, labels are worth a look."""
 
 
-def find_what_matters(document: dict[str, Any], submit: str) -> list[dict[str, str]]:
+def find_what_matters(document: dict[str, Any], train: str, submit: str) -> list[dict[str, str]]:
     """Return a document's findings: ``kind`` (act, look or good, in this order), ``title`` and ``text``.
 
-    `submit` is the command that submits the run, or empty if it is not finished.
+    `train` is the command that trains what is missing of the run, `submit` the one that submits it, or empty if it
+    is not finished.
     """
     findings = [
         finding
-        for examine in (_completeness, _fold_spread, _score, _drift, _confusions, _labels, _fit, _networks)
+        for examine in (_fold_spread, _versions, _score, _drift, _confusions, _labels, _fit, _networks)
         if (finding := examine(document)) is not None
     ]
+    if (missing := _completeness(document, train)) is not None:
+        findings.insert(0, missing)
     if (step := _next(document, submit)) is not None:
         findings.append(step)
     findings.sort(key=lambda finding: get_args(Kind).index(finding[0]))
@@ -30,12 +32,32 @@ def find_what_matters(document: dict[str, Any], submit: str) -> list[dict[str, s
 Finding = tuple[Kind, str, str] | None
 
 
-def _completeness(document: dict[str, Any]) -> Finding:
+def _completeness(document: dict[str, Any], train: str) -> Finding:
     missing = document["missing_folds"]
     if not missing:
         return None
-    command = shlex.join(document["run"]["command"])
-    return "act", "Unfinished", f"{_folds(missing)} not trained yet. Go on with: {command}"
+    return "act", "Unfinished", f"{_folds(missing)} not trained yet. Go on with: {train}"
+
+
+def _versions(document: dict[str, Any]) -> Finding:
+    """Folds that were trained with different versions, as after an upgrade half-way."""
+    by_versions: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for fold in document["folds"]:
+        if versions := fold["versions"]:
+            by_versions.setdefault(tuple(versions.items()), []).append(fold["fold"])
+    if len(by_versions) < 2:
+        return None
+    same = set.intersection(*(set(versions) for versions in by_versions))
+    named = "; ".join(
+        f"{'fold' if len(folds) == 1 else 'folds'} {', '.join(map(str, folds))}: "
+        + ", ".join(f"{name} {version}" for name, version in versions if (name, version) not in same)
+        for versions, folds in by_versions.items()
+    )
+    return (
+        "look",
+        "Folds were trained with different versions",
+        f"{named}. Their means count all the same; train again under another name to have one version throughout.",
+    )
 
 
 def _fold_spread(document: dict[str, Any]) -> Finding:
