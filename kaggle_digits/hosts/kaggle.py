@@ -36,7 +36,13 @@ from kaggle_digits.errors import (
 )
 from kaggle_digits.files import read_zipped, sha256, unzip, write_errors
 from kaggle_digits.hosts import Standing, Status, Submission
-from kaggle_digits.hosts.credentials import credential_file, credential_source, scrub, unknown_credentials
+from kaggle_digits.hosts.credentials import (
+    credential_file,
+    credential_source,
+    room_for_the_client,
+    scrub,
+    unknown_credentials,
+)
 
 T = TypeVar("T")
 
@@ -339,7 +345,7 @@ def _tamed_client(timeout: float, deadline: float, asked: list[str] | None = Non
     HTTPAdapter.send = send_in_time  # type: ignore[method-assign, assignment]
     connection.create_connection = connect_in_sight
     try:
-        with redirect_stdout(io.StringIO()):
+        with room_for_the_client(), redirect_stdout(io.StringIO()):
             yield watch
     finally:
         HTTPAdapter.send = send  # type: ignore[method-assign]
