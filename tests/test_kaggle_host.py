@@ -21,7 +21,14 @@ import pytest
 from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace
-from kaggle_digits.errors import CredentialsError, NetworkError, NothingSentError, RefusedError, WriteError
+from kaggle_digits.errors import (
+    CredentialsError,
+    NetworkError,
+    NothingSentError,
+    RefusedError,
+    UsageError,
+    WriteError,
+)
 from kaggle_digits.hosts import kaggle as kaggle_module
 from kaggle_digits.hosts.credentials import HIDDEN, scrub
 from kaggle_digits.hosts.kaggle import ATTEMPTS, FETCHES, LONGEST_WAIT, KaggleHost
@@ -574,6 +581,37 @@ def test_nothing_was_sent_where_the_upload_never_began(
     with pytest.raises(NothingSentError):
         host.submit(tmp_path / "submission.csv", "")
     assert kaggle.count("CreateSubmission") == 0
+
+
+@pytest.mark.parametrize("with_token", [True, False])
+@pytest.mark.parametrize(
+    ("requests", "curl", "named"),
+    [("gone.pem", "", "REQUESTS"), ("", "gone.pem", "CURL"), ("gone.pem", "also-gone.pem", "REQUESTS")],
+)
+def test_certificates_that_are_not_where_a_variable_says(
+    host: KaggleHost,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    requests: str,
+    curl: str,
+    named: str,
+    with_token: bool,
+) -> None:
+    if with_token:
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")  # certificates are for the real address, which nothing reaches
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name, file in (("REQUESTS_CA_BUNDLE", requests), ("CURL_CA_BUNDLE", curl)):
+        monkeypatch.setenv(name, str(tmp_path / file) if file else "")
+    with pytest.raises(UsageError) as caught:
+        host.allowance()
+    variable = f"{named}_CA_BUNDLE"
+    assert (
+        caught.value.problem
+        == f"There is no {tmp_path / 'gone.pem'}, where {variable} says that certificates are."
+    )
+    assert caught.value.remedy == f"Unset {variable}, or set it to a file of certificates that exists."
 
 
 def test_nothing_was_sent_where_nobody_listens(
