@@ -292,6 +292,16 @@ def test_credentials_that_others_can_read(monkeypatch: pytest.MonkeyPatch, mode:
         assert_found(doctor._credentials(), "warning", f"Other users of this machine can read {path}", remedy)
 
 
+def test_a_home_that_cannot_be_written(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("a file in the way")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    findings = by_name(workspace)
+    assert {findings[name].state for name in ("Credentials", "Kaggle", "Rules", "Submissions")} == {"ok"}
+
+
 @pytest.mark.parametrize("variable", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])
 def test_credentials_that_kaggle_refuses(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, variable: str

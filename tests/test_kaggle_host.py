@@ -6,11 +6,13 @@ import base64
 import io
 import json
 import logging
+import os
 import sys
 import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ import pytest
 from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace
-from kaggle_digits.errors import CredentialsError, NetworkError, RefusedError, WriteError
+from kaggle_digits.errors import CredentialsError, NetworkError, RefusedError, UsageError, WriteError
 from kaggle_digits.hosts import kaggle as kaggle_module
 from kaggle_digits.hosts.credentials import HIDDEN, scrub
 from kaggle_digits.hosts.kaggle import ATTEMPTS, FETCHES, LONGEST_WAIT, KaggleHost
@@ -33,6 +35,11 @@ def host(kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> KaggleHost:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return KaggleHost("digit-recognizer")
+
+
+def without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
+        monkeypatch.delenv(name)
 
 
 def downloaded(host: KaggleHost, folder: Path) -> dict[str, bytes]:
@@ -342,8 +349,7 @@ def test_what_is_not_json(host: KaggleHost, kaggle: KaggleServer, body: bytes, w
 
 
 def test_no_credentials(host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.delenv("KAGGLE_USERNAME")
-    monkeypatch.delenv("KAGGLE_KEY")
+    without_a_key(monkeypatch)
     with pytest.raises(CredentialsError, match="no Kaggle credentials"):
         host.allowance()
     assert capsys.readouterr().out == ""
@@ -374,8 +380,7 @@ def test_a_key_file_that_others_can_read(
     mode: int,
     heard: bool,
 ) -> None:
-    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
-        monkeypatch.delenv(name)
+    without_a_key(monkeypatch)
     path = Path.home() / ".kaggle" / "kaggle.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"username": USER, "key": KEY}))
@@ -445,6 +450,85 @@ def test_a_good_token(host: KaggleHost, monkeypatch: pytest.MonkeyPatch) -> None
     assert host.allowance() == 10
 
 
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home that cannot be made, not even by root."""
+    (tmp_path / "file").write_text("a file in the way")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    return tmp_path / "file" / "home"
+
+
+@pytest.mark.parametrize("with_token", [True, False])
+def test_a_home_that_cannot_be_written(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, no_home: Path, with_token: bool
+) -> None:
+    if with_token:
+        without_a_key(monkeypatch)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    before = dict(os.environ)
+    assert host.allowance() == 10
+    assert dict(os.environ) == before
+
+
+def test_a_bad_token_where_the_home_cannot_be_written(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, no_home: Path
+) -> None:
+    without_a_key(monkeypatch)
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_wrong")
+    with pytest.raises(
+        CredentialsError, match="not accept the credentials from KAGGLE_API_TOKEN: they are invalid"
+    ):
+        host.allowance()
+
+
+@pytest.mark.parametrize("variable", ["KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"])
+def test_a_configuration_folder_that_cannot_be_made(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    without_a_key(monkeypatch)
+    (tmp_path / "file").write_text("a file in the way")
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "kaggle"))
+    if variable == "KAGGLE_CONFIG_DIR":
+        (Path.home() / ".kaggle").mkdir()
+        (Path.home() / ".kaggle" / "access_token").write_text(TOKEN)
+    else:
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    assert host.allowance() == 10
+    assert os.environ[variable] == str(tmp_path / "file" / "kaggle")
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"KAGGLE_API_TOKEN": TOKEN}, {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}]
+)
+def test_a_home_that_cannot_be_searched(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    without_a_key(monkeypatch)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    home = str(Path.home())
+
+    def refused(call: Callable[..., object]) -> Callable[..., object]:
+        def refuse(path: object, *arguments: object, **options: object) -> object:
+            if str(path).startswith(f"{home}/"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *arguments, **options)
+
+        return refuse
+
+    # Whoever runs the tests may be root, whom no permission bits stop.
+    for name in ("stat", "mkdir"):
+        monkeypatch.setattr(os, name, refused(getattr(os, name)))
+    before = dict(os.environ)
+    if variables:
+        assert host.allowance() == 10
+    else:
+        with pytest.raises(CredentialsError, match="no Kaggle credentials"):
+            host.allowance()
+    assert dict(os.environ) == before
+
+
 def test_verbose_prints_no_secret(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
@@ -495,6 +579,37 @@ def test_upload_that_fails_is_a_network_error(
         host.upload(csv)
     assert kaggle.submissions == []
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("with_token", [True, False])
+@pytest.mark.parametrize(
+    ("requests", "curl", "named"),
+    [("gone.pem", "", "REQUESTS"), ("", "gone.pem", "CURL"), ("gone.pem", "also-gone.pem", "REQUESTS")],
+)
+def test_certificates_that_are_not_where_a_variable_says(
+    host: KaggleHost,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    requests: str,
+    curl: str,
+    named: str,
+    with_token: bool,
+) -> None:
+    if with_token:
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")  # certificates are for the real address, which nothing reaches
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name, file in (("REQUESTS_CA_BUNDLE", requests), ("CURL_CA_BUNDLE", curl)):
+        monkeypatch.setenv(name, str(tmp_path / file) if file else "")
+    with pytest.raises(UsageError) as caught:
+        host.allowance()
+    variable = f"{named}_CA_BUNDLE"
+    assert (
+        caught.value.problem
+        == f"There is no {tmp_path / 'gone.pem'}, where {variable} says that certificates are."
+    )
+    assert caught.value.remedy == f"Unset {variable}, or set it to a file of certificates that exists."
 
 
 def test_upload_where_nobody_listens(host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,14 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
 from kaggle_digits.errors import CredentialsError
+from kaggle_digits.files import write_errors
 
 HIDDEN = "***"
 """What stands in the place of a secret."""
@@ -71,17 +73,18 @@ def credential_sources() -> Iterator[str]:
     """
     token = os.environ.get("KAGGLE_API_TOKEN")
     if token:
-        is_path = len(token) < 256 and Path(token).exists()
+        is_path = len(token) < 256 and os.path.exists(token)
         _check_token(_read_text(Path(token)).strip() if is_path else token, "KAGGLE_API_TOKEN")
         yield "KAGGLE_API_TOKEN"
     for path in _token_files():
-        if path.exists() and (text := _read_text(path).strip()):
+        # Path.exists raises in a home that may not be searched, where there is nothing to find.
+        if os.path.exists(path) and (text := _read_text(path).strip()):
             _check_token(text, str(path))
             yield str(path)
     variables = {name: variable for name, variable in _VARIABLES.items() if os.environ.get(variable)}
     given = dict(variables)
     key_file = _kaggle_json()
-    if key_file.exists():
+    if os.path.exists(key_file):
         try:
             stored = json.loads(_read_text(key_file))
             given = {name: str(key_file) for name in _VARIABLES if stored.get(name)} | given
@@ -89,7 +92,7 @@ def credential_sources() -> Iterator[str]:
             raise CredentialsError(f"{key_file} is no JSON object.", _GET_CREDENTIALS) from None
     if len(given) == 2:
         yield "KAGGLE_USERNAME and KAGGLE_KEY" if len(variables) == 2 else str(key_file)
-    if _oauth_file().exists():
+    if os.path.exists(_oauth_file()):
         yield str(_oauth_file())
     elif len(given) == 1:
         ((half, source),) = given.items()
@@ -102,6 +105,44 @@ def credential_file(source: str) -> Path | None:
     # A variable may hold the path of the file.
     path = Path(os.environ.get(source, source))
     return path if path.is_file() else None
+
+
+@contextmanager
+def room_for_the_client() -> Iterator[None]:
+    """Lend the client an empty folder in place of a home that it stumbles over.
+
+    It makes the folder of its key file as it is imported, and looks for a token in the home with every question.
+    Where it cannot, as in many a container, it ends, even if variables hold the credentials; and where it cannot,
+    there is no file that it could read.
+
+    Raises
+    ------
+    WriteError
+        If there is no room in the temporary folder either.
+    """
+    lacking = []
+    try:
+        os.makedirs(_kaggle_json().parent, exist_ok=True)
+    except OSError:
+        lacking.append("KAGGLE_CONFIG_DIR")
+    try:
+        _token_files()[0].exists()
+    except OSError:
+        lacking.append("HOME")
+    if not lacking:
+        yield
+        return
+    with write_errors(Path("into the temporary folder")):
+        lent = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    former = {name: os.environ.get(name) for name in lacking}
+    with lent as folder:
+        os.environ |= dict.fromkeys(lacking, folder)
+        try:
+            yield
+        finally:
+            for name, value in former.items():
+                os.environ.pop(name)
+                os.environ |= {} if value is None else {name: value}
 
 
 def unknown_credentials(words: str) -> CredentialsError:
@@ -179,7 +220,7 @@ def _kaggle_json() -> Path:
     folder = _folder()
     if os.environ.get("KAGGLE_CONFIG_DIR"):
         folder = Path(os.environ["KAGGLE_CONFIG_DIR"])
-    elif sys.platform.startswith("linux") and not folder.exists():
+    elif sys.platform.startswith("linux") and not os.path.exists(folder):
         folder = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "kaggle"
     return folder / "kaggle.json"
 

@@ -32,11 +32,18 @@ from kaggle_digits.errors import (
     KaggleDigitsError,
     NetworkError,
     RefusedError,
+    UsageError,
     WriteError,
 )
 from kaggle_digits.files import read_zipped, sha256, unzip, write_errors
 from kaggle_digits.hosts import Standing, Status, Submission
-from kaggle_digits.hosts.credentials import credential_file, credential_source, scrub, unknown_credentials
+from kaggle_digits.hosts.credentials import (
+    credential_file,
+    credential_source,
+    room_for_the_client,
+    scrub,
+    unknown_credentials,
+)
 
 T = TypeVar("T")
 
@@ -374,7 +381,7 @@ def _tamed_client(timeout: float, deadline: float) -> Iterator[_Watch]:
     HTTPAdapter.send = send_in_time  # type: ignore[method-assign, assignment]
     connection.create_connection = connect_in_sight
     try:
-        with redirect_stdout(io.StringIO()):
+        with room_for_the_client(), redirect_stdout(io.StringIO()):
             yield watch
     finally:
         HTTPAdapter.send = send  # type: ignore[method-assign]
@@ -431,6 +438,13 @@ def _explained(error: Exception, slug: str) -> KaggleDigitsError:
     ):
         return NetworkError(f"Kaggle cannot be reached: {type(error).__name__}.", _TRY_LATER)
     if isinstance(error, OSError):
+        # What fails to be written has an errno.
+        if error.errno is None and (variable := _missing_certificates()):
+            # Neither Kaggle nor the network is at fault, and no other try would go better: it is wrong usage.
+            return UsageError(
+                f"There is no {os.environ[variable]}, where {variable} says that certificates are.",
+                f"Unset {variable}, or set it to a file of certificates that exists.",
+            )
         return WriteError(
             f"Cannot write {error.filename or 'the download'}: {error.strerror or error}.",
             "Free some space or mend the permissions of the folder, then run the same command again.",
@@ -438,6 +452,13 @@ def _explained(error: Exception, slug: str) -> KaggleDigitsError:
     # What the client makes of an answer that isn't the API's, or of a file that is too short. Its words may hold a
     # secret, so they are for --debug.
     return NetworkError(f"What Kaggle answers makes no sense to its client: {type(error).__name__}.", _TRY_LATER)
+
+
+def _missing_certificates() -> str | None:
+    """Return the variable that makes requests look for certificates where there is nothing, if one does."""
+    # Not SSL_CERT_FILE, which requests passes over.
+    used = next(filter(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")), None)
+    return used if used and not os.path.exists(os.environ[used]) else None
 
 
 def _explained_status(response: Any, slug: str) -> KaggleDigitsError:
