@@ -211,7 +211,8 @@ tempfile.TemporaryFile = full
 @pytest.mark.parametrize("script", [FULL_DISK, FULL_AS_TRAINING_ENDS], ids=["at once", "as training ends"])
 def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_path: Path, script: str) -> None:
     write_files(tmp_path / "sick", {"sitecustomize.py": script.encode()})
-    dask.add_worker(threads=2, PYTHONPATH=str(tmp_path / "sick"))
+    paths = filter(None, (str(tmp_path / "sick"), os.environ.get("PYTHONPATH")))
+    dask.add_worker(threads=2, PYTHONPATH=os.pathsep.join(paths))
     notices: list[str] = []
 
     def join(notice: str) -> None:
