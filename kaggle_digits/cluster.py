@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from kaggle_digits.errors import NetworkError, UsageError
+from kaggle_digits.errors import NetworkError, UsageError, WriteError
 from kaggle_digits.executors import Job, WorkerDiedError, WorkerProcess, raise_failures
 from kaggle_digits.files import write_errors
 from kaggle_digits.runs import versions, write_fold
@@ -108,7 +108,7 @@ def train_on_dask(
             crew.judge(worker, outcome)
             if isinstance(outcome, FoldResult):
                 on_finished(job.task)
-            elif isinstance(outcome, _LostError | WorkerDiedError) and tries[job] < TRIES:
+            elif isinstance(outcome, _LostError | WorkerDiedError | WriteError) and tries[job] < TRIES:
                 on_notice(f"{outcome.problem} It is begun once more.")
                 waiting.append(job)
             else:
@@ -245,7 +245,7 @@ class _Crew:
         """Take note of what a worker made of a fold, and dismiss it when it only fails."""
         if isinstance(outcome, FoldResult):
             self._strikes[worker] = 0
-        elif isinstance(outcome, WorkerDiedError | RuntimeError):
+        elif isinstance(outcome, WorkerDiedError | WriteError | RuntimeError):
             self._strikes[worker] += 1
         if self._strikes[worker] == STRIKES and worker in self.threads:
             del self.threads[worker]
@@ -332,7 +332,10 @@ def _outcome(future: Future, job: Job, worker: str) -> tuple[FoldResult | Except
             why = f"{type(error).__name__}: {error}".rstrip(".")
             return WorkerDiedError(f"The Dask worker {worker} cannot train {job.task.title}: {why}.", remedy), b""
         return _LostError(f"The Dask worker {worker}, which trained {job.task.title}, is gone.", remedy), b""
-    return outcome
+    found, log = outcome
+    if isinstance(found, WriteError):  # as little fault of the fold's
+        found = WriteError(f"The Dask worker {worker} says: {found.problem}", found.remedy)
+    return found, log
 
 
 def _train_here(task: FoldTask, digits: Digits, topic: str) -> tuple[FoldResult | Exception, bytes]:

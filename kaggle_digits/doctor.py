@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from kaggle_digits.competition import FILES
 from kaggle_digits.errors import CredentialsError, DataError, KaggleDigitsError, NetworkError, RefusedError
-from kaggle_digits.files import Workspace, read_json, sha256
+from kaggle_digits.files import Workspace, read_json, sha256, temporary_folder
 
 State = Literal["ok", "warning", "problem"]
 
@@ -349,13 +349,13 @@ def _rows(folder: Path) -> tuple[int, int]:
     """
     from kaggle_digits.data import load_test, load_train
 
-    with tempfile.TemporaryDirectory() as name:
+    with temporary_folder() as links:
         for file in FILES:
-            (Path(name) / file).symlink_to((folder / file).resolve())
+            (links / file).symlink_to((folder / file).resolve())
         try:
-            return len(load_train(Path(name)).labels), len(load_test(Path(name)).ids)
+            return len(load_train(links).labels), len(load_test(links).ids)
         except DataError as error:
-            raise DataError(error.problem.replace(name, str(folder)), error.remedy) from error
+            raise DataError(error.problem.replace(str(links), str(folder)), error.remedy) from error
 
 
 def _runs(workspace: Workspace) -> Finding:

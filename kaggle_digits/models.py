@@ -142,7 +142,8 @@ def softmax_function(model: keras.Model, views: int = 1) -> Callable[[UInt8], Fl
     """
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    # AutoGraph would leave its source files behind when the process is killed, and there is nothing for it to do.
+    @tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
     def softmax(batch: Any) -> Any:
         return tf.nn.softmax(model(tf.cast(batch[..., None], tf.float32), training=False))
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +14,7 @@ import numpy.typing as npt
 from kaggle_digits.arrays import Float32, Int64, UInt8
 from kaggle_digits.augment import augment
 from kaggle_digits.errors import UsageError
+from kaggle_digits.files import temporary_folder
 from kaggle_digits.forms import form_function, with_form
 from kaggle_digits.metrics import accuracy, log_loss, summarise
 from kaggle_digits.models import network_digest, softmax_function
@@ -182,6 +181,8 @@ def train_fold(
     ------
     UsageError
         If the training diverges.
+    WriteError
+        If the temporary folder, through which the network's file goes, cannot be written.
     """
     import keras
     import tensorflow as tf
@@ -215,7 +216,8 @@ def train_fold(
     optimizer.build(model.trainable_variables)
 
     # The rows are arguments, for what a traced function closes over outlives it.
-    @tf.function(jit_compile=compiles())  # type: ignore[untyped-decorator]
+    # AutoGraph would leave its source files behind when the process is killed, and there is nothing for it to do.
+    @tf.function(jit_compile=compiles(), autograph=False)  # type: ignore[untyped-decorator]
     def train_step(
         images: Any, labels: Any, batch: Any, learning_rate: Any, strength: Any, seed: Any
     ) -> tuple[Any, Any, Any]:
@@ -436,7 +438,7 @@ def _peak_memory() -> int:
 
 
 def _keras_bytes(model: Any) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
+    with temporary_folder() as folder:
+        path = folder / "model.keras"
         model.save(path)
         return path.read_bytes()

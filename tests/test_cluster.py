@@ -189,6 +189,13 @@ def test_a_worker_that_leaves_in_good_order(workspace: Workspace, calm: Workspac
     assert_same(run, calm)
 
 
+FULL_AS_TRAINING_ENDS = """
+import sys, tempfile
+def full(*arguments, **options):
+    raise OSError(28, "No space left on device")
+if "kaggle_digits.worker" in sys.orig_argv:
+    tempfile.mkdtemp = full
+"""
 FULL_DISK = """
 import tempfile
 original = tempfile.TemporaryFile
@@ -201,9 +208,11 @@ tempfile.TemporaryFile = full
 
 
 @pytest.mark.slow
-def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_path: Path) -> None:
-    write_files(tmp_path / "sick", {"sitecustomize.py": FULL_DISK.encode()})
-    dask.add_worker(threads=2, PYTHONPATH=str(tmp_path / "sick"))
+@pytest.mark.parametrize("script", [FULL_DISK, FULL_AS_TRAINING_ENDS], ids=["at once", "as training ends"])
+def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_path: Path, script: str) -> None:
+    write_files(tmp_path / "sick", {"sitecustomize.py": script.encode()})
+    paths = filter(None, (str(tmp_path / "sick"), os.environ.get("PYTHONPATH")))
+    dask.add_worker(threads=2, PYTHONPATH=os.pathsep.join(paths))
     notices: list[str] = []
 
     def join(notice: str) -> None:

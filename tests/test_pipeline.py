@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -397,26 +398,23 @@ def test_a_worker_that_always_dies_ends_its_fold_alone(
     assert worker_processes() == set()
 
 
-PLAYED = """
-import sys
-if "kaggle_digits.worker" in sys.orig_argv:
-    import kaggle_digits.training
-    def fail(task, *rest):
-        {fault}
-    kaggle_digits.training.{name} = fail
-"""
-"""A sitecustomize.py, which Python imports as it starts: what goes wrong in workers, and where."""
-
-
-def play(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: str) -> None:
-    write_files(folder / "played", {"sitecustomize.py": PLAYED.format(name=name, fault=fault).encode()})
+def play_in_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let workers run a script as they start, in which things go wrong: Python imports a sitecustomize.py then."""
+    head = 'import sys\nif "kaggle_digits.worker" in sys.orig_argv:\n'
+    body = textwrap.indent(textwrap.dedent(script), "    ")
+    write_files(folder / "played", {"sitecustomize.py": (head + body).encode()})
     monkeypatch.setenv("PYTHONPATH", str(folder / "played"))
 
 
 def test_train_says_that_memory_ran_out_in_a_worker(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play(tmp_path, monkeypatch, "train_fold", "raise MemoryError")
+    script = """
+        import kaggle_digits.training
+        def fail(*arguments): raise MemoryError
+        kaggle_digits.training.train_fold = fail
+    """
+    play_in_workers(tmp_path, monkeypatch, script)
     notices: list[str] = []
     with pytest.raises(KaggleDigitsError, match=r"^The worker of fold 0 of seed 0 ran out of memory\.") as caught:
         quick(workspace, run="large", workers=1, on_notice=notices.append)
@@ -424,6 +422,58 @@ def test_train_says_that_memory_ran_out_in_a_worker(
     assert caught.value.remedy.startswith("Close other programs, or train fewer folds at a time (--workers")
     assert notices[0] == "The worker of fold 0 of seed 0 ran out of memory. It is begun once more."
     assert "MemoryError" in find_run(workspace, "large").log_file.read_text()
+
+
+NO_FOLDER = """
+import errno, os, tempfile
+def fail(*arguments, **options): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
+tempfile.mkdtemp = fail
+"""
+NO_FILE = """
+import resource
+import kaggle_digits.training as training
+save = training._keras_bytes
+def save_where_files_may_be_small(model):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
+    return save(model)
+training._keras_bytes = save_where_files_may_be_small
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [(NO_FOLDER, "No space left on device"), (NO_FILE, "File too large")],
+    ids=["folder", "file"],
+)
+def test_train_names_the_temporary_folder_when_it_cannot_be_written(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    play_in_workers(tmp_path, monkeypatch, script)
+    with pytest.raises(WriteError, match=rf"^Cannot write {tmp_path / 'scratch'}: {why}\."):
+        quick(workspace, run="full", workers=1)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@needs_proc
+def test_train_leaves_nothing_in_the_temporary_folder(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers are killed: in the end, when all is done, and in the middle, when something is in their way."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    settings = SMALL | {"epochs": "4", "views": "5", "forms": "even"}
+    killed: list[int] = []
+
+    def kill_a_worker(progress: object) -> None:
+        if not killed:
+            killed.append(next(iter(worker_processes())))
+            os.kill(killed[0], signal.SIGKILL)
+
+    quick(workspace, run="tidy", settings=settings, on_progress=kill_a_worker)
+    assert killed
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 @needs_proc
