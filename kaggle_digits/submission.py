@@ -410,7 +410,7 @@ def _make(
     try:
         ref = host.create(upload, description)
     except NetworkError as error:
-        listed = _look_up(host, entry.sha256, before)
+        listed = _look_up(host, ledger, entry, before)
         if listed is None:
             raise _unresolved(host, workspace, entry, error.problem.rstrip(".")) from error
         ref = listed
@@ -422,16 +422,19 @@ def _make(
     return entry
 
 
-def _look_up(host: Host, digest: str, before: set[str]) -> str | None:
+def _look_up(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str | None:
     """Return the reference of a submission whose answer was lost, or None if it is not listed.
 
-    A host's list may lag, or fail for as long as the answer did, so look several times.
+    Not one that was listed `before`, nor one of another entry which is listed only now. A host's list may lag, or
+    fail for as long as the answer did, so look several times.
     """
+    entries = ledger.entries()
     for pause in LOOK_UP_PAUSES:
         time.sleep(pause)
         with suppress(NetworkError):
-            for submission in host.submissions():
-                if submission.ref not in before and _is_of(submission, digest):
+            fresh = [submission for submission in host.submissions() if submission.ref not in before]
+            for submission, old in _matched(fresh, entries):
+                if old is not None and old.is_same_sending(entry):
                     return submission.ref
     return None
 

@@ -361,6 +361,20 @@ def test_a_lost_answer_of_a_second_sending_is_not_the_first(
     assert submit(host, workspace, csv, again=True).entry.ref == "2"
 
 
+def test_submit_again_does_not_take_a_first_submission_that_is_listed_late_for_the_second(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(upload: str, description: str) -> str:
+        raise NetworkError("Kaggle cannot be reached.", "Try later.")
+
+    submit(host, workspace, csv, wait=False)
+    monkeypatch.setattr(host, "create", down)
+    host.hidden_looks = 1
+    with pytest.raises(NetworkError, match="may have been made"):
+        submit(host, workspace, csv, again=True)
+    assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", ""]
+
+
 def test_submit_waits_for_a_list_that_lags(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     """The answer is lost, and nothing says whether the submission was made."""
     host.lose_answer, host.left, host.hidden_looks = True, None, 6

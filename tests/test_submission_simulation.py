@@ -15,7 +15,14 @@ import pytest
 from conftest import Clock, sample_bytes, write_files
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from kaggle_digits import Workspace
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, RefusedError
@@ -217,5 +224,7 @@ class OneSubmissionAFile(RuleBasedStateMachine):
                 assert entry.sha256 == hashlib.sha256(contents[entry.ref]).hexdigest()
 
 
-OneSubmissionAFile.TestCase.settings = settings(max_examples=300, stateful_step_count=20, deadline=None)
-TestOneSubmissionAFile = OneSubmissionAFile.TestCase
+def test_submit_makes_one_submission_of_a_file_whatever_happens() -> None:
+    run_state_machine_as_test(
+        OneSubmissionAFile, settings=settings(max_examples=300, stateful_step_count=20, deadline=None)
+    )
