@@ -6,33 +6,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kaggle_digits.calibration import temper as temper
-    from kaggle_digits.downloads import download as download
+    from kaggle_digits.data.download import download as download
     from kaggle_digits.errors import KaggleDigitsError as KaggleDigitsError
-    from kaggle_digits.files import Workspace as Workspace
+    from kaggle_digits.evaluation.calibration import temper as temper
     from kaggle_digits.pipeline import ensemble as ensemble
     from kaggle_digits.pipeline import score as score
     from kaggle_digits.pipeline import submit as submit
     from kaggle_digits.pipeline import train as train
-    from kaggle_digits.prediction import predict as predict
+    from kaggle_digits.prediction.predict import predict as predict
     from kaggle_digits.reports import compare as compare
     from kaggle_digits.reports import report as report
-    from kaggle_digits.runs import find_run as find_run
-    from kaggle_digits.runs import list_runs as list_runs
+    from kaggle_digits.runs.directory import find_run as find_run
+    from kaggle_digits.runs.directory import list_runs as list_runs
+    from kaggle_digits.workspace import Workspace as Workspace
 
 _HOMES = {
     "KaggleDigitsError": "errors",
-    "Workspace": "files",
+    "Workspace": "workspace",
     "compare": "reports",
-    "download": "downloads",
+    "download": "data.download",
     "ensemble": "pipeline",
-    "find_run": "runs",
-    "list_runs": "runs",
-    "predict": "prediction",
+    "find_run": "runs.directory",
+    "list_runs": "runs.directory",
+    "predict": "prediction.predict",
     "report": "reports",
     "score": "pipeline",
     "submit": "pipeline",
-    "temper": "calibration",
+    "temper": "evaluation.calibration",
     "train": "pipeline",
 }
 __all__ = list(_HOMES)

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from kaggle_digits.competition import COMPETITIONS, DEFAULT_COMPETITION
 from kaggle_digits.errors import KaggleDigitsError, UsageError, WriteError
+from kaggle_digits.training import DEFAULT_PRESET, PRESET_NAMES
+from kaggle_digits.workspace import COMPETITIONS, DEFAULT_COMPETITION
 
 if TYPE_CHECKING:
-    from kaggle_digits.files import Workspace
-    from kaggle_digits.runs import Run
+    from kaggle_digits.runs.directory import Run
+    from kaggle_digits.workspace import Workspace
 
-PRESETS = ("lenet", "fast", "default", "best")
 INTERRUPTED = 130
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead.")
@@ -99,7 +99,7 @@ def cli(context: click.Context, competition: str, root: Path, debug: bool) -> No
     Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 credentials, 4 Kaggle refuses, 5 network or still
     pending, 6 bad data, 7 the submission was scored as an error, 8 cannot write or in use, 130 interrupted.
     """  # noqa: D301 - click takes \b for "do not wrap what follows"
-    from kaggle_digits.files import Workspace
+    from kaggle_digits.workspace import Workspace
 
     context.obj = Workspace.at(root, competition)
 
@@ -131,7 +131,7 @@ def download(
     Whole files that are there already stay, and nothing is asked of anybody.
     """
     from kaggle_digits import console
-    from kaggle_digits.downloads import download as fetch
+    from kaggle_digits.data.download import download as fetch
 
     with console.waiting(f"Getting {workspace.competition.name}"):
         files = fetch(workspace, force=force, source=source, mnist_dir=mnist_dir)
@@ -160,7 +160,10 @@ def download(
 
 @cli.command(short_help="Train what is missing of a run, and ensemble it.")
 @click.option(
-    "--preset", metavar="NAME", default="default", help=f"The recipe: {', '.join(PRESETS)}. Default: default."
+    "--preset",
+    metavar="NAME",
+    default=DEFAULT_PRESET,
+    help=f"The preset: {', '.join(PRESET_NAMES)}. Default: {DEFAULT_PRESET}.",
 )
 @click.option("--folds", metavar="K", type=int, help="How many folds. Default: the preset's.")
 @click.option("--seed", metavar="N", type=int, default=0, help="Of the split and of training. Default: 0.")
@@ -387,8 +390,8 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
     A photograph or a drawing, dark on light or light on dark, of any size: PNG, JPEG, WebP, GIF, BMP, TIFF.
     """
     from kaggle_digits import console
-    from kaggle_digits.prediction import predict as classify
-    from kaggle_digits.runs import find_run
+    from kaggle_digits.prediction.predict import predict as classify
+    from kaggle_digits.runs.directory import find_run
 
     name = find_run(workspace, run).name
     _import_tensorflow()
@@ -453,7 +456,7 @@ def _parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
 
 def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
     from kaggle_digits import console
-    from kaggle_digits.submission import submission_file
+    from kaggle_digits.submissions.submit import submission_file
 
     submission = str(submission_file(workspace, run.name))
     if as_json:
@@ -465,7 +468,7 @@ def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
 
 def _import_tensorflow() -> None:
     """Import TensorFlow without what it says of itself, which no setting keeps from stderr."""
-    from kaggle_digits.models import tensorflow_keras
+    from kaggle_digits.training.models import tensorflow_keras
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)

@@ -16,10 +16,10 @@ from rich.text import Text
 if TYPE_CHECKING:
     from kaggle_digits.arrays import UInt8
     from kaggle_digits.doctor import Finding
-    from kaggle_digits.prediction import Prediction
-    from kaggle_digits.runs import Run
-    from kaggle_digits.submission import ScoreBoard, Sent
-    from kaggle_digits.training import FoldTask, Progress
+    from kaggle_digits.prediction.predict import Prediction
+    from kaggle_digits.runs.directory import Run
+    from kaggle_digits.submissions.submit import ScoreBoard, Sent
+    from kaggle_digits.training.fold import FoldTask, Progress
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SHADES = " .:-=+*#%@"

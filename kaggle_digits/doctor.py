@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kaggle_digits.competition import FILES
 from kaggle_digits.errors import CredentialsError, DataError, KaggleDigitsError, NetworkError, RefusedError
-from kaggle_digits.files import Workspace, read_json, sha256, temporary_folder
+from kaggle_digits.files import read_json, sha256, temporary_folder
+from kaggle_digits.workspace import FILES, Workspace
 
 State = Literal["ok", "warning", "problem"]
 
@@ -148,7 +148,7 @@ def _python() -> Finding:
 
 def _tensorflow() -> Finding:
     """Import TensorFlow in a process of its own, which may die of it: on a processor without AVX it does."""
-    from kaggle_digits.models import KERAS_ENVIRONMENT
+    from kaggle_digits.training.models import KERAS_ENVIRONMENT
 
     try:
         process = subprocess.run(  # noqa: S603
@@ -191,7 +191,7 @@ def _no_tensorflow(why: str, remedy: str) -> Finding:
 
 
 def _memory() -> Finding:
-    from kaggle_digits.executors import WORKER_MEMORY, memory
+    from kaggle_digits.execution.processes import WORKER_MEMORY, memory
 
     total, available = (min(memory(), number) for number in _memory_bytes())
     workers = _workers()
@@ -307,7 +307,7 @@ def _submissions(left: int, words: str) -> Finding:
 
 
 def _data(workspace: Workspace) -> Finding:
-    from kaggle_digits.downloads import MANIFEST
+    from kaggle_digits.data.download import MANIFEST
 
     folder, remedy = workspace.data, f"Get them with: {workspace.command('download')}."
     missing = [name for name in FILES if not (folder / name).is_file()]
@@ -347,7 +347,7 @@ def _rows(folder: Path) -> tuple[int, int]:
 
     In a folder of links to them, where the cache that loading leaves behind is removed: to look changes nothing.
     """
-    from kaggle_digits.data import load_test, load_train
+    from kaggle_digits.data.csv import load_test, load_train
 
     with temporary_folder() as links:
         for file in FILES:
@@ -375,17 +375,18 @@ def _runs(workspace: Workspace) -> Finding:
 
 
 def _command_of_run(workspace: Workspace, name: str) -> str:
-    from kaggle_digits.runs import find_run
+    from kaggle_digits.runs.directory import find_run
 
     return find_run(workspace, name).command()
 
 
 def _workers() -> int:
     """Return how many folds of the default preset train at a time."""
-    from kaggle_digits.executors import default_workers
-    from kaggle_digits.recipes import presets
+    from kaggle_digits.execution.processes import default_workers
+    from kaggle_digits.training import DEFAULT_PRESET
+    from kaggle_digits.training.presets import PRESETS
 
-    return default_workers(presets()["default"].folds)
+    return default_workers(PRESETS[DEFAULT_PRESET].folds)
 
 
 def _count(number: int, noun: str) -> str:

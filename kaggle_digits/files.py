@@ -1,80 +1,26 @@
-"""Files that appear whole or not at all, their SHA-256, and the folders below ``--root``."""
+"""Files that appear complete or not at all, locks, and digests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shlex
 import stat
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kaggle_digits.competition import DEFAULT_COMPETITION, Competition, find_competition
 from kaggle_digits.errors import DataError, WriteError
 
 LARGEST_MEMBER = 1 << 30
 """Bytes that a file in a zip may unpack to: the largest of the competition's has 77 million."""
 
 _MAKE_AGAIN = "Remove it and run the command that makes it again."
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """The folders of one competition below a root folder.
-
-    Attributes
-    ----------
-    root : pathlib.Path
-        The folder that holds ``data/``, ``runs/`` and ``submissions/``.
-    competition : Competition
-        Names the folder inside each of them.
-    """
-
-    root: Path
-    competition: Competition
-
-    @classmethod
-    def at(cls, root: str | Path = ".", competition: str = DEFAULT_COMPETITION) -> Workspace:
-        """Return the workspace of the competition called `competition` below `root`.
-
-        Raises
-        ------
-        UsageError
-            If there is no such competition.
-        """
-        return cls(Path(root), find_competition(competition))
-
-    def command(self, *words: str) -> str:
-        """Return a command line for this workspace, ready to be pasted."""
-        options = []
-        if self.competition.name != DEFAULT_COMPETITION:
-            options += ["--competition", self.competition.name]
-        if self.root != Path():
-            options += ["--root", str(self.root)]
-        return shlex.join(["kaggle-digits", *options, *words])
-
-    @property
-    def data(self) -> Path:
-        """``data/<competition>``: the three CSV files, their manifest and the cache."""
-        return self.root / "data" / self.competition.name
-
-    @property
-    def runs(self) -> Path:
-        """``runs/<competition>``: a folder a run."""
-        return self.root / "runs" / self.competition.name
-
-    @property
-    def submissions(self) -> Path:
-        """``submissions/<competition>``: a folder a run, and the ledger."""
-        return self.root / "submissions" / self.competition.name
 
 
 @contextmanager

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.cluster import train_on_dask
-from kaggle_digits.data import LabelledDigits, UnlabelledDigits, load_test, load_train
-from kaggle_digits.downloads import check_manifest
-from kaggle_digits.ensembles import ensemble_folds, ensemble_runs, is_current
+from kaggle_digits.data.csv import LabelledDigits, UnlabelledDigits, load_test, load_train
+from kaggle_digits.data.download import check_manifest
+from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.executors import Job, train_in_processes
-from kaggle_digits.files import Workspace, lock, make_folder
-from kaggle_digits.folds import make_folds
+from kaggle_digits.execution.dask import train_on_dask
+from kaggle_digits.execution.processes import Job, train_in_processes
+from kaggle_digits.files import lock, make_folder
 from kaggle_digits.hosts import open_host
-from kaggle_digits.recipes import Recipe, find_recipe
-from kaggle_digits.runs import (
+from kaggle_digits.runs.directory import (
     FINISHED,
     UNFINISHED,
     Run,
@@ -33,7 +31,8 @@ from kaggle_digits.runs import (
     named_run,
     versions,
 )
-from kaggle_digits.submission import (
+from kaggle_digits.runs.ensemble import ensemble_folds, ensemble_runs, is_current
+from kaggle_digits.submissions.submit import (
     ScoreBoard,
     Sent,
     entry_of_run,
@@ -41,10 +40,12 @@ from kaggle_digits.submission import (
     submission_file,
     write_submission,
 )
-from kaggle_digits.submission import submit as submit_file
-from kaggle_digits.training import Digits, FoldTask, Progress
+from kaggle_digits.submissions.submit import submit as submit_file
+from kaggle_digits.training import DEFAULT_PRESET
+from kaggle_digits.training.fold import Digits, FoldTask, Progress
+from kaggle_digits.training.presets import Preset, find_preset
+from kaggle_digits.workspace import Workspace
 
-DEFAULT_PRESET = "default"
 MOST_SEEDS = 200
 """More than anybody has time for, and fewer than the files that a process may hold open: each run has its lock."""
 
@@ -122,7 +123,7 @@ def train(
         If something cannot be written, or another process is training the run.
     """
     started = time.monotonic()
-    preset_recipe = find_recipe(preset)
+    preset_recipe = find_preset(preset)
     recipe = preset_recipe.with_settings(settings or {})
     if folds is not None:
         recipe = replace(recipe, folds=folds)
@@ -373,7 +374,7 @@ class _Plan:
 
     @classmethod
     def make(
-        cls, run: Run, recipe: Recipe, seed: int, split: UInt8, test_rows: int, retrain: bool, tensorboard: bool
+        cls, run: Run, recipe: Preset, seed: int, split: UInt8, test_rows: int, retrain: bool, tensorboard: bool
     ) -> _Plan:
         """Look what is there; raise a `DataError` for what is damaged unless it may be trained again."""
         run.sweep()
@@ -464,13 +465,13 @@ def _recipe_words(run: Run) -> str:
     return f"{info['preset']}, {info['folds']} folds, seed {info['seed']}"
 
 
-def _run_name(recipe: Recipe, preset: Recipe, seed: int, seeds: int = 1) -> str:
+def _run_name(recipe: Preset, preset: Preset, seed: int, seeds: int = 1) -> str:
     """Return the name of a run that was not given one: preset, folds, seeds and what differs from the preset."""
     numbers = f"s{seed}" if seeds == 1 else f"s{seed}..{seed + seeds - 1}"
     return "-".join([recipe.name, f"k{recipe.folds}", numbers, *_changes(recipe, preset)])
 
 
-def _changes(recipe: Recipe, preset: Recipe) -> list[str]:
+def _changes(recipe: Preset, preset: Preset) -> list[str]:
     """Return the settings that differ from the preset's, as ``key=value``."""
     defaults = preset.settings.model_dump()
     return [f"{key}={value}" for key, value in recipe.settings.model_dump().items() if value != defaults[key]]
@@ -478,7 +479,7 @@ def _changes(recipe: Recipe, preset: Recipe) -> list[str]:
 
 def _spec(
     workspace: Workspace,
-    recipe: Recipe,
+    recipe: Preset,
     seed: int,
     train_set: LabelledDigits,
     test_set: UnlabelledDigits,
@@ -507,7 +508,7 @@ def _hashes(train_set: LabelledDigits, test_set: UnlabelledDigits) -> dict[str, 
     return {"train.csv": train_set.sha256, "test.csv": test_set.sha256}
 
 
-def _train_command(workspace: Workspace, recipe: Recipe, preset: Recipe, seed: int, run: str) -> str:
+def _train_command(workspace: Workspace, recipe: Preset, preset: Preset, seed: int, run: str) -> str:
     """Return the command that trains a run, from wherever it was begun."""
     words = ["train", "--preset", recipe.name, "--folds", str(recipe.folds), "--seed", str(seed)]
     for change in _changes(recipe, preset):

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from functools import partial
 
 import kaggle_digits as kd
-from kaggle_digits.forms import FORMS
-from kaggle_digits.runs import Run
+from kaggle_digits.runs.directory import Run
+from kaggle_digits.training.preprocessing import FORMS
 
 PRESET, FOLDS = "fast", 2
 

@@ -27,10 +27,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kaggle_digits import Workspace
-from kaggle_digits.competition import TEST_CSV, TRAIN_CSV
-from kaggle_digits.data import load_test, load_train
+from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.pipeline import summarise_runs
-from kaggle_digits.runs import named_run
+from kaggle_digits.runs.directory import named_run
+from kaggle_digits.workspace import TEST_CSV, TRAIN_CSV
 
 BIN = Path(sys.executable).parent
 PLOT = Path(__file__).parents[1] / "docs" / "score-against-time.svg"
@@ -51,10 +51,10 @@ print(json.dumps(peaks))
 THROUGHPUT = """
 import json, sys, time
 import keras, numpy as np, tensorflow as tf
-from kaggle_digits.augment import augment
-from kaggle_digits.data import load_train
-from kaggle_digits.recipes import find_recipe
-from kaggle_digits.training import Digits, FoldTask, train_fold
+from kaggle_digits.training.augmentation import augment
+from kaggle_digits.data.csv import load_train
+from kaggle_digits.training.presets import find_preset
+from kaggle_digits.training.fold import (Digits, FoldTask, train_fold)
 from pathlib import Path
 
 folder, name, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -102,7 +102,7 @@ if name == "cdeotte":
     model.fit(x, labels, batch_size=64, verbose=0)
     speed = rows / (time.perf_counter() - started)
 else:
-    recipe = find_recipe(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
+    recipe = find_preset(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
     model = recipe.network(recipe.settings)
     folds = np.r_[np.zeros(20, np.uint8), np.ones(rows - 20, np.uint8)]
     task = FoldTask(name, recipe.settings, 0, 0, folds)

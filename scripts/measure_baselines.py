@@ -19,9 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from kaggle_digits import Workspace, download, train
-from kaggle_digits.data import load_test, load_train
+from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.hosts.local import LocalHost
-from kaggle_digits.submission import submission_file, write_submission
+from kaggle_digits.submissions.submit import submission_file, write_submission
 
 BOARD = Path(__file__).parents[1] / "kaggle_digits" / "hosts" / "leaderboard.csv"
 PIXEL_BASELINES = {

@@ -15,7 +15,7 @@ from kaggle_server import KEY, USER, KaggleServer
 
 from kaggle_digits import Workspace, download, train
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.competition import PIXEL_COLUMNS
+from kaggle_digits.workspace import PIXEL_COLUMNS
 
 # As workers have it, so that what tests train in their own process is the same every time.
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -141,7 +141,7 @@ def worker_processes(parent: int | None = None) -> set[int]:
         except OSError:
             continue
         if (
-            b"kaggle_digits.worker" in command
+            b"kaggle_digits.execution.worker" in command
             and ppid == (parent or os.getpid())
             and not is_zombie(int(path.name))
         ):

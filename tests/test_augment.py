@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import small_digits
 
-from kaggle_digits import augment as augment_module
-from kaggle_digits.augment import augment
-from kaggle_digits.recipes import Settings
+from kaggle_digits.training import augmentation as augment_module
+from kaggle_digits.training.augmentation import augment
+from kaggle_digits.training.presets import Settings
 
 STILL = Settings(epochs=1, batch_size=1, learning_rate=1)
 

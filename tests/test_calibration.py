@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kaggle_digits.calibration import calibrate, cross_fit, fit_temperature, temper
-from kaggle_digits.metrics import expected_calibration_error, log_loss, mean_softmax
+from kaggle_digits.evaluation.calibration import calibrate, cross_fit, fit_temperature, temper
+from kaggle_digits.evaluation.metrics import expected_calibration_error, log_loss, mean_softmax
 
 ROWS = 6_000
 

@@ -21,9 +21,10 @@ from conftest import client_environment, competition_files, write_files
 from kaggle_server import KEY, USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace
-from kaggle_digits.cli import PRESETS, cli, main
+from kaggle_digits.cli import cli, main
 from kaggle_digits.hosts.local import baselines
-from kaggle_digits.recipes import presets
+from kaggle_digits.training import DEFAULT_PRESET, PRESET_NAMES
+from kaggle_digits.training.presets import PRESETS
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -78,8 +79,8 @@ def test_every_command_that_reports_has_json() -> None:
 
 
 def test_the_presets_in_the_help_are_those_there_are() -> None:
-    assert list(PRESETS) == list(presets())
-    assert all(recipe.name == name for name, recipe in presets().items())
+    assert list(PRESETS) == list(PRESET_NAMES)
+    assert DEFAULT_PRESET in PRESETS
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from conftest import SMALL, competition_files, needs_proc, worker_processes, write_files
 
-from kaggle_digits import Workspace, cluster, find_run, train
+from kaggle_digits import Workspace, find_run, train
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, UsageError
-from kaggle_digits.executors import Job
-from kaggle_digits.recipes import find_recipe
-from kaggle_digits.runs import Run
-from kaggle_digits.submission import submission_file
-from kaggle_digits.training import Digits, FoldTask, Progress
+from kaggle_digits.execution import dask as cluster
+from kaggle_digits.execution.processes import Job
+from kaggle_digits.runs.directory import Run
+from kaggle_digits.submissions.submit import submission_file
+from kaggle_digits.training.fold import Digits, FoldTask, Progress
+from kaggle_digits.training.presets import find_preset
 
 pytestmark = needs_proc
 
@@ -193,7 +194,7 @@ FULL_AS_TRAINING_ENDS = """
 import sys, tempfile
 def full(*arguments, **options):
     raise OSError(28, "No space left on device")
-if "kaggle_digits.worker" in sys.orig_argv:
+if "kaggle_digits.execution.worker" in str(sys.orig_argv):
     tempfile.mkdtemp = full
 """
 FULL_DISK = """
@@ -369,7 +370,7 @@ def test_a_process_that_always_dies_ends_its_fold_alone(
 def test_a_fault_in_a_fold_comes_back_with_its_traceback(dask: Cluster, tmp_path: Path) -> None:
     dask.add_worker()
     nothing = np.zeros(0, np.uint8)
-    task = FoldTask("lenet", find_recipe("lenet").settings, 0, 0, nothing)
+    task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, nothing)
     job = Job(task, tmp_path / "fold-0", tmp_path / "workers.log")
     with pytest.raises(RuntimeError, match=r"fold 0 of seed 0: \w+, see workers\.log"):
         cluster.train_on_dask(

@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from kaggle_digits.console import TrainingView
-from kaggle_digits.recipes import find_recipe
-from kaggle_digits.runs import Run
-from kaggle_digits.training import FoldTask, Progress
+from kaggle_digits.runs.directory import Run
+from kaggle_digits.training.fold import FoldTask, Progress
+from kaggle_digits.training.presets import find_preset
 
-SETTINGS = find_recipe("lenet").settings
+SETTINGS = find_preset("lenet").settings
 
 
 def tasks(seeds: int, folds: int) -> list[FoldTask]:

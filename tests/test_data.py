@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kaggle_digits import data
-from kaggle_digits.data import load_sample, load_test, load_train
+from kaggle_digits.data import csv as data_csv
+from kaggle_digits.data.csv import load_sample, load_test, load_train
 from kaggle_digits.errors import DataError
 
 several_times_in_one_folder = settings(
@@ -151,8 +151,8 @@ def test_an_id_twice(tmp_path: Path) -> None:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The CSV files that are really parsed."""
     paths: list[Path] = []
-    parse = data._read_csv
-    monkeypatch.setattr(data, "_read_csv", lambda path, *rest: paths.append(path) or parse(path, *rest))
+    parse = data_csv._read_csv
+    monkeypatch.setattr(data_csv, "_read_csv", lambda path, *rest: paths.append(path) or parse(path, *rest))
     return paths
 
 

@@ -20,11 +20,11 @@ from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
 from kaggle_digits import Workspace, doctor, download
 from kaggle_digits.cli import cli
 from kaggle_digits.doctor import PYTHONS, Finding, examine, is_ready, next_command
-from kaggle_digits.executors import WORKER_MEMORY
+from kaggle_digits.execution.processes import WORKER_MEMORY
 from kaggle_digits.files import sha256, write_json
 from kaggle_digits.hosts.local import DAILY_LIMIT
-from kaggle_digits.recipes import find_recipe
-from kaggle_digits.runs import Run
+from kaggle_digits.runs.directory import Run
+from kaggle_digits.training.presets import find_preset
 
 REAL_TENSORFLOW = doctor._tensorflow
 
@@ -180,16 +180,16 @@ def test_tensorflow_is_not_looked_for_in_the_current_folder(
     ],
 )
 def test_memory(monkeypatch: pytest.MonkeyPatch, available: float, state: str, remedy: str) -> None:
-    monkeypatch.setattr("kaggle_digits.executors.default_workers", lambda folds: 4)
+    monkeypatch.setattr("kaggle_digits.execution.processes.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, available * WORKER_MEMORY))
-    monkeypatch.setattr("kaggle_digits.executors.memory", lambda: 1e12)
+    monkeypatch.setattr("kaggle_digits.execution.processes.memory", lambda: 1e12)
     assert_found(doctor._memory(), state, r"of 64\.0 GB are available; .* 1\.2 GB, times 4", remedy)
 
 
 def test_memory_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaggle_digits.executors.default_workers", lambda folds: 4)
+    monkeypatch.setattr("kaggle_digits.execution.processes.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 60e9))
-    monkeypatch.setattr("kaggle_digits.executors.memory", lambda: 2e9)
+    monkeypatch.setattr("kaggle_digits.execution.processes.memory", lambda: 2e9)
     assert_found(doctor._memory(), "warning", r"2\.0 GB of 2\.0 GB are available", "--workers 1")
 
 
@@ -511,7 +511,7 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
         "preset": "lenet",
         "folds": 2,
         "seed": 0,
-        "settings": find_recipe("lenet").settings.model_dump(),
+        "settings": find_preset("lenet").settings.model_dump(),
         "data": {"train.csv": "0" * 64, "test.csv": "0" * 64},
     }
     run.create(spec, ["kaggle-digits", "train", "--set", "epochs=1 "])

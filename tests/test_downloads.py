@@ -14,9 +14,9 @@ import pytest
 from conftest import SMALL, competition_files, csv_bytes, full_disk, sample_bytes, small_digits, write_files
 
 from kaggle_digits import Workspace, download, train
-from kaggle_digits.competition import FILES
 from kaggle_digits.errors import DataError, NetworkError, WriteError
 from kaggle_digits.files import lock, sha256
+from kaggle_digits.workspace import FILES
 
 OTHER = {
     "train.csv": csv_bytes(*small_digits(50, seed=7)),
@@ -42,7 +42,7 @@ def hosted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bytes]]:
     """What the host hands out, download by download; asking for more than there is fails."""
     queue: list[dict[str, bytes]] = []
 
-    monkeypatch.setattr("kaggle_digits.downloads.open_host", lambda workspace, mnist_dir: HostOf(queue))
+    monkeypatch.setattr("kaggle_digits.data.download.open_host", lambda workspace, mnist_dir: HostOf(queue))
     return queue
 
 
@@ -165,7 +165,7 @@ def test_whole_files_in_a_folder_that_cannot_be_written(
     workspace: Workspace, hosted: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     download(workspace)
-    monkeypatch.setattr("kaggle_digits.downloads.lock", lambda *_: pytest.fail("locked"))
+    monkeypatch.setattr("kaggle_digits.data.download.lock", lambda *_: pytest.fail("locked"))
     assert not download(workspace).fetched
 
 

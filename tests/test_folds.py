@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.folds import make_folds
 
 LABELS = np.repeat(np.arange(10, dtype=np.uint8), 20)
 

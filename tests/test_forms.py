@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.forms import FORMS, form_function, with_form
-from kaggle_digits.models import lenet
+from kaggle_digits.training.models import lenet
+from kaggle_digits.training.preprocessing import FORMS, form_function, with_form
 
 
 @pytest.fixture(scope="module")

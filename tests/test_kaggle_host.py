@@ -25,7 +25,7 @@ from kaggle_digits.errors import CredentialsError, NetworkError, RefusedError, U
 from kaggle_digits.hosts import kaggle as kaggle_module
 from kaggle_digits.hosts.credentials import HIDDEN, scrub
 from kaggle_digits.hosts.kaggle import ATTEMPTS, FETCHES, LONGEST_WAIT, KaggleHost
-from kaggle_digits.submission import submit
+from kaggle_digits.submissions.submit import submit
 
 
 @pytest.fixture

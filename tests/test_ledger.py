@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kaggle_digits.errors import DataError
-from kaggle_digits.ledger import COLUMNS, Entry, Ledger, updated
+from kaggle_digits.submissions.ledger import COLUMNS, Entry, Ledger, updated
 
 ENTRY = Entry("2026-11-24T10:00:00+00:00", "fast-k5-s0", "ab" * 32, "17", "PENDING", cv="0.99500")
 HEADER = "time,run,sha256,ref,status,score,cv,rank"

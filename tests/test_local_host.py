@@ -14,12 +14,12 @@ import pytest
 from conftest import small_digits
 
 from kaggle_digits import Workspace, download
-from kaggle_digits.competition import FILES
-from kaggle_digits.data import load_test, load_train
+from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.errors import DataError, NetworkError, RefusedError
 from kaggle_digits.hosts import Host, idx, local, open_host
 from kaggle_digits.hosts.idx import format_idx, parse_idx, read_mnist
 from kaggle_digits.hosts.local import DAILY_LIMIT, LocalHost, baselines, shuffled
+from kaggle_digits.workspace import FILES
 
 MNIST = Path(os.environ.get("KAGGLE_DIGITS_MNIST_DIR", "mnist"))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import small_digits
 
-from kaggle_digits.metrics import (
+from kaggle_digits.evaluation.metrics import (
     accuracy,
     confusion_matrix,
     count_errors,
@@ -16,7 +16,7 @@ from kaggle_digits.metrics import (
     reliability,
     suspects,
 )
-from kaggle_digits.models import PREDICTION_BATCH, lenet, softmax_function
+from kaggle_digits.training.models import PREDICTION_BATCH, lenet, softmax_function
 
 
 def test_softmaxes_do_not_depend_on_their_neighbours() -> None:

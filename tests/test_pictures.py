@@ -15,9 +15,9 @@ from sklearn.datasets import load_digits
 
 from kaggle_digits import Workspace
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.data import load_train
+from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError
-from kaggle_digits.pictures import BOX, find_digit, read_picture
+from kaggle_digits.prediction.pictures import BOX, find_digit, read_picture
 
 Point = tuple[float, float]
 STROKES: dict[str, list[list[Point]]] = {

@@ -29,16 +29,17 @@ from conftest import (
     write_files,
 )
 
-from kaggle_digits import Workspace, download, ensemble, executors, find_run, list_runs, report, train
-from kaggle_digits.data import load_train
+from kaggle_digits import Workspace, download, ensemble, find_run, list_runs, report, train
+from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
-from kaggle_digits.executors import Job
+from kaggle_digits.evaluation.metrics import accuracy
+from kaggle_digits.execution import processes
+from kaggle_digits.execution.processes import Job
 from kaggle_digits.files import lock
-from kaggle_digits.metrics import accuracy
 from kaggle_digits.pipeline import summarise_runs
-from kaggle_digits.runs import Run, versions
-from kaggle_digits.submission import submission_file
-from kaggle_digits.training import FoldTask
+from kaggle_digits.runs.directory import Run, versions
+from kaggle_digits.submissions.submit import submission_file
+from kaggle_digits.training.fold import FoldTask
 
 FILES = {
     "run.json",
@@ -107,7 +108,7 @@ def test_softmaxes_are_in_the_order_of_the_csv(shared: Workspace) -> None:
 def test_the_saved_network_predicts_what_was_saved(shared: Workspace) -> None:
     import keras
 
-    from kaggle_digits.models import softmax_function
+    from kaggle_digits.training.models import softmax_function
 
     run, train_set = find_run(shared, "one"), load_train(shared.data)
     model = keras.models.load_model(run.model_file(0))
@@ -358,7 +359,7 @@ def test_tensorflow_keras_ignores_the_settings_of_keras() -> None:
         Path.home() / ".keras", {"keras.json": b'{"image_data_format": "channels_first", "backend": "jax"}'}
     )
     script = """
-from kaggle_digits.models import tensorflow_keras
+from kaggle_digits.training.models import tensorflow_keras
 config = tensorflow_keras().config
 print(config.image_data_format(), config.floatx(), config.backend())
 """
@@ -400,7 +401,7 @@ def test_a_worker_that_always_dies_ends_its_fold_alone(
 
 def play_in_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """Let workers run a script as they start, in which things go wrong: Python imports a sitecustomize.py then."""
-    head = 'import sys\nif "kaggle_digits.worker" in sys.orig_argv:\n'
+    head = 'import sys\nif "kaggle_digits.execution.worker" in str(sys.orig_argv):\n'
     body = textwrap.indent(textwrap.dedent(script), "    ")
     write_files(folder / "played", {"sitecustomize.py": (head + body).encode()})
     monkeypatch.setenv("PYTHONPATH", str(folder / "played"))
@@ -410,9 +411,9 @@ def test_train_says_that_memory_ran_out_in_a_worker(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = """
-        import kaggle_digits.training
+        import kaggle_digits.training.fold
         def fail(*arguments): raise MemoryError
-        kaggle_digits.training.train_fold = fail
+        kaggle_digits.training.fold.train_fold = fail
     """
     play_in_workers(tmp_path, monkeypatch, script)
     notices: list[str] = []
@@ -431,7 +432,7 @@ tempfile.mkdtemp = fail
 """
 NO_FILE = """
 import resource
-import kaggle_digits.training as training
+import kaggle_digits.training.fold as training
 save = training._keras_bytes
 def save_where_files_may_be_small(model):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
@@ -487,7 +488,7 @@ def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"going\n"
     workers = worker_processes(parent.pid)
-    assert len(workers) == min(2, executors.default_workers(2))
+    assert len(workers) == min(2, processes.default_workers(2))
     parent.kill()
     parent.wait()
     parent.stdout.close()

@@ -18,11 +18,11 @@ import kaggle_digits as kd
 from kaggle_digits import Workspace
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.console import show_predictions
-from kaggle_digits.data import load_test
+from kaggle_digits.data.csv import load_test
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.pictures import find_digit
-from kaggle_digits.prediction import Prediction, ensemble_softmax
-from kaggle_digits.runs import Run, find_run
+from kaggle_digits.prediction.pictures import find_digit
+from kaggle_digits.prediction.predict import Prediction, ensemble_softmax
+from kaggle_digits.runs.directory import Run, find_run
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 ROWS = 30

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from kaggle_digits.errors import UsageError
-from kaggle_digits.recipes import find_recipe
-from kaggle_digits.training import learning_rate_at
+from kaggle_digits.training.fold import learning_rate_at
+from kaggle_digits.training.presets import find_preset
 
 
 @pytest.mark.parametrize("preset", ["lenet", "fast", "default", "best"])
 def test_a_preset_builds_its_network(preset: str) -> None:
-    recipe = find_recipe(preset)
+    recipe = find_preset(preset)
     assert recipe.name == preset
     model = recipe.network(recipe.settings)
     assert model.input_shape == (None, 28, 28, 1)
@@ -19,7 +19,7 @@ def test_a_preset_builds_its_network(preset: str) -> None:
 
 
 def test_the_article_s_network() -> None:
-    recipe = find_recipe("lenet")
+    recipe = find_preset("lenet")
     shapes = [layer.output.shape[1:] for layer in recipe.network(recipe.settings).layers]
     assert shapes[2:9] == [(32, 32, 1), (28, 28, 36), (14, 14, 36), (10, 10, 36), (5, 5, 36), (900,), (128,)]
     # 5*5*36 + 36, 5*5*36*36 + 36, 900*128 + 128, 128*64 + 64, 64*10 + 10
@@ -27,13 +27,13 @@ def test_the_article_s_network() -> None:
 
 
 def test_dropout_is_a_setting_of_the_article_s_recipe() -> None:
-    recipe = find_recipe("lenet").with_settings({"dropout": "0.5"})
+    recipe = find_preset("lenet").with_settings({"dropout": "0.5"})
     rates = [layer.rate for layer in recipe.network(recipe.settings).layers if layer.name.startswith("dropout")]
     assert rates == [0.5, 0.5]
 
 
 def test_settings_are_changed_by_what_people_type() -> None:
-    settings = find_recipe("lenet").with_settings({"epochs": "3", "learning_rate": "1e-2"}).settings
+    settings = find_preset("lenet").with_settings({"epochs": "3", "learning_rate": "1e-2"}).settings
     assert (settings.epochs, settings.learning_rate, settings.batch_size) == (3, 0.01, 128)
 
 
@@ -59,27 +59,27 @@ def test_settings_are_changed_by_what_people_type() -> None:
 )
 def test_a_bad_setting_gets_its_sentence(key: str, value: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
-        find_recipe("fast").with_settings({key: value})
+        find_preset("fast").with_settings({key: value})
     assert "Value error" not in str(raised.value)
     assert not str(raised.value).endswith("..")
 
 
 def test_views_are_a_setting() -> None:
-    assert find_recipe("fast").with_settings({"views": "1"}).settings.views == 1
+    assert find_preset("fast").with_settings({"views": "1"}).settings.views == 1
 
 
 def test_folds_take_turns_at_the_forms() -> None:
-    settings = find_recipe("fast").with_settings({"forms": "even,bold"}).settings
+    settings = find_preset("fast").with_settings({"forms": "even,bold"}).settings
     assert [settings.form_of(fold) for fold in range(5)] == ["even", "bold", "even", "bold", "even"]
 
 
 def test_an_unknown_preset() -> None:
     with pytest.raises(UsageError, match=r"no preset called 'slow'.*lenet, fast, default, best"):
-        find_recipe("slow")
+        find_preset("slow")
 
 
 def test_one_cycle_rises_and_falls_with_any_number_of_steps() -> None:
-    settings = find_recipe("fast").settings
+    settings = find_preset("fast").settings
     for steps in (10, 1000):
         rates = [learning_rate_at(step, steps, settings) for step in range(steps)]
         peak = rates.index(max(rates))
@@ -91,5 +91,5 @@ def test_one_cycle_rises_and_falls_with_any_number_of_steps() -> None:
 
 
 def test_a_constant_rate_is_constant() -> None:
-    settings = find_recipe("lenet").settings
+    settings = find_preset("lenet").settings
     assert {learning_rate_at(step, 10, settings) for step in range(10)} == {1e-3}

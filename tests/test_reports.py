@@ -23,11 +23,11 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from kaggle_digits import Workspace, compare, ensemble, find_run, report, submit, temper, train
 from kaggle_digits.console import duration, show_report, sparkline
-from kaggle_digits.data import load_train
+from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError, UsageError, WriteError
 from kaggle_digits.reports.findings import find_what_matters
 from kaggle_digits.reports.inside import look_inside
-from kaggle_digits.submission import ledger_of
+from kaggle_digits.submissions.submit import ledger_of
 
 SECTIONS = (
     "What it comes to",
@@ -150,8 +150,8 @@ def layers_of(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
-    from kaggle_digits.models import residual_cnn
     from kaggle_digits.reports.inside import _layer_table
+    from kaggle_digits.training.models import residual_cnn
 
     rows = _layer_table(residual_cnn(4, 8, 8, 0.1))
     # The network sees the middle 24x24 pixels alone.
@@ -161,7 +161,7 @@ def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
 
 
 def test_what_is_inside_a_network_that_sees_a_form(trained: Workspace) -> None:
-    from kaggle_digits.forms import form_function
+    from kaggle_digits.training.preprocessing import form_function
 
     settings = {"epochs": "1", "hard_rows": "0", "other_rows": ".02", "batch_size": "8"}
     run = train(trained, preset="default", folds=2, settings=settings, run="forms")

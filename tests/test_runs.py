@@ -22,18 +22,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kaggle_server import KaggleServer
 
-from kaggle_digits import Workspace, ensemble, executors, submit
-from kaggle_digits.data import load_test, load_train
-from kaggle_digits.ensembles import check_members, ensemble_folds, ensemble_runs, is_current
+from kaggle_digits import Workspace, ensemble, submit
+from kaggle_digits.data.csv import load_test, load_train
+from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
-from kaggle_digits.folds import make_folds
-from kaggle_digits.metrics import summarise
+from kaggle_digits.evaluation.metrics import summarise
+from kaggle_digits.execution import processes
 from kaggle_digits.pipeline import _Plan, _recipe_words, summarise_runs
-from kaggle_digits.recipes import find_recipe
 from kaggle_digits.reports.comparison import make_comparison
 from kaggle_digits.reports.document import make_document
 from kaggle_digits.reports.page import _mean_epochs
-from kaggle_digits.runs import (
+from kaggle_digits.runs.directory import (
     FINISHED,
     UNFINISHED,
     Run,
@@ -43,8 +42,10 @@ from kaggle_digits.runs import (
     trained_networks,
     write_fold,
 )
-from kaggle_digits.submission import submission_file, write_submission
-from kaggle_digits.training import Digits, FoldResult, FoldTask
+from kaggle_digits.runs.ensemble import check_members, ensemble_folds, ensemble_runs, is_current
+from kaggle_digits.submissions.submit import submission_file, write_submission
+from kaggle_digits.training.fold import Digits, FoldResult, FoldTask
+from kaggle_digits.training.presets import find_preset
 
 FILES = ("one/run.json", "both/run.json", "one/fold-0/metrics.json", "one/ensemble/metrics.json")
 """What the tests tamper with, below the folder of runs."""
@@ -54,7 +55,7 @@ def write_run(workspace: Workspace, name: str, seed: int) -> Run:
     """Write a finished run as a training would, with softmaxes drawn at random."""
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     run, rng = Run(workspace.runs / name), np.random.default_rng(seed)
-    facts = {"preset": "lenet", "folds": 2, "seed": seed, "settings": find_recipe("lenet").settings.model_dump()}
+    facts = {"preset": "lenet", "folds": 2, "seed": seed, "settings": find_preset("lenet").settings.model_dump()}
     run.create(facts | spec(workspace), ["kaggle-digits", "train"])
     folds = make_folds(train_set.labels, 2, seed)
     run.write_folds(folds)
@@ -447,7 +448,7 @@ def read_artefacts(workspace: Workspace, file: str) -> list[KaggleDigitsError]:
             json.dumps(document, allow_nan=False)
 
     def resume() -> None:
-        _Plan.make(one, replace(find_recipe("lenet"), folds=2), 0, one.folds(rows[0]), rows[1], False, False)
+        _Plan.make(one, replace(find_preset("lenet"), folds=2), 0, one.folds(rows[0]), rows[1], False, False)
         if not is_current(one, *rows):
             ensemble_folds(one, train_set.labels, rows[1])
 
@@ -665,13 +666,13 @@ def test_no_artefact_is_waited_for(workspace: Workspace, file: str) -> None:
 def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1) -> None:
     """Train folds in processes as a run does, with digits that nobody looks at."""
     nothing = np.zeros(0, np.uint8)
-    settings = find_recipe("lenet").settings
+    settings = find_preset("lenet").settings
     jobs = [
-        executors.Job(FoldTask("lenet", settings, 0, fold, nothing), folder / str(fold), log_file)
+        processes.Job(FoldTask("lenet", settings, 0, fold, nothing), folder / str(fold), log_file)
         for fold in range(folds)
     ]
     digits = Digits(nothing, nothing, nothing)
-    executors.train_in_processes(
+    processes.train_in_processes(
         jobs, digits, workers, lambda progress: None, lambda task: None, lambda sentence: None
     )
 
@@ -712,7 +713,7 @@ def test_all_folds_that_failed_are_named(
 
         def __init__(self, task: FoldTask) -> None:
             self.task = task
-            self.connection, self.theirs = executors.multiprocessing.Pipe()
+            self.connection, self.theirs = processes.multiprocessing.Pipe()
             self.theirs.send(None)
 
         def receive(self) -> Exception | None:
@@ -722,7 +723,7 @@ def test_all_folds_that_failed_are_named(
             self.connection.close()
             self.theirs.close()
 
-    monkeypatch.setattr(executors.WorkerProcess, "start", lambda task, *rest: Worker(task))
+    monkeypatch.setattr(processes.WorkerProcess, "start", lambda task, *rest: Worker(task))
     with pytest.raises(kind, match=message) as caught:
         run_folds(tmp_path, tmp_path / "workers.log", 4)
     assert type(caught.value) is kind
@@ -736,10 +737,10 @@ def test_a_container_gets_the_workers_it_can_hold(
 ) -> None:
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
-    monkeypatch.setattr(executors, "CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
-    monkeypatch.setattr(executors.os, "sched_getaffinity", lambda _: range(4), raising=False)
-    monkeypatch.setattr(executors.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2_000_000)
-    assert executors.default_workers(10) == workers
+    monkeypatch.setattr(processes, "CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setattr(processes.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2_000_000)
+    assert processes.default_workers(10) == workers
 
 
 FAKE_TENSORFLOW = """
@@ -771,9 +772,9 @@ def test_gpus_are_found_by_asking_tensorflow(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setenv("PATH", os.defpath)
-    assert executors.find_gpus() == []  # nobody to ask
+    assert processes.find_gpus() == []  # nobody to ask
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert executors.find_gpus() == found
+    assert processes.find_gpus() == found
 
 
 def test_each_worker_gets_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -787,7 +788,7 @@ def test_each_worker_gets_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.M
             busy.append(gpu)
             seen.append(gpu)
             self.gpu = gpu
-            self.connection, self.theirs = executors.multiprocessing.Pipe()
+            self.connection, self.theirs = processes.multiprocessing.Pipe()
             self.theirs.send(None)
 
         def receive(self) -> None:
@@ -798,23 +799,23 @@ def test_each_worker_gets_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.M
             self.connection.close()
             self.theirs.close()
 
-    monkeypatch.setattr(executors, "find_gpus", lambda: ["3", "5"])
-    monkeypatch.setattr(executors.WorkerProcess, "start", lambda *rest: Worker(rest[-1]))
+    monkeypatch.setattr(processes, "find_gpus", lambda: ["3", "5"])
+    monkeypatch.setattr(processes.WorkerProcess, "start", lambda *rest: Worker(rest[-1]))
     run_folds(tmp_path, tmp_path / "workers.log", 5, workers=None)
     assert len(seen) == 5
     assert set(seen) == {"3", "5"}
-    assert executors.default_workers(5, gpus=2) == 2
-    assert executors.default_workers(1, gpus=2) == 1
+    assert processes.default_workers(5, gpus=2) == 2
+    assert processes.default_workers(1, gpus=2) == 1
 
 
 @needs_proc
 def test_a_worker_sees_its_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     nothing = np.zeros(0, np.uint8)
-    task = FoldTask("lenet", find_recipe("lenet").settings, 0, 0, nothing)
+    task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, nothing)
     for gpu, visible in (("5", "5"), ("", "3,5")):
         with open(tmp_path / "log", "wb") as log:
-            worker = executors.WorkerProcess.start(task, Digits(nothing, nothing, nothing), tmp_path, log, gpu)
+            worker = processes.WorkerProcess.start(task, Digits(nothing, nothing, nothing), tmp_path, log, gpu)
         environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
         worker.stop()
         assert f"CUDA_VISIBLE_DEVICES={visible}".encode() in environment

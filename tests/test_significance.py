@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
-from kaggle_digits.significance import (
+from kaggle_digits.evaluation.significance import (
     drift_p,
     holm,
     mcnemar_p,

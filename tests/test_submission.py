@@ -29,8 +29,8 @@ from kaggle_digits.errors import (
 )
 from kaggle_digits.files import lock, sha256
 from kaggle_digits.hosts import Standing, Submission
-from kaggle_digits.ledger import Entry, Ledger
-from kaggle_digits.submission import LAG, ledger_of, read_scores, read_submission, submit, write_submission
+from kaggle_digits.submissions.ledger import Entry, Ledger
+from kaggle_digits.submissions.submit import LAG, ledger_of, read_scores, read_submission, submit, write_submission
 
 IDS = np.arange(1, 31)
 GOOD = "ImageId,Label\n" + "".join(f"{i},{i % 10}\n" for i in IDS)

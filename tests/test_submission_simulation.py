@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from kaggle_digits import Workspace
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, RefusedError
 from kaggle_digits.hosts import Standing, Submission
-from kaggle_digits.submission import ledger_of, read_scores, submit
+from kaggle_digits.submissions.submit import ledger_of, read_scores, submit
 
 FILES = {name: f"ImageId,Label\n1,{digit}\n2,{digit}\n" for name, digit in (("a", 1), ("b", 2))}
 

@@ -19,13 +19,13 @@ import pytest
 from conftest import full_disk, small_digits
 
 from kaggle_digits import Workspace, download
+from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import WriteError
-from kaggle_digits.folds import make_folds
-from kaggle_digits.forms import FORMS, form_function, without_form
-from kaggle_digits.models import softmax_function
-from kaggle_digits.recipes import Settings, find_recipe
-from kaggle_digits.runs import FoldCheckpoint, tensorboard_callback, write_fold
-from kaggle_digits.training import Digits, FoldResult, FoldTask, choose_rows, epoch_sizes, train_fold
+from kaggle_digits.runs.directory import FoldCheckpoint, tensorboard_callback, write_fold
+from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, choose_rows, epoch_sizes, train_fold
+from kaggle_digits.training.models import softmax_function
+from kaggle_digits.training.preprocessing import FORMS, form_function, without_form
+from kaggle_digits.training.presets import Settings, find_preset
 
 if TYPE_CHECKING:
     import keras
@@ -59,10 +59,10 @@ def tiny_network(settings: Settings) -> keras.Model:
 @pytest.fixture(scope="module", autouse=True)
 def task(digits: Digits) -> Iterator[FoldTask]:
     """A task with all that has a state: dropout, batch normalisation, the optimiser, hard rows, a ramp."""
-    recipe = find_recipe("default").with_settings({"epochs": 4, "batch_size": 16, "dropout": 0.5})
+    recipe = find_preset("default").with_settings({"epochs": 4, "batch_size": 16, "dropout": 0.5})
     recipe = replace(recipe, network=tiny_network)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kaggle_digits.training.find_recipe", lambda preset: recipe)
+        patch.setattr("kaggle_digits.training.fold.find_preset", lambda preset: recipe)
         yield FoldTask(recipe.name, recipe.settings, seed=3, fold=1, split=make_folds(digits.labels, 3, 0))
 
 
@@ -113,7 +113,7 @@ def test_training_is_a_function_of_its_seeds(task: FoldTask, digits: Digits, unc
 
 
 def test_what_a_gpu_gets_compiles(task: FoldTask, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaggle_digits.training.compiles", lambda: True)
+    monkeypatch.setattr("kaggle_digits.training.fold.compiles", lambda: True)
     result = train_fold(task, digits)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 

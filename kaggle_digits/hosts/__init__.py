@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from kaggle_digits.files import Workspace
+from kaggle_digits.workspace import Workspace
 
 Status = Literal["PENDING", "COMPLETE", "ERROR", "UNKNOWN"]
 

@@ -25,7 +25,6 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kaggle_digits.competition import FILES, SAMPLE_CSV
 from kaggle_digits.errors import (
     CredentialsError,
     DataError,
@@ -44,6 +43,7 @@ from kaggle_digits.hosts.credentials import (
     scrub,
     unknown_credentials,
 )
+from kaggle_digits.workspace import FILES, SAMPLE_CSV
 
 T = TypeVar("T")
 

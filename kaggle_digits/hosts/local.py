@@ -14,18 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.competition import (
+from kaggle_digits.errors import DataError, RefusedError
+from kaggle_digits.files import lock, read_json, replacing, write_json
+from kaggle_digits.hosts import Standing, Submission
+from kaggle_digits.hosts.idx import fetch_mnist, read_idx, read_mnist
+from kaggle_digits.workspace import (
     LABEL_COLUMN,
     PIXEL_COLUMNS,
     SAMPLE_CSV,
     SUBMISSION_COLUMNS,
     TEST_CSV,
     TRAIN_CSV,
+    Workspace,
 )
-from kaggle_digits.errors import DataError, RefusedError
-from kaggle_digits.files import Workspace, lock, read_json, replacing, write_json
-from kaggle_digits.hosts import Standing, Submission
-from kaggle_digits.hosts.idx import fetch_mnist, read_idx, read_mnist
 
 DAILY_LIMIT = 10
 FULL_TRAIN_ROWS = 42_000

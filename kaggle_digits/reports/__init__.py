@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaggle_digits.data import load_test, load_train
-from kaggle_digits.ensembles import check_members
+from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.errors import UsageError
-from kaggle_digits.files import Workspace, write_bytes, write_json
-from kaggle_digits.runs import find_run, trained_networks
+from kaggle_digits.files import write_bytes, write_json
+from kaggle_digits.runs.directory import find_run, trained_networks
+from kaggle_digits.runs.ensemble import check_members
+from kaggle_digits.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, Int64
-from kaggle_digits.data import LabelledDigits
+from kaggle_digits.data.csv import LabelledDigits
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import Workspace
-from kaggle_digits.metrics import summarise
-from kaggle_digits.runs import Run
-from kaggle_digits.significance import LEVEL, holm, mcnemar_p, wilson_interval
-from kaggle_digits.submission import entry_of_run
+from kaggle_digits.evaluation.metrics import summarise
+from kaggle_digits.evaluation.significance import LEVEL, holm, mcnemar_p, wilson_interval
+from kaggle_digits.runs.directory import Run
+from kaggle_digits.submissions.submit import entry_of_run
+from kaggle_digits.workspace import Workspace
 
 VERSION = 1
 SHOWN = 24

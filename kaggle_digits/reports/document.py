@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, Int64, UInt8
-from kaggle_digits.calibration import cross_fit, fit_temperature, temper
-from kaggle_digits.competition import CLASSES
-from kaggle_digits.data import LabelledDigits, UnlabelledDigits
-from kaggle_digits.ensembles import gather_oof
+from kaggle_digits.data.csv import LabelledDigits, UnlabelledDigits
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import Workspace
-from kaggle_digits.ledger import Entry
-from kaggle_digits.metrics import (
+from kaggle_digits.evaluation.calibration import cross_fit, fit_temperature, temper
+from kaggle_digits.evaluation.metrics import (
     confusion_matrix,
     expected_calibration_error,
     log_loss,
@@ -25,11 +21,14 @@ from kaggle_digits.metrics import (
     summarise,
     suspects,
 )
+from kaggle_digits.evaluation.significance import LEVEL, drift_p, out_of_line_p, score_deviation, wilson_interval
 from kaggle_digits.reports.findings import find_what_matters
 from kaggle_digits.reports.inside import Inside
-from kaggle_digits.runs import FINISHED, Run, find_run
-from kaggle_digits.significance import LEVEL, drift_p, out_of_line_p, score_deviation, wilson_interval
-from kaggle_digits.submission import entry_of_run
+from kaggle_digits.runs.directory import FINISHED, Run, find_run
+from kaggle_digits.runs.ensemble import gather_oof
+from kaggle_digits.submissions.ledger import Entry
+from kaggle_digits.submissions.submit import entry_of_run
+from kaggle_digits.workspace import CLASSES, Workspace
 
 VERSION = 1
 SHOWN = 60

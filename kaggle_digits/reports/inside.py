@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.competition import SIDE
-from kaggle_digits.forms import form_function
-from kaggle_digits.models import tensorflow_keras
-from kaggle_digits.prediction import load_network
-from kaggle_digits.runs import Run
+from kaggle_digits.prediction.predict import load_network
+from kaggle_digits.runs.directory import Run
+from kaggle_digits.training.models import tensorflow_keras
+from kaggle_digits.training.preprocessing import form_function
+from kaggle_digits.workspace import SIDE
 
 if TYPE_CHECKING:
     import keras

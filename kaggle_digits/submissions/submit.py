@@ -13,19 +13,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from kaggle_digits.arrays import Float32, Int64
-from kaggle_digits.competition import CLASSES, SAMPLE_CSV, SUBMISSION_COLUMNS
-from kaggle_digits.data import load_sample
-from kaggle_digits.errors import (
-    DataError,
-    KaggleDigitsError,
-    NetworkError,
-    RefusedError,
-    ScoringError,
-    UsageError,
-)
-from kaggle_digits.files import Workspace, lock, replacing, sha256, write_bytes
+from kaggle_digits.data.csv import load_sample
+from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError, ScoringError, UsageError
+from kaggle_digits.files import lock, replacing, sha256, write_bytes
 from kaggle_digits.hosts import Host, Standing, Submission
-from kaggle_digits.ledger import Entry, Ledger, updated
+from kaggle_digits.submissions.ledger import Entry, Ledger, updated
+from kaggle_digits.workspace import CLASSES, SAMPLE_CSV, SUBMISSION_COLUMNS, Workspace
 
 DIGEST_LENGTH = 12
 """How much of the file's SHA-256 its description and its name at the host end in, to find it again in the list."""

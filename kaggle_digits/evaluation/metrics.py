@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, Int64, UInt8
-from kaggle_digits.competition import CLASSES
+from kaggle_digits.workspace import CLASSES
 
 
 def summarise(softmax: Float32, labels: UInt8) -> dict[str, Any]:

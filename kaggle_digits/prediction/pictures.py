@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.competition import SIDE
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import regular_file
+from kaggle_digits.workspace import SIDE
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -22,10 +22,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.competition import CLASSES
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.files import (
-    Workspace,
     read_json,
     read_npz,
     regular_file,
@@ -35,8 +33,9 @@ from kaggle_digits.files import (
     write_errors,
     write_json,
 )
-from kaggle_digits.forms import FORMS
-from kaggle_digits.training import FoldResult
+from kaggle_digits.training.fold import FoldResult
+from kaggle_digits.training.preprocessing import FORMS
+from kaggle_digits.workspace import CLASSES, Workspace
 
 if TYPE_CHECKING:
     import keras

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from kaggle_digits.errors import NetworkError, UsageError, WriteError
-from kaggle_digits.executors import Job, WorkerDiedError, WorkerProcess, raise_failures
+from kaggle_digits.execution.processes import Job, WorkerDiedError, WorkerProcess, raise_failures
 from kaggle_digits.files import write_errors
-from kaggle_digits.runs import versions, write_fold
-from kaggle_digits.training import Digits, FoldResult, FoldTask, Progress
+from kaggle_digits.runs.directory import versions, write_fold
+from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, Progress
 
 if TYPE_CHECKING:
     from distributed import Client, Future

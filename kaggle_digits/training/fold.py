@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kaggle_digits.arrays import Float32, Int64, UInt8
-from kaggle_digits.augment import augment
 from kaggle_digits.errors import UsageError
+from kaggle_digits.evaluation.metrics import accuracy, log_loss, summarise
 from kaggle_digits.files import temporary_folder
-from kaggle_digits.forms import form_function, with_form
-from kaggle_digits.metrics import accuracy, log_loss, summarise
-from kaggle_digits.models import network_digest, softmax_function
-from kaggle_digits.recipes import Settings, find_recipe
+from kaggle_digits.training.augmentation import augment
+from kaggle_digits.training.models import network_digest, softmax_function
+from kaggle_digits.training.preprocessing import form_function, with_form
+from kaggle_digits.training.presets import Settings, find_preset
 
 if TYPE_CHECKING:
     import keras
@@ -78,7 +78,7 @@ class FoldTask:
     tensorboard : bool
         Whether events for TensorBoard are written beside the fold.
     network : str or None
-        The `kaggle_digits.models.network_digest` of the run's finished folds, which this one must have too.
+        The `network_digest` of the run's finished folds, which this one must have too.
     """
 
     preset: str
@@ -202,7 +202,7 @@ def train_fold(
     all_steps = sum(steps_by_epoch)
 
     keras.utils.set_random_seed(_seed(task.seed, task.fold))
-    model = find_recipe(task.preset).network(settings)
+    model = find_preset(task.preset).network(settings)
     network = network_digest(model)
     if task.network not in (None, network):
         raise UsageError(

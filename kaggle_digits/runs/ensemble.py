@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.calibration import calibrate
-from kaggle_digits.competition import CLASSES
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import Workspace
-from kaggle_digits.metrics import mean_softmax, summarise
-from kaggle_digits.runs import Run, find_run
+from kaggle_digits.evaluation.calibration import calibrate
+from kaggle_digits.evaluation.metrics import mean_softmax, summarise
+from kaggle_digits.runs.directory import Run, find_run
+from kaggle_digits.workspace import CLASSES, Workspace
 
 
 def ensemble_folds(run: Run, labels: UInt8, test_rows: int) -> None:

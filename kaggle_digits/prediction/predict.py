@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.calibration import temper
-from kaggle_digits.ensembles import check_members
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import Workspace
-from kaggle_digits.forms import form_function, without_form
-from kaggle_digits.models import softmax_function, tensorflow_keras
-from kaggle_digits.pictures import read_picture
-from kaggle_digits.runs import Run, find_run
+from kaggle_digits.evaluation.calibration import temper
+from kaggle_digits.prediction.pictures import read_picture
+from kaggle_digits.runs.directory import Run, find_run
+from kaggle_digits.runs.ensemble import check_members
+from kaggle_digits.training.models import softmax_function, tensorflow_keras
+from kaggle_digits.training.preprocessing import form_function, without_form
+from kaggle_digits.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras
@@ -74,7 +74,7 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     workspace : Workspace
         The competition, and where its runs are.
     pictures : sequence of str or pathlib.Path
-        Files that `kaggle_digits.pictures.read_picture` can read, a digit each.
+        Files that `kaggle_digits.prediction.pictures.read_picture` can read, a digit each.
     run : str, optional
         The run's name; the latest run if not given.
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kaggle_digits.competition import FILES
-from kaggle_digits.data import load_test, load_train
+from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.errors import DataError, NetworkError
 from kaggle_digits.files import (
-    Workspace,
     lock,
     make_folder,
     read_json,
@@ -25,6 +23,7 @@ from kaggle_digits.files import (
     write_json,
 )
 from kaggle_digits.hosts import open_host
+from kaggle_digits.workspace import FILES, Workspace
 
 MANIFEST = "manifest.json"
 _NO_FILES = (

@@ -18,8 +18,8 @@ from typing import IO, Any, cast
 import kaggle_digits
 from kaggle_digits.errors import KaggleDigitsError
 from kaggle_digits.files import write_errors
-from kaggle_digits.models import KERAS_ENVIRONMENT
-from kaggle_digits.training import Digits, FoldTask, Progress
+from kaggle_digits.training.fold import Digits, FoldTask, Progress
+from kaggle_digits.training.models import KERAS_ENVIRONMENT
 
 WORKER_MEMORY = 1.2e9
 """Bytes that a worker may come to hold; bounds how many there are by default."""
@@ -41,11 +41,11 @@ import importlib.util, sys
 spec = importlib.util.spec_from_file_location("kaggle_digits", sys.argv[1])
 sys.modules["kaggle_digits"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-from kaggle_digits.worker import main
+from kaggle_digits.execution.worker import main
 main(int(sys.argv[2]))
 """
-"""Runs `kaggle_digits.worker` of this very package, from its file: nothing that lies in the current folder, or
-beside the package, is imported in the place of a module, be it a json.py or another kaggle_digits."""
+"""Runs the worker of this very package, from its file: nothing that lies in the current folder, or beside the
+package, is imported in the place of a module, be it a json.py or another kaggle_digits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +200,7 @@ class WorkerProcess:
     task : FoldTask
         The fold.
     process : subprocess.Popen
-        It runs `kaggle_digits.worker`.
+        It runs `kaggle_digits.execution.worker`.
     connection : multiprocessing.connection.Connection
         For the messages that are told there.
     gpu : str
@@ -235,7 +235,7 @@ class WorkerProcess:
         return cls(task, process, ours, gpu)
 
     def receive(self) -> Any:
-        """Wait for the next message, as told in `kaggle_digits.worker.main`, and return it.
+        """Wait for the next message, as told in `kaggle_digits.execution.worker.main`, and return it.
 
         When there is none to come, return a `WorkerDiedError`.
         """

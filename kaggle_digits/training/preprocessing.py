@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.competition import SIDE
+from kaggle_digits.workspace import SIDE
 
 if TYPE_CHECKING:
     import keras

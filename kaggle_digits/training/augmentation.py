@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kaggle_digits.competition import SIDE
+from kaggle_digits.workspace import SIDE
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from kaggle_digits.recipes import Settings
+    from kaggle_digits.training.presets import Settings
 
 _GRID = 5
 """Knots of the elastic displacement along each axis."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.competition import CLASSES
-from kaggle_digits.metrics import expected_calibration_error, log_loss, mean_softmax
+from kaggle_digits.evaluation.metrics import expected_calibration_error, log_loss, mean_softmax
+from kaggle_digits.workspace import CLASSES
 
 TINIEST = 1e-12
 """What a probability counts as at least, when its logarithm is taken."""

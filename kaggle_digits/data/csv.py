@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kaggle_digits.arrays import Int64, UInt8
-from kaggle_digits.competition import (
+from kaggle_digits.errors import DataError, WriteError
+from kaggle_digits.files import read_npz, regular_file, replacing, sha256
+from kaggle_digits.workspace import (
     CLASSES,
     LABEL_COLUMN,
     PIXEL_COLUMNS,
@@ -21,8 +23,6 @@ from kaggle_digits.competition import (
     TEST_CSV,
     TRAIN_CSV,
 )
-from kaggle_digits.errors import DataError, WriteError
-from kaggle_digits.files import read_npz, regular_file, replacing, sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa

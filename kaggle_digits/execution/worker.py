@@ -24,9 +24,9 @@ def main(descriptor: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(descriptor)
 
-    from kaggle_digits.executors import LESS_MEMORY, WorkerDiedError
-    from kaggle_digits.runs import FoldCheckpoint, tensorboard_callback, write_fold
-    from kaggle_digits.training import train_fold
+    from kaggle_digits.execution.processes import LESS_MEMORY, WorkerDiedError
+    from kaggle_digits.runs.directory import FoldCheckpoint, tensorboard_callback, write_fold
+    from kaggle_digits.training.fold import train_fold
 
     task, digits, folder = connection.recv()
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.competition import CLASSES, SIDE
+from kaggle_digits.workspace import CLASSES, SIDE
 
 if TYPE_CHECKING:
     import keras

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from kaggle_digits.errors import UsageError
@@ -67,3 +69,54 @@ def find_competition(name: str) -> Competition:
         raise UsageError(
             f"There is no competition called {name!r}.", f"Choose one of: {', '.join(COMPETITIONS)}."
         ) from None
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one competition below a root folder.
+
+    Attributes
+    ----------
+    root : pathlib.Path
+        The folder that holds ``data/``, ``runs/`` and ``submissions/``.
+    competition : Competition
+        Names the folder inside each of them.
+    """
+
+    root: Path
+    competition: Competition
+
+    @classmethod
+    def at(cls, root: str | Path = ".", competition: str = DEFAULT_COMPETITION) -> Workspace:
+        """Return the workspace of the competition called `competition` below `root`.
+
+        Raises
+        ------
+        UsageError
+            If there is no such competition.
+        """
+        return cls(Path(root), find_competition(competition))
+
+    def command(self, *words: str) -> str:
+        """Return a command line for this workspace, ready to be pasted."""
+        options = []
+        if self.competition.name != DEFAULT_COMPETITION:
+            options += ["--competition", self.competition.name]
+        if self.root != Path():
+            options += ["--root", str(self.root)]
+        return shlex.join(["kaggle-digits", *options, *words])
+
+    @property
+    def data(self) -> Path:
+        """``data/<competition>``: the three CSV files, their manifest and the cache."""
+        return self.root / "data" / self.competition.name
+
+    @property
+    def runs(self) -> Path:
+        """``runs/<competition>``: a folder a run."""
+        return self.root / "runs" / self.competition.name
+
+    @property
+    def submissions(self) -> Path:
+        """``submissions/<competition>``: a folder a run, and the ledger."""
+        return self.root / "submissions" / self.competition.name

@@ -1,0 +1,1 @@
+"""The competition's files: got, parsed, checked, and split into folds."""

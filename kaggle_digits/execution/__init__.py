@@ -1,0 +1,1 @@
+"""Where folds run: processes on this machine, and the workers of a Dask cluster."""

@@ -1,0 +1,1 @@
+"""Predictions of image files by a run's ensemble."""

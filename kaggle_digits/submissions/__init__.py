@@ -1,0 +1,1 @@
+"""Submissions: checked, sent once, waited for, and kept in a ledger."""
