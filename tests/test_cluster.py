@@ -193,7 +193,7 @@ FULL_AS_TRAINING_ENDS = """
 import sys, tempfile
 def full(*arguments, **options):
     raise OSError(28, "No space left on device")
-if "kaggle_digits.worker" in sys.orig_argv:
+if "kaggle_digits.worker" in str(sys.orig_argv):
     tempfile.mkdtemp = full
 """
 FULL_DISK = """
