@@ -50,6 +50,10 @@ class NetworkError(KaggleDigitsError):
     exit_code = 5
 
 
+class NotReachedError(NetworkError):
+    """The host was not even connected to, and has certainly done nothing."""
+
+
 class DataError(KaggleDigitsError):
     """Bad data, a bad submission file, or a damaged artefact."""
 

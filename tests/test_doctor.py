@@ -387,10 +387,10 @@ def test_the_local_allowance(rehearsal: Workspace) -> None:
     from kaggle_digits.hosts.local import LocalHost
 
     host = LocalHost(rehearsal)
-    host.submit(rehearsal.data / "sample_submission.csv", "")
+    host.create(host.upload(rehearsal.data / "sample_submission.csv"), "")
     assert_found(by_name(rehearsal)["Submissions"], "ok", "^9 of 10 left today")
     for _ in range(9):
-        host.submit(rehearsal.data / "sample_submission.csv", "")
+        host.create(host.upload(rehearsal.data / "sample_submission.csv"), "")
     assert_found(by_name(rehearsal)["Submissions"], "warning", "are used up", "after midnight UTC")
     (rehearsal.data / "host" / "submissions.json").write_text('{"submissions": [{}]}')
     assert_found(by_name(rehearsal)["Submissions"], "problem", "submissions.json is damaged", "Remove it")
@@ -516,9 +516,9 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
     }
     run.create(spec, ["kaggle-digits", "train", "--set", "epochs=1 "])
     finding, command = look()
-    remedy = r"^Go on with: kaggle-digits train --set 'epochs=1 '\.$"
+    remedy = rf"^Go on with: {start} train --set 'epochs=1 '\.$"
     assert_found(finding, "warning", r"^1 run so far\. first is unfinished\.$", remedy)
-    assert command == "kaggle-digits train --set 'epochs=1 '"
+    assert command == f"{start} train --set 'epochs=1 '"
     run.set_status("finished")
     assert look() == (Finding("Runs", "ok", "1 run so far."), f"{start} submit")
     ledger = rehearsal.submissions / "ledger.csv"

@@ -21,7 +21,14 @@ import pytest
 from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace
-from kaggle_digits.errors import CredentialsError, NetworkError, RefusedError, UsageError, WriteError
+from kaggle_digits.errors import (
+    CredentialsError,
+    NetworkError,
+    NotReachedError,
+    RefusedError,
+    UsageError,
+    WriteError,
+)
 from kaggle_digits.hosts import kaggle as kaggle_module
 from kaggle_digits.hosts.credentials import HIDDEN, scrub
 from kaggle_digits.hosts.kaggle import ATTEMPTS, FETCHES, LONGEST_WAIT, KaggleHost
@@ -619,6 +626,18 @@ def test_upload_where_nobody_listens(host: KaggleHost, csv: Path, monkeypatch: p
         host.upload(csv)
 
 
+def test_create_that_never_connected_was_not_made(
+    host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network went away after the upload: no proxy there, or no name for the host."""
+    upload = host.upload(csv)
+    for proxy in ("http://127.0.0.1:9", "http://there-is-no.invalid:80"):
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy)
+        with pytest.raises(NotReachedError, match="cannot be reached"):
+            host.create(upload, "")
+
+
 JSON = {"Content-Type": "application/json"}
 UNCLEAR = {
     "lost": Fault(lost=True),
@@ -642,8 +661,9 @@ def test_create_without_a_clear_answer_is_a_network_error(
     """For the submission may have been made."""
     upload = host.upload(csv)
     kaggle.fail("CreateSubmission", fault)
-    with pytest.raises(NetworkError):
+    with pytest.raises(NetworkError) as caught:
         host.create(upload, "")
+    assert not isinstance(caught.value, NotReachedError)
     assert len(kaggle.submissions) == (fault.made or fault.lost)
     assert kaggle.count("CreateSubmission") == 1
 

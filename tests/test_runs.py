@@ -325,6 +325,8 @@ def test_find_run_is_not_misled_by_a_clock_that_was_ahead(workspace: Workspace) 
     assert find_run(workspace).name == "two"
     Run(workspace.runs / "one").set_status(FINISHED)
     assert find_run(workspace).name == "one"
+    path.write_text(json.dumps(document | {"updated": "9999-12-31T23:59:59.999999+00:00"}))
+    Run(workspace.runs / "one").set_status(FINISHED)  # nothing comes after that, which is no reason to fail
 
 
 def test_find_run_passes_over_what_is_unfinished_or_damaged(workspace: Workspace) -> None:
@@ -383,11 +385,11 @@ def test_submit_names_the_best_finished_run_before_it_sends(workspace: Workspace
 
 def test_command_of_a_run_is_right_where_its_folders_are_now(workspace: Workspace, tmp_path: Path) -> None:
     run = Run(workspace.runs / "one")
-    document = run.info() | {"command": ["kaggle-digits", "--root", "/gone", "train", "--preset", "lenet"]}
+    command = ["kaggle-digits", "--competition", "train", "--root", "train", "train", "--preset", "lenet"]
+    document = run.info() | {"command": command, "competition": "unknown"}
     (run.path / "run.json").write_text(json.dumps(document))
     expected = workspace.command("train", "--preset", "lenet")
     assert run.command() == expected
-    assert "/gone" not in expected
     shutil.copytree(workspace.root, tmp_path / "new")
     copied = Run(Workspace.at(tmp_path / "new", workspace.competition.name).runs / "one")
     assert shlex.split(copied.command())[1:3] == ["--root", str(tmp_path / "new")]

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 from kaggle_digits import Workspace
 from kaggle_digits.errors import (
+    CredentialsError,
     DataError,
     KaggleDigitsError,
     NetworkError,
+    NotReachedError,
     RefusedError,
     ScoringError,
     UsageError,
@@ -429,6 +431,79 @@ def test_submit_says_what_the_host_has_counted_in_a_later_process_too(
     assert len(host.sent) == 1
 
 
+def test_submit_does_not_take_another_submission_for_the_lost_one(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    create, other = host.create, tmp_path / "other.csv"
+    other.write_text(GOOD.replace("7,7", "7,8"))
+
+    def down(upload: str, description: str) -> str:
+        raise NetworkError("Kaggle cannot be reached.", "Try later.")
+
+    monkeypatch.setattr(host, "allowance", lambda: 5 - len(host.sent))
+    monkeypatch.setattr(host, "create", down)
+    with pytest.raises(NetworkError):
+        submit(host, workspace, csv)
+    monkeypatch.setattr(host, "create", create)
+    submit(host, workspace, other)
+    with pytest.raises(NetworkError, match="may have been made"):
+        submit(host, workspace, csv)
+    assert ledger_of(workspace).entries()[0].status == "UNKNOWN"
+
+
+def test_submit_keeps_a_reference_that_score_finds_meanwhile(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.lose_answer, host.hidden_looks = True, 3
+
+    def read_scores_meanwhile() -> int:
+        if host.sent:
+            read_scores(host, workspace)
+        return 5 - len(host.sent)
+
+    monkeypatch.setattr(host, "allowance", read_scores_meanwhile)
+    with pytest.raises(NetworkError):
+        submit(host, workspace, csv)
+    assert [(entry.ref, entry.status) for entry in ledger_of(workspace).entries()] == [("1", "COMPLETE")]
+
+
+@pytest.mark.parametrize("error", [RefusedError, CredentialsError])
+def test_submit_says_that_the_answer_is_unclear_when_the_list_is_refused_too(
+    workspace: Workspace,
+    csv: Path,
+    host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[KaggleDigitsError],
+) -> None:
+    """As where a proxy asks for a sign-in half-way."""
+    submissions = host.submissions
+
+    def refuse() -> Iterator[Submission]:
+        if host.sent:
+            raise error("Kaggle refuses.", "Accept the rules.")
+        return submissions()
+
+    host.lose_answer = True
+    monkeypatch.setattr(host, "submissions", refuse)
+    with pytest.raises(NetworkError, match="may have been made"):
+        submit(host, workspace, csv)
+
+
+def test_submit_again_gives_a_submission_made_elsewhere_a_line_of_its_own(
+    workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(upload: str, description: str) -> str:
+        raise NetworkError("Kaggle cannot be reached.", "Try later.")
+
+    submit(host, workspace, csv)
+    ledger_of(workspace).path.unlink()
+    monkeypatch.setattr(host, "create", down)
+    with pytest.raises(NetworkError):
+        submit(host, workspace, csv, again=True)
+    read_scores(host, workspace)
+    assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", ""]
+
+
 def test_submit_takes_a_larger_allowance_for_a_new_day(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,7 +604,7 @@ def test_read_submission_reads_no_more_than_a_submission_can_have() -> None:
         read_submission(Path("/dev/zero"), IDS)
 
 
-@pytest.mark.parametrize("error", [RefusedError, WriteError])
+@pytest.mark.parametrize("error", [RefusedError, WriteError, NotReachedError])
 def test_submit_leaves_no_line_when_the_host_refuses(
     workspace: Workspace,
     csv: Path,

@@ -89,8 +89,8 @@ class Host(Protocol):
         ------
         NetworkError
             If the answer was lost or is unclear: the submission may have been made all the same.
-        KaggleDigitsError
-            Any other: it was refused, and certainly not made.
+        NotReachedError, or any other KaggleDigitsError
+            If the submission was certainly not made.
         """
 
     def submissions(self) -> Iterable[Submission]:

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kaggle_digits.errors import (
-    CredentialsError,
     DataError,
     KaggleDigitsError,
     NetworkError,
+    NotReachedError,
     RefusedError,
     UsageError,
     WriteError,
@@ -132,15 +132,12 @@ class KaggleHost:
         ------
         NetworkError
             If Kaggle may have made it: there is no answer, or none that is certainly Kaggle's refusal.
+        NotReachedError
+            If there was no connection to Kaggle.
         RefusedError, CredentialsError
             If Kaggle has refused it.
         """
-        try:
-            return self._ask_once(lambda api: self._create(api, upload, description))
-        except (NetworkError, RefusedError, CredentialsError):
-            raise
-        except KaggleDigitsError as error:  # whatever it is, it came after the request had gone out
-            raise NetworkError(error.problem, _TRY_LATER) from error
+        return self._ask_once(lambda api: self._create(api, upload, description))
 
     def submissions(self) -> Iterator[Submission]:
         """Yield the person's submissions, newest first; pages are asked for as they are needed."""
@@ -258,6 +255,12 @@ class KaggleHost:
                     raise
                 # A proxy or a gateway on the way may answer anything after Kaggle has made the submission.
                 raise _unclear(error.response) from error
+            except Exception as error:
+                explained = _explained(error, self._slug)
+                if _never_connected(error):
+                    raise NotReachedError(explained.problem, explained.remedy) from error
+                # Whatever it is, it came after the request had gone out.
+                raise NetworkError(explained.problem, _TRY_LATER) from error
         if not answer.ref:
             raise NetworkError("Kaggle's answer to the submission has no reference.", _TRY_LATER)
         return str(answer.ref)
@@ -498,6 +501,20 @@ def _is_refusal(response: Any) -> bool:
         return False
     # The client takes a code in the body for the status too, whatever the status line says.
     return form.get("code") in REFUSALS and response.status_code in (200, form["code"])
+
+
+def _never_connected(error: BaseException | None) -> bool:
+    """Tell whether a request failed before there was a connection that it could have gone out by."""
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    # The client's library wraps them, as arguments and as causes, several times over.
+    while error is not None:
+        reason = getattr(error, "reason", None) or getattr(error, "original_error", None)
+        inner = reason if isinstance(reason, BaseException) else next(iter(error.args), None)
+        if isinstance(error, NewConnectionError | ConnectTimeoutError):
+            return True
+        error = inner if isinstance(inner, BaseException) else None
+    return False
 
 
 def _unclear(response: Any) -> NetworkError:

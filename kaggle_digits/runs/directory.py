@@ -132,16 +132,16 @@ class Run:
         """
         now = datetime.now(UTC)
         for path in self.path.parent.glob("*/run.json"):
-            with suppress(ValueError, TypeError):
+            with suppress(ValueError, TypeError, OverflowError):
                 now = max(now, datetime.fromisoformat(_updated(path)) + timedelta(microseconds=1))
         return now.isoformat(timespec="microseconds")
 
     def command(self) -> str:
         """Return the command line that made the run, as it has to be now: its folders may have been moved."""
-        info = self.info()
-        words: list[str] = info["command"]
-        verbs = [i for i, word in enumerate(words) if word in ("train", "ensemble")]
-        return Workspace.at(self.path.parents[2], info["competition"]).command(*words[verbs[0] if verbs else 1 :])
+        words: list[str] = self.info()["command"][1:]
+        while words and words[0] in ("--competition", "--root"):
+            words = words[2:]
+        return Workspace.at(self.path.parents[2], self.path.parent.name).command(*words)
 
     def sweep(self) -> None:
         """Remove what was being written when a process was killed."""

@@ -139,15 +139,23 @@ class Ledger:
     def was_counted(self, entry: Entry, allowance: int | None) -> bool:
         """Tell whether the host has counted a submission whose answer was lost, given the allowance now.
 
-        True means that it was made, or another one since. False means nothing: a host counts late, or a new day
-        has begun.
+        True means that more has been counted than is in the ledger since then. False means nothing: a host counts
+        late, or a new day has begun.
         """
         known = self._allowances()
         if allowance is None or _key(entry) not in known:
             return False
+        others = sum(1 for other in self.entries() if other.ref and other.time > entry.time)
         # None before: the host begins to count with the first submission.
         before = known[_key(entry)]
-        return before is None or allowance < before
+        return not others if before is None else allowance + others < before
+
+    def mark_counted(self, entry: Entry) -> None:
+        """Note that a submission without a reference has been counted, unless its reference is known by now."""
+        with self._changed() as entries:
+            for i, old in enumerate(entries):
+                if old.is_same_sending(entry) and not old.ref:
+                    entries[i] = replace(old, status="PENDING")
 
     def forget(self, entry: Entry) -> None:
         """Remove the entry of a submission that the host refused to make."""

@@ -14,7 +14,15 @@ from typing import NoReturn
 
 from kaggle_digits.arrays import Float32, Int64
 from kaggle_digits.data.csv import load_sample
-from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError, ScoringError, UsageError
+from kaggle_digits.errors import (
+    DataError,
+    KaggleDigitsError,
+    NetworkError,
+    NotReachedError,
+    RefusedError,
+    ScoringError,
+    UsageError,
+)
 from kaggle_digits.files import lock, replacing, sha256, write_bytes
 from kaggle_digits.hosts import Host, Standing, Submission
 from kaggle_digits.submissions.ledger import Entry, Ledger, updated
@@ -377,7 +385,7 @@ def _unresolved(
         left = host.allowance()
     counted = lost.status == "PENDING" or ledger.was_counted(lost, left)
     if counted and not dry_run:
-        ledger.record(replace(lost, status="PENDING"))
+        ledger.mark_counted(lost)
     known = "has been counted, but is not listed yet" if counted else "may have been made, but is not listed"
     return NetworkError(
         f"{problem}: the submission {known}.",
@@ -396,17 +404,26 @@ def _make(
     has counted it, for of the allowance, which was `left` before, less is left.
     """
     ledger = ledger_of(workspace)
-    before = {submission.ref for submission in host.submissions()}
+    listed = list(host.submissions())
+    for submission, old in _matched(listed, ledger.entries()):
+        if old is None and _is_of(submission, entry.sha256):
+            # Made elsewhere: it gets a line of its own, so as not to be taken for the one that is made now.
+            known = replace(entry, time=submission.time, ref=submission.ref)
+            ledger.record(updated(known, submission.status, submission.score))
+    before = {submission.ref for submission in listed}
     # Not the time when `submit` began: the upload may have taken minutes.
     entry = replace(entry, time=_now())
     ledger.record_attempt(entry, left)
     try:
         ref = host.create(upload, description)
+    except NotReachedError:
+        ledger.forget(entry)
+        raise
     except NetworkError as error:
-        listed = _look_up(host, ledger, entry, before)
-        if listed is None:
+        found = _look_up(host, ledger, entry, before)
+        if found is None:
             raise _unresolved(host, workspace, entry, error.problem.rstrip(".")) from error
-        ref = listed
+        ref = found
     except KaggleDigitsError:
         ledger.forget(entry)
         raise
@@ -424,7 +441,7 @@ def _look_up(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str 
     entries = ledger.entries()
     for pause in LOOK_UP_PAUSES:
         time.sleep(pause)
-        with suppress(NetworkError):
+        with suppress(KaggleDigitsError):  # what is in the way of the list says nothing of the submission
             fresh = [submission for submission in host.submissions() if submission.ref not in before]
             for submission, old in _matched(fresh, entries):
                 if old is not None and old.is_same_sending(entry):

@@ -29,9 +29,16 @@ format and number type every layer would get. Below the null device is no such f
 
 def tensorflow_keras() -> Any:
     """Return Keras, which reads its settings as it is imported, as our networks need it."""
+    before = {name: os.environ.get(name) for name in KERAS_ENVIRONMENT}
     os.environ |= KERAS_ENVIRONMENT
-    import keras
-
+    try:
+        import keras
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
     return keras
 
 
