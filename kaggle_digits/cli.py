@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from kaggle_digits.errors import KaggleDigitsError, UsageError, WriteError
+from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.training import DEFAULT_PRESET, PRESET_NAMES
 from kaggle_digits.workspace import COMPETITIONS, DEFAULT_COMPETITION
 
@@ -227,10 +228,7 @@ def train(
             dask=dask,
             retrain=retrain,
             tensorboard=tensorboard,
-            on_start=view.start,
-            on_progress=view.progress,
-            on_finished=view.finished,
-            on_notice=view.notice,
+            observer=view,
         )
     _show_run(workspace, trained, as_json)
 
@@ -271,8 +269,8 @@ def ensemble(workspace: Workspace, runs: tuple[str, ...], name: str | None, as_j
     "--timeout",
     metavar="S",
     type=click.FloatRange(min=0),
-    default=600.0,
-    help="Seconds to wait for it. Default: 600.",
+    default=TIMEOUT,
+    help=f"Seconds to wait for it. Default: {TIMEOUT:.0f}.",
 )
 @json_option
 @click.pass_obj
@@ -300,22 +298,21 @@ def submit(
             again=again,
             wait=not no_wait,
             timeout=timeout,
-            on_wait=lambda status: update(f"Waiting for the score: {status}"),
-            on_choice=console.note,
+            observer=console.SubmissionView(update),
         )
     if as_json:
         return _print_json(
-            sent.entry.as_numbers()
+            sent.entry.as_json()
             | {"description": sent.description, "sent": not (dry_run or sent.was_known), "dry_run": dry_run}
         )
     return console.show_sent(sent, dry_run)
 
 
-@cli.command(short_help="Show scores and the place on the leaderboard.")
+@cli.command(short_help="Show scores and the rank on the leaderboard.")
 @json_option
 @click.pass_obj
 def score(workspace: Workspace, as_json: bool) -> None:
-    """Show the submissions with status and score, the place on the leaderboard, and CV against LB."""
+    """Show the submissions with status and score, the rank on the leaderboard, and CV against LB."""
     from dataclasses import asdict
 
     from kaggle_digits import console, pipeline
@@ -327,14 +324,14 @@ def score(workspace: Workspace, as_json: bool) -> None:
         return _print_json(
             {
                 "competition": workspace.competition.name,
-                "place": standing.place if standing else None,
+                "rank": standing.rank if standing else None,
                 "teams": standing.teams if standing else None,
                 "percentile": standing.percentile if standing else None,
                 "submissions": [
                     asdict(submission)
                     | {
                         "run": entry.run if entry else None,
-                        "cv": entry.as_numbers()["cv"] if entry else None,
+                        "cv": entry.cv if entry else None,
                         "gap": entry.gap if entry else None,
                     }
                     for submission, entry in board.submissions
@@ -407,9 +404,10 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
 @click.pass_obj
 def runs(workspace: Workspace, as_json: bool) -> None:
     """List the runs there are, how far they are and how good."""
-    from kaggle_digits import console, pipeline
+    from kaggle_digits import console
+    from kaggle_digits.runs.summary import summarise_runs
 
-    rows = pipeline.summarise_runs(workspace)
+    rows = summarise_runs(workspace)
     if as_json:
         return _print_json({"competition": workspace.competition.name, "runs": rows})
     return console.show_runs(rows)
@@ -461,7 +459,7 @@ def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
     submission = str(submission_file(workspace, run.name))
     if as_json:
         facts = {"competition": workspace.competition.name, "run": run.name, "folder": str(run.path)}
-        _print_json(facts | {"submission": submission, **run.ensemble_metrics()})
+        _print_json(facts | {"submission": submission, **run.ensemble_metrics().as_json()})
     else:
         console.show_run(run, submission)
 

@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kaggle_digits.training.observer import Observer
+
 if TYPE_CHECKING:
     from kaggle_digits.arrays import UInt8
     from kaggle_digits.doctor import Finding
@@ -44,12 +46,28 @@ def say(text: str) -> None:
     out().print(text, markup=False, soft_wrap=True)
 
 
-def note(text: str) -> None:
-    """Print a line of plain text on stderr."""
-    err().print(text, markup=False, soft_wrap=True)
+class SubmissionView(Observer):
+    """What a person sees of a submission that is under way: the run on stderr, and the status beside a spinner.
+
+    Parameters
+    ----------
+    update : callable
+        Changes the words beside the spinner.
+    """
+
+    def __init__(self, update: Callable[[str], None]) -> None:
+        self._update = update
+
+    def notice(self, sentence: str) -> None:
+        """Print a line."""
+        err().print(sentence, markup=False, soft_wrap=True)
+
+    def waiting(self, status: str) -> None:
+        """Show the status."""
+        self._update(f"Waiting for the score: {status}")
 
 
-class TrainingView:
+class TrainingView(Observer):
     """Live progress of training on stderr: a row a fold in a terminal, a line an epoch elsewhere."""
 
     def __init__(self) -> None:
@@ -69,21 +87,21 @@ class TrainingView:
             self._live.update(self._table(), refresh=True)
             self._live.stop()
 
-    def start(self, run: Run, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
+    def start(self, run: str, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
         """Show the folds that are there and those to train."""
-        self._name = run.name
+        self._name = run
         self._started = time.monotonic()
         self._folds = {(task.seed, task.fold): None for task in tasks}
         self._begun = {(task.seed, task.fold): 0.0 for task in missing}
         self._done = self._folds.keys() - self._begun.keys()
         if not missing:
-            self._console.print(f"The run {run.name} is trained already.", markup=False)
+            self._console.print(f"The run {run} is trained already.", markup=False)
         elif self._console.is_terminal:
             self._live = Live(self._table(), console=self._console, refresh_per_second=4)
             self._live.start()
         else:
             names = ", ".join(self._title(fold) for fold in self._begun)
-            self._console.print(f"Training {run.name}: fold {names}.", markup=False, soft_wrap=True)
+            self._console.print(f"Training {run}: fold {names}.", markup=False, soft_wrap=True)
 
     def progress(self, progress: Progress) -> None:
         """Take note of how far a fold is."""
@@ -180,8 +198,8 @@ def show_run(run: Run, submission: str) -> None:
     metrics = run.ensemble_metrics()
     console = out()
     console.print(
-        f"{run.name}: out-of-fold accuracy {metrics['accuracy']:.5f}, {metrics['errors']:,} errors in "
-        f"{metrics['rows']:,} rows",
+        f"{run.name}: out-of-fold accuracy {metrics.accuracy:.5f}, {metrics.errors:,} errors in "
+        f"{metrics.rows:,} rows",
         markup=False,
         soft_wrap=True,
     )
@@ -219,14 +237,14 @@ def show_sent(sent: Sent, dry_run: bool) -> None:
             soft_wrap=True,
         )
     console.print(f"Submission {entry.ref}: {entry.status}", markup=False)
-    if entry.score:
-        place = f", place {entry.rank}" if entry.rank else ""
-        gap = f" (CV {entry.cv}, {entry.gap:+.5f})" if entry.gap is not None else ""
-        console.print(f"Score {entry.score}{gap}{place}", style="bold", markup=False)
+    if entry.score is not None:
+        rank = f", rank {entry.rank}" if entry.rank else ""
+        gap = f" (CV {entry.cv:.5f}, {entry.gap:+.5f})" if entry.gap is not None else ""
+        console.print(f"Score {entry.score:.5f}{gap}{rank}", style="bold", markup=False)
 
 
 def show_scores(board: ScoreBoard) -> None:
-    """Show the submissions with their scores, and the place on the leaderboard."""
+    """Show the submissions with their scores, and the rank on the leaderboard."""
     table = _table("time (UTC)", "ref", "run", "status", "score", "CV", "gap")
     for submission, entry in board.submissions:
         table.add_row(
@@ -235,7 +253,7 @@ def show_scores(board: ScoreBoard) -> None:
             Text(entry.run if entry else "", overflow="fold"),
             Text(submission.status + (f": {submission.reason}" if submission.reason else ""), overflow="fold"),
             "" if submission.score is None else f"{submission.score:.5f}",
-            entry.cv if entry else "",
+            f"{entry.cv:.5f}" if entry and entry.cv is not None else "",
             f"{entry.gap:+.5f}" if entry and entry.gap is not None else "",
         )
     console = out()
@@ -246,11 +264,11 @@ def show_scores(board: ScoreBoard) -> None:
     standing = board.standing
     if standing is None:
         console.print("The leaderboard cannot be read now.")
-    elif standing.place is None:
+    elif standing.rank is None:
         console.print(f"You are not on the leaderboard of {standing.teams:,} teams now.")
     else:
         console.print(
-            f"Place {standing.place:,} of {standing.teams:,}: the best {standing.percentile:.1f} %.",
+            f"Rank {standing.rank:,} of {standing.teams:,}: the best {standing.percentile:.1f} %.",
             style="bold",
         )
 
@@ -323,7 +341,7 @@ def show_comparison(comparison: dict[str, Any], page: str) -> None:
             Text.assemble(
                 f"{pair['first']} alone is wrong on {pair['only_first_wrong']:,} rows, {pair['second']} alone on "
                 f"{pair['only_second_wrong']:,}, both on {pair['both_wrong']:,}: ",
-                (f"{verdict} (p = {pair['p_holm']:.2g}).", style),
+                (f"{verdict} (p = {pair['mcnemar_p_holm']:.2g}).", style),
             )
         )
     corrected = " with Holm's correction" if len(comparison["pairs"]) > 1 else ""

@@ -106,7 +106,7 @@ def is_ready(findings: list[Finding]) -> bool:
 
 def next_command(workspace: Workspace, findings: list[Finding]) -> str:
     """Return the command that leads on from where the person is, if the findings are no problem."""
-    from kaggle_digits.pipeline import summarise_runs
+    from kaggle_digits.runs.summary import summarise_runs
 
     if any(finding.name == "Data" and finding.state != "ok" for finding in findings):
         return workspace.command("download")
@@ -359,7 +359,7 @@ def _rows(folder: Path) -> tuple[int, int]:
 
 
 def _runs(workspace: Workspace) -> Finding:
-    from kaggle_digits.pipeline import summarise_runs
+    from kaggle_digits.runs.summary import summarise_runs
 
     rows = summarise_runs(workspace)
     unfinished = [row["name"] for row in rows if row["status"] == "unfinished"]

@@ -66,6 +66,24 @@ class UnlabelledDigits:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Data:
+    """A competition's training and test rows."""
+
+    train: LabelledDigits
+    test: UnlabelledDigits
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of both files, by their names."""
+        return {TRAIN_CSV: self.train.sha256, TEST_CSV: self.test.sha256}
+
+
+def load_data(folder: Path) -> Data:
+    """Load the training and the test rows of a competition's data folder: see `load_train` and `load_test`."""
+    return Data(load_train(folder), load_test(folder))
+
+
 def load_train(folder: Path) -> LabelledDigits:
     """Load ``train.csv`` of a competition's data folder.
 

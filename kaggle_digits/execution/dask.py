@@ -19,8 +19,9 @@ from uuid import uuid4
 from kaggle_digits.errors import NetworkError, UsageError, WriteError
 from kaggle_digits.execution.processes import Job, WorkerDiedError, WorkerProcess, raise_failures
 from kaggle_digits.files import write_errors
-from kaggle_digits.runs.directory import versions, write_fold
+from kaggle_digits.runs.artefacts import versions, write_fold
 from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, Progress
+from kaggle_digits.training.observer import Observer
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -40,9 +41,7 @@ def train_on_dask(
     jobs: Sequence[Job],
     digits: Digits,
     address: str,
-    on_progress: Callable[[Progress], None],
-    on_finished: Callable[[FoldTask], None],
-    on_notice: Callable[[str], None],
+    observer: Observer,
 ) -> None:
     """Train folds on the workers of a Dask cluster, as many on each as it has threads, and write them here.
 
@@ -57,9 +56,8 @@ def train_on_dask(
         The rows, sent once to each worker.
     address : str
         The scheduler's, such as ``tcp://10.0.0.1:8786``.
-    on_progress, on_finished, on_notice : callable
-        Told of each `Progress`, of each fold that is finished, and in a sentence of what else a person should
-        know.
+    observer : Observer
+        Told of progress, of each fold that is finished, and of workers that are refused or gone.
 
     Raises
     ------
@@ -76,7 +74,7 @@ def train_on_dask(
     running: dict[Future, tuple[Job, str]] = {}
     failures: dict[Job, Exception] = {}
     with _connected(address) as client:
-        crew = _Crew(client, address, digits, on_notice)
+        crew = _Crew(client, address, digits, observer.notice)
         while waiting or running:
             crew.look()
             for future, (_, trainer) in running.items():
@@ -97,7 +95,7 @@ def train_on_dask(
             except Empty:
                 continue
             if isinstance(event, Progress):
-                on_progress(event)
+                observer.progress(event)
                 continue
             job, worker = running.pop(event)
             outcome, log = _outcome(event, job, worker)
@@ -107,9 +105,9 @@ def train_on_dask(
                 stream.write(log)
             crew.judge(worker, outcome)
             if isinstance(outcome, FoldResult):
-                on_finished(job.task)
+                observer.finished(job.task)
             elif isinstance(outcome, _LostError | WorkerDiedError | WriteError) and tries[job] < TRIES:
-                on_notice(f"{outcome.problem} It is begun once more.")
+                observer.notice(f"{outcome.problem} It is begun once more.")
                 waiting.append(job)
             else:
                 failures[job] = outcome

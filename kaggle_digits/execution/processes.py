@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -20,6 +20,7 @@ from kaggle_digits.errors import KaggleDigitsError
 from kaggle_digits.files import write_errors
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
 from kaggle_digits.training.models import KERAS_ENVIRONMENT
+from kaggle_digits.training.observer import Observer
 
 WORKER_MEMORY = 1.2e9
 """Bytes that a worker may come to hold; bounds how many there are by default."""
@@ -103,9 +104,7 @@ def train_in_processes(
     jobs: Sequence[Job],
     digits: Digits,
     workers: int | None,
-    on_progress: Callable[[Progress], None],
-    on_finished: Callable[[FoldTask], None],
-    on_notice: Callable[[str], None],
+    observer: Observer,
 ) -> None:
     """Train folds in processes of their own, each of which writes the fold it trains.
 
@@ -120,9 +119,8 @@ def train_in_processes(
         The rows, sent to each worker.
     workers : int or None
         The number of processes at a time; if not given, one a GPU, or else by cores and memory.
-    on_progress, on_finished, on_notice : callable
-        Told of each `Progress`, of each fold that is finished, and in a sentence of what else a person should
-        know.
+    observer : Observer
+        Told of progress, of each fold that is finished, and of folds that are begun once more.
 
     Raises
     ------
@@ -152,13 +150,13 @@ def train_in_processes(
                 worker, job = busy[connection]
                 message = worker.receive()
                 if isinstance(message, Progress):
-                    on_progress(message)
+                    observer.progress(message)
                     continue
                 if isinstance(message, WorkerDiedError) and tries[job] < TRIES:
-                    on_notice(f"{message.problem} It is begun once more.")
+                    observer.notice(f"{message.problem} It is begun once more.")
                     waiting.append(job)
                 elif message is None:
-                    on_finished(job.task)
+                    observer.finished(job.task)
                 else:
                     failures[job] = message
                 del busy[connection]

@@ -25,7 +25,7 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
 
     from kaggle_digits.execution.processes import LESS_MEMORY, WorkerDiedError
-    from kaggle_digits.runs.directory import FoldCheckpoint, tensorboard_callback, write_fold
+    from kaggle_digits.runs.artefacts import FoldCheckpoint, tensorboard_callback, write_fold
     from kaggle_digits.training.fold import train_fold
 
     task, digits, folder = connection.recv()

@@ -48,23 +48,23 @@ class Submission:
 
 @dataclass(frozen=True)
 class Standing:
-    """A place on the leaderboard.
+    """A rank on the leaderboard.
 
     Attributes
     ----------
-    place : int or None
+    rank : int or None
         1 is the best; None when the person is not on the board.
     teams : int
         How many are.
     """
 
-    place: int | None
+    rank: int | None
     teams: int
 
     @property
     def percentile(self) -> float | None:
-        """The share of teams at or above this place, in percent: 5.0 is the top 5 %."""
-        return None if self.place is None else 100 * self.place / self.teams
+        """The share of teams at or above this rank, in percent: 5.0 is the top 5 %."""
+        return None if self.rank is None else 100 * self.rank / self.teams
 
 
 class Host(Protocol):
@@ -97,7 +97,7 @@ class Host(Protocol):
         """Return the person's submissions, newest first."""
 
     def standing(self) -> Standing:
-        """Return the person's place on the leaderboard."""
+        """Return the person's rank on the leaderboard."""
 
     def impatient(self) -> Host:
         """Return the same host, asked once and briefly: for looks that are repeated anyway."""

@@ -150,7 +150,7 @@ class KaggleHost:
             page += 1
 
     def standing(self) -> Standing:
-        """Return the place on the public leaderboard, whose entries Kaggle drops after two months."""
+        """Return the rank on the public leaderboard, whose entries Kaggle drops after two months."""
         import pandas as pd
 
         # In a folder of its own, for the client gives it the name of the data bundle.

@@ -129,7 +129,7 @@ class LocalHost:
         return self
 
     def standing(self) -> Standing:
-        """Return the place of the best submission among the measured baselines."""
+        """Return the rank of the best submission among the measured baselines."""
         others = baselines(self._competition)
         own = [s.score for s in self.submissions() if s.score is not None]
         if not own:

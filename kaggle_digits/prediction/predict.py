@@ -13,7 +13,7 @@ from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.calibration import temper
 from kaggle_digits.prediction.pictures import read_picture
-from kaggle_digits.runs.directory import Run, find_run
+from kaggle_digits.runs.directory import FoldsRun, find_run
 from kaggle_digits.runs.ensemble import check_members
 from kaggle_digits.training.models import softmax_function, tensorflow_keras
 from kaggle_digits.training.preprocessing import form_function, without_form
@@ -92,17 +92,17 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     """
     source = find_run(workspace, run)
     source.require_ensemble()
-    check_members(workspace, source)
+    check_members(source)
     paths = [Path(picture) for picture in pictures]
     if not paths:
         return []
     images = np.stack([read_picture(path) for path in paths])
-    shares = _shares(workspace, source)
-    softmaxes = ensemble_softmax(list(shares), images)
-    folds = [part.info()["folds"] for part in shares]
-    weights = np.repeat([share / k for share, k in zip(shares.values(), folds, strict=True)], folds)
+    shares = source.shares()
+    softmaxes = ensemble_softmax([part for part, _ in shares], images)
+    folds = [part.info.folds for part, _ in shares]
+    weights = np.repeat([share / k for (_, share), k in zip(shares, folds, strict=True)], folds)
     mean = np.average(softmaxes.astype(np.float64), axis=0, weights=weights)
-    tempered = temper(mean.astype(np.float32), source.ensemble_metrics()["calibration"]["temperature"])
+    tempered = temper(mean.astype(np.float32), source.ensemble_metrics().calibration.temperature)
     agreement = (softmaxes.argmax(2) == tempered.argmax(1)).mean(0)
     return [
         Prediction(path, image, softmax, float(share))
@@ -110,13 +110,13 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     ]
 
 
-def ensemble_softmax(runs: Sequence[Run], images: UInt8) -> Float32:
+def ensemble_softmax(runs: Sequence[FoldsRun], images: UInt8) -> Float32:
     """Return what each network of one or more runs says of images.
 
     Parameters
     ----------
-    runs : sequence of Run
-        Trained, and not ensembles of other runs.
+    runs : sequence of FoldsRun
+        Trained.
     images : ndarray of uint8, shape (n, 28, 28)
         As rows of the competition are: ink is 255.
 
@@ -131,18 +131,16 @@ def ensemble_softmax(runs: Sequence[Run], images: UInt8) -> Float32:
         If a network is missing or damaged.
     """
     # One network at a time: a large ensemble needs no more memory than a small one.
-    return np.stack(
-        [fold_softmax_function(run, fold)(images) for run in runs for fold in range(run.info()["folds"])]
-    )
+    return np.stack([fold_softmax_function(run, fold)(images) for run in runs for fold in range(run.info.folds)])
 
 
-def fold_softmax_function(run: Run, fold: int) -> Callable[[UInt8], Float32]:
+def fold_softmax_function(run: FoldsRun, fold: int) -> Callable[[UInt8], Float32]:
     """Return the function from images to what a fold's network says of them, as it was used in training.
 
     Parameters
     ----------
-    run : Run
-        Not an ensemble of other runs.
+    run : FoldsRun
+        The run.
     fold : int
         Finished.
 
@@ -156,12 +154,12 @@ def fold_softmax_function(run: Run, fold: int) -> Callable[[UInt8], Float32]:
     DataError
         If the network is missing or damaged.
     """
-    softmax = softmax_function(load_network(run, fold), run.info()["settings"]["views"])
-    bring = form_function(run.fold_metrics(fold)["form"])
+    softmax = softmax_function(load_network(run, fold), run.info.settings.views)
+    bring = form_function(run.fold_metrics(fold).form)
     return lambda images: softmax(bring(images))
 
 
-def load_network(run: Run, fold: int) -> keras.Model:
+def load_network(run: FoldsRun, fold: int) -> keras.Model:
     """Return a finished fold's network: digits in the fold's form, [b, 28, 28, 1], to logits, [b, 10].
 
     Raises
@@ -170,7 +168,7 @@ def load_network(run: Run, fold: int) -> keras.Model:
         If it is missing or damaged.
     """
     keras = tensorflow_keras()
-    path, form = run.model_file(fold), run.fold_metrics(fold)["form"]
+    path, form = run.model_file(fold), run.fold_metrics(fold).form
     try:
         return without_form(keras.models.load_model(path, compile=False, safe_mode=True), form)
     except MemoryError:
@@ -180,15 +178,3 @@ def load_network(run: Run, fold: int) -> keras.Model:
             f"{path} is no network that can be loaded.",
             "Make it again with the run's train command and --retrain.",
         ) from error
-
-
-def _shares(workspace: Workspace, run: Run) -> dict[Run, float]:
-    """Return the runs that have the networks of an ensemble, each with its share in the mean; they add up to 1."""
-    names = run.info().get("members")
-    if names is None:
-        return {run: 1.0}
-    shares: dict[Run, float] = {}
-    for name in names:
-        for part, share in _shares(workspace, find_run(workspace, name)).items():
-            shares[part] = shares.get(part, 0.0) + share / len(names)
-    return shares

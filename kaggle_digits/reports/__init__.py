@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaggle_digits.data.csv import load_test, load_train
+from kaggle_digits.data.csv import load_data, load_train
 from kaggle_digits.errors import UsageError
 from kaggle_digits.files import write_bytes, write_json
-from kaggle_digits.runs.directory import find_run, trained_networks
+from kaggle_digits.runs.directory import find_run
 from kaggle_digits.runs.ensemble import check_members
 from kaggle_digits.workspace import Workspace
 
@@ -53,15 +53,13 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     from kaggle_digits.reports.inside import look_inside
     from kaggle_digits.reports.page import render_page
 
-    found = find_run(workspace, run)
-    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
+    found, data = find_run(workspace, run), load_data(workspace.data)
     if found.has_ensemble():
-        check_members(workspace, found)
-    networks = trained_networks(workspace, found)
-    one_row = test_set.images[min(ARTICLE_ROW, len(test_set.images) - 1)]
-    inside = look_inside(*networks[0], one_row) if networks else None
-    document = make_document(workspace, found, networks, train_set, test_set, inside)
-    page = render_page(document, train_set.images, test_set.images, inside)
+        check_members(found)
+    networks, images = found.networks(), data.test.images
+    inside = look_inside(*networks[0], images[min(ARTICLE_ROW, len(images) - 1)]) if networks else None
+    document = make_document(workspace, found, data, inside)
+    page = render_page(document, data.train.images, images, inside)
     return _write(document, page, found.report_folder / "report.json", found.report_folder / "index.html")
 
 

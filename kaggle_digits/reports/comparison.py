@@ -48,7 +48,7 @@ def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: Labell
         If a run was made from another ``train.csv``, or an artefact is missing or damaged.
     """
     for run in runs:
-        if run.info()["data"]["train.csv"] != train_set.sha256:
+        if run.info.data.train != train_set.sha256:
             raise DataError(
                 f"The run {run.name} was made from another train.csv than is here now.",
                 "Compare runs that were made from the same data.",
@@ -65,25 +65,25 @@ def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: Labell
                 "both_wrong": int((wrong[i] & wrong[j]).sum()),
                 "only_first_wrong": len(only_first),
                 "only_second_wrong": len(only_second),
-                "p": mcnemar_p(len(only_first), len(only_second)),
-                "differences": _differences(runs[i].info(), runs[j].info()),
+                "mcnemar_p": mcnemar_p(len(only_first), len(only_second)),
+                "differences": _differences(runs[i].info.as_json(), runs[j].info.as_json()),
                 "first_mistakes": _mistakes(only_first, softmaxes[i], train_set),
                 "second_mistakes": _mistakes(only_second, softmaxes[j], train_set),
             }
         )
-    for pair, p in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
-        pair["p_holm"], pair["differ"] = p, p < LEVEL
+    for pair, p in zip(pairs, holm([pair["mcnemar_p"] for pair in pairs]), strict=True):
+        pair["mcnemar_p_holm"], pair["differ"] = p, p < LEVEL
     return {
         "version": VERSION,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "competition": runs[0].info()["competition"],
+        "competition": runs[0].info.competition,
         "runs": [_row(workspace, run, softmax, train_set) for run, softmax in zip(runs, softmaxes, strict=True)],
         "pairs": pairs,
     }
 
 
 def _row(workspace: Workspace, run: Run, softmax: Float32, train_set: LabelledDigits) -> dict[str, Any]:
-    info, total = run.info(), summarise(softmax, train_set.labels)
+    info, total = run.info.as_json(), summarise(softmax, train_set.labels)
     entry = entry_of_run(workspace, run.name)
     return {
         "name": run.name,
@@ -93,9 +93,9 @@ def _row(workspace: Workspace, run: Run, softmax: Float32, train_set: LabelledDi
         "members": info.get("members"),
         **total,
         "interval": wilson_interval(total["rows"] - total["errors"], total["rows"]),
-        "log_loss_after": run.ensemble_metrics()["calibration"]["log_loss_after"],
+        "log_loss_after": run.ensemble_metrics().calibration.log_loss_after,
         "train_seconds": info.get("train_seconds"),
-        "score": float(entry.score) if entry and entry.score else None,
+        "score": entry.score if entry else None,
     }
 
 

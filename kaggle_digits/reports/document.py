@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, Int64, UInt8
-from kaggle_digits.data.csv import LabelledDigits, UnlabelledDigits
-from kaggle_digits.errors import DataError
+from kaggle_digits.data.csv import Data
 from kaggle_digits.evaluation.calibration import cross_fit, fit_temperature, temper
 from kaggle_digits.evaluation.metrics import (
     confusion_matrix,
@@ -24,8 +23,10 @@ from kaggle_digits.evaluation.metrics import (
 from kaggle_digits.evaluation.significance import LEVEL, drift_p, out_of_line_p, score_deviation, wilson_interval
 from kaggle_digits.reports.findings import find_what_matters
 from kaggle_digits.reports.inside import Inside
-from kaggle_digits.runs.directory import FINISHED, Run, find_run
+from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run
 from kaggle_digits.runs.ensemble import gather_oof
+from kaggle_digits.runs.plan import check_data
+from kaggle_digits.runs.schema import FINISHED
 from kaggle_digits.submissions.ledger import Entry
 from kaggle_digits.submissions.submit import entry_of_run
 from kaggle_digits.workspace import CLASSES, Workspace
@@ -41,14 +42,7 @@ FIRST_ROWS = 25
 """How many test rows are shown with their predictions, as in the article."""
 
 
-def make_document(
-    workspace: Workspace,
-    run: Run,
-    networks: Sequence[tuple[Run, int]],
-    train_set: LabelledDigits,
-    test_set: UnlabelledDigits,
-    inside: Inside | None,
-) -> dict[str, Any]:
+def make_document(workspace: Workspace, run: Run, data: Data, inside: Inside | None) -> dict[str, Any]:
     """Return the report of a run, of what is finished of it.
 
     Parameters
@@ -57,12 +51,10 @@ def make_document(
         Whose run it is.
     run : Run
         What the report is about.
-    networks : sequence of (Run, int)
-        The trained folds that are behind it; those of its members where it is an ensemble of runs.
-    train_set, test_set : LabelledDigits, UnlabelledDigits
-        The data.
+    data : Data
+        The rows.
     inside : Inside or None
-        Of the first of the networks.
+        Of the first of its networks.
 
     Returns
     -------
@@ -74,47 +66,42 @@ def make_document(
     DataError
         If the run was made from other data, or an artefact is missing or damaged; the error names it.
     """
-    info = run.info()
-    for name, data in (("train.csv", train_set), ("test.csv", test_set)):
-        if info["data"].get(name) != data.sha256:
-            raise DataError(
-                f"The run {run.name} was made from another {name} than is here now.",
-                "Bring its data back, or train again under another name.",
-            )
-    is_mean_of_runs = "members" in info
-    own_folds = [] if is_mean_of_runs else [fold for _, fold in networks]
-    oof, split, known = _predictions(run, own_folds, train_set.labels)
-    folds = _folds(run, own_folds)
+    check_data(run, data)
+    train_set, networks = data.train, run.networks()
+    own_folds = run.trained_folds() if isinstance(run, FoldsRun) else []
+    oof, split, known = _predictions(run, train_set.labels)
+    folds = _folds(run) if isinstance(run, FoldsRun) else []
+    missing = set(range(run.info.folds)) - set(own_folds) if isinstance(run, FoldsRun) else set()
     entry = entry_of_run(workspace, run.name)
     document: dict[str, Any] = {
         "version": VERSION,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "run": info,
-        "missing_folds": [fold for fold in range(info.get("folds", 0)) if fold not in own_folds],
+        "run": run.info.as_json(),
+        "missing_folds": sorted(missing),
         "folds": folds,
         "fold_accuracy": _spread([fold["accuracy"] for fold in folds]),
         "out_of_fold": _out_of_fold(oof, train_set.labels, split, known) if known.any() else None,
-        "test": _test(networks, run, train_set.labels, test_set) if networks else None,
-        "members": _members(workspace, info["members"], train_set.labels) if is_mean_of_runs else None,
+        "test": _test(networks, run, data) if networks else None,
+        "members": _members(run, train_set.labels) if isinstance(run, MeanRun) else None,
         "submission": {"ref": entry.ref, "time": entry.time, "status": entry.status} if entry else None,
         "leaderboard": _leaderboard(entry),
         "layers": inside.layers if inside else None,
     }
     _compare_with_leaderboard(document)
-    submit = workspace.command("submit", "--run", run.name) if info["status"] == FINISHED else ""
+    submit = workspace.command("submit", "--run", run.name) if run.info.status == FINISHED else ""
     return document | {"findings": find_what_matters(document, run.command(), submit)}
 
 
-def _predictions(run: Run, finished: Sequence[int], labels: UInt8) -> tuple[Float32, UInt8, Any]:
+def _predictions(run: Run, labels: UInt8) -> tuple[Float32, UInt8, Any]:
     """Return out-of-fold softmaxes, what parts they are cross-fitted by, and which rows have one."""
-    if "members" in run.info():
+    if not isinstance(run, FoldsRun):
         # No network is new to the rows of one part and not of another, so that any parts do.
         return (
             run.oof_softmax(len(labels)),
             (np.arange(len(labels)) % 5).astype(np.uint8),
             np.ones(len(labels), bool),
         )
-    if not finished:
+    if not (finished := run.trained_folds()):
         return (
             np.zeros((len(labels), CLASSES), np.float32),
             np.zeros(len(labels), np.uint8),
@@ -124,9 +111,10 @@ def _predictions(run: Run, finished: Sequence[int], labels: UInt8) -> tuple[Floa
     return oof, split, np.isin(split, finished)
 
 
-def _folds(run: Run, finished: Sequence[int]) -> list[dict[str, Any]]:
+def _folds(run: FoldsRun) -> list[dict[str, Any]]:
+    finished = run.trained_folds()
     metrics = [run.fold_metrics(fold) for fold in finished]
-    p_values = out_of_line_p([m["errors"] for m in metrics], [m["rows"] for m in metrics])
+    p_values = out_of_line_p([m.errors for m in metrics], [m.rows for m in metrics])
     rows = []
     for fold, m, p in zip(finished, metrics, p_values, strict=True):
         history = run.history(fold)
@@ -137,8 +125,8 @@ def _folds(run: Run, finished: Sequence[int]) -> list[dict[str, Any]]:
                 "data_seconds": None,
                 "peak_memory": None,
                 "versions": {},
-                **{name: value for name, value in m.items() if name != "files"},
-                "interval": wilson_interval(m["rows"] - m["errors"], m["rows"]),
+                **{name: value for name, value in m.as_json().items() if name != "files"},
+                "interval": wilson_interval(m.rows - m.errors, m.rows),
                 "out_of_line_p": p,
                 "out_of_line": p < LEVEL,
                 "images_per_second": float(np.median([epoch["images_per_second"] for epoch in history])),
@@ -237,16 +225,15 @@ def _by_digit(confusion: Int64) -> list[dict[str, Any]]:
     return rows
 
 
-def _test(
-    networks: Sequence[tuple[Run, int]], run: Run, labels: UInt8, test_set: UnlabelledDigits
-) -> dict[str, Any]:
+def _test(networks: Sequence[tuple[FoldsRun, int]], run: Run, data: Data) -> dict[str, Any]:
     """Return what the networks say of the test rows, and how far they agree. There are no labels here."""
+    labels, test_set = data.train.labels, data.test
     rows = len(test_set.images)
     softmaxes = np.stack([member.fold_test_softmax(fold, rows) for member, fold in networks])
     # Half-way, the mean of what there is.
     ensembled = run.has_ensemble()
     mean = run.test_softmax(rows) if ensembled else mean_softmax(softmaxes)
-    temperature = run.ensemble_metrics()["calibration"]["temperature"] if ensembled else 1.0
+    temperature = run.ensemble_metrics().calibration.temperature if ensembled else 1.0
     tempered = temper(mean, temperature)
     predicted, votes = mean.argmax(1), softmaxes.argmax(2)
     agreeing = (votes == predicted).mean(0)
@@ -274,10 +261,10 @@ def _test(
         "class_shares": {
             "train": (counts[0] / len(labels)).tolist(),
             "test": (counts[1] / len(mean)).tolist(),
-            "p": drift_p(counts[0].tolist(), counts[1].tolist()),
+            "chi_squared_p": drift_p(counts[0].tolist(), counts[1].tolist()),
         },
         # The mean of probabilities that mean what they say is the share that is right; a mean of runs has none.
-        "expected_accuracy": float(tempered.max(1).mean()) if ensembled and "members" not in run.info() else None,
+        "expected_accuracy": float(tempered.max(1).mean()) if ensembled and isinstance(run, FoldsRun) else None,
         "first_rows": [seen(row) for row in range(min(FIRST_ROWS, len(mean)))],
         "one_row": seen(article) | {"probabilities": tempered[article].tolist()},
     }
@@ -289,27 +276,26 @@ def _agreement_by_number(softmaxes: Float32) -> list[float]:
     return [float(share) for share in (predicted == predicted[-1]).mean(1)]
 
 
-def _members(workspace: Workspace, names: Sequence[str], labels: UInt8) -> list[dict[str, Any]]:
+def _members(run: MeanRun, labels: UInt8) -> list[dict[str, Any]]:
     """Return for the mean of the first 1, 2, … member runs the errors on the training rows, all out-of-fold."""
-    sums = np.cumsum(
-        [find_run(workspace, name).oof_softmax(len(labels)) for name in names], axis=0, dtype=np.float64
-    )
+    members = run.members()
+    sums = np.cumsum([member.oof_softmax(len(labels)) for member in members], axis=0, dtype=np.float64)
     return [
-        {"run": name, "errors": int((some.argmax(1) != labels).sum())}
-        for name, some in zip(names, sums, strict=True)
+        {"run": member.name, "errors": int((some.argmax(1) != labels).sum())}
+        for member, some in zip(members, sums, strict=True)
     ]
 
 
 def _leaderboard(entry: Entry | None) -> dict[str, Any] | None:
-    if entry is None or not entry.score:
+    if entry is None or entry.score is None:
         return None
     return {
         "time": entry.time,
         "ref": entry.ref,
-        "score": float(entry.score),
-        "cv": float(entry.cv) if entry.cv else None,
+        "score": entry.score,
+        "cv": entry.cv,
         "gap": entry.gap,
-        "rank": int(entry.rank) if entry.rank else None,
+        "rank": entry.rank,
     }
 
 

@@ -119,7 +119,7 @@ def _drift(document: dict[str, Any]) -> Finding:
     test = document["test"]
     if not test:
         return None
-    p = test["class_shares"]["p"]
+    p = test["class_shares"]["chi_squared_p"]
     if p >= 0.01:
         return None
     return (

@@ -9,7 +9,7 @@ import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.prediction.predict import load_network
-from kaggle_digits.runs.directory import Run
+from kaggle_digits.runs.directory import FoldsRun
 from kaggle_digits.training.models import tensorflow_keras
 from kaggle_digits.training.preprocessing import form_function
 from kaggle_digits.workspace import SIDE
@@ -41,7 +41,7 @@ class Inside:
     activations: list[tuple[str, Float32]]
 
 
-def look_inside(run: Run, fold: int, image: UInt8) -> Inside:
+def look_inside(run: FoldsRun, fold: int, image: UInt8) -> Inside:
     """Return the inside of a fold's network, as it sees an image, uint8 [28, 28].
 
     Raises
@@ -51,7 +51,7 @@ def look_inside(run: Run, fold: int, image: UInt8) -> Inside:
     """
     keras, network = tensorflow_keras(), load_network(run, fold)
     layers = keras.layers
-    seen = form_function(run.fold_metrics(fold)["form"])(image[None])
+    seen = form_function(run.fold_metrics(fold).form)(image[None])
     convolutions = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]
     rectified = [
         layer

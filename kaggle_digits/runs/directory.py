@@ -1,71 +1,65 @@
-"""The run directory: the only module that knows its file names."""
+"""The run directory, as two types: a run of folds, and a mean of runs."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 import os
 import platform
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.files import (
-    read_json,
-    read_npz,
-    regular_file,
-    replacing,
-    sha256,
-    write_bytes,
-    write_errors,
-    write_json,
+from kaggle_digits.files import read_json, replacing, write_json
+from kaggle_digits.runs.artefacts import (
+    HISTORY_COLUMNS,
+    METRICS,
+    FoldCheckpoint,
+    checked_file,
+    read_numbers,
+    read_softmax,
+    versions,
+    write_ensemble,
 )
-from kaggle_digits.training.fold import FoldResult
-from kaggle_digits.training.preprocessing import FORMS
-from kaggle_digits.workspace import CLASSES, Workspace
-
-if TYPE_CHECKING:
-    import keras
-
-UNFINISHED, FINISHED = "unfinished", "finished"
-_FOLD_FILES = ("model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy")
-_EPOCH = (
-    "epoch",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "seconds",
-    "images_per_second",
+from kaggle_digits.runs.schema import (
+    FINISHED,
+    RETRAIN,
+    UNFINISHED,
+    EnsembleMetrics,
+    FoldMetrics,
+    FoldsInfo,
+    MeanInfo,
+    RunInfo,
+    Status,
+    damaged,
+    read_document,
+    validated,
 )
-_PACKAGES = ("kaggle-digits", "tensorflow", "keras", "numpy", "scikit-learn", "pandas")
+from kaggle_digits.workspace import Workspace
+
+RUN_JSON = "run.json"
+_REMOVE = "Remove it and run the command that makes it again."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """A run: one recipe, one split, one seed; or the ensemble of several runs.
+    """What a run of folds and a mean of runs have in common: a name, an ensemble, a report.
 
     Attributes
     ----------
     path : pathlib.Path
-        Its directory. The name of the run is the directory's.
+        Its directory, which is named like the run.
+    info : RunInfo
+        ``run.json``, as it was when it was read.
     """
 
     path: Path
+    info: RunInfo
 
     @property
     def name(self) -> str:
@@ -78,177 +72,46 @@ class Run:
         return self.path / "report"
 
     @property
-    def lock_file(self) -> Path:
-        """What whoever changes the run holds."""
-        return self.path / ".lock"
-
-    @property
     def log_file(self) -> Path:
-        """What the workers' libraries print."""
+        """What the libraries print while folds train."""
         return self.path / "workers.log"
 
-    def info(self) -> dict[str, Any]:
-        """Return ``run.json``.
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is trained and ensembled."""
+        return self.info.status == FINISHED and self.has_ensemble()
 
-        Raises
-        ------
-        DataError
-            If it is missing or damaged.
-        """
-        path = self.path / "run.json"
-        info = read_json(path)
-        return _sound(path, info, _MeanInfo if "members" in info else _TrainedInfo)
-
-    def create(self, spec: dict[str, Any], command: Sequence[str]) -> None:
-        """Begin the run: write ``run.json``, with `spec`, versions and command, unfinished."""
-        document = {
-            "version": 1,
-            "name": self.name,
-            **spec,
-            "status": UNFINISHED,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "updated": self._next_update(),
-            "command": list(command),
-            "versions": versions(),
-            "machine": {
-                "system": platform.platform(),
-                "processor": platform.processor() or platform.machine(),
-                "cores": os.cpu_count(),
-            },
-        }
-        write_json(self.path / "run.json", document)
-
-    def set_status(self, status: str, **facts: float) -> None:
-        """Record how far the run is, and what else is known of it by now; this also makes it the latest."""
-        info = self.info() | {"status": status, "updated": self._next_update()} | facts
-        if status == UNFINISHED:
-            info.pop("train_seconds", None)
-        write_json(self.path / "run.json", info)
-
-    def _next_update(self) -> str:
-        """Return the time, or the moment after the last update of any run here, should the clock have gone back.
-
-        So the order of the runs is that of the work on them, in spite of a clock that was once ahead.
-        """
-        now = datetime.now(UTC)
-        for path in self.path.parent.glob("*/run.json"):
-            with suppress(ValueError, TypeError, OverflowError):
-                now = max(now, datetime.fromisoformat(_updated(path)) + timedelta(microseconds=1))
-        return now.isoformat(timespec="microseconds")
+    def with_status(self, status: Status, train_seconds: float | None = None) -> Self:
+        """Write how far the run is, which also makes it the latest, and return it so."""
+        document = self.info.as_json() | {"status": status, "updated": _next_update(self.path.parent)}
+        document.pop("train_seconds", None)
+        kept = self.info.train_seconds if status == FINISHED else None
+        if (seconds := train_seconds or kept) is not None:
+            document["train_seconds"] = seconds
+        write_json(self.path / RUN_JSON, document)
+        return replace(self, info=type(self.info).model_validate(document))
 
     def command(self) -> str:
         """Return the command line that made the run, as it has to be now: its folders may have been moved."""
-        words: list[str] = self.info()["command"][1:]
+        words = self.info.command[1:]
         while words and words[0] in ("--competition", "--root"):
             words = words[2:]
         return Workspace.at(self.path.parents[2], self.path.parent.name).command(*words)
-
-    def sweep(self) -> None:
-        """Remove what was being written when a process was killed."""
-        for left_over in self.path.rglob(".*.tmp"):
-            left_over.unlink(missing_ok=True)
-
-    def folds(self, rows: int | None = None) -> UInt8:
-        """Return the split, uint8 [n]: the fold that each row of ``train.csv`` validates.
-
-        Raises
-        ------
-        DataError
-            If it is missing or damaged, or has not `rows` rows, where that is given.
-        """
-        path = self.path / "folds.csv"
-        count = self.info()["folds"]
-        numbers, split = _numbers(path, ("row", "fold")).T
-        if not np.array_equal(numbers, np.arange(len(numbers))):
-            raise _damaged(path, "its rows are not numbered from 0")
-        if set(split) != set(range(count)):
-            raise _damaged(path, "its folds are not those of run.json")
-        if rows not in (None, len(split)):
-            raise _damaged(path, f"it has {len(split):,} rows, train.csv {rows:,}")
-        folds: UInt8 = split.astype(np.uint8)
-        return folds
-
-    def has_folds(self) -> bool:
-        """Tell whether the split is written."""
-        return (self.path / "folds.csv").exists()
-
-    def write_folds(self, folds: UInt8) -> None:
-        """Write the split, once."""
-        import pandas as pd
-
-        table = pd.DataFrame({"row": np.arange(len(folds)), "fold": folds})
-        with replacing(self.path / "folds.csv") as temporary:
-            table.to_csv(temporary, index=False)
-
-    def fold_folder(self, fold: int) -> Path:
-        """Return the directory of a fold."""
-        return self.path / f"fold-{fold}"
-
-    def is_trained(self, fold: int) -> bool:
-        """Tell whether a fold is finished. Its metrics are written last."""
-        return (self.fold_folder(fold) / "metrics.json").exists()
-
-    def is_begun(self, fold: int) -> bool:
-        """Tell whether a fold has a state to go on from."""
-        return FoldCheckpoint(self.fold_folder(fold)).exists()
-
-    def check_fold(self, fold: int, test_rows: int | None = None) -> None:
-        """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged."""
-        self.model_file(fold)
-        self.history(fold)
-        self.val_softmax(fold)
-        self.fold_test_softmax(fold, test_rows)
-
-    def is_sound(self, fold: int, test_rows: int | None = None) -> bool:
-        """Tell whether all artefacts of a finished fold are there and undamaged."""
-        try:
-            self.check_fold(fold, test_rows)
-        except DataError:
-            return False
-        return True
-
-    def fold_metrics(self, fold: int) -> dict[str, Any]:
-        """Return a finished fold's ``metrics.json``; `DataError` if it is missing or damaged."""
-        path = self.fold_folder(fold) / "metrics.json"
-        return _sound(path, read_json(path), _FoldMetrics)
-
-    def history(self, fold: int) -> list[dict[str, float]]:
-        """Return a finished fold's epochs, as many as its metrics say; `DataError` if they are damaged."""
-        path = self._checked(self.fold_folder(fold), "history.csv")
-        epochs = self.fold_metrics(fold)["epochs"]
-        numbers = _numbers(path, _EPOCH)
-        if not np.isfinite(numbers).all():
-            raise _damaged(path, "a number in it is not finite")
-        if not epochs or not np.array_equal(numbers[:, 0], np.arange(1, epochs + 1)):
-            raise _damaged(path, f"its epochs are not 1 to {epochs}")
-        return [dict(zip(_EPOCH, row, strict=True)) for row in numbers.tolist()]
-
-    def model_file(self, fold: int) -> Path:
-        """Return the path of a finished fold's network."""
-        return self._checked(self.fold_folder(fold), "model.keras")
-
-    def val_softmax(self, fold: int) -> Float32:
-        """Return a finished fold's softmaxes of its own rows, float32 [n_k, 10]: those that the split gives it."""
-        return self._softmax(self.fold_folder(fold), "val_softmax.npy", int((self.folds() == fold).sum()))
-
-    def fold_test_softmax(self, fold: int, rows: int | None = None) -> Float32:
-        """Return a finished fold's softmaxes of the test rows, float32 [m, 10]; `rows` is m if known."""
-        return self._softmax(self.fold_folder(fold), "test_softmax.npy", rows)
-
-    def has_ensemble(self) -> bool:
-        """Tell whether the ensemble is written. Its metrics are written last."""
-        return (self.path / "ensemble" / "metrics.json").exists()
-
-    def require_ensemble(self) -> None:
-        """Raise a `DataError` that says how to finish the run if it is not ensembled."""
-        if not self.has_ensemble():
-            raise self.unfinished()
 
     def unfinished(self) -> DataError:
         """Return the error that says how to finish the run."""
         return DataError(f"The run {self.name} is not finished.", f"Finish it with: {self.command()}.")
 
-    def has_sound_ensemble(self, train_rows: int | None = None, test_rows: int | None = None) -> bool:
+    def require_ensemble(self) -> None:
+        """Raise a `DataError` that says how to finish the run if it has no ensemble."""
+        if not self.has_ensemble():
+            raise self.unfinished()
+
+    def has_ensemble(self) -> bool:
+        """Tell whether the ensemble is written. Its metrics are written last."""
+        return (self.path / "ensemble" / METRICS).exists()
+
+    def has_valid_ensemble(self, train_rows: int | None = None, test_rows: int | None = None) -> bool:
         """Tell whether the ensemble is written and undamaged, and of so many rows."""
         try:
             self.ensemble_metrics()
@@ -260,218 +123,206 @@ class Run:
 
     def write_ensemble(self, oof: Float32, test: Float32, metrics: dict[str, Any]) -> None:
         """Write the ensemble: out-of-fold softmaxes [n, 10], the test rows' [m, 10], and metrics."""
-        folder = self.path / "ensemble"
-        _write_whole(folder, {"oof_softmax.npy": _npy_bytes(oof), "test_softmax.npy": _npy_bytes(test)}, metrics)
+        write_ensemble(self.path / "ensemble", oof, test, metrics)
 
-    def ensemble_metrics(self) -> dict[str, Any]:
+    def ensemble_metrics(self) -> EnsembleMetrics:
         """Return the ensemble's ``metrics.json``; `DataError` if it is missing or damaged."""
-        path = self.path / "ensemble" / "metrics.json"
-        return _sound(path, read_json(path), _EnsembleMetrics)
+        return read_document(self.path / "ensemble" / METRICS, EnsembleMetrics, _REMOVE)
 
     def oof_softmax(self, rows: int | None = None) -> Float32:
         """Return the out-of-fold softmaxes of all training rows, float32 [n, 10]; `rows` is n if known."""
-        return self._softmax(self.path / "ensemble", "oof_softmax.npy", rows)
+        return read_softmax(self.path / "ensemble", "oof_softmax.npy", rows)
 
     def test_softmax(self, rows: int | None = None) -> Float32:
         """Return the ensemble's softmaxes of the test rows, float32 [m, 10]; `rows` is m if known."""
-        return self._softmax(self.path / "ensemble", "test_softmax.npy", rows)
+        return read_softmax(self.path / "ensemble", "test_softmax.npy", rows)
 
-    def _softmax(self, folder: Path, name: str, rows: int | None) -> Float32:
-        path = self._checked(folder, name)
+    def describe(self) -> str:
+        """Return in a few words what the run is made by."""
+        raise NotImplementedError
+
+    def shares(self) -> list[tuple[FoldsRun, float]]:
+        """Return the runs of folds behind the ensemble, each with its share in the mean; the shares sum to 1."""
+        raise NotImplementedError
+
+    def networks(self) -> list[tuple[FoldsRun, int]]:
+        """Return the trained folds behind the ensemble."""
+        return [(run, fold) for run, _ in self.shares() for fold in range(run.info.folds) if run.is_trained(fold)]
+
+
+@dataclass(frozen=True, eq=False)
+class FoldsRun(Run):
+    """A run of folds: one preset, one split, one seed."""
+
+    info: FoldsInfo
+
+    def describe(self) -> str:
+        """Return in a few words what the run is made by."""
+        return f"{self.info.preset}, {self.info.folds} folds, seed {self.info.seed}"
+
+    def shares(self) -> list[tuple[FoldsRun, float]]:
+        """Return the run itself."""
+        return [(self, 1.0)]
+
+    def remove_partial_files(self) -> None:
+        """Remove what was being written when a process was killed."""
+        for left_over in self.path.rglob(".*.tmp"):
+            left_over.unlink(missing_ok=True)
+
+    def has_split(self) -> bool:
+        """Tell whether the split is written."""
+        return (self.path / "folds.csv").exists()
+
+    def write_split(self, split: UInt8) -> None:
+        """Write the split, once."""
+        import pandas as pd
+
+        table = pd.DataFrame({"row": np.arange(len(split)), "fold": split})
+        with replacing(self.path / "folds.csv") as temporary:
+            table.to_csv(temporary, index=False)
+
+    def split(self, rows: int | None = None) -> UInt8:
+        """Return the split, uint8 [n]: the fold that each row of ``train.csv`` validates.
+
+        Raises
+        ------
+        DataError
+            If it is missing or damaged, or does not have `rows` rows, where that is given.
+        """
+        path = self.path / "folds.csv"
+        numbers, split = read_numbers(path, ("row", "fold")).T
+        if not np.array_equal(numbers, np.arange(len(numbers))):
+            raise damaged(path, "its rows are not numbered from 0")
+        if set(split) != set(range(self.info.folds)):
+            raise damaged(path, "its folds are not those of run.json")
+        if rows not in (None, len(split)):
+            raise damaged(path, f"it has {len(split):,} rows, train.csv {rows:,}")
+        folds: UInt8 = split.astype(np.uint8)
+        return folds
+
+    def fold_folder(self, fold: int) -> Path:
+        """Return the directory of a fold."""
+        return self.path / f"fold-{fold}"
+
+    def is_trained(self, fold: int) -> bool:
+        """Tell whether a fold is finished. Its metrics are written last."""
+        return (self.fold_folder(fold) / METRICS).exists()
+
+    def is_begun(self, fold: int) -> bool:
+        """Tell whether a fold has a state to go on from."""
+        return FoldCheckpoint(self.fold_folder(fold)).exists()
+
+    def trained_folds(self) -> list[int]:
+        """Return the finished folds."""
+        return [fold for fold in range(self.info.folds) if self.is_trained(fold)]
+
+    def check_fold(self, fold: int, test_rows: int | None = None) -> None:
+        """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged."""
+        self.model_file(fold)
+        self.history(fold)
+        self.val_softmax(fold)
+        self.fold_test_softmax(fold, test_rows)
+
+    def is_valid_fold(self, fold: int, test_rows: int | None = None) -> bool:
+        """Tell whether all artefacts of a finished fold are there and undamaged."""
         try:
-            # Mapped, so that a header that lies about the shape is found out before memory is asked for.
-            mapped = np.lib.format.open_memmap(path, mode="r")
-            if mapped.dtype != np.float32 or mapped.ndim != 2 or mapped.shape[1] != CLASSES:
-                raise ValueError(f"it holds {mapped.dtype} {list(mapped.shape)}, not float32 [rows, {CLASSES}]")
-            if rows not in (None, len(mapped)):
-                raise ValueError(f"it has {len(mapped):,} rows, not {rows:,}")
-            softmax: Float32 = np.array(mapped, np.float32, order="C")
-        except Exception as error:  # NumPy raises all sorts of things at headers that were tampered with
-            raise _damaged(path, error) from error
-        if not ((softmax >= 0) & (softmax <= 1)).all():  # NaN is neither
-            raise _damaged(path, "not all of its values are from 0 to 1")
-        return softmax
+            self.check_fold(fold, test_rows)
+        except DataError:
+            return False
+        return True
 
-    def _checked(self, folder: Path, name: str) -> Path:
-        """Return the path of an artefact, once its SHA-256 is the one that the metrics beside it name."""
-        path, metrics = folder / name, folder / "metrics.json"
-        try:
-            digest = sha256(regular_file(path, _RETRAIN))
-        except (FileNotFoundError, NotADirectoryError):
-            raise _missing(path) from None
-        except OSError as error:
-            raise _damaged(path, error.strerror) from error
-        if _sound(metrics, read_json(metrics), _Artefacts)["files"].get(name) != digest:
-            raise _damaged(path, "its SHA-256 is not the one in metrics.json")
-        return path
+    def fold_metrics(self, fold: int) -> FoldMetrics:
+        """Return a finished fold's ``metrics.json``; `DataError` if it is missing or damaged."""
+        return read_document(self.fold_folder(fold) / METRICS, FoldMetrics, RETRAIN)
 
+    def history(self, fold: int) -> list[dict[str, float]]:
+        """Return a finished fold's epochs, as many as its metrics say; `DataError` if they are damaged."""
+        path = checked_file(self.fold_folder(fold), "history.csv")
+        epochs = self.fold_metrics(fold).epochs
+        numbers = read_numbers(path, HISTORY_COLUMNS)
+        if not np.isfinite(numbers).all():
+            raise damaged(path, "a number in it is not finite")
+        if not epochs or not np.array_equal(numbers[:, 0], np.arange(1, epochs + 1)):
+            raise damaged(path, f"its epochs are not 1 to {epochs}")
+        return [dict(zip(HISTORY_COLUMNS, row, strict=True)) for row in numbers.tolist()]
 
-@dataclass(frozen=True)
-class FoldCheckpoint:
-    """The state of a fold while it trains, in ``fold-<k>/checkpoint/``.
+    def model_file(self, fold: int) -> Path:
+        """Return the path of a finished fold's network."""
+        return checked_file(self.fold_folder(fold), "model.keras")
 
-    Attributes
-    ----------
-    folder : pathlib.Path
-        The fold's directory.
-    """
+    def val_softmax(self, fold: int) -> Float32:
+        """Return a finished fold's softmaxes of its own rows, float32 [n_k, 10]: those that the split gives it."""
+        return read_softmax(self.fold_folder(fold), "val_softmax.npy", int((self.split() == fold).sum()))
 
-    folder: Path
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / "checkpoint" / "state.npz"
-
-    def exists(self) -> bool:
-        """Tell whether the fold was begun before and not finished."""
-        return self._path.exists()
-
-    def load(self) -> dict[str, Any] | None:
-        """Return ``variables``, ``likelihood`` and ``history``; None if there is nothing whole to go on from."""
-        arrays = read_npz(self._path) or {}
-        try:
-            return {
-                "variables": [arrays[f"variable-{i}"] for i in range(len(arrays) - 2)],
-                "likelihood": arrays["likelihood"],
-                "history": json.loads(str(arrays["history"])),
-            }
-        except (KeyError, ValueError):
-            return None
-
-    def save(
-        self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
-    ) -> None:
-        """Write the state of an epoch, in one file: whole or not at all."""
-        arrays = {f"variable-{i}": value for i, value in enumerate(variables)}
-        with replacing(self._path) as temporary, open(temporary, "wb") as stream:
-            np.savez(
-                stream, allow_pickle=False, likelihood=likelihood, history=np.array(json.dumps(history)), **arrays
-            )
-
-    def discard(self) -> None:
-        """Forget the state."""
-        shutil.rmtree(self._path.parent, ignore_errors=True)
+    def fold_test_softmax(self, fold: int, rows: int | None = None) -> Float32:
+        """Return a finished fold's softmaxes of the test rows, float32 [m, 10]; `rows` is m if known."""
+        return read_softmax(self.fold_folder(fold), "test_softmax.npy", rows)
 
 
-def tensorboard_callback(folder: Path) -> keras.callbacks.Callback:
-    """Return Keras's own callback that writes a fold's events for TensorBoard, below its directory."""
-    import keras
+@dataclass(frozen=True, eq=False)
+class MeanRun(Run):
+    """A mean of other runs, its members, which are beside it."""
 
-    events = folder / "tensorboard"
-    if not FoldCheckpoint(folder).exists():
-        shutil.rmtree(events, ignore_errors=True)  # a former training's
-    return keras.callbacks.TensorBoard(events, write_graph=False)
+    info: MeanInfo
 
+    def describe(self) -> str:
+        """Return in a few words what the run is made by."""
+        return f"mean of {', '.join(self.info.members)}"
 
-def write_fold(folder: Path, result: FoldResult) -> None:
-    """Write a trained fold into its directory. The metrics, with the versions it was trained with, go last.
+    def members(self) -> list[Run]:
+        """Return the members; `UsageError` if one does not exist."""
+        return [_existing(self.path.parent / name) for name in self.info.members]
 
-    With them the fold is finished.
-    """
-    import pandas as pd
-
-    contents = (
-        result.model,
-        pd.DataFrame(result.history).to_csv(index=False).encode(),
-        _npy_bytes(result.val_softmax),
-        _npy_bytes(result.test_softmax),
-    )
-    metrics = result.metrics | {"versions": versions()}
-    _write_whole(folder, dict(zip(_FOLD_FILES, contents, strict=True)), metrics)
-    FoldCheckpoint(folder).discard()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a run depends on, and a digest of our own source.
-
-    The digest tells apart what has the same version number, such as two states of a checkout.
-    """
-    source = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        source.update(path.read_bytes())
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in _PACKAGES},
-        "source of kaggle-digits": source.hexdigest()[:12],
-    }
+    def shares(self, inside: Sequence[str] = ()) -> list[tuple[FoldsRun, float]]:
+        """Return the runs of folds behind the ensemble; `inside` are the means that this one is a member of."""
+        if self.name in inside:
+            raise damaged(self.path / RUN_JSON, "the run is a member of itself", _REMOVE)
+        shares: dict[str, tuple[FoldsRun, float]] = {}
+        for member in self.members():
+            parts = member.shares((*inside, self.name)) if isinstance(member, MeanRun) else member.shares()
+            for run, share in parts:
+                _, known = shares.get(run.name, (run, 0.0))
+                shares[run.name] = run, known + share / len(self.info.members)
+        return list(shares.values())
 
 
-def different_versions(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    """Say which of their versions are not ours; nothing of what one side has no word on."""
-    differences = [name for name, version in theirs.items() if ours.get(name, version) != version]
-    return ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in differences)
-
-
-def find_run(workspace: Workspace, name: str | None = None) -> Run:
-    """Return a run of the workspace's competition by name, or else the latest finished one.
-
-    That is the finished run which was last worked on by what ``run.json`` says; where none is finished, the last
-    of all.
+def read_run(path: Path) -> FoldsRun | MeanRun:
+    """Return the run in a directory.
 
     Raises
     ------
-    UsageError
-        If there is no such run, or none at all.
-    """
-    if name is not None:
-        run = named_run(workspace, name)
-        if not (run.path / "run.json").exists():
-            raise UsageError(
-                f"There is no run called {name!r} of {workspace.competition.name}.",
-                "List the runs there are with the command: runs.",
-            )
-        return run
-    runs = list_runs(workspace)
-    if not runs:
-        raise _no_run(workspace)
-    return next(filter(_is_finished, runs), runs[0])
-
-
-def find_best_run(workspace: Workspace) -> Run:
-    """Return the finished run with the best out-of-fold accuracy; of equal ones the latest.
-
-    Raises
-    ------
-    UsageError
-        If there is no run at all.
     DataError
-        If none is finished.
+        If its ``run.json`` is missing or damaged.
     """
-    runs = list_runs(workspace)
-    if not runs:
-        raise _no_run(workspace)
-    accuracies: dict[Run, float] = {}
-    for run in filter(_is_finished, runs):
-        with suppress(DataError):  # what is damaged is named when it is asked for by name
-            accuracies[run] = run.ensemble_metrics()["accuracy"]
-    if not accuracies:
-        raise runs[0].unfinished()
-    return max(accuracies, key=lambda run: accuracies[run])  # the first of equal ones, which is the latest
+    document = read_json(path / RUN_JSON)
+    if "members" in document:
+        return MeanRun(path, validated(path / RUN_JSON, document, MeanInfo, _REMOVE))
+    return FoldsRun(path, validated(path / RUN_JSON, document, FoldsInfo, _REMOVE))
 
 
-def _is_finished(run: Run) -> bool:
-    try:
-        return run.has_ensemble() and run.info()["status"] == FINISHED
-    except DataError:
-        return False
+def create_run(path: Path, spec: dict[str, Any], command: Sequence[str]) -> FoldsRun | MeanRun:
+    """Begin a run: write ``run.json`` with `spec`, versions and command, unfinished."""
+    document = {
+        "version": 1,
+        "name": path.name,
+        **spec,
+        "status": UNFINISHED,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "updated": _next_update(path.parent),
+        "command": list(command),
+        "versions": versions(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+    write_json(path / RUN_JSON, document)
+    return read_run(path)
 
 
-def _no_run(workspace: Workspace) -> UsageError:
-    return UsageError(f"There is no run of {workspace.competition.name} yet.", "Make one with the command: train.")
-
-
-def trained_networks(workspace: Workspace, run: Run) -> list[tuple[Run, int]]:
-    """Return the trained folds behind a run: its own, or those of its members where it is a mean of runs."""
-    info = run.info()
-    if "members" in info:
-        return [
-            pair for name in info["members"] for pair in trained_networks(workspace, find_run(workspace, name))
-        ]
-    return [(run, fold) for fold in range(info["folds"]) if run.is_trained(fold)]
-
-
-def named_run(workspace: Workspace, name: str) -> Run:
-    """Return the run called `name`, whether it exists or not.
+def run_folder(workspace: Workspace, name: str) -> Path:
+    """Return the directory of the run called `name`, whether it exists or not.
 
     Raises
     ------
@@ -483,178 +334,98 @@ def named_run(workspace: Workspace, name: str) -> Run:
             f"{name[:50]!r} cannot be the name of a run.",
             "Choose another, of at most 200 letters, without / and a leading dot, with --run or --name.",
         )
-    return Run(workspace.runs / name)
+    return workspace.runs / name
 
 
-def list_runs(workspace: Workspace) -> list[Run]:
-    """Return the competition's runs, the one last worked on first."""
-    files = sorted(
-        workspace.runs.glob("*/run.json"), key=lambda path: (_updated(path), path.parent.name), reverse=True
-    )
-    return [Run(path.parent) for path in files]
+def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRun:
+    """Return a run of the workspace's competition by name, or else the latest finished one.
+
+    That is the finished run that was last worked on, as ``run.json`` says; if none is finished, the last of all.
+
+    Raises
+    ------
+    UsageError
+        If there is no such run, or none at all.
+    DataError
+        If its ``run.json`` is damaged.
+    """
+    if name is not None:
+        return _existing(run_folder(workspace, name))
+    runs = list_runs(workspace)
+    if not runs:
+        return read_run(_folders(workspace)[0])  # damaged, which this will say
+    return next((run for run in runs if run.is_finished), runs[0])
 
 
-def _updated(path: Path) -> str:
-    """Return when a run was last worked on, by its ``run.json``: a file's own time changes with every copy."""
-    try:
-        info = read_json(path)
-    except DataError:
-        return ""
-    # Older versions noted only when it was begun.
-    return str(info.get("updated") or info.get("created") or "")
+def find_best_run(workspace: Workspace) -> FoldsRun | MeanRun:
+    """Return the finished run with the best out-of-fold accuracy; of equal ones the latest.
+
+    Raises
+    ------
+    UsageError
+        If there is no run at all.
+    DataError
+        If none is finished.
+    """
+    runs = list_runs(workspace)
+    accuracies: dict[str, float] = {}
+    for run in runs:
+        if run.is_finished:
+            with suppress(DataError):  # a damaged one is named when it is asked for by name
+                accuracies[run.name] = run.ensemble_metrics().accuracy
+    if not accuracies:
+        raise find_run(workspace).unfinished()
+    # The first of equal ones, which is the latest.
+    best = max(accuracies, key=accuracies.__getitem__)
+    return next(run for run in runs if run.name == best)
 
 
-def _write_whole(folder: Path, contents: dict[str, bytes], metrics: dict[str, Any]) -> None:
-    # Old files may lie here: they count until the first new one is written, the new ones from the last one on.
-    with write_errors(folder):
-        (folder / "metrics.json").unlink(missing_ok=True)
-    for name, content in contents.items():
-        write_bytes(folder / name, content)
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    write_json(folder / "metrics.json", metrics | {"files": hashes})
+def list_runs(workspace: Workspace) -> list[FoldsRun | MeanRun]:
+    """Return the competition's runs that are not damaged, the one last worked on first."""
+    runs = []
+    for folder in workspace.runs.glob(f"*/{RUN_JSON}"):
+        with suppress(DataError):
+            runs.append(read_run(folder.parent))
+    # Older versions noted only when a run was begun.
+    return sorted(runs, key=lambda run: (run.info.updated or run.info.created, run.name), reverse=True)
 
 
-class _Shape(BaseModel):
-    """What a JSON file holds at least, for the rest of the program to work with it."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-# Larger counts are none of ours, and would keep exact tests busy for ever.
-_Count = Annotated[int, Field(ge=0, le=1_000_000)]
-_Amount = Annotated[float, Field(ge=0)]
+def damaged_runs(workspace: Workspace) -> Iterator[str]:
+    """Yield the names of the runs whose ``run.json`` is damaged."""
+    for folder in sorted(workspace.runs.glob(f"*/{RUN_JSON}")):
+        try:
+            read_run(folder.parent)
+        except DataError:
+            yield folder.parent.name
 
 
-class _Data(_Shape):
-    train: str = Field(alias="train.csv")
-    test: str = Field(alias="test.csv")
+def _folders(workspace: Workspace) -> list[Path]:
+    """Return the directories of all runs; `UsageError` if there is none."""
+    folders = sorted(path.parent for path in workspace.runs.glob(f"*/{RUN_JSON}"))
+    if not folders:
+        raise UsageError(
+            f"There is no run of {workspace.competition.name} yet.", "Make one with the command: train."
+        )
+    return folders
 
 
-class _Machine(_Shape):
-    system: str
-    cores: int | None
+def _existing(path: Path) -> FoldsRun | MeanRun:
+    if not (path / RUN_JSON).exists():
+        raise UsageError(
+            f"There is no run called {path.name!r} of {path.parent.name}.",
+            "List the runs there are with the command: runs.",
+        )
+    return read_run(path)
 
 
-class _Info(_Shape):
-    name: str
-    competition: str
-    status: Literal["unfinished", "finished"]
-    created: str
-    updated: str = ""
-    command: list[str]
-    data: _Data
-    machine: _Machine
-    versions: dict[str, str]
-    train_seconds: _Amount = 0.0
+def _next_update(folder: Path) -> str:
+    """Return the time, or the moment after the last update of any run there, should the clock have gone back.
 
-
-class _Settings(_Shape):
-    views: Literal[1, 5]
-    hard_rows: float
-
-
-class _TrainedInfo(_Info):
-    preset: str
-    folds: int = Field(ge=2, le=255)
-    seed: int
-    settings: _Settings
-
-
-class _MeanInfo(_Info):
-    members: list[str] = Field(min_length=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_recipe(cls, document: dict[str, Any]) -> dict[str, Any]:
-        if {"preset", "folds", "seed", "settings"} & document.keys():
-            raise ValueError("an ensemble of runs has no recipe of its own")
-        return document
-
-
-class _Artefacts(_Shape):
-    files: dict[str, str]
-
-
-class _Metrics(_Artefacts):
-    rows: _Count
-    errors: _Count
-    accuracy: float = Field(ge=0, le=1)
-    log_loss: float
-
-    @model_validator(mode="after")
-    def _no_more_errors_than_rows(self) -> _Metrics:
-        if self.errors > self.rows:
-            raise ValueError("it has more errors than rows")
-        return self
-
-
-class _FoldMetrics(_Metrics):
-    form: str = Field(pattern=f"^({'|'.join(FORMS)})$")
-    epochs: _Count
-    seconds: _Amount
-    training_seconds: _Amount
-    test_seconds: _Amount
-    network: str | None = None
-    versions: dict[str, str] = {}
-    data_seconds: _Amount | None = None
-    peak_memory: _Amount | None = None
-
-
-class _Calibration(_Shape):
-    temperature: float = Field(gt=0)
-    log_loss_after: float
-
-
-class _EnsembleMetrics(_Metrics):
-    calibration: _Calibration
-    runs: dict[str, dict[str, str]] = {}
-
-
-def _sound(path: Path, document: dict[str, Any], shape: type[_Shape]) -> dict[str, Any]:
-    """Return what was read from a JSON file as it is, once it has what it should."""
-    try:
-        shape.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        why = f"{where}{first['msg'].removeprefix('Value error, ')}"
-        raise _damaged(path, why, "Remove it and run the command that makes it again.") from error
-    return document
-
-
-def _numbers(path: Path, columns: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Return columns of a CSV file, float64 [rows, columns]; raise a `DataError` where they are not numbers."""
-    try:
-        with open(regular_file(path, _RETRAIN), encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = next(reader, [])
-            if absent := [name for name in columns if name not in header]:
-                raise ValueError(f"it has no column {absent[0]!r}")
-            places = [header.index(name) for name in columns]
-            cells = [[row[place] for place in places] for row in reader if row]
-        return np.array(cells, np.float64).reshape(-1, len(columns))
-    except FileNotFoundError:
-        raise _missing(path) from None
-    except IndexError as error:
-        raise _damaged(path, "a row in it is too short") from error
-    except (ValueError, OSError, csv.Error) as error:
-        raise _damaged(path, error) from error
-
-
-def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()
-
-
-_RETRAIN = "Make it again with the run's train command and --retrain."
-
-
-def _missing(path: Path) -> DataError:
-    return DataError(f"{path} is missing.", _RETRAIN)
-
-
-def _damaged(path: Path, why: object, remedy: str = _RETRAIN) -> DataError:
-    # Words of libraries may have several lines, or none.
-    words = " ".join(str(why).split()).rstrip(".") or type(why).__name__
-    return DataError(f"{path} is damaged: {words}.", remedy)
+    So the order of the runs is that of the work on them, even if a clock was once ahead.
+    """
+    now = datetime.now(UTC)
+    for path in folder.glob(f"*/{RUN_JSON}"):
+        with suppress(ValueError, TypeError, OverflowError, DataError):
+            info = read_run(path.parent).info
+            now = max(now, datetime.fromisoformat(info.updated or info.created) + timedelta(microseconds=1))
+    return now.isoformat(timespec="microseconds")

@@ -6,7 +6,8 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from kaggle_digits.hosts import Status
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the ledger. What is not known is empty.
+    """A line of the ledger. What is not known is None, or empty where it is text.
 
     Attributes
     ----------
@@ -31,10 +32,10 @@ class Entry:
         The host's reference.
     status : {"PENDING", "COMPLETE", "ERROR", "UNKNOWN"}
         How far the host's scoring is.
-    score, cv : str
-        Public score and out-of-fold accuracy, from 0 to 1.
-    rank : str
-        The place on the leaderboard when it was last read.
+    score, cv : float or None
+        Public score and out-of-fold accuracy, from 0 to 1, with five decimals.
+    rank : int or None
+        The rank on the leaderboard when it was last read.
     """
 
     time: str
@@ -42,9 +43,9 @@ class Entry:
     sha256: str
     ref: str
     status: Status
-    score: str = ""
-    cv: str = ""
-    rank: str = ""
+    score: float | None = None
+    cv: float | None = None
+    rank: int | None = None
 
     def is_same_sending(self, other: Entry) -> bool:
         """Tell whether two entries are about the same submission; the reference may not have been known yet."""
@@ -55,12 +56,16 @@ class Entry:
     @property
     def gap(self) -> float | None:
         """Public score less out-of-fold accuracy, or None if one is not known."""
-        return float(self.score) - float(self.cv) if self.score and self.cv else None
+        return None if self.score is None or self.cv is None else self.score - self.cv
 
-    def as_numbers(self) -> dict[str, Any]:
-        """Return the line for JSON: numbers as numbers, and None for what is not known."""
-        kinds = {"score": float, "cv": float, "rank": int}
-        return {name: kinds.get(name, str)(cell) if cell else None for name, cell in asdict(self).items()}
+    def as_json(self) -> dict[str, Any]:
+        """Return the line for JSON, with None for all that is not known."""
+        return {name: None if value == "" else value for name, value in asdict(self).items()}
+
+    def as_cells(self) -> list[str]:
+        """Return the line as the CSV file has it: scores with five decimals, as Kaggle writes them."""
+        values = (self.time, self.run, self.sha256, self.ref, self.status, self.score, self.cv, self.rank)
+        return ["" if v is None else _number(v) if isinstance(v, float) else str(v) for v in values]
 
 
 COLUMNS = tuple(field.name for field in fields(Entry))
@@ -187,7 +192,7 @@ class Ledger:
         import pandas as pd
 
         try:
-            table = pd.DataFrame([astuple(entry) for entry in entries], columns=list(COLUMNS), dtype=str)
+            table = pd.DataFrame([entry.as_cells() for entry in entries], columns=list(COLUMNS), dtype=str)
             content = table.to_csv(index=False).encode()
             if self._parse(content) == entries:
                 return content
@@ -207,10 +212,18 @@ class Ledger:
         for name, pattern in (("score", _SHARE), ("cv", _SHARE), ("rank", _RANK)):
             if not re.fullmatch(pattern, cells[name], re.ASCII):
                 raise self._error(f"line {line}: {name} is {cells[name][:40]!r}, no number")
-        return Entry(**cells)  # type: ignore[arg-type]
+        numbers = {name: float(cells[name]) if cells[name] else None for name in ("score", "cv")}
+        rank = int(cells["rank"]) if cells["rank"] else None
+        return Entry(**{**cells, **numbers, "rank": rank})  # type: ignore[arg-type]
 
     def _error(self, detail: str) -> DataError:
         return DataError(f"{self.path}, {detail}.", "Mend that line by hand; nothing was changed.")
+
+
+def _number(value: float) -> str:
+    """Return a score with five decimals, or with all it has where somebody has typed more into the ledger."""
+    text = f"{value:.5f}"
+    return text if float(text) == value else f"{Decimal(repr(value)):f}"
 
 
 def _key(entry: Entry) -> str:
@@ -228,6 +241,6 @@ def updated(entry: Entry, status: Status, score: float | None, rank: int | None 
     return replace(
         entry,
         status=status,
-        score="" if score is None or not 0 <= score <= 1 else f"{score:.5f}",
-        rank=entry.rank if rank is None else str(rank),
+        score=round(score, 5) if score is not None and 0 <= score <= 1 else None,
+        rank=entry.rank if rank is None else rank,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,7 +25,9 @@ from kaggle_digits.errors import (
 )
 from kaggle_digits.files import lock, replacing, sha256, write_bytes
 from kaggle_digits.hosts import Host, Standing, Submission
+from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.submissions.ledger import Entry, Ledger, updated
+from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import CLASSES, SAMPLE_CSV, SUBMISSION_COLUMNS, Workspace
 
 DIGEST_LENGTH = 12
@@ -187,8 +189,8 @@ def submit(
     dry_run: bool = False,
     again: bool = False,
     wait: bool = True,
-    timeout: float = 600.0,
-    on_wait: Callable[[str], None] = lambda status: None,
+    timeout: float = TIMEOUT,
+    observer: Observer | None = None,
 ) -> Sent:
     """Check a submission file, send it once, and wait for its score.
 
@@ -220,7 +222,7 @@ def submit(
         Wait for the score.
     timeout : float
         Seconds to wait for it.
-    on_wait : callable
+    observer : Observer, optional
         Told of the status at each look.
 
     Raises
@@ -241,7 +243,7 @@ def submit(
     # One line of bounded length, as the host gives it back.
     description = f"{' '.join(message.split())[:200]} {digest[:DIGEST_LENGTH]}".strip()
     entry = Entry(
-        time=_now(), run=run, sha256=digest, ref="", status="UNKNOWN", cv="" if cv is None else f"{cv:.5f}"
+        time=_now(), run=run, sha256=digest, ref="", status="UNKNOWN", cv=None if cv is None else round(cv, 5)
     )
     ledger = ledger_of(workspace)
     with lock(workspace.submissions / ".lock", "Another submission is under way."):
@@ -262,14 +264,14 @@ def submit(
             sent = Sent(_make(host, workspace, entry, upload, description, left), description)
     if not wait or sent.entry.status == "COMPLETE":
         return sent
-    return replace(sent, entry=_wait(host, workspace, sent.entry, timeout, on_wait))
+    return replace(sent, entry=_wait(host, workspace, sent.entry, timeout, observer or Observer()))
 
 
 def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
-    """Ask the host for all submissions and the place on the leaderboard, and bring the ledger up to date.
+    """Ask the host for all submissions and the rank on the leaderboard, and update the ledger.
 
     What only the ledger knows comes last. A rank is written to the entry of the best submission, for it is this
-    one that holds the place.
+    one that has the rank.
     """
     ledger = ledger_of(workspace)
     submissions = list(host.submissions())
@@ -278,8 +280,8 @@ def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
     rows: list[tuple[Submission, Entry | None]] = []
     for submission, entry in _matched(submissions, ledger.entries()):
         if entry is not None:
-            place = standing.place if standing and submission.score == best else None
-            now = updated(replace(entry, ref=submission.ref), submission.status, submission.score, place)
+            rank = standing.rank if standing and submission.score == best else None
+            now = updated(replace(entry, ref=submission.ref), submission.status, submission.score, rank)
             if now != entry:
                 ledger.record(now)
             entry = now
@@ -290,8 +292,7 @@ def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
 
 
 def _as_submission(entry: Entry) -> Submission:
-    score = float(entry.score) if entry.score else None
-    return Submission(entry.ref, entry.time, "", entry.status, score, "only in the ledger", "")
+    return Submission(entry.ref, entry.time, "", entry.status, entry.score, "only in the ledger", "")
 
 
 @contextmanager
@@ -449,7 +450,7 @@ def _look_up(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str 
     return None
 
 
-def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, on_wait: Callable[[str], None]) -> Entry:
+def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, observer: Observer) -> Entry:
     ledger = ledger_of(workspace)
     deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
     brief = host.impatient()
@@ -459,7 +460,7 @@ def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, on_wai
         except NetworkError:
             submission = None  # There is time left; the deadline bounds the patience.
         status = submission.status if submission else "UNKNOWN"
-        on_wait(status)
+        observer.waiting(status)
         if submission and status == "ERROR":
             ledger.record(updated(entry, status, None))
             raise ScoringError(
@@ -484,7 +485,7 @@ def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, on_wai
 
 
 def _standing(host: Host) -> Standing | None:
-    """Return the place on the leaderboard, or None: a score is worth showing without it."""
+    """Return the rank on the leaderboard, or None: a score is worth showing without it."""
     try:
         return host.standing()
     except KaggleDigitsError:

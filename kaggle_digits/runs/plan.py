@@ -1,0 +1,230 @@
+"""What is to be done for a run: whether it may be continued, and which of its folds are missing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kaggle_digits.arrays import UInt8
+from kaggle_digits.data.csv import Data
+from kaggle_digits.data.folds import make_folds
+from kaggle_digits.errors import DataError, UsageError
+from kaggle_digits.runs.artefacts import different_versions, versions
+from kaggle_digits.runs.directory import RUN_JSON, FoldsRun, MeanRun, Run, create_run, read_run
+from kaggle_digits.runs.schema import DataHashes, FoldMetrics, FoldsInfo, MeanInfo
+from kaggle_digits.training.fold import FoldTask
+from kaggle_digits.training.presets import Preset, find_preset
+from kaggle_digits.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run of folds is made by.
+
+    Attributes
+    ----------
+    preset : Preset
+        With the number of folds and the settings that the person has chosen.
+    seed : int
+        Of the split and of every random draw of training.
+    """
+
+    preset: Preset
+    seed: int
+
+    @classmethod
+    def make(cls, preset: str, folds: int | None, settings: Mapping[str, object], seed: int) -> Recipe:
+        """Return the recipe of a preset with some changes; `UsageError` if they are not possible."""
+        changed = find_preset(preset).with_settings(settings)
+        return cls(changed if folds is None else replace(changed, folds=folds), seed)
+
+    def changes(self) -> list[str]:
+        """Return the settings that differ from the preset's own, as ``key=value``."""
+        own = find_preset(self.preset.name).settings.model_dump()
+        return [f"{key}={value}" for key, value in self.preset.settings.model_dump().items() if value != own[key]]
+
+    def run_name(self, seeds: int = 1) -> str:
+        """Return the name of a run that was not given one: preset, folds, seeds and changes."""
+        numbers = f"s{self.seed}" if seeds == 1 else f"s{self.seed}..{self.seed + seeds - 1}"
+        return "-".join([self.preset.name, f"k{self.preset.folds}", numbers, *self.changes()])
+
+    def command(self, workspace: Workspace, run: str) -> str:
+        """Return the command that trains a run of this recipe, wherever it is typed."""
+        words = ["train", "--preset", self.preset.name]
+        words += ["--folds", str(self.preset.folds), "--seed", str(self.seed)]
+        for change in self.changes():
+            words += ["--set", change]
+        if run != self.run_name():
+            words += ["--run", run]
+        return workspace.command(*words)
+
+    def spec(self, workspace: Workspace, data: Data) -> dict[str, Any]:
+        """Return what ``run.json`` says of a run of this recipe."""
+        return {
+            "competition": workspace.competition.name,
+            "preset": self.preset.name,
+            "folds": self.preset.folds,
+            "seed": self.seed,
+            "settings": self.preset.settings.model_dump(),
+            "data": data.hashes,
+        }
+
+
+@dataclass
+class RunPlan:
+    """What is to be done for a run of folds.
+
+    Attributes
+    ----------
+    run : FoldsRun
+        The run.
+    tasks : list of FoldTask
+        All its folds.
+    missing : set of int
+        The folds to train. What is there stays until the new one takes its place.
+    has_damaged_folds : bool
+        Whether finished folds have to be trained again.
+    """
+
+    run: FoldsRun
+    tasks: list[FoldTask]
+    missing: set[int] = field(default_factory=set)
+    has_damaged_folds: bool = False
+
+    def kept_metrics(self) -> list[FoldMetrics]:
+        """Return the metrics of the finished folds that stay as they are."""
+        return [self.run.fold_metrics(task.fold) for task in self.tasks if task.fold not in self.missing]
+
+    def tasks_to_train(self) -> list[FoldTask]:
+        """Return the missing folds, to be trained with the same network as those that stay."""
+        network = next((metrics.network for metrics in self.kept_metrics() if metrics.network), None)
+        return [replace(task, network=network) for task in self.tasks if task.fold in self.missing]
+
+    def other_versions(self) -> str:
+        """Say which versions the finished folds were trained with that are not those of the folds to come."""
+        now = versions()
+        found = (different_versions(metrics.versions, now) for metrics in self.kept_metrics())
+        return next(filter(None, found), "")
+
+    def starts_from_nothing(self) -> bool:
+        """Tell whether all folds are to be trained, from their beginning."""
+        return len(self.missing) == len(self.tasks) and not any(map(self.run.is_begun, self.missing))
+
+
+def plan_run(run: FoldsRun, recipe: Recipe, data: Data, retrain: bool, tensorboard: bool) -> RunPlan:
+    """Find out which folds of a run are missing.
+
+    Raises
+    ------
+    DataError
+        If an artefact is damaged, unless `retrain` allows to make it again.
+    """
+    run.remove_partial_files()
+    split, is_new = _open_split(run, make_folds(data.train.labels, recipe.preset.folds, recipe.seed), retrain)
+    tasks = [
+        FoldTask(recipe.preset.name, recipe.preset.settings, recipe.seed, fold, split, tensorboard)
+        for fold in range(recipe.preset.folds)
+    ]
+    trained, test_rows = set(run.trained_folds()), len(data.test.ids)
+    damaged: set[int] = set()
+    if retrain:
+        damaged = {fold for fold in trained if is_new or not run.is_valid_fold(fold, test_rows)}
+    else:
+        for fold in sorted(trained):
+            run.check_fold(fold, test_rows)
+    return RunPlan(run, tasks, set(range(recipe.preset.folds)) - trained | damaged, bool(damaged))
+
+
+def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data) -> FoldsRun:
+    """Return the run in a directory, which is begun if it is not there, once it is known to be of this recipe.
+
+    Raises
+    ------
+    UsageError, DataError
+        If it has another recipe, or was made from other data.
+    """
+    if not (path / RUN_JSON).exists():
+        run = create_run(path, recipe.spec(workspace, data), shlex.split(recipe.command(workspace, path.name)))
+    else:
+        run = read_run(path)
+        if not isinstance(run, FoldsRun):
+            raise _other_recipe(run, "is a mean of runs")
+        _check_recipe(run, FoldsInfo.model_validate(run.info.as_json() | recipe.spec(workspace, data)))
+        check_data(run, data)
+    assert isinstance(run, FoldsRun)  # noqa: S101 (for the type checker: a spec of a recipe has folds)
+    return run
+
+
+def open_mean_run(path: Path, members: list[str], workspace: Workspace, data: Data) -> MeanRun:
+    """Return the mean of runs in a directory, which is begun if it is not there, or gets the members it lacks.
+
+    Raises
+    ------
+    UsageError, DataError
+        If it is no mean of some of these runs, or was made from other data.
+    """
+    check_mean(path, members, data)
+    run = read_run(path) if (path / RUN_JSON).exists() else None
+    if run is None or run.info.as_json().get("members") != members:
+        spec = {"competition": workspace.competition.name, "members": members, "data": data.hashes}
+        names = [word for member in members for word in ("--run", member)]
+        run = create_run(path, spec, shlex.split(workspace.command("ensemble", *names, "--name", path.name)))
+    assert isinstance(run, MeanRun)  # noqa: S101 (for the type checker)
+    return run
+
+
+def check_mean(path: Path, members: list[str], data: Data) -> None:
+    """Raise the errors of `open_mean_run`, and change nothing."""
+    if not (path / RUN_JSON).exists():
+        return
+    run = read_run(path)
+    if not isinstance(run, MeanRun):
+        raise _other_recipe(run, "is no mean of runs")
+    check_data(run, data)
+    known: MeanInfo = run.info
+    if known.members != members and not set(known.members) < set(members):
+        raise _other_recipe(run, f"is the mean of {', '.join(known.members)}, not of {', '.join(members)}")
+
+
+def check_data(run: Run, data: Data) -> None:
+    """Raise a `DataError` if a run was made from other data than these."""
+    if others := run.info.data.differing(DataHashes.model_validate(data.hashes)):
+        raise DataError(
+            f"The run {run.name} was made from other data than is here now: another {' and '.join(others)}.",
+            "Bring its data back, or choose another name with --run.",
+        )
+
+
+def _check_recipe(run: FoldsRun, wanted: FoldsInfo) -> None:
+    """Raise a `UsageError` if a run was not made by the recipe that is wanted."""
+    for name in ("competition", "preset", "folds", "seed"):
+        was, value = run.info[name], wanted[name]
+        if was != value:
+            raise _other_recipe(run, f"has another recipe: its {name} is {was}, not {value}")
+    settings = wanted.settings.as_json()
+    for name, was in run.info.settings.as_json().items():
+        # What an older version had no setting for was as it is now by default.
+        if name in settings and settings[name] != was:
+            raise _other_recipe(run, f"has another recipe: its {name} is {was}, not {settings[name]}")
+
+
+def _other_recipe(run: Run, why: str) -> UsageError:
+    return UsageError(
+        f"The run {run.name} {why}.",
+        f"Choose another name with --run, or the recipe that it was made with: {run.command()}",
+    )
+
+
+def _open_split(run: FoldsRun, split: UInt8, retrain: bool) -> tuple[UInt8, bool]:
+    """Return the run's split, and whether it had to be written; a damaged one is written again only on demand."""
+    if run.has_split():
+        try:
+            return run.split(len(split)), False
+        except DataError:
+            if not retrain:
+                raise
+    run.write_split(split)
+    return split, True

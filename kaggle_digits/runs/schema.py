@@ -1,0 +1,216 @@
+"""What a run's JSON files hold: validated once, where they are read, and typed from there on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kaggle_digits.errors import DataError
+from kaggle_digits.files import read_json
+from kaggle_digits.training.preprocessing import FORMS
+
+Status = Literal["unfinished", "finished"]
+UNFINISHED: Status = "unfinished"
+FINISHED: Status = "finished"
+
+RETRAIN = "Make it again with the run's train command and --retrain."
+"""How to fix an artefact of a fold or of an ensemble."""
+
+# Larger counts are not ours, and would keep exact tests busy for ever.
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class Document(BaseModel):
+    """A JSON object with at least these fields; others are kept as they are."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True, extra="allow", populate_by_name=True)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that was read."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+class DataHashes(Document):
+    """The SHA-256 of the files that a run was made from."""
+
+    train: str = Field(alias="train.csv")
+    test: str = Field(alias="test.csv")
+
+    def differing(self, other: DataHashes) -> list[str]:
+        """Return the names of the files that are not the same in another run, or here."""
+        pairs = {"train.csv": (self.train, other.train), "test.csv": (self.test, other.test)}
+        return [name for name, (one, two) in pairs.items() if one != two]
+
+
+class Machine(Document):
+    """Where a run was begun."""
+
+    system: str
+    cores: int | None
+
+
+class RunInfo(Document):
+    """``run.json``, of both kinds of run.
+
+    Attributes
+    ----------
+    name, competition : str
+        What the run is called, and what it is for.
+    status : {"unfinished", "finished"}
+        How far it is.
+    created, updated : str
+        When it was begun and last worked on, ISO 8601 in UTC; `updated` is empty in runs of older versions.
+    command : list of str
+        What made it, as it was typed.
+    data : DataHashes
+        The files it was made from.
+    machine : Machine
+        Where it was begun.
+    versions : dict of str to str
+        What it was begun with; each fold has its own.
+    train_seconds : float or None
+        Elapsed time of the whole training, if it was trained in one go.
+    """
+
+    name: str
+    competition: str
+    status: Status
+    created: str
+    updated: str = ""
+    command: list[str]
+    data: DataHashes
+    machine: Machine
+    versions: dict[str, str]
+    train_seconds: Amount | None = None
+
+
+class RunSettings(Document):
+    """The settings of a preset as they were for a run, of which these are needed afterwards."""
+
+    views: Literal[1, 5]
+    hard_rows: float
+
+
+class FoldsInfo(RunInfo):
+    """``run.json`` of a run of folds: one preset, one split, one seed."""
+
+    preset: str
+    folds: int = Field(ge=2, le=255)
+    seed: int
+    settings: RunSettings
+
+
+class MeanInfo(RunInfo):
+    """``run.json`` of a mean of other runs, its `members`."""
+
+    members: list[str] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_recipe(cls, document: dict[str, Any]) -> dict[str, Any]:
+        if {"preset", "folds", "seed", "settings"} & document.keys():
+            raise ValueError("a mean of runs has no recipe of its own")
+        return document
+
+
+class Artefacts(Document):
+    """The part of ``metrics.json`` that names the files beside it, with their SHA-256."""
+
+    files: dict[str, str]
+
+
+class Metrics(Artefacts):
+    """How good predictions are of rows with labels."""
+
+    rows: Count
+    errors: Count
+    accuracy: float = Field(ge=0, le=1)
+    log_loss: float
+
+    @model_validator(mode="after")
+    def _no_more_errors_than_rows(self) -> Metrics:
+        if self.errors > self.rows:
+            raise ValueError("it has more errors than rows")
+        return self
+
+
+class FoldMetrics(Metrics):
+    """``metrics.json`` of a finished fold; None or empty is what older versions did not write."""
+
+    form: str = Field(pattern=f"^({'|'.join(FORMS)})$")
+    epochs: Count
+    seconds: Amount
+    training_seconds: Amount
+    test_seconds: Amount
+    data_seconds: Amount | None = None
+    peak_memory: Amount | None = None
+    network: str | None = None
+    versions: dict[str, str] = {}
+
+
+class Calibration(Document):
+    """The temperature of an ensemble, and what it does to out-of-fold rows."""
+
+    temperature: float = Field(gt=0)
+    log_loss_after: float
+
+
+class EnsembleMetrics(Metrics):
+    """``metrics.json`` of an ensemble, measured on out-of-fold rows.
+
+    Attributes
+    ----------
+    calibration : Calibration
+        The temperature.
+    folds : list of dict or None
+        A row for each fold that it was made of.
+    runs : dict of str to dict
+        For a mean of runs: the files of each member's ensemble, with their SHA-256.
+    """
+
+    calibration: Calibration
+    folds: list[dict[str, Any]] | None = None
+    runs: dict[str, dict[str, str]] = {}
+
+
+def read_document(path: Path, kind: type[DocumentT], remedy: str) -> DocumentT:
+    """Read and validate a JSON file.
+
+    Raises
+    ------
+    DataError
+        With `remedy`, if it is missing or does not hold what it should.
+    """
+    return validated(path, read_json(path), kind, remedy)
+
+
+def validated(path: Path, document: dict[str, Any], kind: type[DocumentT], remedy: str) -> DocumentT:
+    """Return what was read from a JSON file as a typed object; a `DataError` with `remedy` says what is wrong."""
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        why = f"{where}{first['msg'].removeprefix('Value error, ')}"
+        raise damaged(path, why, remedy) from error
+
+
+def missing(path: Path) -> DataError:
+    """Return the error of an artefact that is missing."""
+    return DataError(f"{path} is missing.", RETRAIN)
+
+
+def damaged(path: Path, why: object, remedy: str = RETRAIN) -> DataError:
+    """Return the error of an artefact that is damaged; `why` may be an exception."""
+    # Words of libraries may have several lines, or none.
+    words = " ".join(str(why).split()).rstrip(".") or type(why).__name__
+    return DataError(f"{path} is damaged: {words}.", remedy)
