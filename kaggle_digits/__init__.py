@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from kaggle_digits.reports import report as report
     from kaggle_digits.runs.directory import find_run as find_run
     from kaggle_digits.runs.directory import list_runs as list_runs
+    from kaggle_digits.training.observer import Observer as Observer
     from kaggle_digits.workspace import Workspace as Workspace
 
 _HOMES = {
     "KaggleDigitsError": "errors",
+    "Observer": "training.observer",
     "Workspace": "workspace",
     "compare": "reports",
     "download": "data.download",

@@ -28,8 +28,8 @@ from pathlib import Path
 
 from kaggle_digits import Workspace
 from kaggle_digits.data.csv import load_test, load_train
-from kaggle_digits.pipeline import summarise_runs
-from kaggle_digits.runs.directory import named_run
+from kaggle_digits.runs.directory import find_run
+from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.workspace import TEST_CSV, TRAIN_CSV
 
 BIN = Path(sys.executable).parent
@@ -274,7 +274,7 @@ def draw_runs(root: Path) -> None:
     workspace = Workspace.at(root, "rehearsal-full")
     rows = []
     for row in summarise_runs(workspace):
-        seconds = named_run(workspace, row["name"]).info().get("train_seconds")
+        seconds = find_run(workspace, row["name"]).info.train_seconds
         if row["score"] is not None and seconds is not None:
             interval = 1.96 * (row["score"] * (1 - row["score"]) / TEST_ROWS) ** 0.5
             rows.append((seconds / 60, row["score"], interval, row["accuracy"], row["name"]))

@@ -15,6 +15,7 @@ from kaggle_server import KEY, USER, KaggleServer
 
 from kaggle_digits import Workspace, download, train
 from kaggle_digits.arrays import UInt8
+from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import PIXEL_COLUMNS
 
 # As workers have it, so that what tests train in their own process is the same every time.
@@ -53,6 +54,15 @@ def full_disk(after: int) -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "replace", fail_once)
         yield failed
+
+
+class Listener(Observer):
+    """An observer whose methods are given as arguments."""
+
+    def __init__(self, **methods: Callable[..., object]) -> None:
+        for name, method in methods.items():
+            assert hasattr(Observer, name)
+            setattr(self, name, method)
 
 
 class Clock:

@@ -139,8 +139,8 @@ def test_the_other_commands_json(run_cli: RunCli, trained: tuple[str, ...]) -> N
     board = document(run_cli(*trained, "score", "--json"))
     assert board["submissions"][0]["score"] == sent["score"]
     assert board["submissions"][0]["gap"] == pytest.approx(sent["score"] - sent["cv"], abs=1e-5)
-    assert 1 <= board["place"] <= board["teams"] == len(baselines("rehearsal")) + 1
-    assert board["percentile"] == pytest.approx(100 * board["place"] / board["teams"])
+    assert 1 <= board["rank"] <= board["teams"] == len(baselines("rehearsal")) + 1
+    assert board["percentile"] == pytest.approx(100 * board["rank"] / board["teams"])
 
 
 def test_what_a_person_sees_fits_80_columns(run_cli: RunCli, trained: tuple[str, ...]) -> None:
@@ -210,7 +210,7 @@ def test_the_whole_way_with_the_real_client(kaggle: KaggleServer, player: Callab
     assert "was submitted before" in again.stdout
     assert "0.99757" in again.stdout
     board = document(player(kaggle, "score", "--json"))
-    assert (board["place"], board["teams"], board["percentile"]) == (2, 2, 100.0)
+    assert (board["rank"], board["teams"], board["percentile"]) == (2, 2, 100.0)
     assert len(kaggle.submissions) == 1
     ledger = (tmp_path / "submissions" / "digit-recognizer" / "ledger.csv").read_text().splitlines()
     assert ledger[0] == "time,run,sha256,ref,status,score,cv,rank"

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import SMALL, competition_files, needs_proc, worker_processes, write_files
+from conftest import SMALL, Listener, competition_files, needs_proc, worker_processes, write_files
 
 from kaggle_digits import Workspace, find_run, train
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, UsageError
@@ -135,7 +135,11 @@ def test_a_run_on_dask_is_the_run_that_is_trained_here(
     monkeypatch.setattr(Client, "scatter", count)
     dask.add_worker()
     run = train(
-        workspace, run="it", dask=dask.address, on_progress=seen.append, on_finished=finished.append, **QUICK
+        workspace,
+        run="it",
+        dask=dask.address,
+        observer=Listener(progress=seen.append, finished=finished.append),
+        **QUICK,
     )
     assert sent == [np.uint8]  # once for both folds
     assert_same(run, calm)
@@ -165,7 +169,13 @@ def test_the_fold_of_a_killed_worker_runs_elsewhere(workspace: Workspace, calm: 
             worker.kill()
             worker.wait()
 
-    run = train(workspace, run="it", dask=dask.address, on_progress=kill_one, on_notice=notices.append, **QUICK)
+    run = train(
+        workspace,
+        run="it",
+        dask=dask.address,
+        observer=Listener(progress=kill_one, notice=notices.append),
+        **QUICK,
+    )
     assert_same(run, calm)
     assert any(text.endswith("is gone. It is begun once more.") for text in notices)
 
@@ -186,7 +196,7 @@ def test_a_worker_that_leaves_in_good_order(workspace: Workspace, calm: Workspac
             assert wait_until(lambda: len(client.nthreads()) == 2)
             client.retire_workers(retired)
 
-    run = train(workspace, run="it", dask=dask.address, on_progress=retire, **QUICK)
+    run = train(workspace, run="it", dask=dask.address, observer=Listener(progress=retire), **QUICK)
     assert_same(run, calm)
 
 
@@ -222,8 +232,8 @@ def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_p
             dask.add_worker()
 
     options = QUICK | {"folds": 3}
-    run = train(workspace, dask=dask.address, on_notice=join, **options)
-    assert run.info()["status"] == "finished"
+    run = train(workspace, dask=dask.address, observer=Listener(notice=join), **options)
+    assert run.info.status == "finished"
     assert any("failed 3 folds in a row" in text and "No space left" in text for text in notices), notices
 
 
@@ -237,14 +247,20 @@ def test_all_workers_gone(
         dask.kill_workers()
 
     with pytest.raises(NetworkError, match="has had no worker for 2 s") as caught:
-        train(workspace, run="it", dask=dask.address, on_finished=kill_all, **QUICK)
+        train(workspace, run="it", dask=dask.address, observer=Listener(finished=kill_all), **QUICK)
     monkeypatch.undo()
     assert f"dask worker {dask.address}" in caught.value.remedy
     run = find_run(workspace, "it")
     assert [run.is_trained(fold) for fold in range(2)] == [True, False]
     dask.add_worker()
     finished: list[int] = []
-    train(workspace, run="it", dask=dask.address, on_finished=lambda task: finished.append(task.fold), **QUICK)
+    train(
+        workspace,
+        run="it",
+        dask=dask.address,
+        observer=Listener(finished=lambda task: finished.append(task.fold)),
+        **QUICK,
+    )
     assert finished == [1]
     assert_same(run, calm)
 
@@ -255,7 +271,12 @@ def test_the_scheduler_gone(workspace: Workspace, tmp_path: Path, monkeypatch: p
     try:
         worker = own.add_worker()
         with pytest.raises(NetworkError, match=r"scheduler at \S+ is gone") as caught:
-            train(workspace, dask=own.address, on_progress=lambda progress: own.scheduler.kill(), **QUICK)
+            train(
+                workspace,
+                dask=own.address,
+                observer=Listener(progress=lambda progress: own.scheduler.kill()),
+                **QUICK,
+            )
         assert "finished folds stay" in caught.value.remedy
         assert wait_until(lambda: not worker_processes(worker.pid))
     finally:
@@ -273,7 +294,7 @@ def test_workers_that_join_late_are_used(workspace: Workspace, dask: Cluster) ->
             dask.add_worker()
 
     options = QUICK | {"folds": 3, "settings": SMALL | {"epochs": "150"}}
-    train(workspace, dask=dask.address, on_notice=join, on_progress=join, **options)
+    train(workspace, dask=dask.address, observer=Listener(notice=join, progress=join), **options)
     assert len(seen) == 2
 
 
@@ -294,7 +315,7 @@ def test_a_worker_with_another_version_is_refused(
             monkeypatch.setattr(cluster, "PATIENCE", 0.0)
 
     with pytest.raises(UsageError, match=r"^The Dask worker tcp://\S+ .*, and there is no other to train with\."):
-        train(workspace, run="it", dask=dask.address, on_notice=take, **QUICK)
+        train(workspace, run="it", dask=dask.address, observer=Listener(notice=take), **QUICK)
     monkeypatch.undo()
     assert any(f" has keras 3.0 (here {version('keras')}): " in notice for notice in refused)
     assert any(" cannot run kaggle-digits (" in notice for notice in refused)
@@ -305,16 +326,17 @@ def test_a_worker_with_another_version_is_refused(
     def look(progress: Progress) -> None:
         assert not any(worker_processes(worker.pid) for worker in bad)
 
-    run = train(workspace, run="it", dask=dask.address, on_progress=look, **QUICK)
-    assert run.info()["status"] == "finished"
+    run = train(workspace, run="it", dask=dask.address, observer=Listener(progress=look), **QUICK)
+    assert run.info.status == "finished"
 
 
 def test_workers_drop_the_folds_of_a_parent_that_dies(workspace: Workspace, dask: Cluster) -> None:
     worker = dask.add_worker()
     script = (
         "import kaggle_digits as kd\n"
+        "class Going(kd.Observer):\n    def progress(self, progress): print('going', flush=True)\n"
         f"kd.train(kd.Workspace.at({str(workspace.root)!r}), preset='lenet', folds=2, dask={dask.address!r},"
-        " settings={'epochs': '10000', 'batch_size': '20'}, on_progress=lambda p: print('going', flush=True))\n"
+        " settings={'epochs': '10000', 'batch_size': '20'}, observer=Going())\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert parent.stdout is not None
@@ -360,7 +382,13 @@ def test_a_process_that_always_dies_ends_its_fold_alone(
 
     notices: list[str] = []
     with pytest.raises(KaggleDigitsError, match=r"The worker of fold 0 of seed 0 died by signal 9\.") as caught:
-        train(workspace, run="it", dask=dask.address, on_progress=kill_fold_0, on_notice=notices.append, **QUICK)
+        train(
+            workspace,
+            run="it",
+            dask=dask.address,
+            observer=Listener(progress=kill_fold_0, notice=notices.append),
+            **QUICK,
+        )
     assert "fewer threads" in caught.value.remedy
     assert "The worker of fold 0 of seed 0 died by signal 9. It is begun once more." in notices
     run = find_run(workspace, "it")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from kaggle_digits.console import TrainingView
-from kaggle_digits.runs.directory import Run
 from kaggle_digits.training.fold import FoldTask, Progress
 from kaggle_digits.training.presets import find_preset
 
@@ -35,7 +33,7 @@ def shown(view: TrainingView) -> list[str]:
 def watch(everything: list[FoldTask], missing: list[FoldTask], height: int = 24) -> TrainingView:
     view = TrainingView()
     view._console = Console(file=io.StringIO(), height=height, width=80)
-    view.start(Run(Path("it")), everything, missing)
+    view.start("it", everything, missing)
     return view
 
 
@@ -70,7 +68,7 @@ def test_many_folds_show_those_under_way() -> None:
 def test_elsewhere_a_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     everything = tasks(2, 2)
     with TrainingView() as view:
-        view.start(Run(Path("it")), everything, everything[1:])
+        view.start("it", everything, everything[1:])
         view.progress(progress(1, 0, 1))
         view.progress(progress(1, 0, 1))
         view.progress(progress(1, 0, 2))

@@ -23,7 +23,7 @@ from kaggle_digits.doctor import PYTHONS, Finding, examine, is_ready, next_comma
 from kaggle_digits.execution.processes import WORKER_MEMORY
 from kaggle_digits.files import sha256, write_json
 from kaggle_digits.hosts.local import DAILY_LIMIT
-from kaggle_digits.runs.directory import Run
+from kaggle_digits.runs.directory import create_run
 from kaggle_digits.training.presets import find_preset
 
 REAL_TENSORFLOW = doctor._tensorflow
@@ -505,7 +505,6 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
 
     start = f"kaggle-digits --competition rehearsal --root {rehearsal.root}"
     assert look() == (Finding("Runs", "ok", "0 runs so far."), f"{start} train")
-    run = Run(rehearsal.runs / "first")
     spec = {
         "competition": "rehearsal",
         "preset": "lenet",
@@ -514,12 +513,12 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
         "settings": find_preset("lenet").settings.model_dump(),
         "data": {"train.csv": "0" * 64, "test.csv": "0" * 64},
     }
-    run.create(spec, ["kaggle-digits", "train", "--set", "epochs=1 "])
+    run = create_run(rehearsal.runs / "first", spec, ["kaggle-digits", "train", "--set", "epochs=1 "])
     finding, command = look()
     remedy = rf"^Go on with: {start} train --set 'epochs=1 '\.$"
     assert_found(finding, "warning", r"^1 run so far\. first is unfinished\.$", remedy)
     assert command == f"{start} train --set 'epochs=1 '"
-    run.set_status("finished")
+    run.with_status("finished")
     assert look() == (Finding("Runs", "ok", "1 run so far."), f"{start} submit")
     ledger = rehearsal.submissions / "ledger.csv"
     file = rehearsal.submissions / "first" / "submission.csv"
@@ -537,7 +536,7 @@ def test_what_nobody_thought_of_is_a_finding(rehearsal: Workspace, monkeypatch: 
     def odd(workspace: Workspace) -> list[object]:
         raise TypeError("token=secret")
 
-    monkeypatch.setattr("kaggle_digits.pipeline.summarise_runs", odd)
+    monkeypatch.setattr("kaggle_digits.runs.summary.summarise_runs", odd)
     assert_found(by_name(rehearsal)["Runs"], "problem", "Cannot look at it: TypeError", "remove what is damaged")
 
 

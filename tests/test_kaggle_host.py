@@ -711,13 +711,13 @@ def test_submissions_are_read_page_by_page(host: KaggleHost, kaggle: KaggleServe
 def test_standing_on_the_leaderboard(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.board = [(1, "Best", "1.00000", "bob"), (2, "Ada's team", "0.99757", "ada"), (3, "c", "0.9", "c")]
     standing = host.standing()
-    assert (standing.place, standing.teams) == (2, 3)
+    assert (standing.rank, standing.teams) == (2, 3)
     assert standing.percentile == pytest.approx(66.7, abs=0.1)
 
 
 def test_a_namesake_on_the_leaderboard(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.board = [(1, "Ada's team", "1.00000", "another"), (2, "Ada's team", "0.99757", "ada")]
-    assert host.standing().place == 2
+    assert host.standing().rank == 2
 
 
 def test_nobody_is_nobody_on_the_leaderboard(
@@ -726,9 +726,9 @@ def test_nobody_is_nobody_on_the_leaderboard(
     kaggle.board = [(1, "Best", "1.00000", ""), (2, "Ada's team", "0.99757", "")]
     monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     monkeypatch.setitem(host._api.config_values, "username", "")
-    assert host.standing().place is None
+    assert host.standing().rank is None
     kaggle.submissions = [{"ref": 1, "date": DATE, "status": "COMPLETE", "teamName": "Ada's team"}]
-    assert host.standing().place == 2
+    assert host.standing().rank == 2
 
 
 def test_no_room_for_the_leaderboard(
@@ -752,7 +752,7 @@ def test_a_leaderboard_of_another_form(host: KaggleHost, kaggle: KaggleServer) -
 
 def test_standing_of_somebody_who_dropped_out(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.board = [(1, "Best", "1.00000", "bob")]
-    assert host.standing().place is None
+    assert host.standing().rank is None
 
 
 BASIC = base64.b64encode(f"{USER}:{KEY}".encode()).decode()

@@ -64,7 +64,7 @@ def test_the_data_are_the_same_every_time(workspace: Workspace, tmp_path: Path) 
 def test_score_status_history_and_place(workspace: Workspace, tmp_path: Path) -> None:
     host = open_host(workspace)
     truth = local._rehearsal_rows().hidden_labels
-    assert host.standing().place is None
+    assert host.standing().rank is None
     half_right = np.where(np.arange(len(truth)) % 2, truth, (truth + 1) % 10)
     first = send(host, write_answer(tmp_path / "a.csv", half_right), "half")
     second = send(host, write_answer(tmp_path / "b.csv", truth), "all")
@@ -72,7 +72,7 @@ def test_score_status_history_and_place(workspace: Workspace, tmp_path: Path) ->
     assert (newest.ref, newest.score, newest.status, newest.description) == (second, 1.0, "COMPLETE", "all")
     assert (oldest.ref, oldest.score) == (first, 0.5)
     standing = host.standing()
-    assert (standing.place, standing.teams) == (1, len(baselines("rehearsal")) + 1)
+    assert (standing.rank, standing.teams) == (1, len(baselines("rehearsal")) + 1)
 
 
 def test_the_baselines_are_on_the_board(workspace: Workspace, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_baselines_are_on_the_board(workspace: Workspace, tmp_path: Path) ->
     assert all(0.8 < score < 1 for score in board.values())
     host = open_host(workspace)
     send(host, write_answer(tmp_path / "a.csv", np.zeros(2800, int)), "")
-    assert host.standing().place == len(board) + 1
+    assert host.standing().rank == len(board) + 1
 
 
 @pytest.mark.parametrize(

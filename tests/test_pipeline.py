@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pandas as pd
 import pytest
 from conftest import (
     SMALL,
+    Listener,
     competition_files,
     csv_bytes,
     full_disk,
@@ -36,10 +36,12 @@ from kaggle_digits.evaluation.metrics import accuracy
 from kaggle_digits.execution import processes
 from kaggle_digits.execution.processes import Job
 from kaggle_digits.files import lock
-from kaggle_digits.pipeline import summarise_runs
-from kaggle_digits.runs.directory import Run, versions
+from kaggle_digits.runs.artefacts import versions
+from kaggle_digits.runs.directory import Run
+from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.training.fold import FoldTask
+from kaggle_digits.training.observer import Observer
 
 FILES = {
     "run.json",
@@ -101,7 +103,7 @@ def test_a_run_leaves_what_the_contract_says(shared: Workspace) -> None:
 
 def test_softmaxes_are_in_the_order_of_the_csv(shared: Workspace) -> None:
     run = find_run(shared, "one")
-    folds, oof = run.folds(), np.load(run.path / "ensemble" / "oof_softmax.npy")
+    folds, oof = run.split(), np.load(run.path / "ensemble" / "oof_softmax.npy")
     assert oof.dtype == np.float32
     for fold in range(2):
         np.testing.assert_array_equal(oof[folds == fold], np.load(run.path / f"fold-{fold}" / "val_softmax.npy"))
@@ -117,7 +119,7 @@ def test_the_saved_network_predicts_what_was_saved(shared: Workspace) -> None:
 
     run, train_set = find_run(shared, "one"), load_train(shared.data)
     model = keras.models.load_model(run.model_file(0))
-    rows = run.folds() == 0
+    rows = run.split() == 0
     np.testing.assert_allclose(softmax_function(model)(train_set.images[rows]), run.val_softmax(0), atol=1e-5)
 
 
@@ -152,7 +154,7 @@ def test_only_what_is_missing_is_trained(trained: Workspace) -> None:
     before = files_of(run)
     shutil.rmtree(run.fold_folder(1))
     finished: list[FoldTask] = []
-    quick(trained, run="one", on_finished=finished.append)
+    quick(trained, run="one", observer=Listener(finished=finished.append))
     assert [task.fold for task in finished] == [1]
     after = files_of(run)
     assert all(after[name] == before[name] for name in before if name.startswith("fold-0"))
@@ -175,13 +177,11 @@ def test_a_fault_at_each_write_of_the_parent_loses_nothing(
     finished = find_run(trained, "one")
     copied: list[int] = []
 
-    def copy_folds(
-        jobs: list[Job], digits: object, workers: object, on_progress: object, on_finished: Callable, *rest: object
-    ) -> None:
+    def copy_folds(jobs: list[Job], digits: object, workers: object, observer: Observer) -> None:
         for job in jobs:
             shutil.copytree(finished.fold_folder(job.task.fold), job.folder)
             copied.append(job.task.fold)
-            on_finished(job.task)
+            observer.finished(job.task)
 
     monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", copy_folds)
     writes = []
@@ -193,7 +193,7 @@ def test_a_fault_at_each_write_of_the_parent_loses_nothing(
             break
         writes += failed
         again = quick(trained, run=name)
-        assert again.info()["status"] == "finished"
+        assert again.info.status == "finished"
         for path in ("folds.csv", "ensemble/oof_softmax.npy", "ensemble/metrics.json"):
             assert (again.path / path).read_bytes() == (finished.path / path).read_bytes(), (failed, path)
         files = [submission_file(trained, run.name).read_bytes() for run in (again, finished)]
@@ -206,7 +206,7 @@ def test_a_fault_at_each_write_of_the_parent_loses_nothing(
 
 def test_seeds_differ(shared: Workspace) -> None:
     one, two = find_run(shared, "one"), find_run(shared, "two")
-    assert not np.array_equal(one.folds(), two.folds())
+    assert not np.array_equal(one.split(), two.split())
     assert not np.array_equal(one.test_softmax(), two.test_softmax())
 
 
@@ -280,14 +280,14 @@ def test_a_damaged_artefact_is_named_and_only_retrained_on_demand(
     with pytest.raises(DataError, match=f"fold-1/{name} is"):
         quick(trained, run="one")
     finished: list[FoldTask] = []
-    quick(trained, run="one", retrain=True, on_finished=finished.append)
+    quick(trained, run="one", retrain=True, observer=Listener(finished=finished.append))
     assert [task.fold for task in finished] == [1]
     assert files_of(run)["ensemble/test_softmax.npy"] == before["ensemble/test_softmax.npy"]
 
 
 def test_retrain_without_damage_trains_all(trained: Workspace) -> None:
     finished: list[FoldTask] = []
-    quick(trained, run="one", retrain=True, on_finished=finished.append)
+    quick(trained, run="one", retrain=True, observer=Listener(finished=finished.append))
     assert sorted(task.fold for task in finished) == [0, 1]
 
 
@@ -317,14 +317,14 @@ def test_train_says_when_finished_folds_were_trained_with_other_versions(trained
     metrics["versions"] |= {"tensorflow": "2.19.0"}
     (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics))
     notices: list[str] = []
-    quick(trained, run="one", on_notice=notices.append)
+    quick(trained, run="one", observer=Listener(notice=notices.append))
     (notice,) = notices
     assert f"tensorflow 2.19.0 (now {versions()['tensorflow']});" in notice
     assert run.fold_metrics(1)["versions"] == versions()
     findings = {finding["title"]: finding["text"] for finding in report(trained, "one").document["findings"]}
     words = findings["Folds were trained with different versions"]
     assert words.startswith(f"fold 0: tensorflow 2.19.0; fold 1: tensorflow {versions()['tensorflow']}.")
-    quick(trained, run="one", on_notice=notices.append)
+    quick(trained, run="one", observer=Listener(notice=notices.append))
     assert notices == [notice]  # nothing is left to train
 
 
@@ -382,7 +382,7 @@ def test_a_worker_that_dies_is_replaced_once(workspace: Workspace) -> None:
             killed.append(next(iter(worker_processes())))
             os.kill(killed[0], signal.SIGKILL)
 
-    run = quick(workspace, run="shot", settings=SMALL | {"epochs": "4"}, on_progress=kill_a_worker)
+    run = quick(workspace, run="shot", settings=SMALL | {"epochs": "4"}, observer=Listener(progress=kill_a_worker))
     calm = quick(workspace, run="calm", settings=SMALL | {"epochs": "4"})
     assert killed
     np.testing.assert_array_equal(run.test_softmax(), calm.test_softmax())
@@ -398,11 +398,17 @@ def test_a_worker_that_always_dies_ends_its_fold_alone(
                 os.kill(process, signal.SIGKILL)
 
     with pytest.raises(KaggleDigitsError, match=r"worker of fold 0 of seed 0 died by signal 9\."):
-        quick(workspace, run="shot", settings=SMALL | {"epochs": "4"}, workers=1, on_progress=kill_fold_0)
+        quick(
+            workspace,
+            run="shot",
+            settings=SMALL | {"epochs": "4"},
+            workers=1,
+            observer=Listener(progress=kill_fold_0),
+        )
     run = find_run(workspace, "shot")
     assert run.is_trained(1)
     assert not run.is_trained(0)
-    assert run.info()["status"] == "unfinished"
+    assert run.info.status == "unfinished"
     assert worker_processes() == set()
 
 
@@ -425,7 +431,7 @@ def test_train_says_that_memory_ran_out_in_a_worker(
     play_in_workers(tmp_path, monkeypatch, script)
     notices: list[str] = []
     with pytest.raises(KaggleDigitsError, match=r"^The worker of fold 0 of seed 0 ran out of memory\.") as caught:
-        quick(workspace, run="large", workers=1, on_notice=notices.append)
+        quick(workspace, run="large", workers=1, observer=Listener(notice=notices.append))
     assert caught.value.exit_code == 1
     assert caught.value.remedy.startswith("Close other programs, or train fewer folds at a time (--workers")
     assert notices[0] == "The worker of fold 0 of seed 0 ran out of memory. It is begun once more."
@@ -479,7 +485,7 @@ def test_train_leaves_nothing_in_the_temporary_folder(
             killed.append(next(iter(worker_processes())))
             os.kill(killed[0], signal.SIGKILL)
 
-    quick(workspace, run="tidy", settings=settings, on_progress=kill_a_worker)
+    quick(workspace, run="tidy", settings=settings, observer=Listener(progress=kill_a_worker))
     assert killed
     assert list((tmp_path / "scratch").iterdir()) == []
 
@@ -487,9 +493,11 @@ def test_train_leaves_nothing_in_the_temporary_folder(
 @needs_proc
 def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
     script = (
-        "import kaggle_digits as kd\n"  # without a __main__ guard, as in a notebook or a short script
+        # Without a __main__ guard, as in a notebook or a short script.
+        "import kaggle_digits as kd\n"
+        "class Going(kd.Observer):\n    def progress(self, progress): print('going', flush=True)\n"
         f"kd.train(kd.Workspace.at({str(workspace.root)!r}), preset='lenet', folds=2,"
-        " settings={'epochs': '1000', 'batch_size': '20'}, on_progress=lambda p: print('going', flush=True))\n"
+        " settings={'epochs': '1000', 'batch_size': '20'}, observer=Going())\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert parent.stdout is not None
@@ -523,8 +531,10 @@ def test_several_seeds_become_sibling_runs_and_their_mean(trained: Workspace) ->
     mean = quick(
         trained,
         seeds=2,
-        on_start=lambda run, tasks, missing: started.append((run.name, len(tasks), len(missing))),
-        on_finished=lambda task: finished.append((task.seed, task.fold)),
+        observer=Listener(
+            start=lambda run, tasks, missing: started.append((run, len(tasks), len(missing))),
+            finished=lambda task: finished.append((task.seed, task.fold)),
+        ),
     )
     names = [f"lenet-k2-s{seed}-epochs=1-batch_size=20" for seed in range(3)]
     assert mean.name == "lenet-k2-s0..1-epochs=1-batch_size=20"
@@ -533,34 +543,36 @@ def test_several_seeds_become_sibling_runs_and_their_mean(trained: Workspace) ->
     assert sorted(finished) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     one, two = (find_run(trained, name) for name in names[:2])
     for sibling, alone in ((one, "one"), (two, "two")):
-        assert sibling.info()["status"] == "finished"
+        assert sibling.info.status == "finished"
         np.testing.assert_array_equal(sibling.test_softmax(), find_run(trained, alone).test_softmax())
         assert submission_file(trained, sibling.name).read_bytes() == submission_file(trained, alone).read_bytes()
     np.testing.assert_allclose(mean.test_softmax(), (one.test_softmax() + two.test_softmax()) / 2, atol=1e-6)
-    assert mean.info()["members"] == names[:2]
+    assert mean.info.members == names[:2]
     finished.clear()
-    more = quick(trained, seeds=3, on_finished=lambda task: finished.append((task.seed, task.fold)))
+    more = quick(
+        trained, seeds=3, observer=Listener(finished=lambda task: finished.append((task.seed, task.fold)))
+    )
     assert sorted(finished) == [(2, 0), (2, 1)]
-    assert more.info()["members"] == names
+    assert more.info.members == names
 
 
 def test_a_named_mean_may_grow_but_not_shrink(trained: Workspace) -> None:
     for name in ("it-s0", "it-s1"):  # as if they had been trained under these names
         shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
     done: list[FoldTask] = []
-    mean = quick(trained, run="it", seeds=2, on_finished=done.append)
+    mean = quick(trained, run="it", seeds=2, observer=Listener(finished=done.append))
     assert not done
-    assert (mean.name, mean.info()["members"]) == ("it", ["it-s0", "it-s1"])
+    assert (mean.name, mean.info.members) == ("it", ["it-s0", "it-s1"])
     shutil.copytree(trained.runs / "two", trained.runs / "third")
     grown = ensemble(trained, ["it-s0", "it-s1", "third"], name="it")
-    assert grown.info()["members"] == ["it-s0", "it-s1", "third"]
+    assert grown.info.members == ["it-s0", "it-s1", "third"]
     with pytest.raises(UsageError, match="has another recipe: its members"):
         quick(trained, run="it", seeds=2)
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_trained(trained: Workspace) -> None:
     with pytest.raises(UsageError, match="run one has another recipe: its members is None"):
-        quick(trained, run="one", seeds=2, on_start=lambda *_: pytest.fail("began"))
+        quick(trained, run="one", seeds=2, observer=Listener(start=lambda *_: pytest.fail("began")))
     assert not (trained.runs / "one-s0").exists()
 
 
@@ -571,7 +583,13 @@ def test_retrain_of_several_seeds_trains_what_is_damaged_alone(trained: Workspac
     with pytest.raises(DataError, match=r"it-s1/fold-0/model\.keras is missing"):
         quick(trained, run="it", seeds=2)
     finished: list[tuple[int, int]] = []
-    quick(trained, run="it", seeds=2, retrain=True, on_finished=lambda t: finished.append((t.seed, t.fold)))
+    quick(
+        trained,
+        run="it",
+        seeds=2,
+        retrain=True,
+        observer=Listener(finished=lambda t: finished.append((t.seed, t.fold))),
+    )
     assert finished == [(1, 0)]
 
 
@@ -647,14 +665,14 @@ def test_an_interrupted_retrain_loses_nothing(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     with pytest.raises(KeyboardInterrupt):
-        quick(trained, run="one", retrain=True, on_progress=interrupt)
+        quick(trained, run="one", retrain=True, observer=Listener(progress=interrupt))
     after = files_of(run)
     # Only what holds times may be new already; the softmaxes of the same training are the same.
     assert after.keys() >= before.keys()
     assert all(after[name] == before[name] for name in before if name.endswith(".npy"))
     run.require_ensemble()
     done: list[int] = []
-    assert quick(trained, run="one", on_finished=done.append).info()["status"] == "finished"
+    assert quick(trained, run="one", observer=Listener(finished=done.append)).info.status == "finished"
     assert done == []
 
 
@@ -662,10 +680,10 @@ def test_an_ensemble_of_folds_that_were_trained_again_is_made_again(trained: Wor
     run = find_run(trained, "one")
     before = run.ensemble_metrics()["folds"]
     with pytest.raises(KeyboardInterrupt):
-        quick(trained, run="one", retrain=True, workers=1, on_finished=interrupt)
+        quick(trained, run="one", retrain=True, workers=1, observer=Listener(finished=interrupt))
     assert run.ensemble_metrics()["folds"] == before
     done: list[int] = []
-    quick(trained, run="one", on_finished=done.append)
+    quick(trained, run="one", observer=Listener(finished=done.append))
     assert done == []
     after = run.ensemble_metrics()["folds"]
     assert [a["seconds"] != b["seconds"] for a, b in zip(before, after, strict=True)] == [True, False]

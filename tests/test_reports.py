@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from conftest import SMALL, full_disk
+from conftest import SMALL, Listener, full_disk
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
@@ -59,7 +59,7 @@ def test_the_document_says_what_the_arrays_say(rehearsed: Workspace) -> None:
     assert confusion.sum() == 4200
     assert confusion.sum() - confusion.trace() == wrong.sum()
     np.testing.assert_array_equal(confusion.sum(1), np.bincount(labels))
-    assert [fold["errors"] for fold in document["folds"]] == [wrong[run.folds() == k].sum() for k in range(2)]
+    assert [fold["errors"] for fold in document["folds"]] == [wrong[run.split() == k].sum() for k in range(2)]
     assert document["fold_accuracy"]["mean"] == pytest.approx(np.mean([f["accuracy"] for f in document["folds"]]))
     assert [len(fold["history"]) for fold in document["folds"]] == [2, 2]
     assert document["missing_folds"] == []
@@ -328,7 +328,7 @@ def test_a_run_that_has_only_begun_has_a_report(workspace: Workspace) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(workspace, preset="lenet", folds=2, settings=SMALL, run="begun", on_start=no_more)
+        train(workspace, preset="lenet", folds=2, settings=SMALL, run="begun", observer=Listener(start=no_more))
     written = report(workspace, "begun")
     assert written.document["test"] is None
     assert written.document["missing_folds"] == [0, 1]

@@ -11,40 +11,43 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import competition_files, needs_proc, write_files
+from conftest import Listener, competition_files, needs_proc, write_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kaggle_server import KaggleServer
 
 from kaggle_digits import Workspace, ensemble, submit
-from kaggle_digits.data.csv import load_test, load_train
+from kaggle_digits.data.csv import load_data, load_test, load_train
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.evaluation.metrics import summarise
 from kaggle_digits.execution import processes
-from kaggle_digits.pipeline import _Plan, _recipe_words, summarise_runs
 from kaggle_digits.reports.comparison import make_comparison
 from kaggle_digits.reports.document import make_document
 from kaggle_digits.reports.page import _mean_epochs
+from kaggle_digits.runs.artefacts import write_fold
 from kaggle_digits.runs.directory import (
-    FINISHED,
-    UNFINISHED,
+    FoldsRun,
+    MeanRun,
     Run,
+    create_run,
     find_best_run,
     find_run,
     list_runs,
-    trained_networks,
-    write_fold,
+    read_run,
 )
 from kaggle_digits.runs.ensemble import check_members, ensemble_folds, ensemble_runs, is_current
+from kaggle_digits.runs.plan import Recipe, plan_run
+from kaggle_digits.runs.schema import FINISHED, UNFINISHED
+from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file, write_submission
 from kaggle_digits.training.fold import Digits, FoldResult, FoldTask
+from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import find_preset
 
 FILES = ("one/run.json", "both/run.json", "one/fold-0/metrics.json", "one/ensemble/metrics.json")
@@ -54,11 +57,12 @@ FILES = ("one/run.json", "both/run.json", "one/fold-0/metrics.json", "one/ensemb
 def write_run(workspace: Workspace, name: str, seed: int) -> Run:
     """Write a finished run as a training would, with softmaxes drawn at random."""
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
-    run, rng = Run(workspace.runs / name), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     facts = {"preset": "lenet", "folds": 2, "seed": seed, "settings": find_preset("lenet").settings.model_dump()}
-    run.create(facts | spec(workspace), ["kaggle-digits", "train"])
+    run = create_run(workspace.runs / name, facts | spec(workspace), ["kaggle-digits", "train"])
+    assert isinstance(run, FoldsRun)
     folds = make_folds(train_set.labels, 2, seed)
-    run.write_folds(folds)
+    run.write_split(folds)
     for fold in range(2):
         labels = train_set.labels[folds == fold]
         softmaxes = [rng.dirichlet(np.ones(10), n).astype(np.float32) for n in (len(labels), len(test_set.ids))]
@@ -68,9 +72,8 @@ def write_run(workspace: Workspace, name: str, seed: int) -> Run:
         epoch = {"epoch": 1, **shares, "learning_rate": 1e-3, "seconds": 1.5, "images_per_second": 7.0}
         metrics = summarise(softmaxes[0], labels) | times | more
         write_fold(run.fold_folder(fold), FoldResult(b"", [epoch], softmaxes[0], softmaxes[1], metrics))
-    ensemble_folds(run, train_set.labels, len(test_set.ids))
-    run.set_status(FINISHED, train_seconds=4.5)
-    return run
+    ensemble_folds(run, load_data(workspace.data))
+    return run.with_status(FINISHED, train_seconds=4.5)
 
 
 def spec(workspace: Workspace) -> dict[str, Any]:
@@ -83,11 +86,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Two runs and their mean, to be copied."""
     workspace = Workspace.at(tmp_path_factory.mktemp("written"))
     write_files(workspace.data, competition_files())
-    runs = [write_run(workspace, name, seed) for seed, name in enumerate(("one", "two"))]
-    both = Run(workspace.runs / "both")
-    both.create(spec(workspace) | {"members": ["one", "two"]}, ["kaggle-digits", "ensemble"])
-    ensemble_runs(both, runs, load_train(workspace.data).labels, len(load_test(workspace.data).ids))
-    both.set_status(FINISHED)
+    for seed, name in enumerate(("one", "two")):
+        write_run(workspace, name, seed)
+    members = {"members": ["one", "two"]}
+    both = create_run(workspace.runs / "both", spec(workspace) | members, ["kaggle-digits", "ensemble"])
+    assert isinstance(both, MeanRun)
+    ensemble_runs(both, load_data(workspace.data))
+    both.with_status(FINISHED)
     return workspace
 
 
@@ -97,36 +102,48 @@ def workspace(written: Workspace, tmp_path: Path) -> Workspace:
     return Workspace.at(tmp_path / "work")
 
 
+def one(workspace: Workspace) -> FoldsRun:
+    """Return the first run."""
+    run = find_run(workspace, "one")
+    assert isinstance(run, FoldsRun)
+    return run
+
+
 def read_all(workspace: Workspace) -> None:
-    """Read all that a run directory's JSON files say, each as far as it can be read."""
-    for run in (Run(workspace.runs / name) for name in ("one", "both")):
+    """Read everything that there is of runs."""
+    for name in ("one", "both"):
         with suppress(DataError):
-            run.info()
-        with suppress(DataError):
-            run.ensemble_metrics()
-    for fold in range(2):
-        with suppress(DataError):
-            Run(workspace.runs / "one").fold_metrics(fold)
+            run = read_run(workspace.runs / name)
+            with suppress(DataError):
+                run.ensemble_metrics()
+            if isinstance(run, FoldsRun):
+                for fold in range(2):
+                    with suppress(DataError):
+                        run.fold_metrics(fold)
     summarise_runs(workspace)
 
 
 def work_with_all(workspace: Workspace) -> None:
     """Do what verbs do with runs, but for loading networks; what is read must be enough for all of it."""
-    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
-    runs = [Run(workspace.runs / name) for name in ("one", "both")]
+    data, runs = load_data(workspace.data), []
+    for name in ("one", "both"):
+        with suppress(DataError):
+            runs.append(read_run(workspace.runs / name))
     for run in runs:
         with suppress(KaggleDigitsError):
-            _recipe_words(run)
+            run.describe()
         with suppress(KaggleDigitsError):
             run.unfinished()
         with suppress(KaggleDigitsError):
-            make_document(workspace, run, trained_networks(workspace, run), train_set, test_set, None)
-        run.has_sound_ensemble()
-    with suppress(KaggleDigitsError):
-        is_current(runs[0])
-    runs[0].is_sound(0)
-    with suppress(KaggleDigitsError):
-        make_comparison(workspace, runs, train_set)
+            make_document(workspace, run, data, None)
+        run.has_valid_ensemble()
+        if isinstance(run, FoldsRun):
+            with suppress(KaggleDigitsError):
+                is_current(run, data)
+            run.is_valid_fold(0)
+    if len(runs) == 2:
+        with suppress(KaggleDigitsError):
+            make_comparison(workspace, runs, data.train)
 
 
 json_values = st.recursive(
@@ -204,16 +221,13 @@ def test_what_was_written_is_read(workspace: Workspace) -> None:
     rows = {row["name"]: row for row in summarise_runs(workspace)}
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(("one", "two", "both"), FINISHED)
     assert (rows["one"]["trained"], rows["one"]["folds"], rows["both"]["folds"]) == (2, 2, None)
-    run = Run(workspace.runs / "one")
-    assert run.is_sound(0)
-    assert is_current(run)
-    for found in (run, Run(workspace.runs / "both")):
-        networks = trained_networks(workspace, found)
-        document = make_document(
-            workspace, found, networks, load_train(workspace.data), load_test(workspace.data), None
-        )
-        assert document["out_of_fold"]["errors"] == found.ensemble_metrics()["errors"]
-    assert run.info() == json.loads((run.path / "run.json").read_bytes())
+    run, data = one(workspace), load_data(workspace.data)
+    assert run.is_valid_fold(0)
+    assert is_current(run, data)
+    for found in (run, find_run(workspace, "both")):
+        document = make_document(workspace, found, data, None)
+        assert document["out_of_fold"]["errors"] == found.ensemble_metrics().errors
+    assert run.info.as_json() == json.loads((run.path / "run.json").read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -239,7 +253,7 @@ def test_a_damaged_run_json_is_named(workspace: Workspace, place: tuple[str, ...
     path = workspace.runs / "one" / "run.json"
     path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
     with pytest.raises(DataError, match=r"one/run\.json is damaged: ") as caught:
-        Run(path.parent).info()
+        read_run(path.parent)
     assert "Value error" not in caught.value.problem
     assert {row["name"]: row["status"] for row in summarise_runs(workspace)}["one"] == "damaged"
     with pytest.raises(DataError, match=r"one/run\.json"):
@@ -256,7 +270,7 @@ def test_a_damaged_run_json_of_a_mean_is_named(
     path = workspace.runs / "both" / "run.json"
     path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
     with pytest.raises(DataError, match=r"both/run\.json is damaged: "):
-        trained_networks(workspace, Run(path.parent))
+        read_run(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -273,14 +287,14 @@ def test_a_damaged_run_json_of_a_mean_is_named(
 def test_damaged_metrics_of_an_ensemble_are_named_and_made_again(
     workspace: Workspace, place: tuple[str, ...], value: object
 ) -> None:
-    run = Run(workspace.runs / "one")
+    run = one(workspace)
     path = run.path / "ensemble" / "metrics.json"
     whole = path.read_bytes()
     path.write_bytes(tampered(json.loads(whole), place, value))
     with pytest.raises(DataError, match=r"one/ensemble/metrics\.json is damaged: "):
         run.ensemble_metrics()
     assert {row["name"]: row["status"] for row in summarise_runs(workspace)}["one"] == "damaged"
-    assert not run.has_sound_ensemble()
+    assert not run.has_valid_ensemble()
     ensemble(workspace, ["one"])
     assert path.read_bytes() == whole
 
@@ -298,13 +312,13 @@ def test_damaged_metrics_of_an_ensemble_are_named_and_made_again(
     ],
 )
 def test_damaged_metrics_of_a_fold_are_named(workspace: Workspace, place: tuple[str, ...], value: object) -> None:
-    run = Run(workspace.runs / "one")
+    run = one(workspace)
     path = run.path / "fold-1" / "metrics.json"
     path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
     for read in (run.fold_metrics, run.check_fold):
         with pytest.raises(DataError, match=r"fold-1/metrics\.json is damaged: "):
             read(1)
-    assert not run.is_sound(1)
+    assert not run.is_valid_fold(1)
     with pytest.raises(DataError, match=r"fold-1/metrics\.json is damaged: "):
         ensemble(workspace, ["one"])
 
@@ -314,7 +328,7 @@ def test_find_run_goes_by_what_run_json_says(workspace: Workspace) -> None:
     assert [run.name for run in list_runs(workspace)] == ["both", "two", "one"]
     os.utime(workspace.runs / "one" / "run.json", (2e9, 2e9))
     assert [run.name for run in list_runs(workspace)] == ["both", "two", "one"]
-    Run(workspace.runs / "two").set_status(FINISHED)
+    find_run(workspace, "two").with_status(FINISHED)
     assert find_run(workspace).name == "two"
 
 
@@ -323,17 +337,17 @@ def test_find_run_is_not_misled_by_a_clock_that_was_ahead(workspace: Workspace) 
     document = json.loads(path.read_bytes()) | {"updated": "2099-01-01T00:00:00+00:00"}
     path.write_text(json.dumps(document))
     assert find_run(workspace).name == "two"
-    Run(workspace.runs / "one").set_status(FINISHED)
+    find_run(workspace, "one").with_status(FINISHED)
     assert find_run(workspace).name == "one"
     path.write_text(json.dumps(document | {"updated": "9999-12-31T23:59:59.999999+00:00"}))
-    Run(workspace.runs / "one").set_status(FINISHED)  # nothing comes after that, which is no reason to fail
+    find_run(workspace, "one").with_status(FINISHED)  # nothing comes after that, which is no reason to fail
 
 
 def test_find_run_passes_over_what_is_unfinished_or_damaged(workspace: Workspace) -> None:
-    Run(workspace.runs / "two").set_status(UNFINISHED)
+    find_run(workspace, "two").with_status(UNFINISHED)
     (workspace.runs / "both" / "run.json").write_text("{}")
     assert find_run(workspace).name == "one"
-    Run(workspace.runs / "one").set_status(UNFINISHED)
+    find_run(workspace, "one").with_status(UNFINISHED)
     assert find_run(workspace).name == "one"  # the latest of all
 
 
@@ -354,11 +368,11 @@ def test_find_best_run_takes_the_best_finished_one(workspace: Workspace) -> None
     for name, accuracy in (("one", 0.9), ("two", 0.8), ("both", 0.9)):
         set_accuracy(name, accuracy)
     assert find_best_run(workspace).name == "both"  # of equal ones the latest
-    Run(workspace.runs / "both").set_status(UNFINISHED)
+    find_run(workspace, "both").with_status(UNFINISHED)
     assert find_best_run(workspace).name == "one"
     (workspace.runs / "one" / "ensemble" / "metrics.json").write_text("{")
     assert find_best_run(workspace).name == "two"
-    Run(workspace.runs / "two").set_status(UNFINISHED)
+    find_run(workspace, "two").with_status(UNFINISHED)
     (workspace.runs / "one" / "run.json").write_text("{")
     with pytest.raises(DataError, match="not finished"):
         find_best_run(workspace)
@@ -368,30 +382,29 @@ def test_submit_names_the_best_finished_run_before_it_sends(workspace: Workspace
     """Not the latest one, and the person can still interrupt it."""
     softmax = np.zeros((30, 10), np.float32)
     for digit, name in enumerate(("one", "two", "both")):
-        run, softmax[:, digit] = Run(workspace.runs / name), digit + 1
+        run, softmax[:, digit] = find_run(workspace, name), digit + 1
         write_submission(submission_file(workspace, name), np.arange(1, 31), softmax)
-        metrics = run.ensemble_metrics() | {"accuracy": 0.9 if name == "one" else 0.8}
+        metrics = run.ensemble_metrics().as_json() | {"accuracy": 0.9 if name == "one" else 0.8}
         (run.path / "ensemble" / "metrics.json").write_text(json.dumps(metrics))
     said: list[tuple[str, int]] = []
 
     def take_note(sentence: str) -> None:
         said.append((sentence, kaggle.count("CreateSubmission")))
 
-    sent = submit(workspace, wait=False, on_choice=take_note)
+    sent = submit(workspace, wait=False, observer=Listener(notice=take_note))
     assert said == [("The run is one (CV 0.90000), the finished one with the best out-of-fold accuracy.", 0)]
-    assert (sent.entry.run, sent.entry.cv) == ("one", "0.90000")
+    assert (sent.entry.run, sent.entry.cv) == ("one", 0.9)
     assert b"\n1,0\n" in kaggle.submissions[0]["content"]
 
 
 def test_command_of_a_run_is_right_where_its_folders_are_now(workspace: Workspace, tmp_path: Path) -> None:
-    run = Run(workspace.runs / "one")
+    run = one(workspace)
     command = ["kaggle-digits", "--competition", "train", "--root", "train", "train", "--preset", "lenet"]
-    document = run.info() | {"command": command, "competition": "unknown"}
+    document = run.info.as_json() | {"command": command, "competition": "unknown"}
     (run.path / "run.json").write_text(json.dumps(document))
-    expected = workspace.command("train", "--preset", "lenet")
-    assert run.command() == expected
+    assert one(workspace).command() == workspace.command("train", "--preset", "lenet")
     shutil.copytree(workspace.root, tmp_path / "new")
-    copied = Run(Workspace.at(tmp_path / "new", workspace.competition.name).runs / "one")
+    copied = one(Workspace.at(tmp_path / "new", workspace.competition.name))
     assert shlex.split(copied.command())[1:3] == ["--root", str(tmp_path / "new")]
     assert copied.command() in copied.unfinished().remedy
 
@@ -399,7 +412,7 @@ def test_command_of_a_run_is_right_where_its_folders_are_now(workspace: Workspac
 def test_json_that_is_too_deep(workspace: Workspace) -> None:
     (workspace.runs / "one" / "run.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"one/run\.json cannot be read as JSON"):
-        Run(workspace.runs / "one").info()
+        one(workspace)
 
 
 ARRAYS = (
@@ -438,32 +451,34 @@ def restore(workspace: Workspace, written: Workspace) -> None:
 
 def read_artefacts(workspace: Workspace, file: str) -> list[KaggleDigitsError]:
     """Read what a file is of as every command does, but for networks, and return the errors a person would see."""
-    train_set, test_set = load_train(workspace.data), load_test(workspace.data)
-    one, both = (Run(workspace.runs / name) for name in ("one", "both"))
-    rows = len(train_set.labels), len(test_set.ids)
+    data = load_data(workspace.data)
+    try:
+        first, both = one(workspace), find_run(workspace, "both")
+    except KaggleDigitsError as error:
+        return [error]
     errors = []
 
     def report_on(run: Run) -> None:
-        document = make_document(workspace, run, trained_networks(workspace, run), train_set, test_set, None)
+        document = make_document(workspace, run, data, None)
         if document["folds"]:
             _mean_epochs(document["folds"])
             json.dumps(document, allow_nan=False)
 
     def resume() -> None:
-        _Plan.make(one, replace(find_preset("lenet"), folds=2), 0, one.folds(rows[0]), rows[1], False, False)
-        if not is_current(one, *rows):
-            ensemble_folds(one, train_set.labels, rows[1])
+        plan_run(first, Recipe.make("lenet", 2, {}, 0), data, False, False)
+        if not is_current(first, data):
+            ensemble_folds(first, data)
 
     of_run = (
         resume,
-        lambda: report_on(one),
+        lambda: report_on(first),
         lambda: summarise_runs(workspace),
         lambda: ensemble(workspace, ["one"]),
     )
     of_ensembles = (
-        lambda: make_comparison(workspace, [one, both], train_set),
+        lambda: make_comparison(workspace, [first, both], data.train),
         lambda: report_on(both),
-        lambda: check_members(workspace, both),
+        lambda: check_members(both),
         lambda: ensemble(workspace, ["both"]),
     )
     for read in of_ensembles if file.startswith("both") else of_run + of_ensembles[: 2 * ("ensemble" in file)]:
@@ -575,14 +590,14 @@ GOOD_ROWS = np.full((50, 10), 0.1, np.float32)
 def test_a_softmax_file_with_wrong_content_is_named(
     workspace: Workspace, file: str, content: bytes, message: str
 ) -> None:
-    run = Run(workspace.runs / "one")
+    run = one(workspace)
     put(workspace, file, content)
     with pytest.raises(DataError, match=rf"{file} .*{message}"):
         run.val_softmax(0) if "fold-0" in file else run.oof_softmax(50)
     errors = [error.problem for error in read_artefacts(workspace, file)]
     if "fold-0" in file:  # resuming, report, ensemble
         assert len([problem for problem in errors if file in problem]) == 3
-        assert not run.is_sound(0)
+        assert not run.is_valid_fold(0)
     else:
         assert errors == []  # resuming makes the ensemble again from its folds
         assert len(run.oof_softmax()) == 100
@@ -674,9 +689,7 @@ def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1)
         for fold in range(folds)
     ]
     digits = Digits(nothing, nothing, nothing)
-    processes.train_in_processes(
-        jobs, digits, workers, lambda progress: None, lambda task: None, lambda sentence: None
-    )
+    processes.train_in_processes(jobs, digits, workers, Observer())
 
 
 def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Clock, sample_bytes, write_files
+from conftest import Clock, Listener, sample_bytes, write_files
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -187,7 +187,7 @@ def test_sent_scored_and_in_the_ledger(workspace: Workspace, csv: Path, host: Fa
     (entry,) = ledger_of(workspace).entries()
     assert entry == sent.entry
     assert (entry.run, entry.ref, entry.status) == ("fast", "1", "COMPLETE")
-    assert (entry.score, entry.cv, entry.rank) == ("0.99757", "0.99500", "3")
+    assert (entry.score, entry.cv, entry.rank) == (0.99757, 0.995, 3)
     assert host.sent[0].description == f"hello {sha256(csv)[:12]}"
 
 
@@ -202,7 +202,7 @@ def test_the_reference_is_in_the_ledger_before_the_first_look(
 def test_pending_is_waited_for(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.outcomes = [("PENDING", None, "")] * 3 + [("COMPLETE", 0.9, "")]
     seen: list[str] = []
-    assert submit(host, workspace, csv, on_wait=seen.append).entry.score == "0.90000"
+    assert submit(host, workspace, csv, observer=Listener(waiting=seen.append)).entry.score == 0.9
     assert seen == ["PENDING"] * 3 + ["COMPLETE"]
 
 
@@ -244,7 +244,7 @@ def test_a_file_that_the_host_knows_is_adopted(workspace: Workspace, csv: Path, 
     assert submit(host, workspace, csv, run="fast", cv=0.995).was_known
     assert len(host.sent) == 1
     (entry,) = ledger_of(workspace).entries()
-    assert (entry.ref, entry.run, entry.cv) == ("1", "fast", "0.99500")
+    assert (entry.ref, entry.run, entry.cv) == ("1", "fast", 0.995)
 
 
 def test_a_lost_answer_that_cannot_be_looked_up_is_remembered(
@@ -319,15 +319,15 @@ def test_a_leaderboard_that_cannot_be_read_hides_no_score(
 
     monkeypatch.setattr(host, "standing", unreadable)
     entry = submit(host, workspace, csv).entry
-    assert (entry.score, entry.rank) == ("0.99757", "")
+    assert (entry.score, entry.rank) == (0.99757, None)
 
 
 def test_the_rank_belongs_to_the_best_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv)
     host.sent[0] = replace(host.sent[0], status="COMPLETE", score=0.99757)
     host.outcomes = [("COMPLETE", 0.9, "")]
-    assert submit(host, workspace, csv, again=True).entry.rank == ""
-    assert [entry.rank for entry in ledger_of(workspace).entries()] == ["3", ""]
+    assert submit(host, workspace, csv, again=True).entry.rank is None
+    assert [entry.rank for entry in ledger_of(workspace).entries()] == [3, None]
 
 
 def test_a_dry_run_of_a_known_file_writes_and_waits_for_nothing(
@@ -351,7 +351,7 @@ def test_a_file_scored_as_an_error_says_so_again(workspace: Workspace, csv: Path
 def test_a_lost_answer_is_looked_up(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.lose_answer = True
     sent = submit(host, workspace, csv, run="fast", cv=0.995)
-    assert (sent.entry.ref, sent.entry.run, sent.entry.cv) == ("1", "fast", "0.99500")
+    assert (sent.entry.ref, sent.entry.run, sent.entry.cv) == ("1", "fast", 0.995)
     assert len(host.sent) == 1
 
 
@@ -633,7 +633,7 @@ def test_submit_leaves_no_line_when_the_upload_fails(workspace: Workspace, csv: 
 
 
 def test_score_shows_what_only_the_ledger_knows(workspace: Workspace, host: FakeHost) -> None:
-    ledger_of(workspace).record(Entry("2026-11-01T10:00:00+00:00", "old", "0" * 64, "77", "COMPLETE", "0.99100"))
+    ledger_of(workspace).record(Entry("2026-11-01T10:00:00+00:00", "old", "0" * 64, "77", "COMPLETE", 0.991))
     ((submission, entry),) = read_scores(host, workspace).submissions
     assert (submission.ref, submission.score, submission.reason) == ("77", 0.991, "only in the ledger")
     assert entry is not None
@@ -701,6 +701,6 @@ def test_score_brings_the_ledger_up_to_date(workspace: Workspace, csv: Path, hos
     assert entry is not None
     assert entry.gap == pytest.approx(0.00257)
     assert ledger_of(workspace).entries() == [entry]
-    assert entry.rank == "3"
+    assert entry.rank == 3
     assert board.standing is not None
     assert board.standing.percentile == 6.0

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -46,7 +46,7 @@ RUN_JSON = "run.json"
 _REMOVE = "Remove it and run the command that makes it again."
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Run:
     """What a run of folds and a mean of runs have in common: a name, an ensemble, a report.
 
@@ -59,7 +59,7 @@ class Run:
     """
 
     path: Path
-    info: RunInfo
+    info: RunInfo = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -150,11 +150,11 @@ class Run:
         return [(run, fold) for run, _ in self.shares() for fold in range(run.info.folds) if run.is_trained(fold)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class FoldsRun(Run):
     """A run of folds: one preset, one split, one seed."""
 
-    info: FoldsInfo
+    info: FoldsInfo = field(compare=False)
 
     def describe(self) -> str:
         """Return in a few words what the run is made by."""
@@ -259,11 +259,11 @@ class FoldsRun(Run):
         return read_softmax(self.fold_folder(fold), "test_softmax.npy", rows)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class MeanRun(Run):
     """A mean of other runs, its members, which are beside it."""
 
-    info: MeanInfo
+    info: MeanInfo = field(compare=False)
 
     def describe(self) -> str:
         """Return in a few words what the run is made by."""
