@@ -741,7 +741,7 @@ def test_no_room_for_the_leaderboard(
     answer = workspace.root / "mine.csv"
     answer.write_text("ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31)))
     sent = submit(host, workspace, answer)
-    assert (sent.entry.status, sent.entry.score) == ("COMPLETE", "0.99757")
+    assert (sent.entry.status, sent.entry.score) == ("COMPLETE", 0.99757)
 
 
 def test_a_leaderboard_of_another_form(host: KaggleHost, kaggle: KaggleServer) -> None:

@@ -98,10 +98,10 @@ def test_other_peoples_digits_are_mostly_read(rehearsed: Workspace) -> None:
 def test_a_bad_picture_is_told_before_a_network_is_loaded(
     rehearsed: Workspace, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(run: Run, fold: int) -> Path:
+    def fail(run: FoldsRun, fold: int) -> Path:
         raise AssertionError("a network was loaded")
 
-    monkeypatch.setattr(Run, "model_file", fail)
+    monkeypatch.setattr(FoldsRun, "model_file", fail)
     with pytest.raises(DataError, match=r"nowhere\.png is missing"):
         kd.predict(rehearsed, [pictures[0], "nowhere.png"])
 

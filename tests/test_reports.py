@@ -201,7 +201,7 @@ def test_findings_follow_the_document(trained: Workspace) -> None:
 
     odd = copy.deepcopy(document)
     odd["folds"][1]["out_of_line"] = True
-    odd["test"]["class_shares"]["p"] = 1e-9
+    odd["test"]["class_shares"]["chi_squared_p"] = 1e-9
     odd["missing_folds"] = [3]
     odd["findings"] = find_what_matters(odd, "", "")
     assert {"Unfinished", "The two folds differ", "The test set has other shares of digits"} <= {
@@ -212,7 +212,7 @@ def test_findings_follow_the_document(trained: Workspace) -> None:
 
 def test_a_submission_that_waits_is_no_reason_to_submit(trained: Workspace) -> None:
     entry = submit(trained).entry
-    ledger_of(trained).record(replace(entry, status="PENDING", score="", rank=""))
+    ledger_of(trained).record(replace(entry, status="PENDING", score=None, rank=None))
     document = report(trained).document
     assert "Submitted, and not scored yet" in titles(document)
     assert "Not submitted yet" not in titles(document)
@@ -363,13 +363,13 @@ def test_two_runs_are_compared_row_by_row(trained: Workspace) -> None:
     assert pair["only_second_wrong"] == (wrong[1] & ~wrong[0]).sum()
     assert pair["both_wrong"] == (wrong[0] & wrong[1]).sum()
     assert (
-        pair["p_holm"]
-        == pair["p"]
+        pair["mcnemar_p_holm"]
+        == pair["mcnemar_p"]
         == pytest.approx(
             binomtest(pair["only_first_wrong"], pair["only_first_wrong"] + pair["only_second_wrong"]).pvalue
         )
     )
-    assert pair["differ"] is (pair["p"] < 0.05)
+    assert pair["differ"] is (pair["mcnemar_p"] < 0.05)
     assert pair["differences"] == {"seed": [0, 1], "epochs": [2, 1]}
     for mistake in pair["second_mistakes"]:
         assert wrong[1][mistake["row"]]
@@ -389,7 +389,7 @@ def test_three_runs_are_corrected_for(trained: Workspace) -> None:
         ("first", "third"),
         ("second", "third"),
     ]
-    assert all(pair["p_holm"] == 1 and not pair["differ"] for pair in pairs)
+    assert all(pair["mcnemar_p_holm"] == 1 and not pair["differ"] for pair in pairs)
 
 
 @pytest.mark.parametrize(

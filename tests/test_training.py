@@ -21,7 +21,7 @@ from conftest import full_disk, small_digits
 from kaggle_digits import Workspace, download
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import WriteError
-from kaggle_digits.runs.directory import FoldCheckpoint, tensorboard_callback, write_fold
+from kaggle_digits.runs.artefacts import FoldCheckpoint, tensorboard_callback, write_fold
 from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, choose_rows, epoch_sizes, train_fold
 from kaggle_digits.training.models import softmax_function
 from kaggle_digits.training.preprocessing import FORMS, form_function, without_form
