@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.data.download import check_manifest
+from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import UsageError
 from kaggle_digits.execution.dask import train_on_dask
 from kaggle_digits.execution.processes import Job, train_in_processes
@@ -130,16 +131,18 @@ def train(
         paths = [run_folder(workspace, f"{run}-s{r.seed}" if run else r.run_name()) for r in recipes]
     data = load_data(workspace.data)
     check_manifest(workspace.data, data.hashes)
+    # Before there is any run: what is wrong with K is found here.
+    splits = [make_folds(data.train.labels, recipe.preset.folds, recipe.seed) for recipe in recipes]
     with ExitStack() as locks:
         if seeds > 1:
             # What is wrong with the mean's name is better found now than after the training.
             locks.enter_context(_lock(target))
             check_mean(target, [path.name for path in paths], data)
         plans: dict[int, RunPlan] = {}
-        for recipe, path in zip(recipes, paths, strict=True):
+        for recipe, path, split in zip(recipes, paths, splits, strict=True):
             locks.enter_context(_lock(path))
             opened = open_folds_run(path, recipe, workspace, data)
-            plans[recipe.seed] = plan_run(opened, recipe, data, retrain, tensorboard)
+            plans[recipe.seed] = plan_run(opened, recipe, split, data, retrain=retrain, tensorboard=tensorboard)
         if retrain and not any(plan.has_damaged_folds for plan in plans.values()):
             for plan in plans.values():
                 plan.missing = set(range(len(plan.tasks)))

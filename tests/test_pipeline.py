@@ -298,7 +298,7 @@ def test_train_refuses_another_network_under_the_same_preset(
     run = find_run(trained, "one")
     shutil.rmtree(run.fold_folder(1))
     before = files_of(run)
-    metrics = run.fold_metrics(0)
+    metrics = run.fold_metrics(0).as_json()
     (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics | {"network": "0123456789ab"}))
     with pytest.raises(UsageError, match="builds another network now"):
         quick(trained, run="one")
@@ -313,14 +313,14 @@ def test_train_refuses_another_network_under_the_same_preset(
 def test_train_says_when_finished_folds_were_trained_with_other_versions(trained: Workspace) -> None:
     run = find_run(trained, "one")
     shutil.rmtree(run.fold_folder(1))
-    metrics = run.fold_metrics(0)
+    metrics = run.fold_metrics(0).as_json()
     metrics["versions"] |= {"tensorflow": "2.19.0"}
     (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics))
     notices: list[str] = []
     quick(trained, run="one", observer=Listener(notice=notices.append))
     (notice,) = notices
     assert f"tensorflow 2.19.0 (now {versions()['tensorflow']});" in notice
-    assert run.fold_metrics(1)["versions"] == versions()
+    assert run.fold_metrics(1).versions == versions()
     findings = {finding["title"]: finding["text"] for finding in report(trained, "one").document["findings"]}
     words = findings["Folds were trained with different versions"]
     assert words.startswith(f"fold 0: tensorflow 2.19.0; fold 1: tensorflow {versions()['tensorflow']}.")
@@ -329,7 +329,7 @@ def test_train_says_when_finished_folds_were_trained_with_other_versions(trained
 
 
 def test_a_run_in_use(trained: Workspace) -> None:
-    with lock(find_run(trained, "one").lock_file, ""), pytest.raises(WriteError, match="by another process"):
+    with lock(find_run(trained, "one").path / ".lock", ""), pytest.raises(WriteError, match="by another process"):
         quick(trained, run="one")
 
 
@@ -566,12 +566,12 @@ def test_a_named_mean_may_grow_but_not_shrink(trained: Workspace) -> None:
     shutil.copytree(trained.runs / "two", trained.runs / "third")
     grown = ensemble(trained, ["it-s0", "it-s1", "third"], name="it")
     assert grown.info.members == ["it-s0", "it-s1", "third"]
-    with pytest.raises(UsageError, match="has another recipe: its members"):
+    with pytest.raises(UsageError, match="is the mean of it-s0, it-s1, third, not of it-s0, it-s1"):
         quick(trained, run="it", seeds=2)
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_trained(trained: Workspace) -> None:
-    with pytest.raises(UsageError, match="run one has another recipe: its members is None"):
+    with pytest.raises(UsageError, match="run one is no mean of runs"):
         quick(trained, run="one", seeds=2, observer=Listener(start=lambda *_: pytest.fail("began")))
     assert not (trained.runs / "one-s0").exists()
 
@@ -609,9 +609,9 @@ def test_an_unfinished_run_cannot_be_ensembled(trained: Workspace) -> None:
 def test_names_that_are_not_there_or_taken(trained: Workspace) -> None:
     with pytest.raises(UsageError, match="no run called 'three'"):
         ensemble(trained, ["one", "three"])
-    with pytest.raises(UsageError, match="has another recipe"):
+    with pytest.raises(UsageError, match="run one is no mean of runs"):
         ensemble(trained, ["one", "two"], name="one")
-    with pytest.raises(UsageError, match="--name names the ensemble of several runs"):
+    with pytest.raises(UsageError, match="--name names the mean of several runs"):
         ensemble(trained, ["one"], name="other")
 
 

@@ -22,7 +22,7 @@ from kaggle_digits.data.csv import load_test
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.prediction.pictures import find_digit
 from kaggle_digits.prediction.predict import Prediction, ensemble_softmax
-from kaggle_digits.runs.directory import Run, find_run
+from kaggle_digits.runs.directory import FoldsRun, find_run
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 ROWS = 30
@@ -44,7 +44,7 @@ def copied(rehearsed: Workspace, tmp_path: Path) -> Workspace:
     return Workspace.at(tmp_path / "copy", "rehearsal")
 
 
-def calibrated(run: Run) -> np.ndarray:
+def calibrated(run: FoldsRun) -> np.ndarray:
     return kd.temper(run.test_softmax()[:ROWS], run.ensemble_metrics()["calibration"]["temperature"])
 
 

@@ -465,7 +465,7 @@ def read_artefacts(workspace: Workspace, file: str) -> list[KaggleDigitsError]:
             json.dumps(document, allow_nan=False)
 
     def resume() -> None:
-        plan_run(first, Recipe.make("lenet", 2, {}, 0), data, False, False)
+        plan_run(first, Recipe.make("lenet", 2, {}, 0), make_folds(data.train.labels, 2, 0), data)
         if not is_current(first, data):
             ensemble_folds(first, data)
 

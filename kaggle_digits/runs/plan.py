@@ -10,7 +10,6 @@ from typing import Any
 
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import Data
-from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.runs.artefacts import different_versions, versions
 from kaggle_digits.runs.directory import RUN_JSON, FoldsRun, MeanRun, Run, create_run, read_run
@@ -114,8 +113,10 @@ class RunPlan:
         return len(self.missing) == len(self.tasks) and not any(map(self.run.is_begun, self.missing))
 
 
-def plan_run(run: FoldsRun, recipe: Recipe, data: Data, retrain: bool, tensorboard: bool) -> RunPlan:
-    """Find out which folds of a run are missing.
+def plan_run(
+    run: FoldsRun, recipe: Recipe, split: UInt8, data: Data, *, retrain: bool = False, tensorboard: bool = False
+) -> RunPlan:
+    """Find out which folds of a run are missing; `split` is for a run that has none yet.
 
     Raises
     ------
@@ -123,7 +124,7 @@ def plan_run(run: FoldsRun, recipe: Recipe, data: Data, retrain: bool, tensorboa
         If an artefact is damaged, unless `retrain` allows to make it again.
     """
     run.remove_partial_files()
-    split, is_new = _open_split(run, make_folds(data.train.labels, recipe.preset.folds, recipe.seed), retrain)
+    split, is_new = _open_split(run, split, retrain)
     tasks = [
         FoldTask(recipe.preset.name, recipe.preset.settings, recipe.seed, fold, split, tensorboard)
         for fold in range(recipe.preset.folds)
