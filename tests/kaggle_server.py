@@ -8,7 +8,6 @@ import json
 import threading
 import zipfile
 from collections import defaultdict, deque
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -23,8 +22,7 @@ class Fault:
     """What goes wrong with one request.
 
     `lost` handles the request and then drops the connection; `drop` does not even handle it; `made` handles it
-    and then answers with `status`; `cut` promises the whole body and sends half of it; `drip` sends its "head" or
-    its "body" byte by byte and without end.
+    and then answers with `status`; `cut` promises the whole body and sends half of it.
     """
 
     status: int = 0
@@ -35,7 +33,6 @@ class Fault:
     drop: bool = False
     cut: bool = False
     spoil: bool = False
-    drip: str = ""
 
 
 def error(status: int, message: str, made: bool = False, **headers: str) -> Fault:
@@ -190,9 +187,6 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.drop:
             self._drop()
             return None
-        if fault.drip:
-            self._drip(fault.drip)
-            return None
         if fault.status and not fault.made:
             self._bytes(fault.body, fault, fault.status)
             return None
@@ -228,15 +222,6 @@ class _Handler(BaseHTTPRequestHandler):
             return self._drop()
         self.wfile.write(content)
         return None
-
-    def _drip(self, part: str) -> None:
-        self.close_connection = True
-        with suppress(OSError):
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n")
-            self.wfile.write(b"\r\n" if part == "body" else b"X-Slow: ")
-            # Not `time.sleep`, which tests patch.
-            while not self.kaggle.closed.wait(0.02):
-                self.wfile.write(b".")
 
     def _drop(self) -> None:
         self.close_connection = True

@@ -9,8 +9,6 @@ import logging
 import os
 import sys
 import tempfile
-import threading
-import time
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,7 +27,6 @@ from kaggle_digits.errors import (
     UsageError,
     WriteError,
 )
-from kaggle_digits.hosts import kaggle as kaggle_module
 from kaggle_digits.hosts.credentials import HIDDEN, scrub
 from kaggle_digits.hosts.kaggle import ATTEMPTS, FETCHES, LONGEST_WAIT, KaggleHost
 from kaggle_digits.submissions.submit import submit
@@ -128,31 +125,6 @@ def test_a_bundle_with_names_that_are_no_text(
     monkeypatch.setattr(kaggle, "bundle", lambda: bundle)
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == kaggle.files
-
-
-@pytest.mark.parametrize("part", ["head", "body"])
-def test_an_answer_that_drips_is_cut_off(host: KaggleHost, kaggle: KaggleServer, part: str) -> None:
-    host = KaggleHost("digit-recognizer", timeout=0.1)
-    kaggle.fail("GetSubmissionLimits", Fault(drip=part))
-    started = time.monotonic()
-    with pytest.raises(NetworkError, match=r"Kaggle's answer takes longer than"):
-        host.allowance()
-    assert time.monotonic() - started < 10
-    assert kaggle.count("GetSubmissionLimits") == 1  # another try would take as long
-
-
-def test_a_bundle_that_drips_is_replaced_by_single_files(
-    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kaggle_module, "TRANSFER_DEADLINE", 1.0)
-    kaggle.fail("digit-recognizer.zip", Fault(drip="body"))
-    (tmp_path / "new").mkdir()
-    assert downloaded(KaggleHost("digit-recognizer"), tmp_path / "new") == kaggle.files
-
-
-def test_no_thread_outlives_a_question(host: KaggleHost) -> None:
-    host.allowance()
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 
 def test_wrong_sizes_are_damage_on_the_wire(

@@ -13,9 +13,7 @@ import logging
 import os
 import re
 import shlex
-import socket
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from copy import copy
@@ -50,12 +48,8 @@ T = TypeVar("T")
 ATTEMPTS = 4
 SOCKET_TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as dropped."""
-PATIENCE = 3.0
-"""How many socket timeouts an answer may take as a whole, for a server can send it byte by byte."""
 BRIEF_TIMEOUT = 10.0
 """The same where a look is repeated anyway."""
-TRANSFER_DEADLINE = 600.0
-"""Seconds that the download of a file may take: 27 kB/s for the competition's bundle."""
 LONGEST_WAIT = 120.0
 """Seconds that the pauses between the tries of one question may come to; no server is waited for longer."""
 REFUSALS = (400, 401, 403, 404)
@@ -78,7 +72,7 @@ class KaggleHost:
     attempts : int
         How often to ask what is safe to ask again, when the network or the server is in the way.
     timeout : float
-        Seconds without a byte after which a connection counts as dropped; `PATIENCE` times as long, an answer.
+        Seconds without a byte after which a connection counts as dropped.
     """
 
     def __init__(self, slug: str, attempts: int = ATTEMPTS, timeout: float = SOCKET_TIMEOUT) -> None:
@@ -94,7 +88,7 @@ class KaggleHost:
         """
         sizes = self._ask(self._sizes)
         try:
-            self._ask(lambda api: self._download_bundle(api, folder, sizes), TRANSFER_DEADLINE)
+            self._ask(lambda api: self._download_bundle(api, folder, sizes))
         except _ThrottledError:
             raise
         except NetworkError:
@@ -155,7 +149,7 @@ class KaggleHost:
 
         # In a folder of its own, for the client gives it the name of the data bundle.
         with _scratch() as folder:
-            self._ask(lambda api: api.competition_leaderboard_download(self._slug, str(folder)), TRANSFER_DEADLINE)
+            self._ask(lambda api: api.competition_leaderboard_download(self._slug, str(folder)))
             with _as_damage_on_the_wire():
                 content = read_zipped(_only_file(folder), "*.csv")
         try:
@@ -200,7 +194,7 @@ class KaggleHost:
         """Download a single file: zipped, with a checksum, or plain, and then with the same bytes twice."""
         fetched: set[str] = set()
         for _ in range(FETCHES):
-            digest = self._ask(lambda api: self._fetch_file(api, folder, name, size), TRANSFER_DEADLINE)
+            digest = self._ask(lambda api: self._fetch_file(api, folder, name, size))
             if digest is None or digest in fetched:
                 return
             fetched.add(digest)
@@ -276,7 +270,7 @@ class KaggleHost:
         file = credential_file(credential_source())
         if file is not None:
             _warn_of_readers(file)
-        with _tamed_client(self._timeout, PATIENCE * self._timeout) as watch:
+        with _tamed_client(self._timeout):
             try:
                 api = _import_client()
                 # The import swallows what goes wrong in it; asking again tells.
@@ -285,13 +279,13 @@ class KaggleHost:
             except SystemExit:
                 raise unknown_credentials("they are invalid or expired") from None
             except Exception as error:
-                raise watch.explained(error, self._slug) from error
+                raise _explained(error, self._slug) from error
         # One layer of retries, ours, which starts a download anew: the client's goes on where a body was cut, and
         # can splice an error page into the file.
         api.download_file = partial(api.download_file, max_retries=0)
         return api
 
-    def _ask(self, question: Callable[[Any], T], deadline: float | None = None) -> T:
+    def _ask(self, question: Callable[[Any], T]) -> T:
         """Ask Kaggle what is safe to ask twice: with capped, jittered retries on network and server trouble."""
         from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
@@ -305,91 +299,41 @@ class KaggleHost:
             return state.attempt_number >= self._attempts or state.idle_for + state.upcoming_sleep > LONGEST_WAIT
 
         def may_pass(error: BaseException) -> bool:
-            return isinstance(error, NetworkError) and not isinstance(error, _TooSlowError)
+            return isinstance(error, NetworkError)
 
         retrying = Retrying(retry=retry_if_exception(may_pass), stop=stop, wait=wait, reraise=True)
-        answer: T = retrying(self._ask_once, question, deadline)
+        answer: T = retrying(self._ask_once, question)
         return answer
 
-    def _ask_once(self, question: Callable[[Any], T], deadline: float | None = None) -> T:
+    def _ask_once(self, question: Callable[[Any], T]) -> T:
         """Ask Kaggle in a single try."""
         api = self._api
-        with _tamed_client(self._timeout, deadline or PATIENCE * self._timeout) as watch:
+        with _tamed_client(self._timeout):
             try:
                 return question(api)
             except Exception as error:
-                raise watch.explained(error, self._slug) from error
-
-
-class _TooSlowError(NetworkError):
-    """An answer took so long that another try would be a waste of time."""
-
-
-class _Watch:
-    """Cuts a question's connections when its time is up: a socket's own timeout is between two bytes."""
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._expired = False
-        self._sockets: list[socket.socket] = []
-        self._timer = threading.Timer(deadline, self._cut)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def add(self, connection: socket.socket) -> None:
-        # A duplicate stays the same connection when TLS takes its socket over, or when the client lets go of it.
-        self._sockets.append(connection.dup())
-        if self._expired:
-            self._cut()
-
-    def _cut(self) -> None:
-        self._expired = True
-        for connection in self._sockets:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def explained(self, error: Exception, slug: str) -> KaggleDigitsError:
-        """Turn whatever the client raised into an error with two sentences and an exit code."""
-        if self._expired and not isinstance(error, KaggleDigitsError):
-            return _TooSlowError(f"Kaggle's answer takes longer than {self._deadline:.0f} seconds.", _TRY_LATER)
-        return _explained(error, slug)
-
-    def close(self) -> None:
-        self._timer.cancel()
-        self._timer.join()
-        for connection in self._sockets:
-            connection.close()
+                raise _explained(error, self._slug) from error
 
 
 @contextmanager
-def _tamed_client(timeout: float, deadline: float) -> Iterator[_Watch]:
-    """Keep the client's prints off stdout and its waits for the network bounded."""
+def _tamed_client(timeout: float) -> Iterator[None]:
+    """Keep the client's prints off stdout, and its waits for a byte bounded."""
     from requests.adapters import HTTPAdapter
     from urllib3 import Retry
-    from urllib3.util import connection
 
-    send, connect = HTTPAdapter.send, connection.create_connection
-    watch = _Watch(deadline)
+    send = HTTPAdapter.send
 
     def send_in_time(adapter: Any, request: Any, **options: Any) -> Any:
         adapter.max_retries = Retry(0, read=False)
         return send(adapter, request, **options | {"timeout": timeout})
 
-    def connect_in_sight(*arguments: Any, **options: Any) -> socket.socket:
-        made = connect(*arguments, **options)
-        watch.add(made)
-        return made
-
     # The client mostly sets no timeout, gives an upload ten tries, and offers no place to set either.
     HTTPAdapter.send = send_in_time  # type: ignore[method-assign, assignment]
-    connection.create_connection = connect_in_sight
     try:
         with room_for_the_client(), redirect_stdout(io.StringIO()):
-            yield watch
+            yield
     finally:
         HTTPAdapter.send = send  # type: ignore[method-assign]
-        connection.create_connection = connect
-        watch.close()
 
 
 @cache
