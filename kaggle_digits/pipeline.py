@@ -537,7 +537,10 @@ def _check_recipe(run: Run, spec: dict[str, Any]) -> None:
         if key == "data":
             raise _other_data(run, value)
         if key == "settings" and was is not None:
-            differences = {k: (was.get(k), v) for k, v in value.items() if was.get(k) != v}
+            # What an older version knew no setting for, it did as the default does.
+            differences = {k: (was[k], v) for k, v in value.items() if k in was and was[k] != v}
+            if not differences:
+                continue
             key, (was, value) = next(iter(differences.items()))
         raise UsageError(
             f"The run {run.name} has another recipe: its {key} is {was}, not {value}.",

@@ -34,7 +34,8 @@ from kaggle_digits.files import (
     write_json,
 )
 from kaggle_digits.training.fold import FoldResult
-from kaggle_digits.training.preprocessing import FORMS
+from kaggle_digits.training.preprocessing import PREPROCESSINGS
+from kaggle_digits.training.presets import PRESETS
 from kaggle_digits.workspace import CLASSES, Workspace
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Run:
             If it is missing or damaged.
         """
         path = self.path / "run.json"
-        info = read_json(path)
+        info = _with_current_settings(read_json(path))
         return _sound(path, info, _MeanInfo if "members" in info else _TrainedInfo)
 
     def create(self, spec: dict[str, Any], command: Sequence[str]) -> None:
@@ -210,7 +211,7 @@ class Run:
     def fold_metrics(self, fold: int) -> dict[str, Any]:
         """Return a finished fold's ``metrics.json``; `DataError` if it is missing or damaged."""
         path = self.fold_folder(fold) / "metrics.json"
-        return _sound(path, read_json(path), _FoldMetrics)
+        return _sound(path, _renamed(read_json(path)), _FoldMetrics)
 
     def history(self, fold: int) -> list[dict[str, float]]:
         """Return a finished fold's epochs, as many as its metrics say; `DataError` if they are damaged."""
@@ -549,7 +550,7 @@ class _Info(_Shape):
 
 
 class _Settings(_Shape):
-    views: Literal[1, 5]
+    tta: Literal[1, 5]
     hard_rows: float
 
 
@@ -589,7 +590,7 @@ class _Metrics(_Artefacts):
 
 
 class _FoldMetrics(_Metrics):
-    form: str = Field(pattern=f"^({'|'.join(FORMS)})$")
+    preprocessing: str = Field(pattern=f"^({'|'.join(PREPROCESSINGS)})$")
     epochs: _Count
     seconds: _Amount
     training_seconds: _Amount
@@ -608,6 +609,36 @@ class _Calibration(_Shape):
 class _EnsembleMetrics(_Metrics):
     calibration: _Calibration
     runs: dict[str, dict[str, str]] = {}
+
+
+_OLD_NAMES = {"forms": "preprocessing", "form": "preprocessing", "views": "tta"}
+"""Names of settings and metrics in files of older versions, and what they are called now."""
+
+
+def _renamed(document: dict[str, Any]) -> dict[str, Any]:
+    return {_OLD_NAMES.get(key, key): value for key, value in document.items()}
+
+
+def _with_current_settings(info: dict[str, Any]) -> dict[str, Any]:
+    """Return what a ``run.json`` of an older version says in the settings of this one.
+
+    Older versions had other names for two settings, and took network and widths from the preset.
+    """
+    settings, preset, command = info.get("settings"), info.get("preset"), info.get("command")
+    if isinstance(settings, dict):
+        settings = _renamed(settings)
+        if isinstance(preset, str) and preset in PRESETS:
+            settings = PRESETS[preset].settings.model_dump(include={"network", "widths"}) | settings
+        info = info | {"settings": settings}
+    if isinstance(command, list) and all(isinstance(word, str) for word in command):
+        pairs = zip(["", *command], command, strict=False)
+        info = info | {"command": [_renamed_change(word) if last == "--set" else word for last, word in pairs]}
+    return info
+
+
+def _renamed_change(word: str) -> str:
+    key, equals, value = word.partition("=")
+    return f"{_OLD_NAMES.get(key, key)}{equals}{value}"
 
 
 def _sound(path: Path, document: dict[str, Any], shape: type[_Shape]) -> dict[str, Any]:
