@@ -485,7 +485,7 @@ def train_step_function(
         y = tf.gather(labels, batch)
         if settings.augments:
             x = augment(x, settings, strength, seed)
-        # Label smoothing (Szegedy et al., CVPR 2016): the share is spread over all ten classes, the label among them.
+        # Label smoothing (Szegedy et al., CVPR 2016). All ten classes get the same part, the label among them.
         targets = tf.one_hot(y, CLASSES, 1 - 0.9 * smoothing, 0.1 * smoothing)
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
