@@ -350,11 +350,11 @@ def show_comparison(comparison: dict[str, Any], page: str) -> None:
 
 
 def _fold_table(folds: list[dict[str, Any]]) -> Table:
-    table = _table("fold", "form", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
+    table = _table("fold", "preprocessing", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
     for fold in folds:
         table.add_row(
             Text(str(fold["fold"]), style="bold yellow" if fold["out_of_line"] else ""),
-            fold["form"],
+            fold["preprocessing"],
             f"{fold['rows']:,}",
             f"{fold['accuracy']:.5f}",
             str(fold["errors"]),
@@ -446,7 +446,7 @@ def _epochs_done(progress: Progress) -> int:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    words = ("run", "status", "time (UTC)", "val accuracy", "form")
+    words = ("run", "status", "time (UTC)", "val accuracy", "preprocessing")
     for name in columns:
         table.add_column(
             name, justify="left" if name in words else "right", header_style="dim", no_wrap=name not in words

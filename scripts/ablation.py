@@ -16,23 +16,23 @@ from functools import partial
 
 import kaggle_digits as kd
 from kaggle_digits.runs.directory import Run
-from kaggle_digits.training.preprocessing import FORMS
+from kaggle_digits.training.preprocessing import PREPROCESSINGS
 
 PRESET, FOLDS = "fast", 2
 
 VARIATIONS: dict[str, dict[str, object]] = {
     "as in the preset": {},
-    "no elastic deformation": {"elastic": 0},
-    "no deformation": {"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0},
-    "deformation at 60 % of its strength at first": {"ramp": 0.6},
-    "no hard rows: as many, chosen at random": {"hard_rows": 0, "other_rows": 0.5},
+    "no elastic augmentation": {"elastic": 0},
+    "no augmentation": {"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0},
+    "augmentation at 60 % of its strength at first": {"ramp": 0.6},
+    "no hard-example mining: as many rows, chosen at random": {"hard_rows": 0, "other_rows": 0.5},
     "no label smoothing": {"label_smoothing": 0},
     "no dropout": {"dropout": 0},
     "no weight decay": {"weight_decay": 0},
     "beta_2 of .999": {"beta_2": 0.999},
     "constant learning rate of .001": {"schedule": "constant", "learning_rate": 1e-3},
     "batch of 128": {"batch_size": 128},
-    "one view": {"views": 1},
+    "no test-time augmentation": {"tta": 1},
 }
 
 
@@ -60,9 +60,10 @@ def main() -> None:
     for name, settings in VARIATIONS.items():
         runs = [proxy(settings=settings, seed=seed) for seed in range(arguments.seeds)]
         print(row(name, runs), flush=True)
-    # Seeds and forms in step, so that both means are over as many seeds and splits.
-    for name, forms in {"the same form": ["plain"] * len(FORMS), "a form each": list(FORMS)}.items():
-        runs = [proxy(settings={"forms": form}, seed=seed) for seed, form in enumerate(forms)]
+    # Seeds and preprocessings in step, so that both means are over as many seeds and splits.
+    choices = {"all plain": ["plain"] * len(PREPROCESSINGS), "a preprocessing each": list(PREPROCESSINGS)}
+    for name, choice in choices.items():
+        runs = [proxy(settings={"preprocessing": each}, seed=seed) for seed, each in enumerate(choice)]
         mean = kd.ensemble(workspace, [run.name for run in runs])
         print(row(f"{len(runs)} runs, {name}", runs))
         print(row("their mean", [mean]), flush=True)

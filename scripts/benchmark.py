@@ -53,7 +53,7 @@ import json, sys, time
 import keras, numpy as np, tensorflow as tf
 from kaggle_digits.training.augmentation import augment
 from kaggle_digits.data.csv import load_train
-from kaggle_digits.training.presets import find_preset
+from kaggle_digits.training.presets import build_network, find_preset
 from kaggle_digits.training.fold import (Digits, FoldTask, train_fold)
 from pathlib import Path
 
@@ -103,17 +103,17 @@ if name == "cdeotte":
     speed = rows / (time.perf_counter() - started)
 else:
     recipe = find_preset(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
-    model = recipe.network(recipe.settings)
+    model = build_network(recipe.settings)
     folds = np.r_[np.zeros(20, np.uint8), np.ones(rows - 20, np.uint8)]
     task = FoldTask(name, recipe.settings, 0, 0, folds)
     speed = train_fold(task, Digits(images, labels, images[:20])).history[-1]["images_per_second"]
     if recipe.settings.augments:
         batch = tf.constant(images[:64, ..., None], tf.float32)
-        deform = tf.function(lambda seed: augment(batch, recipe.settings, tf.constant(1.0), seed))
-        deform(tf.constant([0, 0]))
+        augment_batch = tf.function(lambda seed: augment(batch, recipe.settings, tf.constant(1.0), seed))
+        augment_batch(tf.constant([0, 0]))
         started = time.perf_counter()
         for i in range(30):
-            deform(tf.constant([0, i])).numpy()
+            augment_batch(tf.constant([0, i])).numpy()
         share = (time.perf_counter() - started) / 30 / (64 / speed)
 peak = max(before, matrix_product())
 print(json.dumps({"speed": speed, "flops": 3 * flops(model), "peak": peak, "augmentation": share}))

@@ -310,6 +310,35 @@ def test_train_refuses_another_network_under_the_same_preset(
     assert files_of(run)["fold-0/model.keras"] == before["fold-0/model.keras"]
 
 
+def test_train_continues_a_run_of_an_older_version(trained: Workspace) -> None:
+    """Its files have other names for two settings and a metric, and no network and widths."""
+    run = find_run(trained, "one")
+    before = files_of(run)
+    shutil.rmtree(run.fold_folder(1))
+    info = json.loads((run.path / "run.json").read_text())
+    settings = info["settings"]
+    settings["forms"], settings["views"] = settings.pop("preprocessing"), settings.pop("tta")
+    for name in ("network", "widths", "ramp"):
+        del settings[name]
+    info["command"] += ["--set", "forms=plain"]
+    (run.path / "run.json").write_text(json.dumps(info))
+    metrics = json.loads((run.fold_folder(0) / "metrics.json").read_text())
+    metrics["form"] = metrics.pop("preprocessing")
+    (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics))
+
+    assert run.command().endswith(" --set preprocessing=plain")
+    assert run.info.settings["widths"] == "36,36,128,64"
+    with pytest.raises(UsageError, match=r"its widths is 36,36,128,64, not 8,8,8,8\."):
+        quick(trained, run="one", settings=SMALL | {"widths": "8,8,8,8"})
+    with pytest.raises(UsageError, match=r"its tta is 1, not 5\."):
+        quick(trained, run="one", settings=SMALL | {"tta": "5"})
+    quick(trained, run="one")
+    after = files_of(run)
+    for name in ("fold-0/model.keras", "fold-1/val_softmax.npy", "ensemble/test_softmax.npy"):
+        assert after[name] == before[name]
+    assert [run.fold_metrics(fold)["preprocessing"] for fold in range(2)] == ["plain", "plain"]
+
+
 def test_train_says_when_finished_folds_were_trained_with_other_versions(trained: Workspace) -> None:
     run = find_run(trained, "one")
     shutil.rmtree(run.fold_folder(1))
@@ -477,7 +506,7 @@ def test_train_leaves_nothing_in_the_temporary_folder(
     """Workers are killed: in the end, when all is done, and in the middle, when something is in their way."""
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    settings = SMALL | {"epochs": "4", "views": "5", "forms": "even"}
+    settings = SMALL | {"epochs": "4", "tta": "5", "preprocessing": "even"}
     killed: list[int] = []
 
     def kill_a_worker(progress: object) -> None:

@@ -153,26 +153,26 @@ def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
     from kaggle_digits.reports.inside import _layer_table
     from kaggle_digits.training.models import residual_cnn
 
-    rows = _layer_table(residual_cnn(4, 8, 8, 0.1))
+    rows = _layer_table(residual_cnn((4, 8, 8), 0.1))
     # The network sees the middle 24x24 pixels alone.
     assert [row["receptive_field"] for row in rows if row["kind"] == "Add"] == [12, 24, 24]
     assert rows[-1]["receptive_field"] == 24
     assert [row["receptive_field"] for row in rows if row["kind"] == "MaxPooling2D"] == [14]
 
 
-def test_what_is_inside_a_network_that_sees_a_form(trained: Workspace) -> None:
-    from kaggle_digits.training.preprocessing import form_function
+def test_look_inside_shows_a_preprocessed_digit(trained: Workspace) -> None:
+    from kaggle_digits.training.preprocessing import preprocess
 
     settings = {"epochs": "1", "hard_rows": "0", "other_rows": ".02", "batch_size": "8"}
-    run = train(trained, preset="default", folds=2, settings=settings, run="forms")
+    run = train(trained, preset="default", folds=2, settings=settings, run="mixed")
     image = load_train(trained.data).images[0]
     inside = look_inside(run, 1, image)
-    np.testing.assert_array_equal(inside.image, form_function("even")(image[None])[0])
+    np.testing.assert_array_equal(inside.image, preprocess(image[None], "even")[0])
     assert inside.filters.shape == (48, 4, 4)
     assert [maps.shape for _, maps in inside.activations] == [(48, 12, 12), (128, 6, 6)]
     assert all(maps.min() >= 0 for _, maps in inside.activations)
-    document = report(trained, "forms").document
-    assert [fold["form"] for fold in document["folds"]] == ["plain", "even"]
+    document = report(trained, "mixed").document
+    assert [fold["preprocessing"] for fold in document["folds"]] == ["plain", "even"]
 
 
 def test_a_network_that_cannot_be_loaded_is_named(trained: Workspace) -> None:

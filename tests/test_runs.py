@@ -67,7 +67,7 @@ def write_run(workspace: Workspace, name: str, seed: int) -> Run:
         labels = train_set.labels[folds == fold]
         softmaxes = [rng.dirichlet(np.ones(10), n).astype(np.float32) for n in (len(labels), len(test_set.ids))]
         times = {"seconds": 3.0, "data_seconds": 1.0, "training_seconds": 1.5, "test_seconds": 0.5}
-        more = {"form": "plain", "epochs": 1, "parameters": 5, "peak_memory": 10**9}
+        more = {"preprocessing": "plain", "epochs": 1, "parameters": 5, "peak_memory": 10**9}
         shares = {"accuracy": 0.5, "val_accuracy": 0.5, "loss": 0.7, "val_loss": 0.6}
         epoch = {"epoch": 1, **shares, "learning_rate": 1e-3, "seconds": 1.5, "images_per_second": 7.0}
         metrics = summarise(softmaxes[0], labels) | times | more
@@ -308,7 +308,7 @@ def test_damaged_metrics_of_an_ensemble_are_named_and_made_again(
         (("rows",), REMOVED),
         (("errors",), "few"),
         (("accuracy",), REMOVED),
-        (("form",), "tilted"),
+        (("preprocessing",), "tilted"),
     ],
 )
 def test_damaged_metrics_of_a_fold_are_named(workspace: Workspace, place: tuple[str, ...], value: object) -> None:

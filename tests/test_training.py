@@ -22,15 +22,16 @@ from kaggle_digits import Workspace, download
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import WriteError
 from kaggle_digits.runs.artefacts import FoldCheckpoint, tensorboard_callback, write_fold
-from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, choose_rows, epoch_sizes, train_fold
+from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, train_fold
 from kaggle_digits.training.models import softmax_function
-from kaggle_digits.training.preprocessing import FORMS, form_function, without_form
+from kaggle_digits.training.preprocessing import PREPROCESSINGS, preprocess
 from kaggle_digits.training.presets import Settings, find_preset
+from kaggle_digits.training.schedule import choose_rows, epoch_sizes
 
 if TYPE_CHECKING:
     import keras
 
-SELECTIVE = Settings(epochs=4, batch_size=8, learning_rate=1, hard_rows=0.2, other_rows=0.3)
+MINING = find_preset("lenet").settings.model_copy(update={"epochs": 4, "hard_rows": 0.2, "other_rows": 0.3})
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +59,10 @@ def tiny_network(settings: Settings) -> keras.Model:
 
 @pytest.fixture(scope="module", autouse=True)
 def task(digits: Digits) -> Iterator[FoldTask]:
-    """A task with all that has a state: dropout, batch normalisation, the optimiser, hard rows, a ramp."""
+    """A task with all that has a state: dropout, batch normalisation, the optimiser, hard-example mining."""
     recipe = find_preset("default").with_settings({"epochs": 4, "batch_size": 16, "dropout": 0.5})
-    recipe = replace(recipe, network=tiny_network)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kaggle_digits.training.fold.find_preset", lambda preset: recipe)
+        patch.setattr("kaggle_digits.training.fold.build_network", tiny_network)
         yield FoldTask(recipe.name, recipe.settings, seed=3, fold=1, split=make_folds(digits.labels, 3, 0))
 
 
@@ -78,47 +78,47 @@ def assert_same(one: FoldResult, other: FoldResult) -> None:
         assert all(a[name] == b[name] for name in a if name not in ("seconds", "images_per_second"))
 
 
-def test_the_first_epoch_has_all_rows() -> None:
-    rows = choose_rows(np.zeros(100, np.float32), 0, SELECTIVE, np.random.default_rng(0))
+def test_choose_rows_has_all_rows_in_the_first_epoch() -> None:
+    rows = choose_rows(np.zeros(100, np.float32), 0, MINING, np.random.default_rng(0))
     np.testing.assert_array_equal(np.sort(rows), np.arange(100))
     assert not np.array_equal(rows, np.arange(100))
 
 
-def test_later_epochs_have_the_hardest_rows_and_some_others() -> None:
+def test_choose_rows_has_the_hardest_and_some_others_in_later_epochs() -> None:
     likelihood = np.random.default_rng(0).permutation(100).astype(np.float32)
-    chosen = [choose_rows(likelihood, 1, SELECTIVE, np.random.default_rng(seed)) for seed in range(2)]
+    chosen = [choose_rows(likelihood, 1, MINING, np.random.default_rng(seed)) for seed in range(2)]
     for rows in chosen:
         assert len(rows) == len(set(rows)) == 50
         assert set(np.flatnonzero(likelihood < 20)) <= set(rows)
     assert set(chosen[0]) != set(chosen[1])
 
 
-def test_without_hard_rows_every_epoch_has_all() -> None:
-    plain = SELECTIVE.model_copy(update={"hard_rows": 0.0, "other_rows": 1.0})
+def test_choose_rows_has_all_rows_in_every_epoch_without_hard_example_mining() -> None:
+    plain = MINING.model_copy(update={"hard_rows": 0.0, "other_rows": 1.0})
     rows = choose_rows(np.zeros(33, np.float32), 3, plain, np.random.default_rng(0))
     np.testing.assert_array_equal(np.sort(rows), np.arange(33))
 
 
-def test_epoch_sizes_are_those_of_the_choice() -> None:
+def test_epoch_sizes_are_those_of_choose_rows() -> None:
     for rows in (7, 100, 1001):
-        sizes = epoch_sizes(rows, SELECTIVE)
-        chosen = [
-            choose_rows(np.zeros(rows, np.float32), e, SELECTIVE, np.random.default_rng(0)) for e in range(4)
-        ]
+        sizes = epoch_sizes(rows, MINING)
+        chosen = [choose_rows(np.zeros(rows, np.float32), e, MINING, np.random.default_rng(0)) for e in range(4)]
         assert sizes == [len(c) for c in chosen]
 
 
-def test_training_is_a_function_of_its_seeds(task: FoldTask, digits: Digits, uncut: FoldResult) -> None:
+def test_train_fold_gives_the_same_result_for_the_same_seeds(
+    task: FoldTask, digits: Digits, uncut: FoldResult
+) -> None:
     assert_same(train_fold(task, digits), uncut)
 
 
-def test_what_a_gpu_gets_compiles(task: FoldTask, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_fold_compiles_with_xla(task: FoldTask, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_digits.training.fold.compiles", lambda: True)
     result = train_fold(task, digits)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
-def test_callbacks_see_every_epoch_and_change_nothing(
+def test_train_fold_calls_callbacks_after_every_epoch_without_changing_the_result(
     task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path
 ) -> None:
     import keras
@@ -140,7 +140,7 @@ def test_callbacks_see_every_epoch_and_change_nothing(
     assert [logs["val_loss"] for _, logs in watcher.seen] == [row["val_loss"] for row in result.history]
 
 
-def test_tensorboard_gets_the_curves(task: FoldTask, digits: Digits, tmp_path: Path) -> None:
+def test_train_fold_writes_the_curves_for_tensorboard(task: FoldTask, digits: Digits, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     result = train_fold(task, digits, callbacks=[tensorboard_callback(tmp_path)])
@@ -158,7 +158,7 @@ def tf_value(event: Any) -> np.ndarray:
     return value
 
 
-def test_memory_and_time_are_measured(uncut: FoldResult) -> None:
+def test_train_fold_measures_memory_and_time(uncut: FoldResult) -> None:
     metrics = uncut.metrics
     assert 50e6 < metrics["peak_memory"] < 50e9
     parts = metrics["data_seconds"], metrics["training_seconds"], metrics["test_seconds"]
@@ -166,24 +166,24 @@ def test_memory_and_time_are_measured(uncut: FoldResult) -> None:
     assert sum(parts) < metrics["seconds"]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("views", [1, 5])
-def test_the_network_that_is_saved_says_what_was_predicted(
-    task: FoldTask, digits: Digits, tmp_path: Path, form: str, views: int
+@pytest.mark.parametrize("preprocessing", PREPROCESSINGS)
+@pytest.mark.parametrize("tta", [1, 5])
+def test_train_fold_saves_the_network_that_predicted(
+    task: FoldTask, digits: Digits, tmp_path: Path, preprocessing: str, tta: int
 ) -> None:
     import keras
 
-    settings = task.settings.model_copy(update={"forms": form, "views": views, "epochs": 1})
+    settings = task.settings.model_copy(update={"preprocessing": preprocessing, "tta": tta, "epochs": 1})
     result = train_fold(replace(task, settings=settings), digits)
     (tmp_path / "model.keras").write_bytes(result.model)
-    network = without_form(keras.models.load_model(tmp_path / "model.keras"), form)
-    found = softmax_function(network, views)(form_function(form)(digits.test_images))
+    network = keras.models.load_model(tmp_path / "model.keras")
+    found = softmax_function(network, tta)(preprocess(digits.test_images, preprocessing))
     np.testing.assert_allclose(found, result.test_softmax, atol=1e-4)
-    assert result.metrics["form"] == form
+    assert result.metrics["preprocessing"] == preprocessing
 
 
 @pytest.mark.parametrize("epoch", [1, 3])
-def test_a_training_cut_off_in_an_epoch_goes_on_to_the_same_end(
+def test_train_fold_resumes_to_the_same_bytes(
     task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, epoch: int
 ) -> None:
     def cut_off(progress: object) -> None:
@@ -202,7 +202,7 @@ def test_a_training_cut_off_in_an_epoch_goes_on_to_the_same_end(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no state"])
-def test_a_damaged_checkpoint_is_a_fresh_start(
+def test_train_fold_starts_again_when_checkpoint_is_damaged(
     task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "checkpoint").mkdir()
@@ -211,7 +211,7 @@ def test_a_damaged_checkpoint_is_a_fresh_start(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_a_checkpoint_that_is_no_regular_file_is_a_fresh_start(tmp_path: Path, kind: str) -> None:
+def test_fold_checkpoint_loads_nothing_when_it_is_no_regular_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "checkpoint" / "state.npz"
     path.parent.mkdir()
     if kind == "pipe":
@@ -224,7 +224,7 @@ def test_a_checkpoint_that_is_no_regular_file_is_a_fresh_start(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("harm", ["another shape", "another number", "another type", "other rows", "no history"])
-def test_a_checkpoint_of_another_network_is_a_fresh_start(
+def test_train_fold_starts_again_when_checkpoint_is_of_another_network(
     task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, harm: str
 ) -> None:
     def cut_off(progress: object) -> None:
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_another_network_is_a_fresh_start(
     assert_same(result, uncut)
 
 
-def test_a_fault_at_each_write_loses_nothing(
+def test_train_fold_loses_nothing_when_any_write_fails(
     task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path
 ) -> None:
     writes = []
@@ -271,7 +271,7 @@ def test_a_fault_at_each_write_loses_nothing(
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_no_byte(tmp_path: Path) -> None:
+def test_train_resumes_to_the_same_bytes_after_twenty_kills(tmp_path: Path) -> None:
     """The whole process group is killed at a random moment, twenty times; then the run is let finish."""
     workspaces = [Workspace.at(tmp_path / name, "rehearsal") for name in ("calm", "killed")]
     for workspace in workspaces:

@@ -16,7 +16,7 @@ from kaggle_digits.prediction.pictures import read_picture
 from kaggle_digits.runs.directory import FoldsRun, find_run
 from kaggle_digits.runs.ensemble import check_members
 from kaggle_digits.training.models import softmax_function, tensorflow_keras
-from kaggle_digits.training.preprocessing import form_function, without_form
+from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Prediction:
     path : pathlib.Path
         The picture.
     image : ndarray of uint8, shape (28, 28)
-        The digit that was found in it, before a network's own form of digits.
+        The digit that was found in it, before any network's own preprocessing.
     softmax : ndarray of float32, shape (10,)
         The ensemble's, calibrated.
     agreement : float
@@ -154,13 +154,13 @@ def fold_softmax_function(run: FoldsRun, fold: int) -> Callable[[UInt8], Float32
     DataError
         If the network is missing or damaged.
     """
-    softmax = softmax_function(load_network(run, fold), run.info.settings.views)
-    bring = form_function(run.fold_metrics(fold).form)
-    return lambda images: softmax(bring(images))
+    softmax = softmax_function(load_network(run, fold), run.info.settings.tta)
+    preprocessing = run.fold_metrics(fold).preprocessing
+    return lambda images: softmax(preprocess(images, preprocessing))
 
 
 def load_network(run: FoldsRun, fold: int) -> keras.Model:
-    """Return a finished fold's network: digits in the fold's form, [b, 28, 28, 1], to logits, [b, 10].
+    """Return a finished fold's network: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
 
     Raises
     ------
@@ -168,9 +168,9 @@ def load_network(run: FoldsRun, fold: int) -> keras.Model:
         If it is missing or damaged.
     """
     keras = tensorflow_keras()
-    path, form = run.model_file(fold), run.fold_metrics(fold).form
+    path = run.model_file(fold)
     try:
-        return without_form(keras.models.load_model(path, compile=False, safe_mode=True), form)
+        return _bare_network(keras.models.load_model(path, compile=False, safe_mode=True))
     except MemoryError:
         raise
     except Exception as error:  # Keras raises all sorts of things at files that it did not write
@@ -178,3 +178,13 @@ def load_network(run: FoldsRun, fold: int) -> keras.Model:
             f"{path} is no network that can be loaded.",
             "Make it again with the run's train command and --retrain.",
         ) from error
+
+
+def _bare_network(model: keras.Model) -> keras.Model:
+    """Return the network without the preprocessing that older versions saved with it.
+
+    They saved a model of the preprocessing's operations, the last layer of which was the network, itself a model.
+    The last layer of a bare network is a dense layer.
+    """
+    last = model.layers[-1]
+    return last if hasattr(last, "layers") else model

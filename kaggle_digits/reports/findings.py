@@ -177,8 +177,8 @@ def _fit(document: dict[str, Any]) -> Finding:
         return (
             "look",
             "The networks know their own rows better",
-            f"{seen:.4f} on the rows they train on, {unseen:.4f} on others: more deformation or dropout may help, "
-            "more epochs will not. The presets fast, default and best deform.",
+            f"{seen:.4f} on the rows they train on, {unseen:.4f} on others: more augmentation or dropout may "
+            "help, more epochs will not. The presets fast, default and best augment.",
         )
     return (
         "look",

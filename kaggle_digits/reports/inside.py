@@ -11,7 +11,7 @@ from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.prediction.predict import load_network
 from kaggle_digits.runs.directory import FoldsRun
 from kaggle_digits.training.models import tensorflow_keras
-from kaggle_digits.training.preprocessing import form_function
+from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.workspace import SIDE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Inside:
         From input to output: ``name``, ``kind``, ``shape`` of its output for one image, ``parameters``, and
         ``receptive_field``, the side in pixels of the square that one of its outputs depends on.
     image : ndarray of uint8, shape (28, 28)
-        A digit in the form that the network sees.
+        A digit as the network sees it, preprocessed.
     filters : ndarray of float32, shape (maps, height, width)
         The kernels of the first convolution.
     activations : list of (str, ndarray of float32, shape (maps, height, width))
@@ -51,7 +51,7 @@ def look_inside(run: FoldsRun, fold: int, image: UInt8) -> Inside:
     """
     keras, network = tensorflow_keras(), load_network(run, fold)
     layers = keras.layers
-    seen = form_function(run.fold_metrics(fold).form)(image[None])
+    seen = preprocess(image[None], run.fold_metrics(fold).preprocessing)
     convolutions = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]
     rectified = [
         layer

@@ -36,6 +36,7 @@ from kaggle_digits.runs.schema import (
     MeanInfo,
     RunInfo,
     Status,
+    current_change,
     damaged,
     read_document,
     validated,
@@ -96,6 +97,11 @@ class Run:
         words = self.info.command[1:]
         while words and words[0] in ("--competition", "--root"):
             words = words[2:]
+        previous = ["", *words[:-1]]
+        words = [
+            current_change(word) if before == "--set" else word
+            for before, word in zip(previous, words, strict=True)
+        ]
         return Workspace.at(self.path.parents[2], self.path.parent.name).command(*words)
 
     def unfinished(self) -> DataError:

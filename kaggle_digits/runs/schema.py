@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import read_json
-from kaggle_digits.training.preprocessing import FORMS
+from kaggle_digits.training.preprocessing import PREPROCESSINGS
+from kaggle_digits.training.presets import PRESETS
 
 Status = Literal["unfinished", "finished"]
 UNFINISHED: Status = "unfinished"
@@ -17,6 +18,9 @@ FINISHED: Status = "finished"
 
 RETRAIN = "Make it again with the run's train command and --retrain."
 """How to fix an artefact of a fold or of an ensemble."""
+
+_OLD_NAMES = {"forms": "preprocessing", "form": "preprocessing", "views": "tta"}
+"""Names of settings and metrics in files of older versions, and what they are called now."""
 
 # Larger counts are not ours, and would keep exact tests busy for ever.
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -37,6 +41,18 @@ class Document(BaseModel):
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def _renamed(document: Any) -> Any:
+    if not isinstance(document, dict):
+        return document
+    return {_OLD_NAMES.get(key, key): value for key, value in document.items()}
+
+
+def current_change(word: str) -> str:
+    """Return a ``key=value`` of a command, as it was typed for an older version, with the key's name of now."""
+    key, equals, value = word.partition("=")
+    return f"{_OLD_NAMES.get(key, key)}{equals}{value}"
 
 
 class DataHashes(Document):
@@ -96,8 +112,10 @@ class RunInfo(Document):
 class RunSettings(Document):
     """The settings of a preset as they were for a run, of which these are needed afterwards."""
 
-    views: Literal[1, 5]
+    tta: Literal[1, 5]
     hard_rows: float
+
+    _rename = model_validator(mode="before")(_renamed)
 
 
 class FoldsInfo(RunInfo):
@@ -107,6 +125,16 @@ class FoldsInfo(RunInfo):
     folds: int = Field(ge=2, le=255)
     seed: int
     settings: RunSettings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_the_network_of_its_preset(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """Older versions had no settings for the network and its widths, but one network for each preset."""
+        preset, settings = document.get("preset"), document.get("settings")
+        if not isinstance(settings, dict) or not isinstance(preset, str) or preset not in PRESETS:
+            return document
+        own = PRESETS[preset].settings.model_dump(include={"network", "widths"})
+        return document | {"settings": own | settings}
 
 
 class MeanInfo(RunInfo):
@@ -146,7 +174,7 @@ class Metrics(Artefacts):
 class FoldMetrics(Metrics):
     """``metrics.json`` of a finished fold; None or empty is what older versions did not write."""
 
-    form: str = Field(pattern=f"^({'|'.join(FORMS)})$")
+    preprocessing: str = Field(pattern=f"^({'|'.join(PREPROCESSINGS)})$")
     epochs: Count
     seconds: Amount
     training_seconds: Amount
@@ -155,6 +183,8 @@ class FoldMetrics(Metrics):
     peak_memory: Amount | None = None
     network: str | None = None
     versions: dict[str, str] = {}
+
+    _rename = model_validator(mode="before")(_renamed)
 
 
 class Calibration(Document):

@@ -1,4 +1,4 @@
-"""Random deformation of digits, in one pass of bilinear sampling."""
+"""Random augmentation of digits, in one pass of bilinear interpolation."""
 
 from __future__ import annotations
 
@@ -15,68 +15,78 @@ if TYPE_CHECKING:
     from kaggle_digits.training.presets import Settings
 
 _GRID = 5
-"""Knots of the elastic displacement along each axis."""
+"""Control points of the elastic displacement along each axis, 13.5 pixels apart: digits bend smoothly."""
 _BORDER = 2
-"""Pixels of paper around an image, so that whoever samples outside of it finds paper."""
+"""Pixels of zeros around an image: all that is read outside of the image, however far, is clipped to these."""
 
 
 def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Rotate, scale, shear, shift and bend every image at random.
+    """Rotate, scale, shear, shift and elastically distort every image at random.
 
-    One affine transform and one smooth displacement, composed, so that an image is sampled once. The displacement
-    is a cubic B-spline surface with normal weights on a coarse grid: Simard, Steinkraus and Platt's elastic
-    deformation (ICDAR 2003) at the price of one matrix product.
+    The displacement is a cubic B-spline surface with normal weights at the control points of a coarse grid, as in
+    Rueckert et al. (IEEE TMI 18, 1999): the elastic distortion of Simard, Steinkraus and Platt (ICDAR 2003) for
+    the price of one matrix product.
 
     Parameters
     ----------
     images : Tensor of float32, shape (b, 28, 28, 1)
-        Any grey values; paper is 0.
+        Grey values of any scale; the background is 0.
     settings : Settings
         ``rotation`` (degrees), ``scale``, ``shear`` (shares of 1) and ``shift`` (pixels): half-widths of
         uniform distributions; ``elastic`` (pixels): standard deviation of the displacement.
     strength : Tensor of float32, shape ()
         Multiplies all of them.
     seed : Tensor of int32, shape (2,)
-        Same seed, same deformation.
+        Same seed, same augmentation.
 
     Returns
     -------
     Tensor of float32, shape (b, 28, 28, 1)
-        The deformed images.
+        The augmented images.
     """
     import tensorflow as tf
 
     x, y = _grid()
     count = tf.shape(images)[0]
+    # Stateless: a draw depends on the seed alone, so that a resumed training draws what an uninterrupted one does.
     draws = strength * tf.random.stateless_uniform((6, count, 1), seed, -1.0, 1.0)
     angle = draws[0] * math.radians(settings.rotation)
+    # The exponential makes growing and shrinking by the same factor equally likely.
     scale_x, scale_y = tf.exp(draws[1] * settings.scale), tf.exp(draws[2] * settings.scale)
     shear = draws[3] * settings.shear
     cos, sin = tf.cos(angle), tf.sin(angle)
+    # Rotation, shear and scale multiplied out into one matrix, for which the image is interpolated only once: each
+    # interpolation blurs it, and costs time. The map goes from a pixel of the result to a point of the original,
+    # so that each pixel of the result gets exactly one value.
     source_x = scale_x * cos * x + scale_y * (shear * cos - sin) * y + draws[4] * settings.shift
     source_y = scale_x * sin * x + scale_y * (shear * sin + cos) * y + draws[5] * settings.shift
     if settings.elastic:
+        # Simard et al. smooth white noise with a wide Gaussian, for each image anew. A spline on a coarse grid is
+        # as smooth by construction, and its surfaces are the same for all images: computed once, then only summed.
         surfaces = _spline_surfaces()
         weights = tf.random.stateless_normal((2, count, len(surfaces)), seed + 1)
-        bend = strength * settings.elastic * tf.matmul(weights, surfaces)
-        source_x, source_y = source_x + bend[0], source_y + bend[1]
+        displacement = strength * settings.elastic * tf.matmul(weights, surfaces)
+        source_x, source_y = source_x + displacement[0], source_y + displacement[1]
     return _sample(images, source_x, source_y)
 
 
 def _grid() -> tuple[Any, Any]:
     """Return each pixel's coordinates from the centre of the image, float32 [1, 784] each."""
+    # Centred, so that rotation and scaling leave the middle of the image where it is.
     centred = np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2
     y, x = np.meshgrid(centred, centred, indexing="ij")
     return x.reshape(1, -1), y.reshape(1, -1)
 
 
 def _spline_surfaces() -> Any:
-    """Return a cubic B-spline surface for each knot of the grid, float32 [25, 784].
+    """Return a cubic B-spline surface for each control point of the grid, float32 [25, 784].
 
     Scaled so that weights with a standard deviation of 1 give displacements with one of 1, on average over pixels.
     """
     knots = np.arange(_GRID)
+    # The image lies between the second and the last but one: there, splines of both sides reach every pixel.
     distance = np.abs(np.linspace(1, _GRID - 2, SIDE)[:, None] - knots)
+    # The two cubic pieces of the uniform B-spline, by the distance to its centre.
     inner, outer = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6
     spline = np.where(distance < 1, inner, np.where(distance < 2, outer, 0))
     surfaces = np.einsum("yi,xj->ijyx", spline, spline).reshape(_GRID**2, -1)
@@ -91,10 +101,12 @@ def _sample(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     padded = tf.pad(images[..., 0], [[0, 0], [_BORDER, _BORDER], [_BORDER, _BORDER]])
     pixels = tf.reshape(padded, [-1])
     to_corner = (SIDE - 1) / 2 + _BORDER
+    # Not further than the last pixel but one, for the interpolation also reads its neighbours.
     x = tf.clip_by_value(x + to_corner, 0.0, side - 2.0)
     y = tf.clip_by_value(y + to_corner, 0.0, side - 2.0)
     left, top = tf.floor(x), tf.floor(y)
     right_share, bottom_share = x - left, y - top
+    # All images are one long row of pixels here, so that a single index addresses a pixel of any of them.
     image = tf.range(tf.shape(images)[0])[:, None] * (side * side)
     at = image + tf.cast(top * side + left, tf.int32)
     upper = _between(tf.gather(pixels, at), tf.gather(pixels, at + 1), right_share)
@@ -103,4 +115,5 @@ def _sample(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 
 def _between(a: tf.Tensor, b: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    """Return the linear interpolation from `a` (share 0) to `b` (share 1)."""
     return a + share * (b - a)

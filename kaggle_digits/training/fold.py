@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,15 +18,17 @@ from kaggle_digits.evaluation.metrics import accuracy, log_loss, summarise
 from kaggle_digits.files import temporary_folder
 from kaggle_digits.training.augmentation import augment
 from kaggle_digits.training.models import network_digest, softmax_function
-from kaggle_digits.training.preprocessing import form_function, with_form
-from kaggle_digits.training.presets import Settings, find_preset
+from kaggle_digits.training.preprocessing import preprocess
+from kaggle_digits.training.presets import Settings, build_network
+from kaggle_digits.training.schedule import augmentation_strength_at, choose_rows, epoch_sizes, learning_rate_at
+from kaggle_digits.workspace import CLASSES
 
 if TYPE_CHECKING:
     import keras
 
 SECONDS_BETWEEN_REPORTS = 1.0
-ROWS_ON_THE_WAY = 2_000
-"""How many of a fold's own rows are looked at after every epoch but the last."""
+CURVE_ROWS = 2_000
+"""How many of a fold's own rows are predicted after every epoch but the last, for the learning curve alone."""
 
 
 class Checkpoint(Protocol):
@@ -66,9 +69,9 @@ class FoldTask:
     Attributes
     ----------
     preset : str
-        Names the network.
+        The preset's name.
     settings : Settings
-        How to train it.
+        The network, and how to train it.
     seed : int
         The run's; every random draw follows from it, the fold and the step.
     fold : int
@@ -76,7 +79,7 @@ class FoldTask:
     split : ndarray of uint8, shape (n,)
         The fold that each training row validates.
     tensorboard : bool
-        Whether events for TensorBoard are written beside the fold.
+        Whether event files for TensorBoard are written beside the fold.
     network : str or None
         The `network_digest` of the run's finished folds, which this one must have too.
     """
@@ -108,7 +111,7 @@ class Progress:
     loss : float
         Mean training loss of the epoch so far.
     val_accuracy : float or None
-        On the fold's own rows at the end of the last whole epoch.
+        On the fold's own rows at the end of the last complete epoch.
     images_per_second : float
         Of training, in the epoch so far.
     """
@@ -130,17 +133,17 @@ class FoldResult:
     Attributes
     ----------
     model : bytes
-        The network in the ``.keras`` format.
+        The network in the ``.keras`` format, from preprocessed grey values to logits.
     history : list of dict
         An epoch each: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
-        images_per_second``. ``seconds`` is the time of training alone; on the way ``val_`` is measured on the
-        first 2,000 of the fold's own rows, in the last epoch on all of them.
+        images_per_second``. ``seconds`` is the time of training alone; ``val_`` is measured on the first 2,000 of
+        the fold's own rows, in the last epoch on all of them.
     val_softmax : ndarray of float32, shape (n_k, 10)
         Of the fold's own rows, in the order of ``train.csv``.
     test_softmax : ndarray of float32, shape (m, 10)
         Of the test rows.
     metrics : dict
-        ``rows, errors, accuracy, log_loss`` on the fold's own rows, ``form``, ``epochs``, ``parameters``,
+        ``rows, errors, accuracy, log_loss`` on the fold's own rows, ``preprocessing``, ``epochs``, ``parameters``,
         ``network`` (its digest), ``seconds`` by kind, and ``peak_memory``, the most bytes that the process has
         held.
     """
@@ -161,8 +164,8 @@ def train_fold(
 ) -> FoldResult:
     """Train a fold's network on all other folds' rows, and predict its own rows and the test rows.
 
-    The last epoch is what counts: the fold's own rows select nothing. A last batch that would be smaller than
-    the others is left out; the rows in it are others in every epoch.
+    The network after the last epoch is the result: the fold's own rows select nothing, so that their accuracy is
+    an honest estimate.
 
     Parameters
     ----------
@@ -173,7 +176,8 @@ def train_fold(
     report : callable
         Called about every second, and at the end of every epoch.
     checkpoint : Checkpoint, optional
-        Where the state is kept after every epoch; a fold that was cut off goes on from there, to the same end.
+        Where the state is kept after every epoch; an interrupted training is resumed from there, and ends in the
+        same bytes as an uninterrupted one.
     callbacks : sequence of keras.callbacks.Callback
         Told of the begin and the end of training, and of every epoch's end.
 
@@ -185,259 +189,353 @@ def train_fold(
         If the temporary folder, through which the network's file goes, cannot be written.
     """
     import keras
+
+    # Not `model.fit`: it cannot choose an epoch's rows by what the last epoch said of them, nor resume to the same
+    # bytes in the middle of a training.
+    trainer = FoldTrainer(task, digits)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    callback_list = keras.callbacks.CallbackList(list(callbacks), model=trainer.model)
+    callback_list.on_train_begin()
+    for epoch in range(len(trainer.history), task.settings.epochs):
+        trained = trainer.train_epoch(epoch, report)
+        validated = trainer.validate(epoch)
+        trainer.record(epoch, trained, validated)
+        report(trainer.progress(epoch, trained))
+        # Before the callbacks: what fails in one of them costs no epoch.
+        if checkpoint is not None:
+            trainer.save(checkpoint)
+        callback_list.on_epoch_end(epoch, trainer.history[-1].copy())
+    callback_list.on_train_end()
+    return trainer.result()
+
+
+class FoldTrainer:
+    """The state of a fold's training, and its steps. `train_fold` calls them in order.
+
+    All random numbers follow from the run's seed, the fold, the epoch and the step, none from how many were drawn
+    before: a training that is resumed in the middle draws the same ones.
+
+    Attributes
+    ----------
+    model : keras.Model
+        The network: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
+    history : list of dict
+        The epochs so far, as in `FoldResult`.
+    likelihood : ndarray of float32, shape (n,)
+        The probability of each training row's label when the network was last trained on it.
+    """
+
+    def __init__(self, task: FoldTask, digits: Digits) -> None:
+        self._started = time.perf_counter()
+        self._task, self._settings = task, task.settings
+        self._prepare_rows(digits)
+        self._data_seconds = time.perf_counter() - self._started
+        self._plan_steps()
+        self._build()
+        self.history: list[dict[str, float]] = []
+        # The first epoch has all rows, and so replaces all of these zeros but those of rows left out at its end,
+        # which the second epoch then takes for hard ones.
+        self.likelihood: Float32 = np.zeros(len(self._labels), np.float32)
+        self._resumed_epochs = 0
+
+    def _prepare_rows(self, digits: Digits) -> None:
+        """Split the rows into training and validation rows, and preprocess them."""
+        import tensorflow as tf
+
+        is_val = self._task.split == self._task.fold
+        self._preprocessing = self._settings.preprocessing_of(self._task.fold)
+        self._val_images = preprocess(digits.images[is_val], self._preprocessing)
+        self._val_labels = digits.labels[is_val]
+        self._test_images = digits.test_images
+        # All training rows are on the device from the start, as uint8: they are small, and a step then only sends
+        # the numbers of its rows.
+        self._images = tf.constant(preprocess(digits.images[~is_val], self._preprocessing)[..., None])
+        self._labels = tf.constant(digits.labels[~is_val].astype(np.int32))
+
+    def _plan_steps(self) -> None:
+        """Find the number of steps of every epoch, on which learning rate and augmentation depend."""
+        sizes = epoch_sizes(len(self._labels), self._settings)
+        self._batch_size = min(self._settings.batch_size, *sizes)
+        # A last batch that would be smaller is left out: its shape would be compiled separately, and batch
+        # normalisation is noisy on few rows. The rows in it are others in every epoch.
+        self._steps = [size // self._batch_size for size in sizes]
+        self._first_steps = [0, *accumulate(self._steps)]
+        self._all_steps = self._first_steps[-1]
+
+    def _build(self) -> None:
+        """Build the network, its optimiser, and the functions that run them."""
+        import keras
+
+        # The initial weights are drawn from this; it also seeds the dropout layers, until `reseed_dropout`.
+        keras.utils.set_random_seed(_seed(self._task.seed, self._task.fold))
+        self.model = build_network(self._settings)
+        self._digest = network_digest(self.model)
+        if self._task.network not in (None, self._digest):
+            raise UsageError(
+                f"The preset {self._task.preset} builds another network now than "
+                "that of this run's finished folds.",
+                "Choose another name with --run, or go on with the version of kaggle-digits that began the run.",
+            )
+        optimizer = make_optimizer(self.model, self._settings)
+        self._variables = [*self.model.variables, *optimizer.variables]
+        self._predict = softmax_function(self.model, self._settings.tta)
+        self._train_step = train_step_function(self.model, optimizer, self._settings)
+        # Callbacks look for `model.optimizer`. It stays None, or it would be saved with the network.
+        self.model.optimizer = None
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over the state of a former training, if there is one and it fits; else start from the beginning."""
+        state = checkpoint.load()
+        if state is None or not self._fits(state):
+            return
+        for variable, value in zip(self._variables, state["variables"], strict=True):
+            variable.assign(value)
+        self.likelihood, self.history = state["likelihood"], state["history"]
+        self._resumed_epochs = len(self.history)
+
+    def _fits(self, state: dict[str, Any]) -> bool:
+        """Tell whether a state is of this training: an upgrade may have changed the network or its optimiser."""
+        found = [(value.shape, value.dtype.name) for value in state["variables"]]
+        wanted = [(tuple(variable.shape), variable.dtype) for variable in self._variables]
+        # The rows are compared by their number only: which rows a fold has follows from the run's split.
+        return found == wanted and state["likelihood"].shape == self.likelihood.shape
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep the state after an epoch."""
+        checkpoint.save([np.asarray(variable) for variable in self._variables], self.likelihood, self.history)
+
+    def train_epoch(self, epoch: int, report: Callable[[Progress], None]) -> dict[str, float]:
+        """Train one epoch, and return its ``loss, accuracy, learning_rate, seconds, images_per_second``."""
+        batches = self._choose_batches(epoch)
+        reseed_dropout(self.model, _seed(self._task.seed, self._task.fold, epoch))
+        outcomes = []
+        started = last_report = time.perf_counter()
+        for i, batch in enumerate(batches):
+            outcomes.append(self._train_batch(epoch, i, batch))
+            now = time.perf_counter()
+            if now - last_report > SECONDS_BETWEEN_REPORTS:
+                last_report = now
+                loss = float(np.mean([loss for loss, _, _ in outcomes]))
+                so_far = {"loss": loss, "images_per_second": len(outcomes) * self._batch_size / (now - started)}
+                report(self.progress(epoch, so_far, i + 1))
+        # Read only now: reading after each step would make a GPU wait for the CPU every time.
+        losses, accuracies, likelihoods = (np.array(values) for values in zip(*outcomes, strict=True))
+        # Free of charge: every training step computes these probabilities anyway. Those of rows that are not in
+        # this epoch stay as they were.
+        self.likelihood[batches] = likelihoods
+        seconds = time.perf_counter() - started
+        return {
+            "loss": float(losses.mean()),
+            "accuracy": float(accuracies.mean()),
+            "learning_rate": self._learning_rate(self._first_steps[epoch + 1] - 1),
+            "seconds": seconds,
+            "images_per_second": batches.size / seconds,
+        }
+
+    def _choose_batches(self, epoch: int) -> Int64:
+        """Return the numbers of an epoch's rows, int64 [steps, batch size]."""
+        # A new generator for each epoch, so that an epoch's draws do not depend on the epochs before it.
+        rng = np.random.default_rng([self._task.seed, self._task.fold, epoch])
+        rows = choose_rows(self.likelihood, epoch, self._settings, rng)
+        steps = self._steps[epoch]
+        return rows[: steps * self._batch_size].reshape(steps, self._batch_size)
+
+    def _train_batch(self, epoch: int, step: int, batch: Int64) -> tuple[Any, Any, Any]:
+        """Train one step, counted from 0 in its epoch; return the tensors of `train_step_function`."""
+        import tensorflow as tf
+
+        step_of_all = self._first_steps[epoch] + step
+        strength = augmentation_strength_at(step_of_all, self._all_steps, self._settings)
+        # Tensors, not numbers: TensorFlow would compile the step anew for each new Python number.
+        outcome: tuple[Any, Any, Any] = self._train_step(
+            self._images,
+            self._labels,
+            tf.constant(batch, tf.int32),
+            tf.constant(self._learning_rate(step_of_all), tf.float32),
+            tf.constant(strength, tf.float32),
+            tf.constant([_seed(self._task.seed, self._task.fold, epoch), step], tf.int32),
+        )
+        return outcome
+
+    def _learning_rate(self, step_of_all: int) -> float:
+        return learning_rate_at(step_of_all, self._all_steps, self._settings)
+
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Predict the fold's own rows, and return ``val_loss`` and ``val_accuracy``.
+
+        Raises
+        ------
+        UsageError
+            If the network's outputs are not finite.
+        """
+        # The first rows are enough for a learning curve, and take a fraction of the time; the last point is exact.
+        is_last = epoch + 1 == self._settings.epochs
+        rows = slice(None) if is_last else slice(CURVE_ROWS)
+        softmax = self._predict(self._val_images[rows])
+        # Before anything of this epoch is saved, so that no checkpoint has a network that has diverged.
+        if not np.isfinite(softmax).all():
+            raise UsageError(
+                f"The training of {self._task.title} diverged in epoch {epoch + 1}.",
+                "Choose a lower learning_rate with --set.",
+            )
+        labels = self._val_labels[rows]
+        return {"val_loss": log_loss(softmax, labels), "val_accuracy": accuracy(softmax, labels)}
+
+    def record(self, epoch: int, trained: dict[str, float], validated: dict[str, float]) -> None:
+        """Add an epoch to the history: what `train_epoch` and `validate` returned."""
+        self.history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": trained["loss"],
+                "accuracy": trained["accuracy"],
+                "val_loss": validated["val_loss"],
+                "val_accuracy": validated["val_accuracy"],
+                "learning_rate": trained["learning_rate"],
+                "seconds": trained["seconds"],
+                "images_per_second": trained["images_per_second"],
+            }
+        )
+
+    def progress(self, epoch: int, figures: dict[str, float], steps: int | None = None) -> Progress:
+        """Return the progress after so many steps of an epoch, or all; `figures` has its loss and speed so far."""
+        steps = self._steps[epoch] if steps is None else steps
+        return Progress(
+            seed=self._task.seed,
+            fold=self._task.fold,
+            epoch=epoch + 1,
+            epochs=self._settings.epochs,
+            done=(self._first_steps[epoch] + steps) / self._all_steps,
+            loss=figures["loss"],
+            val_accuracy=self.history[-1]["val_accuracy"] if self.history else None,
+            images_per_second=figures["images_per_second"],
+        )
+
+    def result(self) -> FoldResult:
+        """Predict the fold's own rows and the test rows, and return all that is to be kept."""
+        # Once more after the last epoch: a training may have been resumed when all its epochs were done already.
+        val_softmax = self._predict(self._val_images)
+        test_started = time.perf_counter()
+        test_softmax = self._predict(preprocess(self._test_images, self._preprocessing))
+        finished = time.perf_counter()
+        # Of a resumed training, the time before the interruption counts, too.
+        former_seconds = sum(row["seconds"] for row in self.history[: self._resumed_epochs])
+        return FoldResult(
+            model=_keras_bytes(self.model),
+            history=self.history,
+            val_softmax=val_softmax,
+            test_softmax=test_softmax,
+            metrics={
+                **summarise(val_softmax, self._val_labels),
+                "preprocessing": self._preprocessing,
+                "epochs": self._settings.epochs,
+                "parameters": self.model.count_params(),
+                "network": self._digest,
+                "seconds": finished - self._started + former_seconds,
+                "data_seconds": self._data_seconds,
+                "training_seconds": sum(row["seconds"] for row in self.history),
+                "test_seconds": finished - test_started,
+                "peak_memory": _peak_memory(),
+            },
+        )
+
+
+def make_optimizer(model: keras.Model, settings: Settings) -> keras.optimizers.Optimizer:
+    """Return AdamW (Loshchilov and Hutter, ICLR 2019) for a network, with all its variables."""
+    import keras
+
+    optimizer = keras.optimizers.AdamW(settings.learning_rate, settings.weight_decay, beta_2=settings.beta_2)
+    # Weight decay makes a network simpler by making its weights smaller. Scales and offsets of batch normalisation
+    # ("gamma", "beta") and biases make no network simpler by being near zero.
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    # Now, not in the first step, so that a checkpoint can be restored into its variables.
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def train_step_function(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, settings: Settings
+) -> Callable[..., tuple[Any, Any, Any]]:
+    """Return the function that trains a network on one batch.
+
+    Parameters
+    ----------
+    model, optimizer, settings
+        The network, what changes it, and how.
+
+    Returns
+    -------
+    callable
+        Takes all rows' images, uint8 [n, 28, 28, 1], and labels, int32 [n]; the batch's row numbers, int32 [b];
+        learning rate and strength of augmentation, float32; and a seed, int32 [2]. Returns the mean loss, the
+        accuracy, and the probabilities of the labels before the step, float32 [b].
+    """
     import tensorflow as tf
 
-    started = time.perf_counter()
-    settings = task.settings
-    inside, outside = task.split != task.fold, task.split == task.fold
-    form = settings.form_of(task.fold)
-    bring = form_function(form)
-    val_images, val_labels = bring(digits.images[outside]), digits.labels[outside]
-    images = tf.constant(bring(digits.images[inside])[..., None])
-    labels = tf.constant(digits.labels[inside].astype(np.int32))
-    rows, prepared = len(labels), time.perf_counter()
-    sizes = epoch_sizes(rows, settings)
-    batch_size = min(settings.batch_size, *sizes)
-    steps_by_epoch = [size // batch_size for size in sizes]
-    all_steps = sum(steps_by_epoch)
+    smoothing = settings.label_smoothing
 
-    keras.utils.set_random_seed(_seed(task.seed, task.fold))
-    model = find_preset(task.preset).network(settings)
-    network = network_digest(model)
-    if task.network not in (None, network):
-        raise UsageError(
-            f"The preset {task.preset} builds another network now than that of this run's finished folds.",
-            "Choose another name with --run, or go on with the version of kaggle-digits that began the run.",
-        )
-    predict = softmax_function(model, settings.views)
-    optimizer = keras.optimizers.AdamW(settings.learning_rate, settings.weight_decay, beta_2=settings.beta_2)
-    # Decay is for weights: a scale or an offset near zero is no simpler network.
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    optimizer.build(model.trainable_variables)
-
-    # The rows are arguments, for what a traced function closes over outlives it.
+    # The rows are arguments, for what a traced function closes over lives as long as TensorFlow's trace of it.
     # AutoGraph would leave its source files behind when the process is killed, and there is nothing for it to do.
     @tf.function(jit_compile=compiles(), autograph=False)  # type: ignore[untyped-decorator]
     def train_step(
         images: Any, labels: Any, batch: Any, learning_rate: Any, strength: Any, seed: Any
     ) -> tuple[Any, Any, Any]:
+        # Choice of rows, augmentation, network and update are one graph: nothing goes back to Python in between.
         x = tf.cast(tf.gather(images, batch), tf.float32)
         y = tf.gather(labels, batch)
         if settings.augments:
             x = augment(x, settings, strength, seed)
-        targets = tf.one_hot(y, 10, 1 - 0.9 * settings.label_smoothing, 0.1 * settings.label_smoothing)
+        # Label smoothing (Szegedy et al., CVPR 2016). All ten classes get the same part, the label among them.
+        targets = tf.one_hot(y, CLASSES, 1 - 0.9 * smoothing, 0.1 * smoothing)
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
         optimizer.learning_rate.assign(learning_rate)
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        # From the logits of the training step: measured on augmented digits and with dropout, but at no cost.
         right = tf.reduce_mean(tf.cast(tf.argmax(logits, 1, tf.int32) == y, tf.float32))
         return loss, right, tf.gather(tf.nn.softmax(logits), y, batch_dims=1)
 
-    variables = [*model.variables, *optimizer.variables]
-    # What the network made of each row's label when it last trained on it.
-    likelihood = np.zeros(rows, np.float32)
-    history: list[dict[str, float]] = []
-    state = checkpoint.load() if checkpoint is not None else None
-    if state is not None and _fits(state, variables, likelihood):
-        for variable, value in zip(variables, state["variables"], strict=True):
-            variable.assign(value)
-        likelihood, history = state["likelihood"], state["history"]
-
-    # Callbacks ask a model for its optimizer; were it ours, it would be saved with the network.
-    model.optimizer = None
-    resumed = len(history)
-    watchers = keras.callbacks.CallbackList(list(callbacks), model=model)
-    watchers.on_train_begin()
-    for epoch in range(resumed, settings.epochs):
-        rng = np.random.default_rng([task.seed, task.fold, epoch])
-        steps, before = steps_by_epoch[epoch], sum(steps_by_epoch[:epoch])
-        chosen = choose_rows(likelihood, epoch, settings, rng)[: steps * batch_size]
-        _reseed_dropout(model, _seed(task.seed, task.fold, epoch))
-        outcomes = []
-        epoch_started = last_report = time.perf_counter()
-        for step, batch in enumerate(chosen.reshape(steps, batch_size)):
-            at = before + step
-            rate = learning_rate_at(at, all_steps, settings)
-            strength = settings.ramp + (1 - settings.ramp) * at / all_steps
-            outcome = train_step(
-                images,
-                labels,
-                tf.constant(batch, tf.int32),
-                tf.constant(rate, tf.float32),
-                tf.constant(strength, tf.float32),
-                tf.constant([_seed(task.seed, task.fold, epoch), step], tf.int32),
-            )
-            outcomes.append(outcome)
-            now = time.perf_counter()
-            if now - last_report > SECONDS_BETWEEN_REPORTS:
-                last_report = now
-                report(
-                    Progress(
-                        seed=task.seed,
-                        fold=task.fold,
-                        epoch=epoch + 1,
-                        epochs=settings.epochs,
-                        done=(at + 1) / all_steps,
-                        loss=float(np.mean([loss for loss, _, _ in outcomes])),
-                        val_accuracy=history[-1]["val_accuracy"] if history else None,
-                        images_per_second=(step + 1) * batch_size / (now - epoch_started),
-                    )
-                )
-        # Read only now, so that a device need not wait for us after each step.
-        losses, accuracies, likelihoods = (np.array(values) for values in zip(*outcomes, strict=True))
-        likelihood[chosen] = likelihoods.ravel()
-        seconds = time.perf_counter() - epoch_started
-        # A look at the curve on the way needs no more rows than this; the last epoch has all.
-        shown = slice(None) if epoch + 1 == settings.epochs else slice(ROWS_ON_THE_WAY)
-        val_softmax = predict(val_images[shown])
-        if not np.isfinite(val_softmax).all():
-            raise UsageError(
-                f"The training of {task.title} diverged in epoch {epoch + 1}.",
-                "Choose a lower learning_rate with --set.",
-            )
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "loss": float(losses.mean()),
-                "accuracy": float(accuracies.mean()),
-                "val_loss": log_loss(val_softmax, val_labels[shown]),
-                "val_accuracy": accuracy(val_softmax, val_labels[shown]),
-                "learning_rate": rate,
-                "seconds": seconds,
-                "images_per_second": steps * batch_size / seconds,
-            }
-        )
-        report(
-            Progress(
-                seed=task.seed,
-                fold=task.fold,
-                epoch=epoch + 1,
-                epochs=settings.epochs,
-                done=(before + steps) / all_steps,
-                loss=history[-1]["loss"],
-                val_accuracy=history[-1]["val_accuracy"],
-                images_per_second=history[-1]["images_per_second"],
-            )
-        )
-        if checkpoint is not None:
-            checkpoint.save([np.asarray(variable) for variable in variables], likelihood, history)
-        watchers.on_epoch_end(epoch, dict(history[-1]))
-    watchers.on_train_end()
-
-    val_softmax = predict(val_images)
-    predicting = time.perf_counter()
-    test_softmax = predict(bring(digits.test_images))
-    finished = time.perf_counter()
-    return FoldResult(
-        model=_keras_bytes(with_form(model, form)),
-        history=history,
-        val_softmax=val_softmax,
-        test_softmax=test_softmax,
-        metrics={
-            **summarise(val_softmax, val_labels),
-            "form": form,
-            "epochs": settings.epochs,
-            "parameters": model.count_params(),
-            "network": network,
-            "seconds": finished - started + sum(row["seconds"] for row in history[:resumed]),
-            "data_seconds": prepared - started,
-            "training_seconds": sum(row["seconds"] for row in history),
-            "test_seconds": finished - predicting,
-            "peak_memory": _peak_memory(),
-        },
-    )
-
-
-def _fits(state: dict[str, Any], variables: Sequence[Any], likelihood: Float32) -> bool:
-    """Tell whether a checkpoint is of this training: an upgrade may have changed the network or its optimiser."""
-    known = [(value.shape, value.dtype.name) for value in state["variables"]]
-    wanted = [(tuple(variable.shape), variable.dtype) for variable in variables]
-    return known == wanted and state["likelihood"].shape == likelihood.shape
-
-
-def epoch_sizes(rows: int, settings: Settings) -> list[int]:
-    """Return how many of the training rows each epoch has: all of them in the first, then the chosen ones."""
-    hard, others = _shares(rows, settings)
-    return [rows] + [hard + others] * (settings.epochs - 1)
-
-
-def choose_rows(likelihood: Float32, epoch: int, settings: Settings, rng: np.random.Generator) -> Int64:
-    """Choose and shuffle the rows of an epoch.
-
-    The rows that the network finds hard, and a random choice of the others: a simple form of the selective
-    back-propagation of Jiang et al. (arXiv:1910.00762), which is free, since the likelihoods come from training.
-
-    Parameters
-    ----------
-    likelihood : ndarray of float32, shape (n,)
-        The probability of each row's label when the network was last trained on it.
-    epoch : int
-        From 0; the first has all rows.
-    settings : Settings
-        ``hard_rows`` and ``other_rows``.
-    rng : numpy.random.Generator
-        Decides.
-
-    Returns
-    -------
-    ndarray of int64, shape (k,)
-        Numbers of rows.
-    """
-    rows = len(likelihood)
-    if epoch == 0:
-        return rng.permutation(rows)
-    hard, others = _shares(rows, settings)
-    by_difficulty = np.argsort(likelihood, kind="stable")
-    chosen = [by_difficulty[:hard], rng.choice(by_difficulty[hard:], others, replace=False)]
-    return rng.permutation(np.concatenate(chosen))
-
-
-def _shares(rows: int, settings: Settings) -> tuple[int, int]:
-    hard = int(settings.hard_rows * rows)
-    return hard, min(rows - hard, max(1, int(settings.other_rows * rows)))
-
-
-def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
-    """Return the learning rate of a step, counted from 0, of `steps` in all epochs together."""
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    rising = settings.warm_up * steps
-    if step < rising:
-        return settings.learning_rate * ((step + 1) / (rising + 1))
-    return settings.learning_rate * ((steps - step) / (steps - rising))
+    return train_step  # type: ignore[no-any-return]
 
 
 def compiles() -> bool:
-    """Tell whether XLA compiles the step: on a GPU it makes one launch of many.
-
-    On a CPU it halves the speed of convolutions, and on macOS the plug-in for GPUs has none.
-    """
+    """Tell whether XLA compiles the training step."""
     import tensorflow as tf
 
+    # On a GPU, XLA fuses many small operations into few, and each saves the time to start it. On a CPU, XLA's
+    # convolutions are half as fast as TensorFlow's, and TensorFlow's plug-in for the GPUs of macOS has no XLA.
     return sys.platform != "darwin" and bool(tf.config.list_physical_devices("GPU"))
 
 
 def _seed(*path: int) -> int:
-    """Return a seed of 31 bits that is a function of the whole path, as independent as `SeedSequence` makes it."""
+    """Return a seed of 31 bits that depends on all numbers of the path.
+
+    Sums such as ``seed + fold`` would give fold 1 of seed 0 the random numbers of fold 0 of seed 1.
+    """
+    # TensorFlow's seeds are signed: the last of 32 bits is dropped.
     return int(np.random.SeedSequence(path).generate_state(1)[0] >> 1)
 
 
-def _reseed_dropout(model: Any, seed: int) -> None:
-    """Make an epoch's dropout a function of its seed, so that it does not depend on where training went on."""
+def reseed_dropout(model: keras.Model, seed: int) -> None:
+    """Make an epoch's dropout depend on its seed alone, and not on how much was drawn before."""
     for layer in model.layers:
         if hasattr(layer, "seed_generator"):
             layer.seed_generator.state.assign([seed, 0])
 
 
 def _peak_memory() -> int:
+    """Return the most bytes of memory that this process has held."""
     import resource
 
+    # In bytes on macOS, in units of 1,024 bytes on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _keras_bytes(model: Any) -> bytes:
+def _keras_bytes(model: keras.Model) -> bytes:
+    """Return a network as the content of a ``.keras`` file."""
+    # Through a file, for Keras saves to nothing else.
     with temporary_folder() as folder:
         path = folder / "model.keras"
         model.save(path)

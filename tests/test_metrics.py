@@ -1,10 +1,9 @@
-"""Predictions, and what is measured on them."""
+"""Metrics of predictions."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import small_digits
 
 from kaggle_digits.evaluation.metrics import (
     accuracy,
@@ -16,42 +15,30 @@ from kaggle_digits.evaluation.metrics import (
     reliability,
     suspects,
 )
-from kaggle_digits.training.models import PREDICTION_BATCH, lenet, softmax_function
-
-
-def test_softmaxes_do_not_depend_on_their_neighbours() -> None:
-    model = lenet(0.3)
-    images, _ = small_digits(PREDICTION_BATCH + 7)
-    softmax = softmax_function(model)(images)
-    assert softmax.dtype == np.float32
-    assert softmax.shape == (PREDICTION_BATCH + 7, 10)
-    np.testing.assert_allclose(softmax.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(softmax_function(model)(images[-3:]), softmax[-3:], atol=1e-5)
-
 
 SOFTMAX = np.full((4, 10), 0.05, np.float32)
 SOFTMAX[[0, 1, 2, 3], [0, 1, 2, 3]] = 0.55
 LABELS = np.array([0, 1, 2, 7], np.uint8)
 
 
-def test_errors_accuracy_and_log_loss() -> None:
+def test_count_errors_accuracy_and_log_loss_of_known_softmaxes() -> None:
     assert count_errors(SOFTMAX, LABELS) == 1
     assert accuracy(SOFTMAX, LABELS) == 0.75
     assert log_loss(SOFTMAX, LABELS) == pytest.approx(-(3 * np.log(0.55) + np.log(0.05)) / 4)
 
 
-def test_a_certain_mistake_has_a_finite_loss() -> None:
+def test_log_loss_is_finite_for_a_certain_mistake() -> None:
     assert log_loss(np.eye(10, dtype=np.float32)[[3]], np.array([4], np.uint8)) == pytest.approx(-np.log(1e-7))
 
 
-def test_confusion_is_by_label_then_prediction() -> None:
+def test_confusion_matrix_is_by_label_then_prediction() -> None:
     matrix = confusion_matrix(SOFTMAX, LABELS)
     assert matrix.sum() == 4
     assert matrix[7, 3] == 1
     assert matrix.trace() == 3
 
 
-def test_the_mean_is_added_up_in_float64() -> None:
+def test_mean_softmax_is_added_up_in_float64() -> None:
     tiny = np.float32(1e-8)
     softmaxes = [np.full((1, 10), 1.0, np.float32)] + [np.full((1, 10), tiny, np.float32)] * 9999
     mean = mean_softmax(softmaxes)
@@ -59,7 +46,7 @@ def test_the_mean_is_added_up_in_float64() -> None:
     np.testing.assert_allclose(mean, (1 + 9999 * float(tiny)) / 10000, rtol=1e-6)
 
 
-def test_reliability_is_what_the_calibration_error_is_made_of() -> None:
+def test_reliability_bins_add_up_to_the_calibration_error() -> None:
     rng = np.random.default_rng(0)
     softmax = rng.dirichlet(np.full(10, 0.2), 500).astype(np.float32)
     labels = rng.integers(0, 10, 500).astype(np.uint8)
@@ -69,7 +56,7 @@ def test_reliability_is_what_the_calibration_error_is_made_of() -> None:
     assert expected_calibration_error(softmax, labels) == pytest.approx(gaps / 500)
 
 
-def test_wrong_labels_are_suspects_and_hard_rows_are_not() -> None:
+def test_suspects_are_wrong_labels_and_not_hard_rows() -> None:
     labels = (np.arange(200) % 10).astype(np.uint8)
     softmax = np.full((200, 10), 0.005, np.float32)
     softmax[np.arange(200), labels] = 0.955
@@ -80,6 +67,6 @@ def test_wrong_labels_are_suspects_and_hard_rows_are_not() -> None:
     assert suspects(softmax, labels).tolist() == [12, 7]
 
 
-def test_suspects_survive_a_digit_that_has_no_rows() -> None:
+def test_suspects_allow_a_digit_that_has_no_rows() -> None:
     softmax = np.eye(10, dtype=np.float32)[[1, 1, 2]]
     assert suspects(softmax, np.array([1, 1, 1], np.uint8)).tolist() == []

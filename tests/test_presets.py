@@ -5,34 +5,34 @@ from __future__ import annotations
 import pytest
 
 from kaggle_digits.errors import UsageError
-from kaggle_digits.training.fold import learning_rate_at
-from kaggle_digits.training.presets import find_preset
+from kaggle_digits.training.presets import build_network, find_preset
+from kaggle_digits.training.schedule import learning_rate_at
 
 
 @pytest.mark.parametrize("preset", ["lenet", "fast", "default", "best"])
-def test_a_preset_builds_its_network(preset: str) -> None:
+def test_build_network_builds_the_network_of_each_preset(preset: str) -> None:
     recipe = find_preset(preset)
     assert recipe.name == preset
-    model = recipe.network(recipe.settings)
+    model = build_network(recipe.settings)
     assert model.input_shape == (None, 28, 28, 1)
     assert model.output_shape == (None, 10)
 
 
-def test_the_article_s_network() -> None:
+def test_build_network_builds_the_article_s_lenet() -> None:
     recipe = find_preset("lenet")
-    shapes = [layer.output.shape[1:] for layer in recipe.network(recipe.settings).layers]
+    shapes = [layer.output.shape[1:] for layer in build_network(recipe.settings).layers]
     assert shapes[2:9] == [(32, 32, 1), (28, 28, 36), (14, 14, 36), (10, 10, 36), (5, 5, 36), (900,), (128,)]
     # 5*5*36 + 36, 5*5*36*36 + 36, 900*128 + 128, 128*64 + 64, 64*10 + 10
-    assert recipe.network(recipe.settings).count_params() == 936 + 32436 + 115328 + 8256 + 650
+    assert build_network(recipe.settings).count_params() == 936 + 32436 + 115328 + 8256 + 650
 
 
-def test_dropout_is_a_setting_of_the_article_s_recipe() -> None:
+def test_with_settings_changes_the_dropout_of_lenet() -> None:
     recipe = find_preset("lenet").with_settings({"dropout": "0.5"})
-    rates = [layer.rate for layer in recipe.network(recipe.settings).layers if layer.name.startswith("dropout")]
+    rates = [layer.rate for layer in build_network(recipe.settings).layers if layer.name.startswith("dropout")]
     assert rates == [0.5, 0.5]
 
 
-def test_settings_are_changed_by_what_people_type() -> None:
+def test_with_settings_takes_text_as_typed() -> None:
     settings = find_preset("lenet").with_settings({"epochs": "3", "learning_rate": "1e-2"}).settings
     assert (settings.epochs, settings.learning_rate, settings.batch_size) == (3, 0.01, 128)
 
@@ -51,34 +51,49 @@ def test_settings_are_changed_by_what_people_type() -> None:
         ("learning_rate", "0", "greater than 0"),
         ("dropout", "1", "less than 1"),
         ("schedule", "cyclic", "'constant' or 'one-cycle'"),
-        ("views", "3", "1 or 5"),
-        ("forms", "plain,tilted", "plain, even, wide, bold, backhand; join several"),
-        ("forms", "", "join several"),
+        ("tta", "3", "1 or 5"),
+        ("preprocessing", "plain,tilted", "plain, even, wide, bold, backhand; join several"),
+        ("preprocessing", "", "join several"),
+        ("forms", "plain", "no setting called 'forms'.*preprocessing, tta"),
+        ("network", "vgg", "'lenet' or 'residual'"),
+        ("network", "lenet", "network lenet has 4 widths"),
+        ("widths", "32,48", "network residual has 3 widths"),
+        ("widths", "32,48,", "whole numbers from 1 to 4096"),
+        ("widths", "32,48,0", "whole numbers from 1 to 4096"),
+        ("widths", "32,48,1000000000000", "whole numbers from 1 to 4096"),
         ("other_rows", "1.0", "together are more than 0 and at most 1"),
     ],
 )
-def test_a_bad_setting_gets_its_sentence(key: str, value: str, message: str) -> None:
+def test_with_settings_explains_a_bad_setting(key: str, value: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
         find_preset("fast").with_settings({key: value})
     assert "Value error" not in str(raised.value)
     assert not str(raised.value).endswith("..")
 
 
-def test_views_are_a_setting() -> None:
-    assert find_preset("fast").with_settings({"views": "1"}).settings.views == 1
+def test_with_settings_takes_tta_as_typed() -> None:
+    assert find_preset("fast").with_settings({"tta": "1"}).settings.tta == 1
 
 
-def test_folds_take_turns_at_the_forms() -> None:
-    settings = find_preset("fast").with_settings({"forms": "even,bold"}).settings
-    assert [settings.form_of(fold) for fold in range(5)] == ["even", "bold", "even", "bold", "even"]
+def test_preprocessing_of_cycles_through_the_folds() -> None:
+    settings = find_preset("fast").with_settings({"preprocessing": "even,bold"}).settings
+    assert [settings.preprocessing_of(fold) for fold in range(5)] == ["even", "bold", "even", "bold", "even"]
 
 
-def test_an_unknown_preset() -> None:
+def test_with_settings_changes_the_widths_of_the_network() -> None:
+    recipe = find_preset("fast").with_settings({"widths": "4,8,16"})
+    kernels = [
+        layer.kernel.shape for layer in build_network(recipe.settings).layers if hasattr(layer, "kernel_size")
+    ]
+    assert [shape[-1] for shape in kernels] == [4, 8, 8, 16, 16, 16]
+
+
+def test_find_preset_names_all_presets_when_there_is_none() -> None:
     with pytest.raises(UsageError, match=r"no preset called 'slow'.*lenet, fast, default, best"):
         find_preset("slow")
 
 
-def test_one_cycle_rises_and_falls_with_any_number_of_steps() -> None:
+def test_learning_rate_at_rises_and_falls_with_any_number_of_steps() -> None:
     settings = find_preset("fast").settings
     for steps in (10, 1000):
         rates = [learning_rate_at(step, steps, settings) for step in range(steps)]
@@ -90,6 +105,6 @@ def test_one_cycle_rises_and_falls_with_any_number_of_steps() -> None:
         assert 0 < rates[-1] < 0.2 * settings.learning_rate
 
 
-def test_a_constant_rate_is_constant() -> None:
+def test_learning_rate_at_stays_with_the_constant_schedule() -> None:
     settings = find_preset("lenet").settings
     assert {learning_rate_at(step, 10, settings) for step in range(10)} == {1e-3}
