@@ -326,6 +326,7 @@ def test_train_continues_a_run_of_an_older_version(trained: Workspace) -> None:
     metrics["form"] = metrics.pop("preprocessing")
     (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics))
 
+    run = find_run(trained, "one")
     assert run.command().endswith(" --set preprocessing=plain")
     assert run.info.settings["widths"] == "36,36,128,64"
     with pytest.raises(UsageError, match=r"its widths is 36,36,128,64, not 8,8,8,8\."):
