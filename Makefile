@@ -81,6 +81,7 @@ lint: $(VENV)/.installed-dev ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy scripts
 
 bench: $(VENV)/.installed-dev ## measure speed, side by side
 	$(BIN)/python scripts/benchmark.py

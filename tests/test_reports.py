@@ -425,7 +425,11 @@ def test_other_data_are_noticed(trained: Workspace) -> None:
 def test_sparklines() -> None:
     assert sparkline([0, 0.5, 1]) == "▁▅█"
     assert sparkline([3.0]) == "▁"
-    assert len(sparkline([float(i) for i in range(45)])) <= 20
+    # Of 45 values every third is shown, and the last one always.
+    assert sparkline([float(i % 3 == 2) for i in range(45)]) == "▁" * 15
+    assert sparkline([float(i) for i in range(45)]) == "▁▁▂▃▃▃▄▅▅▅▆▇▇▇█"
+    assert len(sparkline([float(i) for i in range(48)])) == 16
+    assert len(sparkline([float(i) for i in range(49)])) == 13
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599, "59:59"), (3600, "1:00 h")])
