@@ -1,4 +1,4 @@
-"""Measure the package beside what else there is, in one run, on this machine.
+"""Compare the package with its alternatives, in one run, on this machine.
 
     python scripts/benchmark.py [--quick] [--mnist-dir DIR] [--root DIR] [--only PART ...]
 
@@ -280,7 +280,7 @@ class Counting:
 
 
 def measure_where(workspace: Workspace, rounds: int, settings: tuple[str, ...]) -> None:
-    """Time the whole command with one worker, with two, and with two workers of a Dask cluster, in turn."""
+    """Time the train command with one worker, with two, and with two workers of a Dask cluster, in turn."""
     folds, port = 6, 18786
     print(f"Where folds run: fast, {folds} folds, {workspace.competition.name} {' '.join(settings)}")
     dask, null = [sys.executable, "-m", "dask"], subprocess.DEVNULL
@@ -335,7 +335,7 @@ def draw_runs(root: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     print(
-        f"Runs of rehearsal-full: minutes of the whole command, out-of-fold accuracy, score on {TEST_ROWS:,} rows"
+        f"Runs of rehearsal-full: minutes of the train command, out-of-fold accuracy, score on {TEST_ROWS:,} rows"
     )
     for minutes, score, interval, accuracy, name in sorted(rows):
         print(f"  {name:24} {minutes:6.1f}  {accuracy:.5f}  {score:.5f}")
@@ -343,7 +343,7 @@ def draw_runs(root: Path) -> None:
         axes.annotate(name, (minutes, score), textcoords="offset points", xytext=(7, -4), fontsize="small")
     axes.set(
         xscale="log",
-        xlabel="minutes of the whole train command",
+        xlabel="minutes of the train command",
         ylabel=f"score on {TEST_ROWS:,} unseen rows, 95 % interval",
     )
     axes.set_xticks(ticks := (2, 5, 10, 20, 50, 100), labels=map(str, ticks))

@@ -67,6 +67,7 @@ def test_test_rows_as_pictures_get_the_ensembles_softmax(rehearsed: Workspace, p
         assert prediction.agreement == np.mean(folds[:, row].argmax(1) == prediction.digit)
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_an_ensemble_of_runs_has_all_their_networks(copied: Workspace, pictures: list[Path]) -> None:
     # With views and another form for each fold, and more folds: each run counts as much as the other.
     settings = {"epochs": "1", "forms": "plain,even,wide", "views": "5"}

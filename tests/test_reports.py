@@ -160,6 +160,7 @@ def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
     assert [row["receptive_field"] for row in rows if row["kind"] == "MaxPooling2D"] == [14]
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_what_is_inside_a_network_that_sees_a_form(trained: Workspace) -> None:
     from kaggle_digits.training.preprocessing import form_function
 
@@ -353,6 +354,7 @@ def test_an_ensemble_of_runs_has_a_report(trained: Workspace) -> None:
     assert document["members"] == [{"run": "first", "errors": errors}, {"run": "second", "errors": errors}]
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_two_runs_are_compared_row_by_row(trained: Workspace) -> None:
     train(trained, preset="lenet", folds=2, settings={"epochs": "1"}, seed=1, run="other")
     written = compare(trained, ["first", "other"])
