@@ -55,8 +55,10 @@ demo: $(VENV)/.installed ## all of it on `rehearsal`: no account, no network
 	$(DEMO) score
 	$(DEMO) report
 
-test: $(VENV)/.installed-dev ## run the tests
-	$(BIN)/python -m pytest
+# The tests of a file share trained networks, so a process begins with files of its own, and helps the others when
+# it is done. Some tests train in processes of their own: more than eight at a time take more memory than time.
+test: $(VENV)/.installed-dev ## run the tests, on all cores
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 test-slow: $(VENV)/.installed-dev ## run the long tests
 	$(BIN)/python -m pytest -m slow
@@ -64,7 +66,7 @@ test-slow: $(VENV)/.installed-dev ## run the long tests
 test-newest-kaggle: $(VENV)/.installed-dev ## run the tests of Kaggle's client with the newest one allowed
 	$(BIN)/python scripts/newest_kaggle.py
 
-# Without pip, which in some Pythons brings setuptools along and so hides a missing pin.
+# Without pip, which in some Pythons comes with setuptools and so hides a missing pin.
 PINS := build/pins
 PINS_PIP := $(BIN)/python -m pip --python $(PINS) --disable-pip-version-check
 
@@ -81,6 +83,7 @@ lint: $(VENV)/.installed-dev ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy scripts
 
 bench: $(VENV)/.installed-dev ## measure speed, side by side
 	$(BIN)/python scripts/benchmark.py

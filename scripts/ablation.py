@@ -1,4 +1,4 @@
-"""Change one setting of the preset `fast` at a time, train a proxy with several seeds, and print what it brought.
+"""Change one setting of the preset `fast` at a time, train a proxy with several seeds, and print the results.
 
     python scripts/ablation.py --root DIR [--seeds N]
 

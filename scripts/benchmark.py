@@ -1,4 +1,4 @@
-"""Measure the package beside what else there is, in one run, on this machine.
+"""Compare the package with its alternatives, in one run, on this machine.
 
     python scripts/benchmark.py [--quick] [--mnist-dir DIR] [--root DIR] [--only PART ...]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -23,45 +24,62 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from kaggle_digits import Workspace
+import numpy as np
+
+from kaggle_digits import Workspace, train
+from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.runs.directory import find_run
 from kaggle_digits.runs.summary import summarise_runs
+from kaggle_digits.training.fold import Digits, FoldTask, train_fold
+from kaggle_digits.training.presets import Settings, find_preset
 from kaggle_digits.workspace import TEST_CSV, TRAIN_CSV
+
+if TYPE_CHECKING:
+    import keras
 
 BIN = Path(sys.executable).parent
 PLOT = Path(__file__).parents[1] / "docs" / "score-against-time.svg"
 TEST_ROWS = 28_000
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
-MEMORY = """
-import json, resource, sys
-import kaggle_digits as kd
-workspace = kd.Workspace.at(sys.argv[1], sys.argv[2])
-kd.train(workspace, preset=sys.argv[3], folds=2, settings={"epochs": 1}, run="memory")
-peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps(peaks))
-"""
 
-# In a process of its own, as a worker is. `cdeotte` is the network of github.com/cdeotte/MNIST-CNN-99.75, by
-# `model.fit`, without its augmentation.
-THROUGHPUT = """
-import json, sys, time
-import keras, numpy as np, tensorflow as tf
-from kaggle_digits.training.augmentation import augment
-from kaggle_digits.data.csv import load_train
-from kaggle_digits.training.presets import build_network, find_preset
-from kaggle_digits.training.fold import (Digits, FoldTask, train_fold)
-from pathlib import Path
+def memory(root: str, competition: str, preset: str) -> dict[str, float]:
+    """Train two folds for an epoch, and return the most bytes that this process and its largest worker held."""
+    import resource
 
-folder, name, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-train_set = load_train(folder)
-images, labels = train_set.images[:rows], train_set.labels[:rows]
+    train(Workspace.at(root, competition), preset=preset, folds=2, settings={"epochs": 1}, run="memory")
+    unit = 1 if sys.platform == "darwin" else 1024
+    processes = {"parent": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
+    return {name: unit * resource.getrusage(who).ru_maxrss for name, who in processes.items()}
 
-def matrix_product():
+
+def throughput(folder: str, name: str, rows: str) -> dict[str, float | None]:
+    """Train a preset's network, or `cdeotte`, as a worker does, and return its speed beside the core's own.
+
+    Returns
+    -------
+    dict
+        `speed` in images a second, `flops` of an image, forward and back, `peak` in FLOP a second of a matrix
+        product, and `augmentation`, its share of a step, or None without one.
+    """
+    train_set, count = load_train(Path(folder)), int(rows)
+    images, labels = train_set.images[:count], train_set.labels[:count]
+    before = matrix_product()
+    measure = measure_cdeotte if name == "cdeotte" else partial(measure_preset, name)
+    flops, speed, augmentation = measure(images, labels)
+    return {"speed": speed, "flops": flops, "peak": max(before, matrix_product()), "augmentation": augmentation}
+
+
+def matrix_product() -> float:
+    """Return how many floating-point operations a second a product of large matrices reaches."""
+    import tensorflow as tf
+
     a = tf.random.normal((2048, 2048))
     product = tf.function(lambda a: a @ a)
     product(a)
@@ -71,19 +89,66 @@ def matrix_product():
     b.numpy()
     return 4 * 2 * 2048**3 / (time.perf_counter() - started)
 
-def flops(model):
+
+def training_flops(model: keras.Model) -> float:
+    """Return the floating-point operations of one image: the way back is twice the way forward."""
+    import keras
+
     total = 0
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D):
-            total += 2 * np.prod(layer.output.shape[1:]) * np.prod(layer.kernel.shape[:3])
+            total += 2 * math.prod(layer.output.shape[1:]) * math.prod(layer.kernel.shape[:3])
         elif isinstance(layer, keras.layers.Dense):
-            total += 2 * np.prod(layer.kernel.shape)
-    return float(total)
+            total += 2 * math.prod(layer.kernel.shape)
+    return 3.0 * total
 
-def cdeotte():
+
+def measure_preset(name: str, images: UInt8, labels: UInt8) -> tuple[float, float, float | None]:
+    """Return the FLOPs of an image, images a second, and the augmentation's share of a step of a preset."""
+    recipe = find_preset(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
+    folds = np.r_[np.zeros(20, np.uint8), np.ones(len(images) - 20, np.uint8)]
+    task = FoldTask(name, recipe.settings, 0, 0, folds)
+    speed = train_fold(task, Digits(images, labels, images[:20])).history[-1]["images_per_second"]
+    share = augmentation_seconds(images[:64], recipe.settings) * speed / 64 if recipe.settings.augments else None
+    return training_flops(build_network(recipe.settings)), speed, share
+
+
+def augmentation_seconds(images: UInt8, settings: Settings) -> float:
+    """Return how long the augmentation of a batch takes."""
+    import tensorflow as tf
+
+    from kaggle_digits.training.augmentation import augment
+
+    batch = tf.constant(images[..., None], tf.float32)
+    deform = tf.function(lambda seed: augment(batch, settings, tf.constant(1.0), seed))
+    deform(tf.constant([0, 0]))
+    started = time.perf_counter()
+    for i in range(30):
+        deform(tf.constant([0, i])).numpy()
+    return (time.perf_counter() - started) / 30
+
+
+def measure_cdeotte(images: UInt8, labels: UInt8) -> tuple[float, float, None]:
+    """Return the FLOPs of an image and images a second of `cdeotte` by `model.fit`, without its augmentation."""
+    model = cdeotte()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x = images[..., None] / np.float32(255)
+    model.fit(x[:640], labels[:640], batch_size=64, verbose=0)
+    started = time.perf_counter()
+    model.fit(x, labels, batch_size=64, verbose=0)
+    return training_flops(model), len(x) / (time.perf_counter() - started), None
+
+
+def cdeotte() -> keras.Model:
+    """Build the network of github.com/cdeotte/MNIST-CNN-99.75."""
+    import keras
+
     layers = []
-    block = lambda maps: ((maps, 3, 1), (maps, 3, 1), (maps, 5, 2))
-    for maps, size, stride in (*block(32), *block(64), (128, 4, 1)):
+    for maps, size, stride in (
+        *((32, 3, 1), (32, 3, 1), (32, 5, 2)),
+        *((64, 3, 1), (64, 3, 1), (64, 5, 2)),
+        (128, 4, 1),
+    ):
         padding = "same" if stride == 2 else "valid"
         layers += [keras.layers.Conv2D(maps, size, stride, padding=padding, activation="relu")]
         layers += [keras.layers.BatchNormalization()]
@@ -92,32 +157,26 @@ def cdeotte():
     layers += [keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
     return keras.Sequential([keras.Input((28, 28, 1)), *layers])
 
-before, share = matrix_product(), None
-if name == "cdeotte":
-    model = cdeotte()
-    model.compile("adam", "sparse_categorical_crossentropy")
-    x = images[..., None] / np.float32(255)
-    model.fit(x[:640], labels[:640], batch_size=64, verbose=0)
-    started = time.perf_counter()
-    model.fit(x, labels, batch_size=64, verbose=0)
-    speed = rows / (time.perf_counter() - started)
-else:
-    recipe = find_preset(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
-    model = build_network(recipe.settings)
-    folds = np.r_[np.zeros(20, np.uint8), np.ones(rows - 20, np.uint8)]
-    task = FoldTask(name, recipe.settings, 0, 0, folds)
-    speed = train_fold(task, Digits(images, labels, images[:20])).history[-1]["images_per_second"]
-    if recipe.settings.augments:
-        batch = tf.constant(images[:64, ..., None], tf.float32)
-        augment_batch = tf.function(lambda seed: augment(batch, recipe.settings, tf.constant(1.0), seed))
-        augment_batch(tf.constant([0, 0]))
-        started = time.perf_counter()
-        for i in range(30):
-            augment_batch(tf.constant([0, i])).numpy()
-        share = (time.perf_counter() - started) / 30 / (64 / speed)
-peak = max(before, matrix_product())
-print(json.dumps({"speed": speed, "flops": 3 * flops(model), "peak": peak, "augmentation": share}))
-"""
+
+MEASURES: dict[str, Callable[..., dict[str, Any]]] = {"memory": memory, "throughput": throughput}
+"""What is measured in a process of its own, by `python scripts/benchmark.py --measure NAME ARGUMENT ...`."""
+
+
+def start_measure(name: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start a process that measures; `result_of` waits for it."""
+    command = [sys.executable, __file__, "--measure", name, *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+
+
+def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return what a process measured."""
+    output = process.communicate()[0]
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found
 
 
 def in_turn(runs: int, **actions: Callable[[], object]) -> None:
@@ -171,12 +230,9 @@ def measure_loading(runs: int, workspace: Workspace) -> None:
 
 def measure_memory(workspace: Workspace, preset: str) -> None:
     """Measure the most memory that `train` holds, in its parent and its largest worker."""
-    command = [sys.executable, "-c", MEMORY, str(workspace.root), workspace.competition.name, preset]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    unit = 1 if sys.platform == "darwin" else 1024
-    parent, worker = (peak * unit / 1e6 for peak in json.loads(result.stdout))
+    found = result_of(start_measure("memory", workspace.root, workspace.competition.name, preset))
     print(f"Peak memory of train, {preset}, {workspace.competition.name}")
-    print(f"  parent {parent:.0f} MB, largest worker {worker:.0f} MB")
+    print(f"  parent {found['parent'] / 1e6:.0f} MB, largest worker {found['worker'] / 1e6:.0f} MB")
 
 
 def measure_training(workspace: Workspace, rows: int) -> None:
@@ -184,17 +240,10 @@ def measure_training(workspace: Workspace, rows: int) -> None:
     print(f"Training, one thread a process, {rows:,} rows")
 
     def start(name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", THROUGHPUT, str(workspace.data), name, str(rows)]
-        environment = os.environ | ONE_THREAD | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(command, env=environment, text=True, **pipes)
-
-    def finish(process: subprocess.Popen[str]) -> dict[str, float]:
-        found: dict[str, float] = json.loads(process.communicate()[0].splitlines()[-1])
-        return found
+        return start_measure("throughput", workspace.data, name, rows, **ONE_THREAD, TF_CPP_MIN_LOG_LEVEL="3")
 
     # `best` has the network of `default`.
-    alone = {name: finish(start(name)) for name in ("lenet", "fast", "default", "cdeotte")}
+    alone = {name: result_of(start(name)) for name in ("lenet", "fast", "default", "cdeotte")}
     for name, found in alone.items():
         reached, peak = found["speed"] * found["flops"], found["peak"]
         augmentation = f", augmentation {found['augmentation']:.0%} of a step" if found["augmentation"] else ""
@@ -202,7 +251,7 @@ def measure_training(workspace: Workspace, rows: int) -> None:
             f"  {name:8} {found['speed']:6,.0f} images/s, {found['flops'] / 1e6:4.0f} MFLOP each: "
             f"{reached / 1e9:4.0f} of {peak / 1e9:.0f} GFLOP/s ({reached / peak:.0%}){augmentation}"
         )
-    both = [finish(process) for process in [start("fast"), start("fast")]]
+    both = [result_of(process) for process in [start("fast"), start("fast")]]
     print(f"  fast on two cores: {sum(b['speed'] for b in both) / alone['fast']['speed']:.2f} times one")
 
 
@@ -231,13 +280,15 @@ class Counting:
 
 
 def measure_where(workspace: Workspace, rounds: int, settings: tuple[str, ...]) -> None:
-    """Time the whole command with one worker, with two, and with two workers of a Dask cluster, in turn."""
+    """Time the train command with one worker, with two, and with two workers of a Dask cluster, in turn."""
     folds, port = 6, 18786
     print(f"Where folds run: fast, {folds} folds, {workspace.competition.name} {' '.join(settings)}")
-    dask, quiet = [sys.executable, "-m", "dask"], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    dask, null = [sys.executable, "-m", "dask"], subprocess.DEVNULL
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     worker = ["worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"]
-    cluster = [subprocess.Popen([*dask, *words], **quiet) for words in (scheduler, worker, worker)]
+    cluster = [
+        subprocess.Popen([*dask, *words], stdout=null, stderr=null) for words in (scheduler, worker, worker)
+    ]
     counting = Counting(port)
     time.sleep(10)
     ways = {
@@ -249,10 +300,10 @@ def measure_where(workspace: Workspace, rounds: int, settings: tuple[str, ...]) 
     try:
         for number in range(rounds):
             for way, options in ways.items():
-                command = [BIN / "kaggle-digits", "--competition", workspace.competition.name]
-                command += ["--root", workspace.root, "train", "--preset", "fast", "--run", f"{way} {number}"]
+                where = ("--competition", workspace.competition.name, "--root", workspace.root)
+                train_it = ("train", "--preset", "fast", "--run", f"{way} {number}", *options, *settings)
                 started = time.perf_counter()
-                subprocess.run([*command, *options, *settings], check=True, capture_output=True)
+                subprocess.run([BIN / "kaggle-digits", *where, *train_it], check=True, capture_output=True)
                 times[way].append(time.perf_counter() - started)
     finally:
         for process in reversed(cluster):
@@ -284,7 +335,7 @@ def draw_runs(root: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     print(
-        f"Runs of rehearsal-full: minutes of the whole command, out-of-fold accuracy, score on {TEST_ROWS:,} rows"
+        f"Runs of rehearsal-full: minutes of the train command, out-of-fold accuracy, score on {TEST_ROWS:,} rows"
     )
     for minutes, score, interval, accuracy, name in sorted(rows):
         print(f"  {name:24} {minutes:6.1f}  {accuracy:.5f}  {score:.5f}")
@@ -292,7 +343,7 @@ def draw_runs(root: Path) -> None:
         axes.annotate(name, (minutes, score), textcoords="offset points", xytext=(7, -4), fontsize="small")
     axes.set(
         xscale="log",
-        xlabel="minutes of the whole train command",
+        xlabel="minutes of the train command",
         ylabel=f"score on {TEST_ROWS:,} unseen rows, 95 % interval",
     )
     axes.set_xticks(ticks := (2, 5, 10, 20, 50, 100), labels=map(str, ticks))
@@ -310,7 +361,12 @@ def main() -> None:
     parser.add_argument("--mnist-dir", type=Path, default=os.environ.get("KAGGLE_DIGITS_MNIST_DIR"))
     parser.add_argument("--root", type=Path)
     parser.add_argument("--only", nargs="+", choices=("memory", "start", "loading", "training", "where"))
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.measure:
+        name, *rest = arguments.measure
+        print(json.dumps(MEASURES[name](*rest)))
+        return
     packages = ("kaggle-digits", "tensorflow", "keras", "pandas", "pyarrow", "kaggle")
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(", ".join(f"{name} {version(name)}" for name in packages))

@@ -32,7 +32,7 @@ PIXEL_BASELINES = {
 
 def score(workspace: Workspace, file: Path) -> float:
     """Return a submission's score by the competition's scorer, without an entry in anybody's history."""
-    return LocalHost(workspace)._score(file)
+    return LocalHost(workspace)._score(file.read_bytes())
 
 
 def pixel_score(workspace: Workspace, classifier: Any) -> float:

@@ -29,7 +29,7 @@ def install(name: str, requirements: Iterable[str]) -> metadata.Distribution:
     """Put the newest version of a package that the requirements allow into the folder, and return it."""
     requirement = next(text for text in requirements if Requirement(text).name == name)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # Without what else it asks for: two versions of protobuf or requests in one process would be no test.
+    # Without its other requirements: two versions of protobuf or requests in one process would be no test.
     subprocess.run([*pip, "--no-deps", "--upgrade", "--target", FOLDER, requirement], check=True)
     (found,) = metadata.distributions(name=name, path=[str(FOLDER)])
     return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,12 +15,19 @@ import pytest
 from kaggle_server import KEY, USER, KaggleServer
 
 from kaggle_digits import Workspace, download, train
+from kaggle_digits.__main__ import main
 from kaggle_digits.arrays import UInt8
+from kaggle_digits.execution.processes import Job
+from kaggle_digits.training.fold import Digits
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import PIXEL_COLUMNS
 
 # As workers have it, so that what tests train in their own process is the same every time.
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+# Where the tests run in the background, a shell may have had Ctrl-C ignored, by all that they start too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 
@@ -166,6 +174,11 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
+def import_first(folder: Path) -> str:
+    """Return the PYTHONPATH of a process that looks for modules in a folder before all others."""
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """A workspace of the real competition, with small data put in place by hand."""
@@ -223,3 +236,54 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+def forget_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Kaggle's client be imported anew, for it reads its environment when it is imported."""
+    for name in [n for n in sys.modules if n.split(".")[0] in ("kaggle", "kagglesdk")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.fixture
+def call_cli(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command in this process, in an empty folder: where a process of its own is not the point.
+
+    What native code prints is caught too.
+    """
+
+    def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        with pytest.MonkeyPatch.context() as patch:
+            forget_the_client(patch)
+            patch.chdir(tmp_path)
+            patch.setattr("sys.argv", ["kaggle-digits", *map(str, arguments)])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                with pytest.raises(SystemExit) as exited:
+                    main()
+            finally:
+                signal.signal(signal.SIGINT, on_interrupt)
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, int(exited.value.code or 0), out, err)
+
+    return call
+
+
+@pytest.fixture
+def trains_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train folds in this process, where worker processes are not what a test is about.
+
+    A worker takes seconds to import TensorFlow; what it would write is the same but for the names of layers.
+    """
+
+    def train_here(jobs: Sequence[Job], digits: Digits, workers: int | None, observer: Observer) -> None:
+        from kaggle_digits.runs.artefacts import FoldCheckpoint, write_fold
+        from kaggle_digits.training.fold import train_fold
+
+        for job in jobs:
+            write_fold(job.folder, train_fold(job.task, digits, observer.progress, FoldCheckpoint(job.folder)))
+            observer.finished(job.task)
+
+    monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", train_here)

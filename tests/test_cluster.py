@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import SMALL, Listener, competition_files, needs_proc, worker_processes, write_files
+from conftest import SMALL, Listener, competition_files, import_first, needs_proc, worker_processes, write_files
 
 from kaggle_digits import Workspace, find_run, train
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, UsageError
@@ -222,8 +222,7 @@ tempfile.TemporaryFile = full
 @pytest.mark.parametrize("script", [FULL_DISK, FULL_AS_TRAINING_ENDS], ids=["at once", "as training ends"])
 def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_path: Path, script: str) -> None:
     write_files(tmp_path / "sick", {"sitecustomize.py": script.encode()})
-    paths = filter(None, (str(tmp_path / "sick"), os.environ.get("PYTHONPATH")))
-    dask.add_worker(threads=2, PYTHONPATH=os.pathsep.join(paths))
+    dask.add_worker(threads=2, PYTHONPATH=import_first(tmp_path / "sick"))
     notices: list[str] = []
 
     def join(notice: str) -> None:
@@ -305,7 +304,7 @@ def test_a_worker_with_another_version_is_refused(
     broken = "raise ModuleNotFoundError(\"No module named 'kaggle_digits'\")"
     write_files(tmp_path / "broken/kaggle_digits", {"__init__.py": broken.encode()})
     for kind in ("old", "broken"):
-        dask.add_worker(PYTHONPATH=str(tmp_path / kind))
+        dask.add_worker(PYTHONPATH=import_first(tmp_path / kind))
     refused: list[str] = []
 
     def take(notice: str) -> None:

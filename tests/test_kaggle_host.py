@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from conftest import forget_the_client
 from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace
@@ -34,9 +34,8 @@ from kaggle_digits.submissions.submit import submit
 
 @pytest.fixture
 def host(kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> KaggleHost:
-    """The host, with a client that is imported anew, for it reads its environment when it is imported."""
-    for name in [n for n in sys.modules if n.split(".")[0] in ("kaggle", "kagglesdk")]:
-        monkeypatch.delitem(sys.modules, name)
+    """The host, with a client that is imported anew."""
+    forget_the_client(monkeypatch)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return KaggleHost("digit-recognizer")
 

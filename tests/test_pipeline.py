@@ -22,6 +22,7 @@ from conftest import (
     competition_files,
     csv_bytes,
     full_disk,
+    import_first,
     is_zombie,
     needs_proc,
     small_digits,
@@ -210,6 +211,7 @@ def test_seeds_differ(shared: Workspace) -> None:
     assert not np.array_equal(one.test_softmax(), two.test_softmax())
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_the_name_follows_from_the_recipe(workspace: Workspace) -> None:
     assert quick(workspace).name == "lenet-k2-s0-epochs=1-batch_size=20"
     assert quick(workspace, settings=SMALL | {"dropout": "0.3"}).name == "lenet-k2-s0-epochs=1-batch_size=20"
@@ -265,6 +267,7 @@ def test_too_many_folds_leave_no_run(workspace: Workspace) -> None:
     assert not workspace.runs.exists()
 
 
+@pytest.mark.usefixtures("trains_here")
 @pytest.mark.parametrize("name", ["model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy"])
 @pytest.mark.parametrize("harm", ["cut", "removed"])
 def test_a_damaged_artefact_is_named_and_only_retrained_on_demand(
@@ -285,12 +288,14 @@ def test_a_damaged_artefact_is_named_and_only_retrained_on_demand(
     assert files_of(run)["ensemble/test_softmax.npy"] == before["ensemble/test_softmax.npy"]
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_retrain_without_damage_trains_all(trained: Workspace) -> None:
     finished: list[FoldTask] = []
     quick(trained, run="one", retrain=True, observer=Listener(finished=finished.append))
     assert sorted(task.fold for task in finished) == [0, 1]
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_train_refuses_another_network_under_the_same_preset(
     trained: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +315,7 @@ def test_train_refuses_another_network_under_the_same_preset(
     assert files_of(run)["fold-0/model.keras"] == before["fold-0/model.keras"]
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_train_continues_a_run_of_an_older_version(trained: Workspace) -> None:
     """Its files have other names for two settings and a metric, and no network and widths."""
     run = find_run(trained, "one")
@@ -340,6 +346,7 @@ def test_train_continues_a_run_of_an_older_version(trained: Workspace) -> None:
     assert [run.fold_metrics(fold)["preprocessing"] for fold in range(2)] == ["plain", "plain"]
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_train_says_when_finished_folds_were_trained_with_other_versions(trained: Workspace) -> None:
     run = find_run(trained, "one")
     shutil.rmtree(run.fold_folder(1))
@@ -447,7 +454,7 @@ def play_in_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) 
     head = 'import sys\nif "kaggle_digits.execution.worker" in str(sys.orig_argv):\n'
     body = textwrap.indent(textwrap.dedent(script), "    ")
     write_files(folder / "played", {"sitecustomize.py": (head + body).encode()})
-    monkeypatch.setenv("PYTHONPATH", str(folder / "played"))
+    monkeypatch.setenv("PYTHONPATH", import_first(folder / "played"))
 
 
 def test_train_says_that_memory_ran_out_in_a_worker(
@@ -555,6 +562,7 @@ def test_an_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
     assert ensemble(trained, ["one", "two"], name="both").name == "both"
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_several_seeds_become_sibling_runs_and_their_mean(trained: Workspace) -> None:
     started: list[tuple[str, int, int]] = []
     finished: list[tuple[int, int]] = []
@@ -606,6 +614,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_trained(trained: Wor
     assert not (trained.runs / "one-s0").exists()
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_retrain_of_several_seeds_trains_what_is_damaged_alone(trained: Workspace) -> None:
     for name in ("it-s0", "it-s1"):
         shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
@@ -671,7 +680,7 @@ def test_training_never_opens_the_hidden_labels(tmp_path: Path) -> None:
     # What the spy cannot see, for it is opened by native code, would fail.
     shutil.rmtree(workspace.data / "host")
     write_files(tmp_path / "spy", {"sitecustomize.py": SPY.encode()})
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "spy"), "SPY_LOG": str(tmp_path / "log")}
+    environment = os.environ | {"PYTHONPATH": import_first(tmp_path / "spy"), "SPY_LOG": str(tmp_path / "log")}
     command = [sys.executable, "-m", "kaggle_digits", "--competition", "rehearsal", "--root", str(workspace.root)]
 
     def opened(*arguments: str) -> list[str]:
@@ -727,6 +736,7 @@ def test_a_damaged_ensemble_is_made_again_from_sound_folds(trained: Workspace, n
     assert artefacts_of(quick(trained, run="one")) == before
 
 
+@pytest.mark.usefixtures("trains_here")
 @pytest.mark.parametrize(
     "text", ["", "row,fold\n0,0\n", "row,fold\n" + "".join(f"{i},{i % 3}\n" for i in range(100))]
 )

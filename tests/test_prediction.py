@@ -68,6 +68,7 @@ def test_test_rows_as_pictures_get_the_ensembles_softmax(rehearsed: Workspace, p
         assert prediction.agreement == np.mean(folds[:, row].argmax(1) == prediction.digit)
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_an_ensemble_of_runs_has_all_their_networks(copied: Workspace, pictures: list[Path]) -> None:
     # With test-time augmentation and another preprocessing for each fold, and more folds:
     # each run counts as much as the other.
@@ -179,8 +180,8 @@ def test_the_command_shows_pictures_and_bars(run_cli: RunCli, rehearsed: Workspa
     assert "@" in result.stdout
 
 
-def test_the_command_prints_json(run_cli: RunCli, rehearsed: Workspace, pictures: list[Path]) -> None:
-    result = run_cli(*options(rehearsed), "predict", *pictures[:3], "--json")
+def test_the_command_prints_json(call_cli: RunCli, rehearsed: Workspace, pictures: list[Path]) -> None:
+    result = call_cli(*options(rehearsed), "predict", *pictures[:3], "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
     assert document["run"] == "first"
@@ -193,15 +194,15 @@ def test_the_command_prints_json(run_cli: RunCli, rehearsed: Workspace, pictures
         np.testing.assert_array_equal(picture["image"], load_test(rehearsed.data).images[row])
 
 
-def test_the_command_tells_what_is_wrong(run_cli: RunCli, rehearsed: Workspace, tmp_path: Path) -> None:
+def test_the_command_tells_what_is_wrong(call_cli: RunCli, rehearsed: Workspace, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    result = run_cli(*options(rehearsed), "predict", "text.png", "--json")
+    result = call_cli(*options(rehearsed), "predict", "text.png", "--json")
     assert (result.returncode, result.stdout) == (DataError.exit_code, "")
     assert result.stderr.splitlines() == [
         "Error: text.png is not a picture of a known format.",
         "Save the picture as PNG or JPEG and give that.",
     ]
-    result = run_cli(*options(rehearsed), "predict")
+    result = call_cli(*options(rehearsed), "predict")
     assert (result.returncode, result.stdout) == (UsageError.exit_code, "")
 
 

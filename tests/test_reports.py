@@ -160,6 +160,7 @@ def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
     assert [row["receptive_field"] for row in rows if row["kind"] == "MaxPooling2D"] == [14]
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_look_inside_shows_a_preprocessed_digit(trained: Workspace) -> None:
     from kaggle_digits.training.preprocessing import preprocess
 
@@ -353,6 +354,7 @@ def test_an_ensemble_of_runs_has_a_report(trained: Workspace) -> None:
     assert document["members"] == [{"run": "first", "errors": errors}, {"run": "second", "errors": errors}]
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_two_runs_are_compared_row_by_row(trained: Workspace) -> None:
     train(trained, preset="lenet", folds=2, settings={"epochs": "1"}, seed=1, run="other")
     written = compare(trained, ["first", "other"])
@@ -425,7 +427,11 @@ def test_other_data_are_noticed(trained: Workspace) -> None:
 def test_sparklines() -> None:
     assert sparkline([0, 0.5, 1]) == "▁▅█"
     assert sparkline([3.0]) == "▁"
-    assert len(sparkline([float(i) for i in range(45)])) <= 20
+    # Of 45 values every third is shown, and the last one always.
+    assert sparkline([float(i % 3 == 2) for i in range(45)]) == "▁" * 15
+    assert sparkline([float(i) for i in range(45)]) == "▁▁▂▃▃▃▄▅▅▅▆▇▇▇█"
+    assert len(sparkline([float(i) for i in range(48)])) == 16
+    assert len(sparkline([float(i) for i in range(49)])) == 13
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599, "59:59"), (3600, "1:00 h")])

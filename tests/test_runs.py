@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Listener, competition_files, needs_proc, write_files
+from conftest import Listener, competition_files, import_first, needs_proc, write_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kaggle_server import KaggleServer
@@ -782,7 +782,7 @@ def test_gpus_are_found_by_asking_tensorflow(
     write_files(tmp_path / "bin", {"nvidia-smi": b"#!/bin/sh\n"})
     (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
     write_files(tmp_path / "played", {"tensorflow.py": FAKE_TENSORFLOW.encode()})
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "played"))
+    monkeypatch.setenv("PYTHONPATH", import_first(tmp_path / "played"))
     monkeypatch.setenv("PLAYED_GPUS", str(usable))
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
