@@ -37,7 +37,7 @@ from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.runs.directory import find_run
 from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
-from kaggle_digits.training.presets import Settings, find_preset
+from kaggle_digits.training.presets import Settings, build_network, find_preset
 from kaggle_digits.workspace import TEST_CSV, TRAIN_CSV
 
 if TYPE_CHECKING:
