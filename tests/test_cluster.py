@@ -362,7 +362,7 @@ def test_ctrl_c_leaves_nothing_running(workspace: Workspace, dask: Cluster) -> N
     assert process.returncode == 130
     assert errors.splitlines()[-2:] == [
         "Error: Interrupted.",
-        "Run the same command again to go on; what is finished stays.",
+        "Run the same command again to continue; finished work is kept.",
     ]
     assert wait_until(lambda: not worker_processes(worker.pid))
 
