@@ -18,7 +18,7 @@ def test_build_network_builds_the_network_of_each_preset(preset: str) -> None:
     assert model.output_shape == (None, 10)
 
 
-def test_build_network_builds_the_article_s_lenet() -> None:
+def test_build_network_builds_the_lenet_of_the_article() -> None:
     recipe = find_preset("lenet")
     shapes = [layer.output.shape[1:] for layer in build_network(recipe.settings).layers]
     assert shapes[2:9] == [(32, 32, 1), (28, 28, 36), (14, 14, 36), (10, 10, 36), (5, 5, 36), (900,), (128,)]
@@ -61,7 +61,7 @@ def test_with_settings_takes_text_as_typed() -> None:
         ("widths", "32,48,", "whole numbers from 1 to 4096"),
         ("widths", "32,48,0", "whole numbers from 1 to 4096"),
         ("widths", "32,48,1000000000000", "whole numbers from 1 to 4096"),
-        ("other_rows", "1.0", "together are more than 0 and at most 1"),
+        ("other_rows", "1.0", "must be more than 0 and at most 1"),
     ],
 )
 def test_with_settings_explains_a_bad_setting(key: str, value: str, message: str) -> None:

@@ -273,8 +273,8 @@ class FoldTrainer:
         self._digest = network_digest(self.model)
         if self._task.network not in (None, self._digest):
             raise UsageError(
-                f"The preset {self._task.preset} now builds a different network than "
-                "that of the finished folds of this run.",
+                f"The preset {self._task.preset} builds another network now "
+                "than that of the finished folds of this run.",
                 "Choose another name with --run, or continue with the version of kaggle-digits that started the run.",
             )
         optimizer = make_optimizer(self.model, self._settings)
