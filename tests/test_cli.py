@@ -181,7 +181,9 @@ def test_download_fails_if_root_cannot_be_written(run_cli: RunCli, tmp_path: Pat
     assert_error(run_cli("--competition", "rehearsal", "download"), 8, "Cannot write")
 
 
-def test_cli_from_download_to_score_with_the_kaggle_client(kaggle: KaggleServer, run_cli: RunCli, tmp_path: Path) -> None:
+def test_cli_from_download_to_score_with_the_kaggle_client(
+    kaggle: KaggleServer, run_cli: RunCli, tmp_path: Path
+) -> None:
     facts = document(run_cli("download", "--json"))
     assert (facts["train_rows"], facts["test_rows"], facts["fetched"]) == (100, 30, True)
     before = len(kaggle.requests)
@@ -216,7 +218,9 @@ def test_submit_sends_once_if_the_response_is_lost(kaggle: KaggleServer, call_cl
     assert len(kaggle.submissions) == 1
 
 
-def test_submit_sends_once_if_run_three_times_in_parallel(kaggle: KaggleServer, run_cli: RunCli, tmp_path: Path) -> None:
+def test_submit_sends_once_if_run_three_times_in_parallel(
+    kaggle: KaggleServer, run_cli: RunCli, tmp_path: Path
+) -> None:
     write_files(tmp_path / "data" / "digit-recognizer", competition_files())
     answer = tmp_path / "mine.csv"
     answer.write_text(ANSWER)
@@ -272,7 +276,9 @@ def test_cli_without_a_command_shows_help(call_cli: RunCli) -> None:
     ("status", "code", "words"),
     [(401, 3, "KAGGLE_USERNAME and KAGGLE_KEY"), (403, 4, "accept its rules"), (404, 4, "does not know")],
 )
-def test_download_explains_refusals_of_kaggle(kaggle: KaggleServer, call_cli: RunCli, status: int, code: int, words: str) -> None:
+def test_download_explains_refusals_of_kaggle(
+    kaggle: KaggleServer, call_cli: RunCli, status: int, code: int, words: str
+) -> None:
     kaggle.fail("ListDataFiles", error(status, "Kaggle's own words"))
     result = call_cli("download")
     assert_error(result, code, words)

@@ -157,7 +157,9 @@ def test_train_on_dask_gives_the_same_run_as_processes(
     assert train(workspace, run="it", dask="tcp://127.0.0.1:1", **QUICK) == run
 
 
-def test_train_on_dask_retries_the_fold_of_a_killed_worker(workspace: Workspace, reference: Workspace, dask: Cluster) -> None:
+def test_train_on_dask_retries_the_fold_of_a_killed_worker(
+    workspace: Workspace, reference: Workspace, dask: Cluster
+) -> None:
     for _ in range(2):
         dask.add_worker()
     notices: list[str] = []
@@ -177,10 +179,15 @@ def test_train_on_dask_retries_the_fold_of_a_killed_worker(workspace: Workspace,
         **QUICK,
     )
     assert_same(run, reference)
-    assert any(text.endswith("of seed 0. The fold is retried.") and "was lost while it trained" in text for text in notices)
+    assert any(
+        text.endswith("of seed 0. The fold is retried.") and "was lost while it trained" in text
+        for text in notices
+    )
 
 
-def test_train_on_dask_retries_the_fold_of_a_retired_worker(workspace: Workspace, reference: Workspace, dask: Cluster) -> None:
+def test_train_on_dask_retries_the_fold_of_a_retired_worker(
+    workspace: Workspace, reference: Workspace, dask: Cluster
+) -> None:
     """Dask then moves the rows to another worker, and the fold would wait forever for the first one."""
     from distributed import Client
 
@@ -220,7 +227,9 @@ tempfile.TemporaryFile = full
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [FULL_DISK, FULL_AS_TRAINING_ENDS], ids=["at once", "as training ends"])
-def test_train_on_dask_excludes_a_worker_that_always_fails(workspace: Workspace, dask: Cluster, tmp_path: Path, script: str) -> None:
+def test_train_on_dask_excludes_a_worker_that_always_fails(
+    workspace: Workspace, dask: Cluster, tmp_path: Path, script: str
+) -> None:
     write_files(tmp_path / "broken", {"sitecustomize.py": script.encode()})
     dask.add_worker(threads=2, PYTHONPATH=import_first(tmp_path / "broken"))
     notices: list[str] = []
@@ -264,12 +273,16 @@ def test_train_on_dask_ends_without_workers_and_can_be_continued(
     assert_same(run, reference)
 
 
-def test_train_on_dask_ends_if_the_scheduler_is_lost(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_on_dask_ends_if_the_scheduler_is_lost(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
     own = Cluster(tmp_path / "log")
     try:
         worker = own.add_worker()
-        with pytest.raises(NetworkError, match=r"^The connection to the Dask scheduler at \S+ was lost\.") as caught:
+        with pytest.raises(
+            NetworkError, match=r"^The connection to the Dask scheduler at \S+ was lost\."
+        ) as caught:
             train(
                 workspace,
                 dask=own.address,
@@ -414,7 +427,9 @@ def test_train_on_dask_logs_the_traceback_of_an_internal_error(dask: Cluster, tm
         ({"tensorboard": True}, "Leave out one of --tensorboard and --dask"),
     ],
 )
-def test_train_rejects_options_that_do_not_work_with_dask(workspace: Workspace, change: dict, message: str) -> None:
+def test_train_rejects_options_that_do_not_work_with_dask(
+    workspace: Workspace, change: dict, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         train(workspace, dask="tcp://127.0.0.1:1", **QUICK | change)
     assert not workspace.runs.exists()

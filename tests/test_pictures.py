@@ -170,7 +170,9 @@ def test_read_picture_does_not_depend_on_size_mode_colour_and_position(
 
 @pytest.mark.parametrize("name", STROKES)
 @pytest.mark.parametrize("options", [{"quality": 20}, {"quality": 90}])
-def test_read_picture_does_not_depend_on_jpeg_compression(name: str, options: dict[str, int], tmp_path: Path) -> None:
+def test_read_picture_does_not_depend_on_jpeg_compression(
+    name: str, options: dict[str, int], tmp_path: Path
+) -> None:
     image = drawn(name)
     assert difference(found(image, tmp_path, "picture.jpg", **options), found(image, tmp_path)) < 0.1
 
@@ -294,7 +296,9 @@ def test_read_picture_names_invalid_files(name: str, words: str, tmp_path: Path)
     assert caught.value.remedy.endswith(".")
 
 
-def test_read_picture_names_a_file_without_read_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_picture_names_a_file_without_read_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -336,9 +340,7 @@ def test_read_picture_rejects_pipes_and_devices(tmp_path: Path, kind: str) -> No
         read_picture(path)
 
 
-def test_read_picture_does_not_catch_a_memory_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_picture_does_not_catch_a_memory_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn("4").save(tmp_path / "large.png")
 
     def fail(*arguments: object, **options: object) -> None:

@@ -53,7 +53,9 @@ def options(workspace: Workspace) -> tuple[object, ...]:
     return ("--competition", "rehearsal", "--root", workspace.root)
 
 
-def test_predict_gives_the_softmax_of_the_ensemble_for_test_rows(rehearsed: Workspace, pictures: list[Path]) -> None:
+def test_predict_gives_the_softmax_of_the_ensemble_for_test_rows(
+    rehearsed: Workspace, pictures: list[Path]
+) -> None:
     run = find_run(rehearsed)
     predictions = kd.predict(rehearsed, pictures, "first")
     np.testing.assert_allclose([p.softmax for p in predictions], calibrated(run), atol=1e-5)
@@ -150,7 +152,9 @@ def test_predict_says_how_to_finish_an_unfinished_run(copied: Workspace, picture
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 and no more", b'{"class_name": "Functional"}'])
 @pytest.mark.parametrize("known", [True, False])
-def test_predict_names_a_damaged_network(copied: Workspace, pictures: list[Path], content: bytes, known: bool) -> None:
+def test_predict_names_a_damaged_network(
+    copied: Workspace, pictures: list[Path], content: bytes, known: bool
+) -> None:
     folder = find_run(copied).fold_folder(1)
     (folder / "model.keras").write_bytes(content)
     if known:
@@ -167,7 +171,9 @@ def test_predict_names_a_missing_network(copied: Workspace, pictures: list[Path]
         kd.predict(copied, pictures)
 
 
-def test_predict_command_shows_pictures_and_bars(run_cli: RunCli, rehearsed: Workspace, pictures: list[Path]) -> None:
+def test_predict_command_shows_pictures_and_bars(
+    run_cli: RunCli, rehearsed: Workspace, pictures: list[Path]
+) -> None:
     result = run_cli(*options(rehearsed), "predict", *pictures[:2], "--run", "first")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -194,7 +200,9 @@ def test_predict_command_prints_json(call_cli: RunCli, rehearsed: Workspace, pic
         np.testing.assert_array_equal(picture["image"], load_test(rehearsed.data).images[row])
 
 
-def test_predict_command_explains_an_invalid_picture(call_cli: RunCli, rehearsed: Workspace, tmp_path: Path) -> None:
+def test_predict_command_explains_an_invalid_picture(
+    call_cli: RunCli, rehearsed: Workspace, tmp_path: Path
+) -> None:
     (tmp_path / "text.png").write_text("no picture")
     result = call_cli(*options(rehearsed), "predict", "text.png", "--json")
     assert (result.returncode, result.stdout) == (DataError.exit_code, "")

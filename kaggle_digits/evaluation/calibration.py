@@ -76,10 +76,10 @@ def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequenc
 
     An out-of-fold row is predicted by one network, so a temperature fitted on out-of-fold rows is that of a single
     network. The mean of several networks is less confident and more accurate, so it needs a different temperature.
-    The ratio of the two is estimated on the test rows, without labels: each network in turn is calibrated and used as
-    the target, and a temperature is fitted to it for the next network and for the mean of all other networks. The
-    target is not exactly right, but its error mostly cancels in the ratio of the two temperatures. The temperature of
-    the mean is the out-of-fold temperature times this ratio.
+    The ratio of the two is estimated on the test rows, without labels: each network in turn is calibrated and used
+    as the target, and a temperature is fitted to it for the next network and for the mean of all other networks.
+    The target is not exactly right, but its error mostly cancels in the ratio of the two temperatures. The
+    temperature of the mean is the out-of-fold temperature times this ratio.
 
     Parameters
     ----------
@@ -94,8 +94,8 @@ def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequenc
     -------
     dict
         ``member_temperature`` (of a single network) and ``temperature`` (of the mean); ``log_loss_before``,
-        ``log_loss_after``, ``ece_before`` and ``ece_after``: on out-of-fold rows, where each fold is calibrated with
-        the temperature fitted on all other folds.
+        ``log_loss_after``, ``ece_before`` and ``ece_after``: on out-of-fold rows, where each fold is calibrated
+        with the temperature fitted on all other folds.
     """
     member = fit_temperature(oof, np.eye(CLASSES, dtype=np.float32)[labels])
     tempered = cross_fit(oof, labels, folds)

@@ -97,7 +97,9 @@ def suspects(softmax: Float32, labels: UInt8) -> Int64:
     ndarray of int64, shape (k,)
         Row numbers, counted from 0, sorted by the probability of the label.
     """
-    thresholds = np.array([softmax[labels == c, c].mean() if (labels == c).any() else np.inf for c in range(CLASSES)])
+    thresholds = np.array(
+        [softmax[labels == c, c].mean() if (labels == c).any() else np.inf for c in range(CLASSES)]
+    )
     predicted, rows = softmax.argmax(1), np.arange(len(labels))
     suspicious = (predicted != labels) & (softmax[rows, predicted] >= thresholds[predicted])
     found: Int64 = rows[suspicious][np.argsort(softmax[rows, labels][suspicious], kind="stable")]

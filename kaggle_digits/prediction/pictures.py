@@ -37,15 +37,15 @@ _SAVE_REMEDY = "Save the picture as a PNG or JPEG file, and use that file."
 _MAX_PARTS = 12
 """The maximum number of connected parts of a digit; more are noise or text."""
 _MIN_INK = 28.0
-"""The minimum ink of a digit in its bounding box, in fully black pixels. 99.9 % of MNIST's training rows have more."""
+"""The minimum ink of a digit after scaling, in fully black pixels. 99.9 % of MNIST's training rows have more."""
 
 
 def read_picture(path: str | Path) -> UInt8:
     """Read a picture of a digit and convert it to MNIST's format: scaled to 20x20 pixels and centred by mass.
 
-    The picture can be a photograph or a drawing of any size and colour mode, dark on light or light on dark. Pixels
-    that are clearly darker or lighter than the surrounding paper are taken as the digit. Specks and objects that
-    touch the edge of the picture are ignored. Strokes that are thinner than in MNIST are widened.
+    The picture can be a photograph or a drawing of any size and colour mode, dark on light or light on dark.
+    Pixels that are clearly darker or lighter than the surrounding paper are taken as the digit. Specks and objects
+    that touch the edge of the picture are ignored. Strokes that are thinner than in MNIST are widened.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def read_picture(path: str | Path) -> UInt8:
     Raises
     ------
     DataError
-        If the file is missing, unreadable, not a regular file, not a picture, damaged or too large, has values that
-        are not finite, or shows no digit.
+        If the file is missing, unreadable, not a regular file, not a picture, damaged or too large, has values
+        that are not finite, or shows no digit.
     """
     path = Path(path)
     digit = find_digit(_read_grey(path))
@@ -182,15 +182,15 @@ def _ink(grey: Float32) -> Float32 | None:
     """Return the ink of the digit, float32 [h, w], 0 to 1, cropped to its bounding box; None if there is no digit.
 
     Ink is what differs from the paper within a window. The largest window (half the picture) is tried first, then
-    smaller ones, because something at the edge of the picture, such as a shadow or a table, can hide the digit in a
-    large window. A digit that does not touch the edge is accepted from the largest window at once, and from a smaller
-    one if the next smaller window confirms it.
+    smaller ones, because something at the edge of the picture, such as a shadow or a table, can hide the digit in
+    a large window. A digit that does not touch the edge is accepted from the largest window at once, and from a
+    smaller one if the next smaller window confirms it.
     """
     from scipy import ndimage
 
     grey = ndimage.gaussian_filter(grey, 1)
-    # The noise of the paper: the lower quartile of the local differences, because at least a quarter of the pixels is
-    # paper. .32 is the lower quartile of the absolute values of a standard normal distribution.
+    # The noise of the paper: the lower quartile of the local differences, because at least a quarter of the pixels
+    # is paper. .32 is the lower quartile of the absolute values of a standard normal distribution.
     blurred = ndimage.uniform_filter(grey, max(grey.shape) // SIDE)
     noise = float(np.quantile(abs(grey - blurred), 0.25)) / 0.32
     found = 0
@@ -208,13 +208,13 @@ def _ink(grey: Float32) -> Float32 | None:
                 return _cropped(ink, mask)
             # Something touches the edge. In a smaller window, it counts as paper.
             first = ink
-        # In a window that is too small, the inside of strokes counts as paper, too, and the next smaller window finds
-        # a different shape. So the previous shape is right only if this one is nearly the same.
+        # In a window that is too small, the inside of strokes counts as paper, too, and the next smaller window
+        # finds a different shape. So the previous shape is right only if this one is nearly the same.
         elif previous is not None and (mask & previous[1]).sum() > 0.7 * (mask | previous[1]).sum():
             return _cropped(*previous)
         previous = (ink, mask) if complete else None
-    # Uneven light changes slowly and disappears in small windows. So if only one or two windows found something, it
-    # was light and not ink.
+    # Uneven light changes slowly and disappears in small windows. So if only one or two windows found something,
+    # it was light and not ink.
     if first is None or found < 3:
         return None
     mask = _without_specks(first > 0.5, and_edge=True)
@@ -244,15 +244,15 @@ def _ink_in_window(grey: Float32, window: int, noise: float) -> Float32:
     highest, lowest = ndimage.maximum_filter(grey, window), ndimage.minimum_filter(grey, window)
     contrast = highest - lowest
     near = contrast >= contrast.max() / 2
-    # Is ink dark or light? Most pixels near ink are paper, so the majority decides. If it is close (a digit that fills
-    # the picture), the edge of the picture decides, where most pixels are paper, too.
+    # Is ink dark or light? Most pixels near ink are paper, so the majority decides. If it is close (a digit that
+    # fills the picture), the edge of the picture decides, where most pixels are paper, too.
     light = grey - lowest > contrast / 2
     share = light[near].mean()
     edge = _edge(near)
     if abs(share - 0.5) < 0.15 and edge.mean() > 0.5:
         share = _edge(light)[edge].mean()
-    # Morphological closing (opening) removes everything dark (light) that is smaller than the window and leaves the
-    # paper; the difference to it is ink.
+    # Morphological closing (opening) removes everything dark (light) that is smaller than the window and leaves
+    # the paper; the difference to it is ink.
     if share > 0.5:
         ink = ndimage.minimum_filter(highest, window) - grey
     else:
@@ -271,9 +271,9 @@ def _ink_in_window(grey: Float32, window: int, noise: float) -> Float32:
 def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:
     """Return the mask [h, w] of the digit: all pixels within the bounding box of the large parts.
 
-    A part is large if it has more than 8 % of the area of the largest part. With `and_edge`, parts along the edge of
-    the picture are ignored, unless there are no others. If there are more than `_MAX_PARTS` large parts, the mask is
-    empty, because noise or text has so many parts, but not a digit.
+    A part is large if it has more than 8 % of the area of the largest part. With `and_edge`, parts along the edge
+    of the picture are ignored, unless there are no others. If there are more than `_MAX_PARTS` large parts, the
+    mask is empty, because noise or text has so many parts, but not a digit.
     """
     from scipy import ndimage
 
@@ -341,7 +341,7 @@ def _scaled(ink: Float32) -> Float32:
 
 
 def _centred(ink: Float32) -> UInt8:
-    """Return ink of at most 20x20 pixels as an image [28, 28], with the centre of mass in its middle (± .5 pixels)."""
+    """Return ink of at most 20x20 pixels as an image [28, 28], with its centre of mass at 14 ± .5."""
     image = np.zeros((SIDE, SIDE), np.uint8)
     top, left = (
         int(np.clip(round(SIDE / 2 - centre), 0, SIDE - side))

@@ -85,7 +85,9 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
 
     found = [find_run(workspace, run) for run in dict.fromkeys(runs)]
     if len(found) < 2:
-        raise UsageError("There is nothing to compare.", "Give two or more different runs; list them with the command: runs.")
+        raise UsageError(
+            "There is nothing to compare.", "Give two or more different runs; list them with the command: runs."
+        )
     for run in found:
         run.require_ensemble()
     train_set = load_train(workspace.data)

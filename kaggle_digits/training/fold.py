@@ -162,7 +162,7 @@ def train_fold(
     checkpoint: Checkpoint | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FoldResult:
-    """Train the network of a fold on the rows of all other folds, and predict its validation rows and the test rows.
+    """Train the network of a fold on all other folds, and predict its validation rows and the test rows.
 
     The result is the network after the last epoch. There is no early stopping or selection by validation accuracy,
     so the out-of-fold accuracy is an unbiased estimate.
@@ -275,14 +275,14 @@ class FoldTrainer:
             raise UsageError(
                 f"The preset {self._task.preset} builds another network now "
                 "than that of the finished folds of this run.",
-                "Choose another name with --run, or continue with the version of kaggle-digits that started the run.",
+                "Choose another name with --run, or use the version of kaggle-digits that started the run.",
             )
         optimizer = make_optimizer(self.model, self._settings)
         self._variables = [*self.model.variables, *optimizer.variables]
         self._predict = softmax_function(self.model, self._settings.tta)
         self._train_step = train_step_function(self.model, optimizer, self._settings)
-        # Callbacks read `model.optimizer`, so it must exist. It is None, because an optimiser would be saved with the
-        # network.
+        # Callbacks read `model.optimizer`, so it must exist. It is None, because an optimiser would be saved with
+        # the network.
         self.model.optimizer = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -296,7 +296,7 @@ class FoldTrainer:
         self._resumed_epochs = len(self.history)
 
     def _fits(self, state: dict[str, Any]) -> bool:
-        """Tell whether a saved state fits this training: an upgrade may have changed the network or the optimiser."""
+        """Tell whether a saved state fits: an upgrade may have changed the network or the optimiser."""
         found = [(value.shape, value.dtype.name) for value in state["variables"]]
         wanted = [(tuple(variable.shape), variable.dtype) for variable in self._variables]
         # Comparing the number of rows is enough: the rows of a fold are fixed by the split of the run.
@@ -322,8 +322,8 @@ class FoldTrainer:
                 report(self.progress(epoch, so_far, i + 1))
         # Read only at the end of the epoch: reading after each step would make a GPU wait for the CPU.
         losses, accuracies, likelihoods = (np.array(values) for values in zip(*outcomes, strict=True))
-        # This costs nothing, because each training step computes these probabilities anyway. The likelihoods of rows
-        # that are not in this epoch do not change.
+        # This costs nothing, because each training step computes these probabilities anyway. The likelihoods of
+        # rows that are not in this epoch do not change.
         self.likelihood[batches] = likelihoods
         seconds = time.perf_counter() - started
         return {
@@ -414,7 +414,8 @@ class FoldTrainer:
 
     def result(self) -> FoldResult:
         """Predict the validation rows and the test rows, and return the result of the training."""
-        # Not taken from the last `validate`: a training can be resumed after its last epoch, and then there was none.
+        # Not taken from the last `validate`: a training can be resumed after its last epoch, and then there was
+        # none.
         val_softmax = self._predict(self._val_images)
         test_started = time.perf_counter()
         test_softmax = self._predict(preprocess(self._test_images, self._preprocessing))
@@ -475,19 +476,21 @@ def train_step_function(
 
     smoothing = settings.label_smoothing
 
-    # The rows are arguments and not captured variables, because captured tensors stay in memory as long as the traced
-    # function. AutoGraph is not needed here, and it would leave temporary files behind if the process is killed.
+    # The rows are arguments and not captured variables, because captured tensors stay in memory as long as the
+    # traced function. AutoGraph is not needed here, and it would leave temporary files behind if the process is
+    # killed.
     @tf.function(jit_compile=compiles(), autograph=False)  # type: ignore[untyped-decorator]
     def train_step(
         images: Any, labels: Any, batch: Any, learning_rate: Any, strength: Any, seed: Any
     ) -> tuple[Any, Any, Any]:
-        # Batch selection, augmentation, forward and backward pass and update are one graph, without Python in between.
+        # Batch selection, augmentation, forward and backward pass and update are one graph, without Python in
+        # between.
         x = tf.cast(tf.gather(images, batch), tf.float32)
         y = tf.gather(labels, batch)
         if settings.augments:
             x = augment(x, settings, strength, seed)
-        # Label smoothing (Szegedy et al., CVPR 2016): the smoothed part is distributed evenly over all ten classes,
-        # including the label, so the label gets 1 - 9/10 of it and each other class 1/10 of it.
+        # Label smoothing (Szegedy et al., CVPR 2016): the smoothed part is distributed evenly over all ten
+        # classes, including the label, so the label gets 1 - 9/10 of it and each other class 1/10 of it.
         targets = tf.one_hot(y, CLASSES, 1 - 0.9 * smoothing, 0.1 * smoothing)
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
