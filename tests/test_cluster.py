@@ -25,6 +25,7 @@ from kaggle_digits.execution.processes import Job
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
+from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import find_preset
 
 pytestmark = needs_proc
@@ -414,7 +415,7 @@ def test_train_on_dask_logs_the_traceback_of_an_internal_error(dask: Cluster, tm
     job = Job(task, tmp_path / "fold-0", tmp_path / "workers.log")
     with pytest.raises(RuntimeError, match=r"fold 0 of seed 0: \w+, see workers\.log"):
         cluster.train_on_dask(
-            [job], Digits(nothing, nothing, nothing), dask.address, print, print, lambda sentence: None
+            [job], Digits(nothing, nothing, nothing), dask.address, Observer()
         )
     assert "Traceback (most recent call last)" in job.log_file.read_text()
     assert not job.folder.exists()
