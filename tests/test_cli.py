@@ -398,7 +398,7 @@ def test_main_says_that_memory_ran_out(
     def fail(*arguments: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("kaggle_digits.pipeline.list_runs", fail)
+    monkeypatch.setattr("kaggle_digits.runs.summary.list_runs", fail)
     result = call_cli(*debug, "runs")
     assert (result.returncode, result.stdout) == (1, "")
     assert ("MemoryError" in result.stderr) == bool(debug)

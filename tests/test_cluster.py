@@ -25,6 +25,7 @@ from kaggle_digits.execution.processes import Job
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
+from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import find_preset
 
 pytestmark = needs_proc
@@ -400,9 +401,7 @@ def test_a_fault_in_a_fold_comes_back_with_its_traceback(dask: Cluster, tmp_path
     task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, nothing)
     job = Job(task, tmp_path / "fold-0", tmp_path / "workers.log")
     with pytest.raises(RuntimeError, match=r"fold 0 of seed 0: \w+, see workers\.log"):
-        cluster.train_on_dask(
-            [job], Digits(nothing, nothing, nothing), dask.address, print, print, lambda sentence: None
-        )
+        cluster.train_on_dask([job], Digits(nothing, nothing, nothing), dask.address, Observer())
     assert "Traceback (most recent call last)" in job.log_file.read_text()
     assert not job.folder.exists()
 
