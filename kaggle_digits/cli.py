@@ -1,6 +1,6 @@
-"""The command `kaggle-digits`: parse, call, print.
+"""The command line `kaggle-digits`: parse the arguments, call the library, print the result.
 
-What is heavy (numpy, pandas, kaggle, rich) is imported inside the commands, so that ``--help`` answers at once.
+Slow imports (numpy, pandas, kaggle, rich) are inside the commands, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ run_option = click.option("--run", metavar="NAME", help="The run. Default: the l
 
 
 def main() -> None:
-    """Run the command line: errors end in two sentences on stderr and an exit code, without a traceback."""
+    """Run the command line; errors become two sentences on stderr and an exit code, without a traceback."""
     debug = "--debug" in sys.argv
     try:
         sys.exit(cli.main(prog_name="kaggle-digits", standalone_mode=False))
@@ -48,22 +48,23 @@ def main() -> None:
         _fail(
             error,
             "Interrupted.",
-            "Run the same command again to go on; what is finished stays.",
+            "Run the same command again to continue; finished work is kept.",
             INTERRUPTED,
             debug,
         )
     except MemoryError as error:
-        # What the frames hold would be in the way of the words.
+        # Free the memory that the frames hold, so that the message can be printed.
         traceback.clear_frames(error.__traceback__)
         remedy = "Close other programs, or train with fewer --workers, then run the same command again."
         _fail(error, "This machine ran out of memory.", remedy, 1, debug)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            # Of all that is written, stdout alone has nobody who would explain it.
+            # All other writes raise a WriteError that names the file; only stdout gets here.
             problem = f"Cannot write {error.filename or 'the output'}: {error.strerror}."
             _fail(error, problem, "Free some space, then run the same command again.", WriteError.exit_code, debug)
-        problem = f"Something went wrong that is no fault of yours: {type(error).__name__}: {error}"
-        _fail(error, _sentence(problem), "Run it again with --debug before the command to see where.", 1, debug)
+        problem = f"Internal error in kaggle-digits: {type(error).__name__}: {error}"
+        remedy = "Run it again with --debug before the command to see the traceback, and report it."
+        _fail(error, _sentence(problem), remedy, 1, debug)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -72,7 +73,7 @@ def main() -> None:
     metavar="NAME",
     envvar="KAGGLE_DIGITS_COMPETITION",
     default=DEFAULT_COMPETITION,
-    help="The competition, also as KAGGLE_DIGITS_COMPETITION: "
+    help="The competition; also set by KAGGLE_DIGITS_COMPETITION. One of: "
     + "; ".join(f"{c.name} ({c.summary})" for c in COMPETITIONS.values())
     + f". Default: {DEFAULT_COMPETITION}.",
 )
@@ -81,60 +82,63 @@ def main() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     envvar="KAGGLE_DIGITS_ROOT",
     default=Path(),
-    help="The folder of data/, runs/ and submissions/, also as KAGGLE_DIGITS_ROOT. Default: the current one.",
+    help="The folder that contains data/, runs/ and submissions/; also set by KAGGLE_DIGITS_ROOT. "
+    "Default: the current folder.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="kaggle-digits", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context, competition: str, root: Path, debug: bool) -> None:
-    """From nothing to a scored submission in Kaggle's Digit Recognizer.
+    """Kaggle's Digit Recognizer from download to score.
 
-    Download the data, train a CNN by stratified k-fold, average the folds' softmaxes over the test set, write
-    submission.csv, submit it, read its score, and see what the folds say.
+    Download the data, train a CNN with stratified k-fold cross-validation, average the softmaxes of the folds on
+    the test set, write submission.csv, submit it, read its score, and write a validation report.
 
     \b
     Without an account:   kaggle-digits --competition rehearsal download
                           kaggle-digits --competition rehearsal train
                           kaggle-digits --competition rehearsal submit
 
-    Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 credentials, 4 Kaggle refuses, 5 network or still
-    pending, 6 bad data, 7 the submission was scored as an error, 8 cannot write or in use, 130 interrupted.
-    """  # noqa: D301 - click takes \b for "do not wrap what follows"
+    Exit codes: 0 success, 1 internal error, 2 wrong usage, 3 credentials, 4 refused by Kaggle, 5 network error or
+    still pending, 6 invalid data, 7 the submission was scored as an error, 8 cannot write or in use by another
+    command, 130 interrupted.
+    """  # noqa: D301 - in click, \b means: do not rewrap the next paragraph
     from kaggle_digits.workspace import Workspace
 
     context.obj = Workspace.at(root, competition)
 
 
-@cli.command(short_help="Get the competition's files.")
-@click.option("--force", is_flag=True, help="Get the files again, whatever is there.")
+@cli.command(short_help="Download the competition's files.")
+@click.option("--force", is_flag=True, help="Download the files again, even if they are already there.")
 @click.option(
     "--from",
     "source",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Take them from a zip that the browser saved, or from a folder such as /kaggle/input/digit-recognizer.",
+    help="Take the files from a zip downloaded with the browser, or from a folder such as "
+    "/kaggle/input/digit-recognizer.",
 )
 @click.option(
     "--mnist-dir",
     metavar="DIR",
     envvar="KAGGLE_DIGITS_MNIST_DIR",
     type=click.Path(path_type=Path),
-    help="For rehearsal-full: the folder of MNIST's four IDX files, also as KAGGLE_DIGITS_MNIST_DIR. "
-    "Default: they are downloaded from a public mirror.",
+    help="For rehearsal-full: the folder with the four IDX files of MNIST; also set by KAGGLE_DIGITS_MNIST_DIR. "
+    "Default: download them from a public mirror.",
 )
 @json_option
 @click.pass_obj
 def download(
     workspace: Workspace, force: bool, source: Path | None, mnist_dir: Path | None, as_json: bool
 ) -> None:
-    """Get the competition's files into data/<competition>/, checked and whole.
+    """Download the competition's files into data/<competition>/ and check that they are complete.
 
-    Whole files that are there already stay, and nothing is asked of anybody.
+    If complete files are already there, nothing is downloaded and no network is used.
     """
     from kaggle_digits import console
     from kaggle_digits.data.download import download as fetch
 
-    with console.waiting(f"Getting {workspace.competition.name}"):
+    with console.waiting(f"Downloading {workspace.competition.name}"):
         files = fetch(workspace, force=force, source=source, mnist_dir=mnist_dir)
     if as_json:
         return _print_json(
@@ -147,37 +151,41 @@ def download(
                 "changed": files.changed,
             }
         )
-    state = "is here now" if files.fetched else "was here already"
+    state = "downloaded" if files.fetched else "already complete"
     console.say(
         f"{workspace.competition.name} {state}: {files.train_rows:,} training rows, {files.test_rows:,} test rows"
     )
     console.say(f"Folder: {files.folder}")
     for name in files.changed:
         console.say(
-            f"{name} is another one than before. The former one, which runs were made from, ends in .bak now."
+            f"{name} differs from the previous file, which existing runs were trained on. "
+            f"The previous file was kept as {name}.bak."
         )
     return None
 
 
-@cli.command(short_help="Train what is missing of a run, and ensemble it.")
+@cli.command(short_help="Train the missing folds of a run and ensemble them.")
 @click.option(
     "--preset",
     metavar="NAME",
     default=DEFAULT_PRESET,
     help=f"The preset: {', '.join(PRESET_NAMES)}. Default: {DEFAULT_PRESET}.",
 )
-@click.option("--folds", metavar="K", type=int, help="How many folds. Default: the preset's.")
-@click.option("--seed", metavar="N", type=int, default=0, help="Of the split and of training. Default: 0.")
+@click.option("--folds", metavar="K", type=int, help="The number of folds. Default: that of the preset.")
+@click.option("--seed", metavar="N", type=int, default=0, help="The random seed of the split and of training. Default: 0.")
 @click.option(
     "--seeds",
     metavar="N",
     type=int,
     default=1,
-    help="Train N runs, of this seed and those after it, and average them into one more. Default: 1.",
+    help="Train N runs with consecutive seeds, starting at --seed, and average them into one more run. Default: 1.",
 )
-@click.option("--run", metavar="NAME", help="The run's name. Default: made of preset, folds, seed and settings.")
+@click.option("--run", metavar="NAME", help="The name of the run. Default: built from preset, folds, seed and settings.")
 @click.option(
-    "--workers", metavar="N", type=int, help="Folds at a time on this machine. Default: by cores, memory and GPUs."
+    "--workers",
+    metavar="N",
+    type=int,
+    help="How many folds to train in parallel on this machine. Default: depends on cores, memory and GPUs.",
 )
 @click.option(
     "--dask",
@@ -189,10 +197,10 @@ def download(
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Change a setting, such as epochs=3; may be repeated.",
+    help="Change a setting of the preset, such as epochs=3; can be repeated.",
 )
-@click.option("--retrain", is_flag=True, help="Train damaged folds again; all of them where none is damaged.")
-@click.option("--tensorboard", is_flag=True, help="Write events for TensorBoard into the run's folds.")
+@click.option("--retrain", is_flag=True, help="Train damaged folds again, or all folds if none is damaged.")
+@click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard into the folders of the folds.")
 @json_option
 @click.pass_obj
 def train(
@@ -209,9 +217,9 @@ def train(
     tensorboard: bool,
     as_json: bool,
 ) -> None:
-    """Train what is missing of a run, ensemble its folds and write its submission.
+    """Train the missing folds of a run, ensemble all folds and write the submission.
 
-    The same command again goes on where the first one ended.
+    If it is interrupted, run the same command again to continue.
     """
     from kaggle_digits import console, pipeline
 
@@ -233,44 +241,46 @@ def train(
     _show_run(workspace, trained, as_json)
 
 
-@cli.command(short_help="Average one or more runs again.")
+@cli.command(short_help="Average the predictions of one or more runs.")
 @click.option(
     "--run",
     "runs",
     metavar="NAME",
     multiple=True,
-    help="A run; may be repeated. Default: the latest finished one.",
+    help="A run; can be repeated. Default: the latest finished run.",
 )
 @click.option(
-    "--name", metavar="NEW", help="The name of the ensemble of several runs. Default: theirs, joined by +."
+    "--name", metavar="NEW", help="The name of an ensemble of several runs. Default: their names joined by +."
 )
 @json_option
 @click.pass_obj
 def ensemble(workspace: Workspace, runs: tuple[str, ...], name: str | None, as_json: bool) -> None:
-    """Average one or more runs again and write the submission.
+    """Average the predictions of one or more runs and write the submission.
 
-    Several runs become a run of their own.
+    An ensemble of several runs is saved as a new run.
     """
     from kaggle_digits import pipeline
 
     _show_run(workspace, pipeline.ensemble(workspace, runs, name), as_json)
 
 
-@cli.command(short_help="Submit once, and wait for the score.")
-@click.option("--run", metavar="NAME", help="The run. Default: the finished one with the best CV.")
+@cli.command(short_help="Submit a run and wait for its score.")
+@click.option("--run", metavar="NAME", help="The run. Default: the finished run with the best CV.")
 @click.option(
-    "--file", metavar="CSV", type=click.Path(path_type=Path), help="Submit this file instead of a run's."
+    "--file", metavar="CSV", type=click.Path(path_type=Path), help="Submit this file instead of a run's submission."
 )
-@click.option("--message", metavar="M", help="The description. Default: preset, folds, seed and CV.")
-@click.option("--dry-run", is_flag=True, help="Check everything, show what would be sent, and send nothing.")
-@click.option("--again", is_flag=True, help="Send a file that was submitted before.")
+@click.option(
+    "--message", metavar="M", help="The description of the submission. Default: preset, folds, seed and CV."
+)
+@click.option("--dry-run", is_flag=True, help="Check everything and show what would be sent, but send nothing.")
+@click.option("--again", is_flag=True, help="Send the file even if it was submitted before.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the score.")
 @click.option(
     "--timeout",
     metavar="S",
     type=click.FloatRange(min=0),
     default=TIMEOUT,
-    help=f"Seconds to wait for it. Default: {TIMEOUT:.0f}.",
+    help=f"How many seconds to wait for the score. Default: {TIMEOUT:.0f}.",
 )
 @json_option
 @click.pass_obj
@@ -285,7 +295,7 @@ def submit(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Check a submission, send it once, wait for its score, and write it in the ledger."""
+    """Check a submission file, send it once, wait for its score, and record it in the ledger."""
     from kaggle_digits import console, pipeline
 
     with console.waiting(f"Submitting to {workspace.competition.name}") as update:
@@ -308,16 +318,16 @@ def submit(
     return console.show_sent(sent, dry_run)
 
 
-@cli.command(short_help="Show scores and the rank on the leaderboard.")
+@cli.command(short_help="Show your scores and your rank on the leaderboard.")
 @json_option
 @click.pass_obj
 def score(workspace: Workspace, as_json: bool) -> None:
-    """Show the submissions with status and score, the rank on the leaderboard, and CV against LB."""
+    """Show all submissions with status, score and CV, and your rank on the leaderboard."""
     from dataclasses import asdict
 
     from kaggle_digits import console, pipeline
 
-    with console.waiting(f"Asking {workspace.competition.name}"):
+    with console.waiting(f"Reading the scores of {workspace.competition.name}"):
         board = pipeline.score(workspace)
     if as_json:
         standing = board.standing
@@ -341,13 +351,13 @@ def score(workspace: Workspace, as_json: bool) -> None:
     return console.show_scores(board)
 
 
-@cli.command(short_help="Write and show a run's validation report.")
+@cli.command(short_help="Write and show the validation report of a run.")
 @run_option
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 @json_option
 @click.pass_obj
 def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool) -> None:
-    """Write the fold-level validation report of a run, and show it."""
+    """Write the validation report of a run, fold by fold, and show it."""
     from kaggle_digits import console
     from kaggle_digits.reports import report as write_report
 
@@ -361,12 +371,12 @@ def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool
         click.launch(str(written.page))
 
 
-@cli.command(short_help="Show runs side by side.")
+@cli.command(short_help="Compare runs.")
 @click.argument("names", metavar="RUN RUN ...", nargs=-1)
 @json_option
 @click.pass_obj
 def compare(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None:
-    """Show two or more finished runs side by side, with a paired test on their out-of-fold rows."""
+    """Compare two or more finished runs, with McNemar's test on their out-of-fold predictions."""
     from kaggle_digits import console
     from kaggle_digits.reports import compare as write_comparison
 
@@ -382,9 +392,10 @@ def compare(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None
 @json_option
 @click.pass_obj
 def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_json: bool) -> None:
-    """Classify pictures of a digit each, with all networks of a run.
+    """Classify pictures with all networks of a run. Each picture shows one digit.
 
-    A photograph or a drawing, dark on light or light on dark, of any size: PNG, JPEG, WebP, GIF, BMP, TIFF.
+    A picture is a photograph or a drawing of any size, dark on light or light on dark, as PNG, JPEG, WebP, GIF,
+    BMP or TIFF.
     """
     from kaggle_digits import console
     from kaggle_digits.prediction.predict import predict as classify
@@ -392,18 +403,18 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
 
     name = find_run(workspace, run).name
     _import_tensorflow()
-    with console.waiting(f"Asking the networks of {name}"):
+    with console.waiting(f"Predicting with the networks of {name}"):
         predictions = classify(workspace, images, name)
     if as_json:
         return _print_json({"run": name, "pictures": [prediction.as_document() for prediction in predictions]})
     return console.show_predictions(predictions)
 
 
-@cli.command(short_help="List the runs there are.")
+@cli.command(short_help="List all runs.")
 @json_option
 @click.pass_obj
 def runs(workspace: Workspace, as_json: bool) -> None:
-    """List the runs there are, how far they are and how good."""
+    """List all runs with their status, errors, accuracy and score."""
     from kaggle_digits import console
     from kaggle_digits.runs.summary import summarise_runs
 
@@ -413,31 +424,31 @@ def runs(workspace: Workspace, as_json: bool) -> None:
     return console.show_runs(rows)
 
 
-@cli.command(short_help="Show what is ready, and how to mend what is not.")
+@cli.command(short_help="Check this machine, the credentials and the files.")
 @json_option
 @click.pass_obj
 def doctor(workspace: Workspace, as_json: bool) -> None:
-    """Show what is ready for the competition, and how to mend what is not.
+    """Check that everything is ready for the competition, and show how to fix what is not.
 
-    It changes nothing, and ends with 0 whatever it finds.
+    It changes nothing. The exit code is 0 even if there are problems.
     """
     from dataclasses import asdict
 
     from kaggle_digits import console
     from kaggle_digits.doctor import examine, is_ready, next_command
 
-    with console.waiting("Looking at this machine"):
-        findings = examine(workspace)
-    ready = is_ready(findings)
+    with console.waiting("Checking this machine"):
+        checks = examine(workspace)
+    ready = is_ready(checks)
     if as_json:
         return _print_json(
             {
                 "competition": workspace.competition.name,
                 "ready": ready,
-                "findings": [asdict(finding) for finding in findings],
+                "findings": [asdict(check) for check in checks],
             }
         )
-    return console.show_findings(findings, next_command(workspace, findings) if ready else "")
+    return console.show_checks(checks, next_command(workspace, checks) if ready else "")
 
 
 def _parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -446,7 +457,7 @@ def _parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise UsageError(
-                f"--set {pair!r} is not of the form KEY=VALUE.", "Write, for instance: --set epochs=3."
+                f"--set {pair!r} is not of the form KEY=VALUE.", "Write, for example: --set epochs=3."
             )
         settings[key.strip()] = value.strip()
     return settings
@@ -465,22 +476,22 @@ def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
 
 
 def _import_tensorflow() -> None:
-    """Import TensorFlow without what it says of itself, which no setting keeps from stderr."""
+    """Import TensorFlow with stderr redirected: no setting silences all of its start-up messages."""
     from kaggle_digits.training.models import tensorflow_keras
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
         tensorflow_keras()
         import tensorflow
 
-        # That every fold's network is traced anew, for one.
+        # Without this, TensorFlow warns about retracing, because every fold has its own network.
         tensorflow.get_logger().setLevel("ERROR")
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _print_json(document: Any) -> None:
@@ -488,17 +499,17 @@ def _print_json(document: Any) -> None:
 
 
 def _fail(error: BaseException, problem: str, remedy: str, exit_code: int, debug: bool) -> NoReturn:
-    # All is over but for the words: another Ctrl-C takes nothing but them.
+    # Only the message is left to print: a second Ctrl-C from here on may cut it short, but changes nothing else.
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     from kaggle_digits import console
     from kaggle_digits.hosts.credentials import scrub
 
-    # stderr may be as full as stdout.
+    # The device of stderr may be full, too.
     with suppress(OSError):
         if debug:
             sys.stderr.write(scrub("".join(traceback.format_exception(error))))
         console.show_error(*(" ".join(scrub(text).splitlines()) for text in (problem, remedy)))
-    # Or else Python's own end resets it, and Ctrl-C then would end in another exit code.
+    # Python restores the default handler while it exits; a Ctrl-C then would change the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(exit_code)
 
@@ -512,5 +523,5 @@ def _usage_remedy(error: click.UsageError) -> str:
     path = error.ctx.command_path if error.ctx else "kaggle-digits"
     option = getattr(error, "option_name", "")
     if option in ("--competition", "--root", "--debug"):
-        return f"{option} goes before the command: kaggle-digits {option} … {path.split()[-1]}."
+        return f"Put {option} before the command: kaggle-digits {option} … {path.split()[-1]}."
     return f"See: {path} --help."

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: tables, live progress, and errors in two sentences."""
+"""Terminal output: tables, live progress, and errors in two sentences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kaggle_digits.training.observer import Observer
 
 if TYPE_CHECKING:
     from kaggle_digits.arrays import UInt8
-    from kaggle_digits.doctor import Finding
+    from kaggle_digits.doctor import Check
     from kaggle_digits.prediction.predict import Prediction
     from kaggle_digits.runs.directory import Run
     from kaggle_digits.submissions.submit import ScoreBoard, Sent
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SHADES = " .:-=+*#%@"
-FINDING_MARKS = {"act": ("!", "bold red"), "look": ("?", "bold yellow"), "good": ("✓", "bold green")}
+SEVERITY_MARKS = {"problem": ("!", "bold red"), "warning": ("?", "bold yellow"), "ok": ("✓", "bold green")}
+"""Mark and style of each severity of a report's findings."""
 SUSPECTS_SHOWN = 8
 ROWS_AROUND_TABLE = 4
-"""Lines of the terminal that the table of folds leaves to what stands above and below it."""
+"""Terminal lines reserved for the text above and below the table of folds."""
+SPARKLINE_WIDTH = 16
+"""Maximum number of characters in a sparkline."""
 
 
 def out() -> Console:
-    """Return the console for results, on stdout; plain text where it is not a terminal."""
+    """Return the console for results, on stdout; plain text if stdout is not a terminal."""
     return Console(highlight=False, soft_wrap=False)
 
 
@@ -47,35 +50,36 @@ def say(text: str) -> None:
 
 
 class SubmissionView(Observer):
-    """What a person sees of a submission that is under way: the run on stderr, and the status beside a spinner.
+    """Shows the progress of a submission: notices on stderr, and the status next to a spinner.
 
     Parameters
     ----------
     update : callable
-        Changes the words beside the spinner.
+        Sets the text next to the spinner.
     """
 
     def __init__(self, update: Callable[[str], None]) -> None:
         self._update = update
 
     def notice(self, sentence: str) -> None:
-        """Print a line."""
+        """Print a notice on stderr."""
         err().print(sentence, markup=False, soft_wrap=True)
 
     def waiting(self, status: str) -> None:
-        """Show the status."""
+        """Show the status next to the spinner."""
         self._update(f"Waiting for the score: {status}")
 
 
 class TrainingView(Observer):
-    """Live progress of training on stderr: a row a fold in a terminal, a line an epoch elsewhere."""
+    """Live progress of training on stderr: one row per fold in a terminal, otherwise one line per epoch."""
 
     def __init__(self) -> None:
         self._console = err()
         self._live: Live | None = None
         self._folds: dict[tuple[int, int], Progress | None] = {}
         self._done: set[tuple[int, int]] = set()
-        self._begun: dict[tuple[int, int], float] = {}
+        # For each fold to train, the fraction of its steps that earlier commands had already done.
+        self._done_before: dict[tuple[int, int], float] = {}
         self._started = time.monotonic()
         self._name = ""
 
@@ -88,28 +92,30 @@ class TrainingView(Observer):
             self._live.stop()
 
     def start(self, run: str, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
-        """Show the folds that are there and those to train."""
+        """Show the finished folds and the folds to train."""
         self._name = run
         self._started = time.monotonic()
         self._folds = {(task.seed, task.fold): None for task in tasks}
-        self._begun = {(task.seed, task.fold): 0.0 for task in missing}
-        self._done = self._folds.keys() - self._begun.keys()
+        self._done_before = {(task.seed, task.fold): 0.0 for task in missing}
+        self._done = self._folds.keys() - self._done_before.keys()
         if not missing:
-            self._console.print(f"The run {run} is trained already.", markup=False)
+            self._console.print(f"The run {run} is already trained.", markup=False)
         elif self._console.is_terminal:
             self._live = Live(self._table(), console=self._console, refresh_per_second=4)
             self._live.start()
         else:
-            names = ", ".join(self._title(fold) for fold in self._begun)
-            self._console.print(f"Training {run}: fold {names}.", markup=False, soft_wrap=True)
+            names = ", ".join(self._title(fold) for fold in self._done_before)
+            self._console.print(
+                f"Training {run}: fold{'s' * (len(missing) > 1)} {names}.", markup=False, soft_wrap=True
+            )
 
     def progress(self, progress: Progress) -> None:
-        """Take note of how far a fold is."""
+        """Update the progress of a fold."""
         fold = progress.seed, progress.fold
         before = self._folds.get(fold)
         if before is None:
-            # A fold may go on from where an earlier command was cut off.
-            self._begun[fold] = (progress.epoch - 1) / progress.epochs
+            # A fold may resume from the checkpoint of an interrupted command.
+            self._done_before[fold] = (progress.epoch - 1) / progress.epochs
         self._folds[fold] = progress
         if self._live is not None:
             self._live.update(self._table())
@@ -124,34 +130,37 @@ class TrainingView(Observer):
             )
 
     def finished(self, task: FoldTask) -> None:
-        """Take note of a fold that is finished."""
+        """Mark a fold as finished."""
         self._done.add((task.seed, task.fold))
         if self._live is not None:
             self._live.update(self._table())
 
     def notice(self, sentence: str) -> None:
-        """Show what else there is to know."""
+        """Print a notice."""
         self._console.print(sentence, markup=False, soft_wrap=True)
 
     def _title(self, fold: tuple[int, int]) -> str:
-        """Return what to call a fold: its number, after its run's seed where there are several."""
+        """Return a fold's label: its number, or ``seed/fold`` if there are several seeds."""
         seeds = {seed for seed, _ in self._folds}
         return str(fold[1]) if len(seeds) == 1 else f"{fold[0]}/{fold[1]}"
 
     def _left(self) -> str:
-        """Estimate the time left from the share of the steps, of those not done before, that is done."""
-        shares = [
-            (self._begun[fold], 1.0 if fold in self._done else progress.done if progress else 0.0)
+        """Estimate the remaining time from the fraction of this command's training steps that are done.
+
+        Steps that an earlier command did are excluded: they took no time in this one.
+        """
+        fractions = [
+            (self._done_before[fold], 1.0 if fold in self._done else progress.done if progress else 0.0)
             for fold, progress in self._folds.items()
-            if fold in self._begun
+            if fold in self._done_before
         ]
-        gone, all_steps = sum(now - begun for begun, now in shares), sum(1 - begun for begun, _ in shares)
-        if gone <= 0:
+        done, total = sum(now - before for before, now in fractions), sum(1 - before for before, _ in fractions)
+        if done <= 0:
             return "–"
-        return duration((time.monotonic() - self._started) * (all_steps - gone) / gone)
+        return duration((time.monotonic() - self._started) * (total - done) / done)
 
     def _table(self) -> Group:
-        """Return the table of the folds; where it would not fit, of those alone that are under way."""
+        """Return the table of folds; if it does not fit on the screen, only the folds that are being trained."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in ("fold", "", "epoch", "loss", "val acc", "images/s"):
             table.add_column(name, justify="left" if not name else "right", header_style="dim")
@@ -174,27 +183,27 @@ class TrainingView(Observer):
                 accuracy,
                 f"{progress.images_per_second:,.0f}",
             )
-        foot = f"{duration(time.monotonic() - self._started)} gone"
+        footer = f"{duration(time.monotonic() - self._started)} elapsed"
         if len(self._done) < len(self._folds):
-            foot += f", {self._left()} left"
+            footer += f", {self._left()} left"
         if not fits:
-            foot = f"{len(self._done)} of {len(self._folds)} folds done, {foot}"
-        return Group(Text(f"Training {self._name}", style="bold"), table, Text(foot, style="dim"))
+            footer = f"{len(self._done)} of {len(self._folds)} folds done, {footer}"
+        return Group(Text(f"Training {self._name}", style="bold"), table, Text(footer, style="dim"))
 
 
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[str], None]]:
-    """Show on stderr that something is under way; yield what changes the words."""
+    """Show a spinner with a text on stderr; yield a function that changes the text."""
     console = err()
     if console.is_terminal:
         with console.status(Text(what)) as status:
-            yield lambda words: status.update(Text(words))
+            yield lambda text: status.update(Text(text))
     else:
-        yield lambda words: None
+        yield lambda text: None
 
 
 def show_run(run: Run, submission: str) -> None:
-    """Show what a run has come to."""
+    """Show the out-of-fold accuracy of a run and the path of its submission."""
     metrics = run.ensemble_metrics()
     console = out()
     console.print(
@@ -207,7 +216,7 @@ def show_run(run: Run, submission: str) -> None:
 
 
 def show_runs(rows: list[dict[str, Any]]) -> None:
-    """Show what runs there are."""
+    """Show all runs in a table."""
     table = _table("run", "status", "folds", "errors", "accuracy", "score")
     for row in rows:
         table.add_row(
@@ -218,21 +227,21 @@ def show_runs(rows: list[dict[str, Any]]) -> None:
             "" if row["accuracy"] is None else f"{row['accuracy']:.5f}",
             "" if row["score"] is None else f"{row['score']:.5f}",
         )
-    out().print(table if rows else "There is no run yet. Make one with the command: train")
+    out().print(table if rows else "No runs yet. Create one with the command: train")
 
 
 def show_sent(sent: Sent, dry_run: bool) -> None:
-    """Show what became of a submission."""
+    """Show the outcome of a submission."""
     console, entry = out(), sent.entry
     if dry_run and not sent.was_known:
-        console.print("Nothing was sent. This would be:", markup=False)
+        console.print("Dry run: nothing was sent. The submission would be:", markup=False)
         console.print(
             f"  description  {sent.description}\n  SHA-256      {entry.sha256}", markup=False, soft_wrap=True
         )
         return
     if sent.was_known:
         console.print(
-            f"This file was submitted before, {entry.time}; nothing was sent. Send it again with --again.",
+            f"This file was submitted before, at {entry.time}; nothing was sent. To send it again, add --again.",
             markup=False,
             soft_wrap=True,
         )
@@ -244,7 +253,7 @@ def show_sent(sent: Sent, dry_run: bool) -> None:
 
 
 def show_scores(board: ScoreBoard) -> None:
-    """Show the submissions with their scores, and the rank on the leaderboard."""
+    """Show the submissions with their scores, and your rank on the leaderboard."""
     table = _table("time (UTC)", "ref", "run", "status", "score", "CV", "gap")
     for submission, entry in board.submissions:
         table.add_row(
@@ -258,23 +267,23 @@ def show_scores(board: ScoreBoard) -> None:
         )
     console = out()
     if not board.submissions:
-        console.print("There is no submission yet. Make one with the command: submit")
+        console.print("No submissions yet. Create one with the command: submit")
         return
     console.print(table)
     standing = board.standing
     if standing is None:
-        console.print("The leaderboard cannot be read now.")
+        console.print("The leaderboard is not available at the moment.")
     elif standing.rank is None:
-        console.print(f"You are not on the leaderboard of {standing.teams:,} teams now.")
+        console.print(f"You are not on the leaderboard ({standing.teams:,} teams).")
     else:
         console.print(
-            f"Rank {standing.rank:,} of {standing.teams:,}: the best {standing.percentile:.1f} %.",
+            f"Rank {standing.rank:,} of {standing.teams:,} (top {standing.percentile:.1f} %).",
             style="bold",
         )
 
 
 def show_report(document: dict[str, Any], page: str) -> None:
-    """Show a report's document."""
+    """Show the content of a report, and the path of its HTML page."""
     console = out()
     if document["folds"]:
         console.print(_fold_table(document["folds"]))
@@ -285,39 +294,41 @@ def show_report(document: dict[str, Any], page: str) -> None:
         total = document["out_of_fold"]
         low, high = total["interval"]
         calibration = total["calibration"]
-        tempered = f", {calibration['log_loss_after']:.4f} at its temperature" if calibration else ""
+        calibrated = f" ({calibration['log_loss_after']:.4f} calibrated)" if calibration else ""
         console.print(
-            f"Out-of-fold: accuracy {total['accuracy']:.5f} (95 % within {low:.5f} and {high:.5f}),\n"
-            f"{total['errors']:,} errors in {total['rows']:,} rows, log-loss {total['log_loss']:.4f}{tempered}",
+            f"Out-of-fold: accuracy {total['accuracy']:.5f} (95 % interval {low:.5f} to {high:.5f}),\n"
+            f"{total['errors']:,} errors in {total['rows']:,} rows, log-loss {total['log_loss']:.4f}{calibrated}",
         )
         matrix = _table("", *map(str, range(10)))
         for digit, row in enumerate(total["confusion"]):
             cells = [Text(str(n), style="dim" if n == 0 or i == digit else "bold red") for i, n in enumerate(row)]
             matrix.add_row(Text(str(digit), style="dim"), *cells)
-        console.print("\nConfusion matrix: a row for each label, a column for each prediction", style="dim")
+        console.print("\nConfusion matrix: one row per label, one column per prediction", style="dim")
         console.print(matrix)
         if total["suspects"]:
             shown = [
-                f"{s['row']} ({s['label']}, rather {s['predicted']})" for s in total["suspects"][:SUSPECTS_SHOWN]
+                f"{s['row']} ({s['label']} → {s['predicted']}?)" for s in total["suspects"][:SUSPECTS_SHOWN]
             ]
             more = len(total["suspects"]) - len(shown)
             console.print(
-                "Labels that look wrong, by row: " + ", ".join(shown) + (f" and {more} more" if more else ""),
+                "Rows with a label that may be wrong (label → prediction): "
+                + ", ".join(shown)
+                + (f" and {more} more" if more else ""),
                 markup=False,
             )
     board = document["leaderboard"]
     if board:
-        gap = "" if board["gap"] is None else f", {board['gap']:+.5f} against out-of-fold"
+        gap = "" if board["gap"] is None else f" ({board['gap']:+.5f} compared with out-of-fold)"
         console.print(f"Leaderboard: {board['score']:.5f}{gap}", style="bold")
     console.print()
     for finding in document["findings"]:
-        mark, style = FINDING_MARKS[finding["kind"]]
+        mark, style = SEVERITY_MARKS[finding["severity"]]
         console.print(Text.assemble((f"{mark} {finding['title']}. ", style), finding["text"]))
     console.print(f"\nPage: {page}", markup=False, soft_wrap=True)
 
 
 def show_comparison(comparison: dict[str, Any], page: str) -> None:
-    """Show runs side by side."""
+    """Show a comparison of runs, and the path of its HTML page."""
     console = out()
     runs = _table("run", "errors", "accuracy", "calibrated log-loss", "time", "score")
     for run in comparison["runs"]:
@@ -336,11 +347,11 @@ def show_comparison(comparison: dict[str, Any], page: str) -> None:
             first_is_better = pair["only_first_wrong"] < pair["only_second_wrong"]
             verdict, style = f"{pair['first' if first_is_better else 'second']} is better", "bold"
         else:
-            verdict, style = "the difference may be chance", ""
+            verdict, style = "the difference is not significant", ""
         console.print(
             Text.assemble(
-                f"{pair['first']} alone is wrong on {pair['only_first_wrong']:,} rows, {pair['second']} alone on "
-                f"{pair['only_second_wrong']:,}, both on {pair['both_wrong']:,}: ",
+                f"Errors made only by {pair['first']}: {pair['only_first_wrong']:,}, only by {pair['second']}: "
+                f"{pair['only_second_wrong']:,}, by both: {pair['both_wrong']:,}; ",
                 (f"{verdict} (p = {pair['mcnemar_p_holm']:.2g}).", style),
             )
         )
@@ -366,7 +377,7 @@ def _fold_table(folds: list[dict[str, Any]]) -> Table:
 
 
 def show_predictions(predictions: list[Prediction]) -> None:
-    """Show what the networks say of pictures, beside the pictures as the networks see them."""
+    """Show the predictions for pictures, next to the pictures in MNIST's format."""
     console = out()
     plain = console.color_system is None or console.no_color
     for i, prediction in enumerate(predictions):
@@ -374,45 +385,46 @@ def show_predictions(predictions: list[Prediction]) -> None:
         for digit, probability in enumerate(prediction.softmax.tolist()):
             style = "bold" if digit == prediction.digit else ""
             bars.add_row(str(digit), ("█" * round(30 * probability)).ljust(30), f"{probability:.4f}", style=style)
-        agree = Text(f"{prediction.agreement:.0%} of the networks say {prediction.digit}", "dim")
+        agree = Text(f"{prediction.agreement:.0%} of the networks predict {prediction.digit}", "dim")
         row = Table.grid(padding=(0, 3, 0, 0))
         row.add_row(_picture(prediction.image, plain), Group("", bars, "", agree))
         title = Text.assemble((f"{prediction.path}: ", ""), (str(prediction.digit), "bold"), overflow="fold")
         console.print(*([""] if i else []), title, row, sep="\n")
 
 
-def show_findings(findings: list[Finding], next_command: str) -> None:
-    """Show what is ready and how to mend what is not; `next_command` is what comes then, if anything can."""
+def show_checks(checks: list[Check], next_command: str) -> None:
+    """Show the checks of `doctor` and how to fix what fails; `next_command` is shown if there is no problem."""
     console = out()
     marks = {"ok": Text("✓", "green"), "warning": Text("!", "bold yellow"), "problem": Text("✗", "bold red")}
     if not console.is_terminal or console.options.ascii_only:
         marks = {state: Text(state) for state in marks}
     table = Table.grid(padding=(0, 2, 0, 0))
-    for finding in findings:
-        words = Text(finding.words, overflow="fold")
-        if finding.remedy:
-            words.append(f"\n{finding.remedy}", "bold")
-        table.add_row(marks[finding.state], finding.name, words)
+    for check in checks:
+        text = Text(check.words, overflow="fold")
+        if check.remedy:
+            text.append(f"\n{check.remedy}", "bold")
+        table.add_row(marks[check.state], check.name, text)
     console.print(table)
-    problems, warnings = (sum(f.state == state for f in findings) for state in ("problem", "warning"))
+    problems, warnings = (sum(check.state == state for check in checks) for state in ("problem", "warning"))
     if problems:
-        text = f"{problems} problem{'s' * (problems > 1)}: mend what is marked, then look again."
+        summary = f"{problems} problem{'s' * (problems > 1)} found. Fix what is marked, then run doctor again."
     else:
-        ready = f"Ready, with {warnings} warning{'s' * (warnings > 1)}" if warnings else "All is ready"
-        text = f"{ready}: next, {next_command}"
-    console.print(text, style="bold", markup=False, soft_wrap=True)
+        ready = f"Ready, with {warnings} warning{'s' * (warnings > 1)}" if warnings else "Everything is ready"
+        summary = f"{ready}. Next command: {next_command}"
+    console.print(summary, style="bold", markup=False, soft_wrap=True)
 
 
 def show_error(problem: str, remedy: str) -> None:
-    """Show an error: what is wrong, and how to mend it."""
+    """Show an error: what is wrong, and how to fix it."""
     console = err()
     console.print(Text("Error: ", style="bold red"), Text(problem), sep="", end="\n", soft_wrap=True)
     console.print(remedy, markup=False, soft_wrap=True)
 
 
 def sparkline(values: list[float]) -> str:
-    """Return values as a row of small bars, from the least to the greatest, at most 16 of them."""
-    step = max(1, -(-len(values) // 16))
+    """Return a sparkline of at most `SPARKLINE_WIDTH` values, scaled from their minimum to their maximum."""
+    step = max(1, -(-len(values) // SPARKLINE_WIDTH))
+    # Sampled from the end, so that the last value is always shown.
     shown = values[::-1][::step][::-1]
     low, high = min(shown), max(shown)
     span = (high - low) or 1.0
@@ -420,14 +432,17 @@ def sparkline(values: list[float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as minutes and seconds, or hours and minutes."""
+    """Return a time as ``m:ss``, or as ``h:mm h`` from one hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d} h" if hours else f"{minutes}:{rest:02d}"
 
 
 def _picture(image: UInt8, plain: bool) -> Text:
-    """Return an image [28, 28] in 14 lines: two pixels above one another are a half block, or a shade of text."""
+    """Return an image [28, 28] as 14 lines of text; one character shows two pixels, one above the other.
+
+    In colour it is a half block with two colours; in plain text, the character of `SHADES` for their mean.
+    """
     text = Text(no_wrap=True)
     for top, bottom in zip(image[::2].tolist(), image[1::2].tolist(), strict=True):
         for upper, lower in zip(top, bottom, strict=True):
@@ -446,9 +461,10 @@ def _epochs_done(progress: Progress) -> int:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    words = ("run", "status", "time (UTC)", "val accuracy", "preprocessing")
+    text_columns = ("run", "status", "time (UTC)", "val accuracy", "preprocessing")
     for name in columns:
+        is_text = name in text_columns
         table.add_column(
-            name, justify="left" if name in words else "right", header_style="dim", no_wrap=name not in words
+            name, justify="left" if is_text else "right", header_style="dim", no_wrap=not is_text
         )
     return table

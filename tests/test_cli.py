@@ -94,7 +94,7 @@ def test_download_json(run_cli: RunCli, tmp_path: Path) -> None:
         "changed": [],
     }
     again = run_cli("download", KAGGLE_DIGITS_COMPETITION="rehearsal", KAGGLE_DIGITS_ROOT=str(tmp_path))
-    assert "was here already" in again.stdout
+    assert "rehearsal already complete" in again.stdout
 
 
 def test_train_json_and_progress_on_stderr(run_cli: RunCli, trained: tuple[str, ...]) -> None:
@@ -150,7 +150,7 @@ def test_what_a_person_sees_fits_80_columns(call_cli: RunCli, trained: tuple[str
     [
         (("trian",), 2, r"No such command 'trian'\. Did you mean 'train'\?"),
         (("--competition", "titanic", "runs"), 2, "no competition called 'titanic'"),
-        (("train", "--competition", "rehearsal"), 2, "goes before the command"),
+        (("train", "--competition", "rehearsal"), 2, "Put --competition before the command"),
         (("train", "--preset", "slow"), 2, "no preset called 'slow'"),
         (("train", "--set", "epochs"), 2, "not of the form KEY=VALUE"),
         (("train", "--set", "epoch=1"), 2, "no setting called 'epoch'"),
@@ -228,7 +228,7 @@ def test_two_submit_at_once_make_one_submission(kaggle: KaggleServer, run_cli: R
     assert set(codes) <= {0, 8}
 
 
-INTERRUPTED = ["Error: Interrupted.", "Run the same command again to go on; what is finished stays."]
+INTERRUPTED = ["Error: Interrupted.", "Run the same command again to continue; finished work is kept."]
 ANSWER = "ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31))
 
 

@@ -1,4 +1,4 @@
-"""Folds on a Dask cluster: real scheduler and workers on this machine, and what can happen to them."""
+"""Training on a Dask cluster: a real scheduler and workers on this machine, and how they can fail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QUICK = {"preset": "lenet", "folds": 2, "settings": SMALL | {"epochs": "40"}}
 
 
 class Cluster:
-    """A scheduler of one's own, and workers that can be added and killed."""
+    """A scheduler, and workers that can be added and killed."""
 
     def __init__(self, log_file: Path) -> None:
         self._folder = log_file.parent
@@ -57,7 +57,7 @@ class Cluster:
             [sys.executable, "-m", "dask", *words, "--no-dashboard"],
             stdout=self._log,
             stderr=self._log,
-            cwd=self._folder,  # where Python looks first for what it imports
+            cwd=self._folder,  # the first folder in which Python looks for imports
             env=os.environ | environment,
         )
 
@@ -68,7 +68,7 @@ class Cluster:
         return self.workers[-1]
 
     def kill_workers(self) -> None:
-        """Kill all workers and wait until they are gone."""
+        """Kill all workers and wait until they have ended."""
         for worker in self.workers:
             worker.kill()
             worker.wait()
@@ -100,27 +100,27 @@ def dask(scheduler: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with a run that was trained on this machine, by nobody disturbed."""
-    workspace = Workspace.at(tmp_path_factory.mktemp("calm"))
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with a run that was trained on this machine without interruption."""
+    workspace = Workspace.at(tmp_path_factory.mktemp("reference"))
     write_files(workspace.data, competition_files())
     train(workspace, run="it", **QUICK)
     return workspace
 
 
-def assert_same(run: Run, calm: Workspace) -> None:
-    """Assert that a run called "it" has come to the same as the calm one."""
-    other = find_run(calm, "it")
+def assert_same(run: Run, reference: Workspace) -> None:
+    """Assert that the run "it" has the same predictions as that of the reference workspace."""
+    other = find_run(reference, "it")
     files = [f"fold-{fold}/{name}_softmax.npy" for fold in range(2) for name in ("val", "test")]
     for name in ("folds.csv", "ensemble/oof_softmax.npy", "ensemble/test_softmax.npy", *files):
         assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
     root = run.path.parents[2]
-    files = [submission_file(workspace, "it").read_bytes() for workspace in (Workspace.at(root), calm)]
+    files = [submission_file(workspace, "it").read_bytes() for workspace in (Workspace.at(root), reference)]
     assert files[0] == files[1]
 
 
 def test_a_run_on_dask_is_the_run_that_is_trained_here(
-    workspace: Workspace, calm: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, reference: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from distributed import Client
 
@@ -142,11 +142,11 @@ def test_a_run_on_dask_is_the_run_that_is_trained_here(
         observer=Listener(progress=seen.append, finished=finished.append),
         **QUICK,
     )
-    assert sent == [np.uint8]  # once for both folds
-    assert_same(run, calm)
+    assert sent == [np.uint8]  # sent once for both folds
+    assert_same(run, reference)
     assert {(p.seed, p.fold, p.epoch) for p in seen} >= {(0, fold, epoch) for fold in (0, 1) for epoch in (1, 40)}
     assert sorted(task.fold for task in finished) == [0, 1]
-    here = find_run(calm, "it")
+    here = find_run(reference, "it")
     assert {p.relative_to(run.path) for p in run.path.rglob("*")} == {
         p.relative_to(here.path) for p in here.path.rglob("*")
     }
@@ -154,11 +154,11 @@ def test_a_run_on_dask_is_the_run_that_is_trained_here(
     for fold in range(2):
         for remote, local in zip(weights(run, fold), weights(here, fold), strict=True):
             np.testing.assert_array_equal(remote, local)
-    # Finished: nobody is asked, though there is no such address.
+    # A finished run does not connect: there is no scheduler at this address.
     assert train(workspace, run="it", dask="tcp://127.0.0.1:1", **QUICK) == run
 
 
-def test_the_fold_of_a_killed_worker_runs_elsewhere(workspace: Workspace, calm: Workspace, dask: Cluster) -> None:
+def test_the_fold_of_a_killed_worker_runs_elsewhere(workspace: Workspace, reference: Workspace, dask: Cluster) -> None:
     for _ in range(2):
         dask.add_worker()
     notices: list[str] = []
@@ -177,12 +177,12 @@ def test_the_fold_of_a_killed_worker_runs_elsewhere(workspace: Workspace, calm: 
         observer=Listener(progress=kill_one, notice=notices.append),
         **QUICK,
     )
-    assert_same(run, calm)
-    assert any(text.endswith("is gone. It is begun once more.") for text in notices)
+    assert_same(run, reference)
+    assert any(text.endswith("of seed 0. The fold is retried.") and "was lost while it trained" in text for text in notices)
 
 
-def test_a_worker_that_leaves_in_good_order(workspace: Workspace, calm: Workspace, dask: Cluster) -> None:
-    """Dask then brings the rows to safety and keeps the fold waiting for a worker that never comes."""
+def test_a_worker_that_leaves_in_good_order(workspace: Workspace, reference: Workspace, dask: Cluster) -> None:
+    """Dask then moves the rows to another worker, and the fold would wait forever for the first one."""
     from distributed import Client
 
     dask.add_worker()
@@ -198,7 +198,7 @@ def test_a_worker_that_leaves_in_good_order(workspace: Workspace, calm: Workspac
             client.retire_workers(retired)
 
     run = train(workspace, run="it", dask=dask.address, observer=Listener(progress=retire), **QUICK)
-    assert_same(run, calm)
+    assert_same(run, reference)
 
 
 FULL_AS_TRAINING_ENDS = """
@@ -212,7 +212,7 @@ FULL_DISK = """
 import tempfile
 original = tempfile.TemporaryFile
 def full(*arguments, dir=None, **options):
-    if dir is None:  # Dask itself says where
+    if dir is None:  # Dask passes its own folder
         raise OSError(28, "No space left on device")
     return original(*arguments, dir=dir, **options)
 tempfile.TemporaryFile = full
@@ -222,8 +222,8 @@ tempfile.TemporaryFile = full
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [FULL_DISK, FULL_AS_TRAINING_ENDS], ids=["at once", "as training ends"])
 def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_path: Path, script: str) -> None:
-    write_files(tmp_path / "sick", {"sitecustomize.py": script.encode()})
-    dask.add_worker(threads=2, PYTHONPATH=import_first(tmp_path / "sick"))
+    write_files(tmp_path / "broken", {"sitecustomize.py": script.encode()})
+    dask.add_worker(threads=2, PYTHONPATH=import_first(tmp_path / "broken"))
     notices: list[str] = []
 
     def join(notice: str) -> None:
@@ -238,12 +238,12 @@ def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_p
 
 
 def test_all_workers_gone(
-    workspace: Workspace, calm: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, reference: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dask.add_worker()
 
     def kill_all(task: FoldTask) -> None:
-        monkeypatch.setattr(cluster, "PATIENCE", 2.0)
+        monkeypatch.setattr(cluster, "WAIT_SECONDS", 2.0)
         dask.kill_workers()
 
     with pytest.raises(NetworkError, match="has had no worker for 2 s") as caught:
@@ -262,7 +262,7 @@ def test_all_workers_gone(
         **QUICK,
     )
     assert finished == [1]
-    assert_same(run, calm)
+    assert_same(run, reference)
 
 
 def test_the_scheduler_gone(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,14 +270,14 @@ def test_the_scheduler_gone(workspace: Workspace, tmp_path: Path, monkeypatch: p
     own = Cluster(tmp_path / "log")
     try:
         worker = own.add_worker()
-        with pytest.raises(NetworkError, match=r"scheduler at \S+ is gone") as caught:
+        with pytest.raises(NetworkError, match=r"^The connection to the Dask scheduler at \S+ was lost\.") as caught:
             train(
                 workspace,
                 dask=own.address,
                 observer=Listener(progress=lambda progress: own.scheduler.kill()),
                 **QUICK,
             )
-        assert "finished folds stay" in caught.value.remedy
+        assert "finished folds are kept" in caught.value.remedy
         assert wait_until(lambda: not worker_processes(worker.pid))
     finally:
         own.close()
@@ -309,15 +309,15 @@ def test_a_worker_with_another_version_is_refused(
     refused: list[str] = []
 
     def take(notice: str) -> None:
-        if notice.endswith(": it gets no fold."):
+        if notice.endswith(". It is excluded from training."):
             refused.append(notice)
         if len(refused) == 2:
-            monkeypatch.setattr(cluster, "PATIENCE", 0.0)
+            monkeypatch.setattr(cluster, "WAIT_SECONDS", 0.0)
 
-    with pytest.raises(UsageError, match=r"^The Dask worker tcp://\S+ .*, and there is no other to train with\."):
+    with pytest.raises(UsageError, match=r"^The Dask worker tcp://\S+ .*, and there is no other worker\."):
         train(workspace, run="it", dask=dask.address, observer=Listener(notice=take), **QUICK)
     monkeypatch.undo()
-    assert any(f" has keras 3.0 (here {version('keras')}): " in notice for notice in refused)
+    assert any(f" has keras 3.0 (here {version('keras')}). " in notice for notice in refused)
     assert any(" cannot run kaggle-digits (" in notice for notice in refused)
     assert not find_run(workspace, "it").is_trained(0)
     bad = list(dask.workers)
@@ -363,7 +363,7 @@ def test_ctrl_c_leaves_nothing_running(workspace: Workspace, dask: Cluster) -> N
     assert process.returncode == 130
     assert errors.splitlines()[-2:] == [
         "Error: Interrupted.",
-        "Run the same command again to go on; what is finished stays.",
+        "Run the same command again to continue; finished work is kept.",
     ]
     assert wait_until(lambda: not worker_processes(worker.pid))
 
@@ -372,7 +372,7 @@ def test_ctrl_c_leaves_nothing_running(workspace: Workspace, dask: Cluster) -> N
 def test_a_process_that_always_dies_ends_its_fold_alone(
     workspace: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "TRIES", 2)
+    monkeypatch.setattr(cluster, "MAX_ATTEMPTS", 2)
     worker = dask.add_worker()
 
     def kill_fold_0(progress: Progress) -> None:
@@ -390,7 +390,7 @@ def test_a_process_that_always_dies_ends_its_fold_alone(
             **QUICK,
         )
     assert "fewer threads" in caught.value.remedy
-    assert "The worker of fold 0 of seed 0 died by signal 9. It is begun once more." in notices
+    assert "The worker of fold 0 of seed 0 died by signal 9. The fold is retried." in notices
     run = find_run(workspace, "it")
     assert [run.is_trained(fold) for fold in range(2)] == [False, True]
 
@@ -435,15 +435,15 @@ def test_an_address_where_no_scheduler_is(
 
 
 def test_the_crew_gives_each_thread_one_fold() -> None:
-    crew = cluster._Crew(None, "tcp://x", None, print)  # type: ignore[arg-type]
-    crew.threads = {"a": 1, "b": 2}
-    crew.rows = {address: SimpleNamespace(status="finished") for address in "ab"}  # type: ignore[misc]
+    workers = cluster._Workers(None, "tcp://x", None, print)  # type: ignore[arg-type]
+    workers.threads = {"a": 1, "b": 2}
+    workers.rows = {address: SimpleNamespace(status="finished") for address in "ab"}  # type: ignore[misc]
     busy: list[str] = []
-    while worker := crew.find_free(busy):
+    while worker := workers.find_free(busy):
         busy.append(worker)
     assert busy == ["b", "a", "b"]
-    crew.rows["b"].status = "cancelled"
-    assert crew.find_free([]) == "a"
+    workers.rows["b"].status = "cancelled"
+    assert workers.find_free([]) == "a"
 
 
 def weights(run: Run, fold: int) -> list[np.ndarray]:

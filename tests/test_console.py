@@ -48,7 +48,7 @@ def test_one_run_has_a_row_a_fold() -> None:
     assert "waiting" in lines[4]
     view.finished(everything[1])
     view.finished(everything[2])
-    assert shown(view)[-1].endswith("gone")
+    assert shown(view)[-1].endswith("elapsed")
 
 
 def test_many_folds_show_those_under_way() -> None:
@@ -74,6 +74,6 @@ def test_elsewhere_a_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
         view.progress(progress(1, 0, 2))
         view.notice("A worker is gone.")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "Training it: fold 0/1, 1/0, 1/1."
+    assert lines[0] == "Training it: folds 0/1, 1/0, 1/1."
     assert [line.split("  ")[:2] for line in lines[1:3]] == [["fold 1/0", "epoch 1/4"], ["fold 1/0", "epoch 2/4"]]
     assert lines[3:] == ["A worker is gone."]

@@ -176,7 +176,7 @@ def test_the_command_shows_pictures_and_bars(run_cli: RunCli, rehearsed: Workspa
     for path, row in zip(pictures[:2], calibrated(find_run(rehearsed)), strict=False):
         assert f"{path.name}: {row.argmax()}" in result.stdout.replace("\n", "")
         assert f"{row.max():.4f}" in result.stdout
-    assert result.stdout.count("of the networks say") == 2
+    assert result.stdout.count("of the networks predict") == 2
     assert "@" in result.stdout
 
 
@@ -220,4 +220,4 @@ def test_a_terminal_shows_two_pixels_a_cell(
     show_predictions([Prediction(Path("a" * 100 + ".png"), image, softmax, 0.8)])
     shown = capsys.readouterr().out
     assert cell in shown
-    assert "80% of the networks say 4" in shown
+    assert "80% of the networks predict 4" in shown

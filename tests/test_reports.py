@@ -25,20 +25,20 @@ from kaggle_digits import Workspace, compare, ensemble, find_run, report, submit
 from kaggle_digits.console import duration, show_report, sparkline
 from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError, UsageError, WriteError
-from kaggle_digits.reports.findings import find_what_matters
-from kaggle_digits.reports.inside import look_inside
+from kaggle_digits.reports.findings import make_findings
+from kaggle_digits.reports.network import inspect_network
 from kaggle_digits.submissions.submit import ledger_of
 
 SECTIONS = (
-    "What it comes to",
+    "Findings",
     "Folds",
     "Learning curves",
-    "Mistakes",
-    "Can its probabilities be believed?",
+    "Errors",
+    "Calibration",
     "Test rows",
     "Network",
     "Time and memory",
-    "What was run",
+    "Run",
 )
 
 
@@ -150,7 +150,7 @@ def layers_of(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
-    from kaggle_digits.reports.inside import _layer_table
+    from kaggle_digits.reports.network import _layer_table
     from kaggle_digits.training.models import residual_cnn
 
     rows = _layer_table(residual_cnn((4, 8, 8), 0.1))
@@ -167,11 +167,11 @@ def test_look_inside_shows_a_preprocessed_digit(trained: Workspace) -> None:
     settings = {"epochs": "1", "hard_rows": "0", "other_rows": ".02", "batch_size": "8"}
     run = train(trained, preset="default", folds=2, settings=settings, run="mixed")
     image = load_train(trained.data).images[0]
-    inside = look_inside(run, 1, image)
-    np.testing.assert_array_equal(inside.image, preprocess(image[None], "even")[0])
-    assert inside.filters.shape == (48, 4, 4)
-    assert [maps.shape for _, maps in inside.activations] == [(48, 12, 12), (128, 6, 6)]
-    assert all(maps.min() >= 0 for _, maps in inside.activations)
+    details = inspect_network(run, 1, image)
+    np.testing.assert_array_equal(details.image, preprocess(image[None], "even")[0])
+    assert details.filters.shape == (48, 4, 4)
+    assert [maps.shape for _, maps in details.activations] == [(48, 12, 12), (128, 6, 6)]
+    assert all(maps.min() >= 0 for _, maps in details.activations)
     document = report(trained, "mixed").document
     assert [fold["preprocessing"] for fold in document["folds"]] == ["plain", "even"]
 
@@ -194,28 +194,28 @@ def test_findings_follow_the_document(trained: Workspace) -> None:
     document = report(trained).document
     assert "Not submitted yet" in titles(document)
     (text,) = [finding["text"] for finding in document["findings"] if finding["title"] == "Not submitted yet"]
-    assert text == f"Send it with: {trained.command('submit', '--run', 'first')}"
-    kinds = [finding["kind"] for finding in document["findings"]]
-    assert kinds == sorted(kinds, key=["act", "look", "good"].index)
+    assert text == f"Submit it with: {trained.command('submit', '--run', 'first')}"
+    severities = [finding["severity"] for finding in document["findings"]]
+    assert severities == sorted(severities, key=["problem", "warning", "ok"].index)
     submit(trained)
     assert "Not submitted yet" not in titles(report(trained).document)
 
-    odd = copy.deepcopy(document)
-    odd["folds"][1]["out_of_line"] = True
-    odd["test"]["class_shares"]["chi_squared_p"] = 1e-9
-    odd["missing_folds"] = [3]
-    odd["findings"] = find_what_matters(odd, "", "")
-    assert {"Unfinished", "The two folds differ", "The test set has other shares of digits"} <= {
-        finding["title"] for finding in odd["findings"]
+    changed = copy.deepcopy(document)
+    changed["folds"][1]["out_of_line"] = True
+    changed["test"]["class_shares"]["chi_squared_p"] = 1e-9
+    changed["missing_folds"] = [3]
+    changed["findings"] = make_findings(changed, "", "")
+    assert {"The run is not finished", "The two folds differ", "The class distribution of the test set differs"} <= {
+        finding["title"] for finding in changed["findings"]
     }
-    assert "Fold 3 is not trained yet" in odd["findings"][0]["text"]
+    assert "Fold 3 is not trained yet" in changed["findings"][0]["text"]
 
 
 def test_a_submission_that_waits_is_no_reason_to_submit(trained: Workspace) -> None:
     entry = submit(trained).entry
     ledger_of(trained).record(replace(entry, status="PENDING", score=None, rank=None))
     document = report(trained).document
-    assert "Submitted, and not scored yet" in titles(document)
+    assert "Submitted, but not scored yet" in titles(document)
     assert "Not submitted yet" not in titles(document)
     assert document["leaderboard"] is None
 
@@ -245,7 +245,7 @@ def test_a_single_fold_is_not_calibrated(trained: Workspace) -> None:
     written = report(trained)
     assert written.document["out_of_fold"]["calibration"] is None
     assert written.document["out_of_fold"]["suspects"] == []
-    assert "Can its probabilities be believed?" not in written.page.read_text()
+    assert "Calibration</h2>" not in written.page.read_text()
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_the_gap_to_the_leaderboard_is_weighed(
 ) -> None:
     document = report(rehearsed).document
     document["leaderboard"] = {"score": 0.9 + gap, "gap": gap, "within_noise": within_noise}
-    assert title in "; ".join(finding["title"] for finding in find_what_matters(document, "", ""))
+    assert title in "; ".join(finding["title"] for finding in make_findings(document, "", ""))
 
 
 def test_files_are_written(rehearsed: Workspace) -> None:

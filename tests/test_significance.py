@@ -10,7 +10,7 @@ from kaggle_digits.evaluation.significance import (
     drift_p,
     holm,
     mcnemar_p,
-    out_of_line_p,
+    outlier_fold_p_values,
     score_deviation,
     wilson_interval,
 )
@@ -37,27 +37,27 @@ def test_holm() -> None:
 
 
 def test_a_fold_out_of_line_is_found_and_the_others_are_not() -> None:
-    p = out_of_line_p([20, 22, 60, 18, 21], [8400] * 5)
+    p = outlier_fold_p_values([20, 22, 60, 18, 21], [8400] * 5)
     assert p[2] < 0.001
     assert min(p[:2] + p[3:]) > 0.05
-    assert out_of_line_p([7], [100]) == [1]
+    assert outlier_fold_p_values([7], [100]) == [1]
 
 
 def test_a_bad_fold_does_not_draw_the_others_out_of_line() -> None:
     for errors, rows in (([40, 40, 40, 40, 200], 8400), ([8, 10, 4, 8, 3, 60], 700)):
-        p = out_of_line_p(errors, [rows] * len(errors))
+        p = outlier_fold_p_values(errors, [rows] * len(errors))
         assert [k for k, value in enumerate(p) if value < 0.05] == [int(np.argmax(errors))]
 
 
 def test_two_folds_are_one_test() -> None:
-    p = out_of_line_p([33, 17], [2100, 2100])
+    p = outlier_fold_p_values([33, 17], [2100, 2100])
     assert p[0] == p[1] == pytest.approx(fisher_exact([[33, 2067], [17, 2083]]).pvalue)
 
 
 def test_folds_that_differ_by_chance_are_seldom_out_of_line() -> None:
     rng = np.random.default_rng(0)
     alarms = sum(
-        min(out_of_line_p(rng.binomial(4200, 0.005, 10).tolist(), [4200] * 10)) < 0.05 for _ in range(200)
+        min(outlier_fold_p_values(rng.binomial(4200, 0.005, 10).tolist(), [4200] * 10)) < 0.05 for _ in range(200)
     )
     # Holm's correction keeps it to 5 % of the runs.
     assert alarms <= 20

@@ -1,4 +1,4 @@
-"""Intervals and tests of counts of errors: how much of a difference may be chance."""
+"""Confidence intervals and significance tests for numbers of errors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 LEVEL = 0.05
-"""A difference that chance makes less often than this is called one."""
+"""The significance level: a difference with a lower p-value is called significant."""
 
 
 def wilson_interval(successes: int, rows: int) -> list[float]:
-    """Return the two ends of a share's 95 % interval, by the method of Wilson (1927)."""
+    """Return the lower and the upper end of the 95 % interval of a share, by the method of Wilson (1927)."""
     from scipy.stats import binomtest
 
     interval = binomtest(successes, rows).proportion_ci(method="wilson")
@@ -19,9 +19,10 @@ def wilson_interval(successes: int, rows: int) -> list[float]:
 
 
 def score_deviation(accuracy: float, rows: int, scored_rows: int) -> float:
-    """Return the standard deviation of (accuracy on `scored_rows` less accuracy on `rows`), by chance alone.
+    """Return the standard deviation, by chance alone, of the difference between two accuracies of one network.
 
-    The share is Laplace's, with one more error and one more right row, lest no error be taken for none ever.
+    One accuracy is measured on `rows` rows, the other on `scored_rows` rows. Laplace's rule of succession (one
+    more error and one more correct row) keeps the deviation above 0 when there is no error.
     """
     share = (accuracy * rows + 1) / (rows + 2)
     return float(np.sqrt(share * (1 - share) * (1 / rows + 1 / scored_rows)))
@@ -33,7 +34,8 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     Parameters
     ----------
     only_first, only_second : int
-        Rows that only the one and only the other got wrong, of the same rows: McNemar, Psychometrika 12, 1947.
+        The numbers of rows that only the first and only the second classifier got wrong, on the same rows:
+        McNemar, Psychometrika 12, 1947.
     """
     from scipy.stats import binomtest
 
@@ -41,7 +43,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values of several tests, corrected: Holm, Scandinavian Journal of Statistics 6, 1979."""
+    """Return p-values corrected for multiple tests: Holm, Scandinavian Journal of Statistics 6, 1979."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
     corrected = np.empty(len(p_values))
@@ -49,41 +51,43 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def out_of_line_p(errors: Sequence[int], rows: Sequence[int]) -> list[float]:
-    """Return for each fold how likely chance sets its share of errors so far from that of the others.
+def outlier_fold_p_values(errors: Sequence[int], rows: Sequence[int]) -> list[float]:
+    """Return for each fold the p-value of the test that its error rate differs from that of the other folds.
 
-    Fisher's exact test of the fold that is furthest from the others together, with Bonferroni's correction. Where
-    chance does not explain it, it is set aside, lest it draw the others out of line, and the same is done again.
+    Fisher's exact test compares each fold with all other folds together, with Bonferroni's correction. If the fold
+    with the lowest p-value differs significantly, it is removed, so that it does not make the other folds look
+    different, and the remaining folds are tested again.
     """
     from scipy.stats import fisher_exact
 
     p_values = [1.0] * len(rows)
-    left = list(range(len(rows)))
-    while len(left) > 1:
-        all_errors, all_rows = sum(errors[k] for k in left), sum(rows[k] for k in left)
+    remaining = list(range(len(rows)))
+    while len(remaining) > 1:
+        all_errors, all_rows = sum(errors[k] for k in remaining), sum(rows[k] for k in remaining)
 
         def p(k: int, all_errors: int = all_errors, all_rows: int = all_rows) -> float:
             others = all_errors - errors[k]
             table = [[errors[k], rows[k] - errors[k]], [others, all_rows - rows[k] - others]]
             return float(fisher_exact(table).pvalue)
 
-        # Of two, each is as far from the other: that is one test.
-        tests = 1 if len(left) == 2 else len(left)
-        found = {k: min(1.0, tests * p(k)) for k in left}
-        furthest = min(left, key=found.__getitem__)
-        if found[furthest] >= LEVEL or len(left) == 2:
-            for k in left:
-                p_values[k] = found[k]
+        # With two folds, both comparisons are the same test, so there is nothing to correct for.
+        tests = 1 if len(remaining) == 2 else len(remaining)
+        corrected = {k: min(1.0, tests * p(k)) for k in remaining}
+        outlier = min(remaining, key=corrected.__getitem__)
+        if corrected[outlier] >= LEVEL or len(remaining) == 2:
+            for k in remaining:
+                p_values[k] = corrected[k]
             break
-        p_values[furthest] = found[furthest]
-        left.remove(furthest)
+        p_values[outlier] = corrected[outlier]
+        remaining.remove(outlier)
     return p_values
 
 
 def drift_p(first: Sequence[int], second: Sequence[int]) -> float:
-    """Return the p-value of the chi-squared test that two counts of classes are draws from the same shares."""
+    """Return the p-value of the chi-squared test that two samples have the same distribution of classes."""
     from scipy.stats import chi2_contingency
 
     table = np.array([first, second])
-    seen = table[:, table.sum(0) > 0]
-    return float(chi2_contingency(seen).pvalue) if seen.shape[1] > 1 else 1.0
+    # The test is not defined for classes that occur in neither sample.
+    table = table[:, table.sum(0) > 0]
+    return float(chi2_contingency(table).pvalue) if table.shape[1] > 1 else 1.0

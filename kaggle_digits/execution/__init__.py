@@ -1,1 +1,1 @@
-"""Where folds run: processes on this machine, and the workers of a Dask cluster."""
+"""Training of folds in parallel: in processes on this machine, or on the workers of a Dask cluster."""

@@ -1,4 +1,4 @@
-"""Where folds run: the workers of a Dask cluster, on any number of machines."""
+"""Training of folds on the workers of a Dask cluster, on any number of machines."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_SECONDS = 10
-PATIENCE = 60.0
-"""Seconds to wait for a worker while there is none."""
-TRIES = 4
-"""How often a fold is begun that its workers do not finish, for whatever reason of theirs."""
-STRIKES = 3
-"""How many folds in a row a worker may fail; fewer than `TRIES`, so that no fold fails for one worker alone."""
-LOOK_SECONDS = 1.0
-"""Between two looks at which workers there are, and at whether a fold is still wanted."""
+WAIT_SECONDS = 60.0
+"""Seconds to wait for a worker if there is none."""
+MAX_ATTEMPTS = 4
+"""How many times a fold is started if its workers fail."""
+MAX_FAILURES = 3
+"""After this many failed folds in a row, a worker is excluded. Fewer than `MAX_ATTEMPTS`, so that a fold cannot fail
+because of a single broken worker."""
+POLL_SECONDS = 1.0
+"""Seconds between two updates of the list of workers, and between two checks whether a fold was cancelled."""
 
 
 def train_on_dask(
@@ -43,10 +44,11 @@ def train_on_dask(
     address: str,
     observer: Observer,
 ) -> None:
-    """Train folds on the workers of a Dask cluster, as many on each as it has threads, and write them here.
+    """Train folds on the workers of a Dask cluster, and write them on this machine.
 
-    Dask knows the workers, moves the rows and the results, and notices who is gone; which worker trains which fold
-    is decided here, so that none is given to a worker with other versions, and a worker that joins late gets some.
+    A worker trains as many folds in parallel as it has threads. Dask transfers the rows and the results and detects
+    lost workers. This function, not Dask's scheduler, assigns folds to workers: so workers with other versions get
+    no folds, and workers that join later get some.
 
     Parameters
     ----------
@@ -55,43 +57,46 @@ def train_on_dask(
     digits : Digits
         The rows, sent once to each worker.
     address : str
-        The scheduler's, such as ``tcp://10.0.0.1:8786``.
+        The address of the scheduler, such as ``tcp://10.0.0.1:8786``.
     observer : Observer
-        Told of progress, of each fold that is finished, and of workers that are refused or gone.
+        Notified of progress, of finished and retried folds, and of excluded or lost workers.
 
     Raises
     ------
     NetworkError
-        If there is no scheduler, it is gone, or there is no worker for `PATIENCE` seconds.
+        If the scheduler cannot be reached, the connection to it is lost, or there is no worker for `WAIT_SECONDS`.
     UsageError
-        If no worker has the versions that are here, or is fit to train.
+        If all workers are excluded: they have other versions, or fail.
     KaggleDigitsError
-        What ended a fold, after all others have run; it names the others that failed.
+        If a fold failed: the first error, raised after all other folds have been trained; it names the other
+        failed folds.
     RuntimeError
-        For a fault of ours; the traceback is in the log file.
+        For an internal error; the traceback is in the log file.
     """
-    waiting, tries = deque(jobs), Counter[Job]()
+    waiting, attempts = deque(jobs), Counter[Job]()
     running: dict[Future, tuple[Job, str]] = {}
     failures: dict[Job, Exception] = {}
     with _connected(address) as client:
-        crew = _Crew(client, address, digits, observer.notice)
+        workers = _Workers(client, address, digits, observer.notice)
         while waiting or running:
-            crew.look()
+            workers.update()
             for future, (_, trainer) in running.items():
-                if trainer not in crew.present and future.status == "pending":
-                    future.cancel()  # it would wait for ever for a worker that left in good order
-            while waiting and (worker := crew.find_free([busy for _, busy in running.values()])):
+                if trainer not in workers.present and future.status == "pending":
+                    # After a worker was shut down properly, Dask would wait forever for it to come back.
+                    future.cancel()
+            while waiting and (worker := workers.find_free([busy for _, busy in running.values()])):
                 job = waiting.popleft()
                 with write_errors(job.log_file):
-                    open(job.log_file, "ab").close()  # rather found out now than when there is a result
-                tries[job] += 1
+                    open(job.log_file, "ab").close()  # fail before the training if the log cannot be written
+                attempts[job] += 1
                 future = client.submit(
-                    _train_here, job.task, crew.rows[worker], crew.topic, workers=[worker], pure=False
+                    _train_on_worker, job.task, workers.rows[worker], workers.topic, workers=[worker], pure=False
                 )
-                future.add_done_callback(crew.events.put)
+                future.add_done_callback(workers.events.put)
                 running[future] = job, worker
             try:
-                event = crew.events.get(timeout=0 if crew.newcomers else LOOK_SECONDS)
+                # With unchecked workers there is more to do at once, so do not wait for an event.
+                event = workers.events.get(timeout=0 if workers.unchecked else POLL_SECONDS)
             except Empty:
                 continue
             if isinstance(event, Progress):
@@ -103,11 +108,13 @@ def train_on_dask(
                 write_fold(job.folder, outcome)
             with write_errors(job.log_file), open(job.log_file, "ab") as stream:
                 stream.write(log)
-            crew.judge(worker, outcome)
+            workers.record_outcome(worker, outcome)
             if isinstance(outcome, FoldResult):
                 observer.finished(job.task)
-            elif isinstance(outcome, _LostError | WorkerDiedError | WriteError) and tries[job] < TRIES:
-                observer.notice(f"{outcome.problem} It is begun once more.")
+            elif (
+                isinstance(outcome, _WorkerLostError | WorkerDiedError | WriteError) and attempts[job] < MAX_ATTEMPTS
+            ):
+                observer.notice(f"{outcome.problem} The fold is retried.")
                 waiting.append(job)
             else:
                 failures[job] = outcome
@@ -116,7 +123,7 @@ def train_on_dask(
 
 @contextmanager
 def _connected(address: str) -> Iterator[Client]:
-    """Yield a client of the scheduler, and let Dask say nothing itself meanwhile."""
+    """Yield a client of the scheduler, with Dask's log messages switched off."""
     from distributed import Client
 
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
@@ -126,9 +133,9 @@ def _connected(address: str) -> Iterator[Client]:
     try:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of other versions we tell in our own words
+                warnings.simplefilter("ignore")  # about other versions, which `_Workers` reports
                 client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-        except Exception as error:  # whatever listens there may answer anything
+        except Exception as error:  # another server at this address can cause any error
             raise NetworkError(
                 f"There is no Dask scheduler at {address}: {error}.",
                 "Start one with the command: dask scheduler; it prints its address.",
@@ -139,45 +146,47 @@ def _connected(address: str) -> Iterator[Client]:
             except (OSError, CancelledError) as error:
                 if client.status == "running":
                     raise
-                raise _gone(address) from error
+                raise _scheduler_lost_error(address) from error
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 
 
-def _gone(address: str) -> NetworkError:
+def _scheduler_lost_error(address: str) -> NetworkError:
     return NetworkError(
-        f"The Dask scheduler at {address} is gone.",
-        "Start it and its workers, then run the same command again; the finished folds stay.",
+        f"The connection to the Dask scheduler at {address} was lost.",
+        "Start it and its workers, then run the same command again; finished folds are kept.",
     )
 
 
 @dataclass
-class _Crew:
-    """The workers that may train: those that have the versions that are here, each with the rows.
+class _Workers:
+    """The workers of the cluster: which can train, and how many folds each trains.
+
+    A worker can train if it has the same versions as this machine and has received the rows.
 
     Attributes
     ----------
     client : distributed.Client
         The connection to the scheduler.
     address : str
-        The scheduler's.
+        The address of the scheduler.
     digits : Digits
         The rows.
     on_notice : callable
-        Told of workers that are refused, and of waiting for one.
+        Called with a sentence when a worker is excluded, or when there is no worker.
     topic : str
-        Under which workers tell of their progress.
+        The Dask topic on which workers send their progress.
     events : queue.SimpleQueue
-        Gets each `Progress`, and each future that is done.
+        Receives each `Progress`, and each future that is done.
     present : set of str
-        The addresses of all workers there are, as last looked.
-    newcomers : list of str
-        Those that are still to be admitted or refused.
+        The addresses of all workers at the last update.
+    unchecked : list of str
+        The workers whose versions have not been checked yet.
     threads : dict of str to int
-        The crew: how many folds at a time each worker trains.
+        The workers that can train, and how many folds each can train in parallel.
     rows : dict of str to Future
-        The rows, as they are at each worker.
+        The rows on each worker.
     """
 
     client: Client
@@ -187,175 +196,183 @@ class _Crew:
     topic: str = field(default_factory=lambda: f"kaggle-digits-{uuid4()}")
     events: SimpleQueue[Any] = field(default_factory=SimpleQueue)
     present: set[str] = field(default_factory=set)
-    newcomers: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
     threads: dict[str, int] = field(default_factory=dict)
     rows: dict[str, Future] = field(default_factory=dict)
     _versions: dict[str, str] = field(default_factory=lambda: _all_versions())
-    _refused: dict[str, str] = field(default_factory=dict)
-    _strikes: Counter[str] = field(default_factory=Counter)
-    _looked: float = 0.0
-    _alone_since: float | None = None
+    _excluded: dict[str, str] = field(default_factory=dict)
+    _failures: Counter[str] = field(default_factory=Counter)
+    _updated: float = 0.0
+    _no_workers_since: float | None = None
 
-    def look(self) -> None:
-        """Look which workers there are, not too often: forget those that are gone, admit or refuse a new one.
+    def update(self) -> None:
+        """Update the list of workers, at most once per `POLL_SECONDS`, and check one new worker.
+
+        Only one, so that its first folds start before the rows are sent to the next worker.
 
         Raises
         ------
         NetworkError, UsageError
-            If the scheduler is gone, or there has been no worker to train with for too long.
+            If the connection to the scheduler is lost, or no worker could train for `WAIT_SECONDS`.
         """
         if self.client.status in ("closing", "closed"):
-            raise _gone(self.address)
+            raise _scheduler_lost_error(self.address)
         if self.client.status == "connecting":
-            self.newcomers = []  # it was lost, and may come back
+            self.unchecked = []  # the connection was lost; Dask tries to connect again
             return
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS and not self.newcomers:
+        if now - self._updated < POLL_SECONDS and not self.unchecked:
             return
-        self._looked = now
+        self._updated = now
         try:
             workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
         except OSError:
-            return  # lost just now
+            return  # the connection was lost just now; the next update sees it in the status
         self.present = set(workers)
         ready = {address: w["nthreads"] for address, w in workers.items() if w["status"] == "running"}
         self.rows = {
-            address: rows for address, rows in self.rows.items() if address in workers and _is_there(rows)
+            address: rows for address, rows in self.rows.items() if address in workers and _is_available(rows)
         }
-        self._refused = {address: why for address, why in self._refused.items() if address in workers}
-        self.newcomers = [address for address in ready if address not in self.rows.keys() | self._refused.keys()]
-        if self.newcomers:
-            self._admit(self.newcomers.pop())
-        self.threads = {a: n for a, n in ready.items() if a in self.rows and a not in self._refused}
+        self._excluded = {address: why for address, why in self._excluded.items() if address in workers}
+        self.unchecked = [address for address in ready if address not in self.rows.keys() | self._excluded.keys()]
+        if self.unchecked:
+            self._check(self.unchecked.pop())
+        self.threads = {a: n for a, n in ready.items() if a in self.rows and a not in self._excluded}
         self._wait_for_workers(now)
 
     def find_free(self, busy: Sequence[str]) -> str | None:
-        """Return a worker with a thread to spare, given those that are busy, once for each fold."""
+        """Return a worker with a free thread, or None; `busy` has the address of the worker of each running fold.
+
+        Workers with fewer failures come first, then those with more free threads, which spreads the folds evenly.
+        """
         folds = Counter(busy)
-        spare = {
+        free = {
             address: threads - folds[address]
             for address, threads in self.threads.items()
-            if threads > folds[address] and _is_there(self.rows[address])
+            if threads > folds[address] and _is_available(self.rows[address])
         }
-        return max(spare, key=lambda address: (-self._strikes[address], spare[address]), default=None)
+        return max(free, key=lambda address: (-self._failures[address], free[address]), default=None)
 
-    def judge(self, worker: str, outcome: FoldResult | Exception) -> None:
-        """Take note of what a worker made of a fold, and dismiss it when it only fails."""
+    def record_outcome(self, worker: str, outcome: FoldResult | Exception) -> None:
+        """Count the failures of a worker, and exclude it after `MAX_FAILURES` in a row."""
         if isinstance(outcome, FoldResult):
-            self._strikes[worker] = 0
+            self._failures[worker] = 0
         elif isinstance(outcome, WorkerDiedError | WriteError | RuntimeError):
-            self._strikes[worker] += 1
-        if self._strikes[worker] == STRIKES and worker in self.threads:
+            self._failures[worker] += 1
+        if self._failures[worker] == MAX_FAILURES and worker in self.threads:
             del self.threads[worker]
-            self._refuse(worker, f"failed {STRIKES} folds in a row, the last one so: {outcome}")
+            self._exclude(worker, f"failed {MAX_FAILURES} folds in a row; the last error was: {outcome}")
 
-    def _admit(self, address: str) -> None:
-        """Send a worker the rows, if it has the versions that are here."""
-        theirs = self.client.run(_all_versions, workers=[address], on_error="return").get(address)
-        if theirs is None:
-            return  # gone
-        if why := _differences(theirs, self._versions):
-            self._refuse(address, why)
+    def _check(self, address: str) -> None:
+        """Send the rows to a worker if it has the same versions as this machine; otherwise exclude it."""
+        found = self.client.run(_all_versions, workers=[address], on_error="return").get(address)
+        if found is None:
+            return  # the worker has left
+        if why := _differences(found, self._versions):
+            self._exclude(address, why)
             return
         # Dask raises a KeyError for a worker that has just left.
         with suppress(OSError, KeyError):
             self.rows[address] = self.client.scatter(self.digits, workers=[address], hash=False)
-        # For every newcomer, since a connection that was lost in between has lost this too.
-        self.client.subscribe_topic(self.topic, self._take_event)
+        # Again for every new worker: the subscription ends when the connection is lost.
+        self.client.subscribe_topic(self.topic, self._put_progress)
 
-    def _refuse(self, address: str, why: str) -> None:
-        self._refused[address] = f"The Dask worker {address} {why.rstrip('.')}"
-        self.on_notice(f"{self._refused[address]}: it gets no fold.")
+    def _exclude(self, address: str, why: str) -> None:
+        self._excluded[address] = f"The Dask worker {address} {why.rstrip('.')}"
+        self.on_notice(f"{self._excluded[address]}. It is excluded from training.")
 
-    def _take_event(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _put_progress(self, event: tuple[float, dict[str, Any]]) -> None:
         _, message = event
         message.pop("worker")
         self.events.put(Progress(**message))
 
     def _wait_for_workers(self, now: float) -> None:
         if self.threads:
-            self._alone_since = None
+            self._no_workers_since = None
             return
-        if self._alone_since is None:
-            self._alone_since = now
-            self.on_notice(f"No worker to train with at {self.address}: waiting for {PATIENCE:.0f} s at most.")
-        if now - self._alone_since < PATIENCE:
+        if self._no_workers_since is None:
+            self._no_workers_since = now
+            self.on_notice(f"No worker can train at {self.address}; waiting up to {WAIT_SECONDS:.0f} s for one.")
+        if now - self._no_workers_since < WAIT_SECONDS:
             return
-        if self._refused:
+        if self._excluded:
             raise UsageError(
-                f"{next(iter(self._refused.values()))}, and there is no other to train with.",
-                "Mend it or start another, then run the same command again; the finished folds stay.",
+                f"{next(iter(self._excluded.values()))}, and there is no other worker.",
+                "Fix it or start another worker, then run the same command again; finished folds are kept.",
             )
         raise NetworkError(
-            f"The Dask scheduler at {self.address} has had no worker for {PATIENCE:.0f} s.",
-            f"Start some with: dask worker {self.address}; then run the same command again; "
-            "the finished folds stay.",
+            f"The Dask scheduler at {self.address} has had no worker for {WAIT_SECONDS:.0f} s.",
+            f"Start workers with: dask worker {self.address}; then run the same command again; "
+            "finished folds are kept.",
         )
 
 
-def _is_there(rows: Future) -> bool:
-    """Tell whether a worker still has the rows."""
+def _is_available(rows: Future) -> bool:
+    """Tell whether a worker still holds the rows."""
     return bool(rows.status == "finished")
 
 
 def _all_versions() -> dict[str, str]:
-    """Return what has to be the same at all workers; of Python, not the third number."""
+    """Return the versions that must be the same on all machines; for Python, only major and minor."""
     found = versions()
     return found | {"python": ".".join(found["python"].split(".")[:2]), "distributed": version("distributed")}
 
 
-def _differences(theirs: dict[str, str] | Exception, ours: dict[str, str]) -> str:
-    """Say what keeps a worker from training folds of one run with others; nothing if nothing does."""
-    if isinstance(theirs, Exception):
-        return f"cannot run kaggle-digits ({theirs})"
+def _differences(found: dict[str, str] | Exception, wanted: dict[str, str]) -> str:
+    """Return why the versions of a worker do not fit, to follow its name in a sentence; empty if they fit."""
+    if isinstance(found, Exception):
+        return f"cannot run kaggle-digits ({found})"
     others = [
-        f"{name} {theirs.get(name, 'unknown')} (here {wanted})"
-        for name, wanted in ours.items()
-        if theirs.get(name) != wanted
+        f"{name} {found.get(name, 'unknown')} (here {needed})"
+        for name, needed in wanted.items()
+        if found.get(name) != needed
     ]
     return f"has {', '.join(others)}" if others else ""
 
 
-class _LostError(NetworkError):
-    """A worker left, or could not be reached, before its fold was finished."""
+class _WorkerLostError(NetworkError):
+    """A worker left or lost its connection before its fold was finished."""
 
 
 def _outcome(future: Future, job: Job, worker: str) -> tuple[FoldResult | Exception, bytes]:
-    """Return what became of a fold, and what was printed."""
-    remedy = "Run the same command again; the finished folds stay."
+    """Return the result or the error of a fold, and the output of its process."""
+    remedy = "Run the same command again; finished folds are kept."
     try:
-        outcome: tuple[FoldResult | Exception, bytes] = future.result()
+        result: tuple[FoldResult | Exception, bytes] = future.result()
     except Exception as error:
-        if future.status == "error":  # of a machine that is not well
+        if future.status == "error":  # the process could not be started: a problem of the machine, not of the fold
             why = f"{type(error).__name__}: {error}".rstrip(".")
             return WorkerDiedError(f"The Dask worker {worker} cannot train {job.task.title}: {why}.", remedy), b""
-        return _LostError(f"The Dask worker {worker}, which trained {job.task.title}, is gone.", remedy), b""
-    found, log = outcome
-    if isinstance(found, WriteError):  # as little fault of the fold's
-        found = WriteError(f"The Dask worker {worker} says: {found.problem}", found.remedy)
-    return found, log
+        return (
+            _WorkerLostError(f"The Dask worker {worker} was lost while it trained {job.task.title}.", remedy),
+            b"",
+        )
+    outcome, log = result
+    if isinstance(outcome, WriteError):  # a problem of the machine, too: name it
+        outcome = WriteError(f"Error on the Dask worker {worker}: {outcome.problem}", outcome.remedy)
+    return outcome, log
 
 
-def _train_here(task: FoldTask, digits: Digits, topic: str) -> tuple[FoldResult | Exception, bytes]:
-    """Train a fold in a process of its own, as on the parent's machine, while the fold is wanted.
+def _train_on_worker(task: FoldTask, digits: Digits, topic: str) -> tuple[FoldResult | Exception, bytes]:
+    """Train a fold in a separate process, as `train_in_processes` does.
 
-    Runs in a thread of a Dask worker, which nobody can stop from outside: that the parent is gone, or has no more
-    need of the fold, it has to notice by itself.
+    This runs in a thread of a Dask worker. A thread cannot be stopped from outside, so it checks regularly whether
+    the fold was cancelled or the client has disconnected, and then kills the process.
     """
     from distributed import get_worker
 
-    here = get_worker()
-    key = here.get_current_task()
+    dask_worker = get_worker()
+    key = dask_worker.get_current_task()
     with tempfile.TemporaryFile() as log:
         process = WorkerProcess.start(task, digits, None, log)
         try:
             while True:
-                if process.connection.poll(LOOK_SECONDS):
+                if process.connection.poll(POLL_SECONDS):
                     message = process.receive()
                     if not isinstance(message, Progress):
                         break
-                    here.log_event(topic, asdict(message))
-                state = here.state.tasks.get(key)
+                    dask_worker.log_event(topic, asdict(message))
+                state = dask_worker.state.tasks.get(key)
                 if state is None or state.state != "executing":
                     raise CancelledError
         finally:

@@ -1,4 +1,4 @@
-"""Where folds run: processes on this machine."""
+"""Training of folds in parallel processes on this machine."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from kaggle_digits.training.models import KERAS_ENVIRONMENT
 from kaggle_digits.training.observer import Observer
 
 WORKER_MEMORY = 1.2e9
-"""Bytes that a worker may come to hold; bounds how many there are by default."""
-TRIES = 2
-"""How often a fold is begun whose worker dies."""
+"""The most bytes of memory that a worker uses; limits the default number of workers."""
+MAX_ATTEMPTS = 2
+"""How many times a fold is started if its worker dies."""
 LESS_MEMORY = (
     "train fewer folds at a time (--workers, or fewer threads a Dask worker), and run the same command again."
 )
-"""What to do where workers run out of memory."""
-NAMED = 10
-"""How many failed folds are named."""
+"""The remedy if workers run out of memory."""
+MAX_NAMED = 10
+"""The maximum number of failed folds that an error names."""
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-"""Where Linux says how many bytes a container may have, in cgroups of version 2 and of version 1."""
+"""Files in which Linux gives the memory limit of a container in bytes, for cgroups version 2 and version 1."""
 _WORKER = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("kaggle_digits", sys.argv[1])
@@ -45,22 +45,22 @@ spec.loader.exec_module(package)
 from kaggle_digits.execution.worker import main
 main(int(sys.argv[2]))
 """
-"""Runs the worker of this very package, from its file: nothing that lies in the current folder, or beside the
-package, is imported in the place of a module, be it a json.py or another kaggle_digits."""
+"""The worker's script. It loads this package from its file, not through `sys.path`, so that a file in the current
+folder or next to the package (a json.py, or another kaggle_digits) cannot be imported by mistake."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A fold to train, and where it goes.
+    """A fold to train, and the files to write.
 
     Attributes
     ----------
     task : FoldTask
         The fold.
     folder : pathlib.Path
-        Its directory.
+        The folder of the fold.
     log_file : pathlib.Path
-        Gets what the libraries print while it trains.
+        The file to which the output of the worker is appended.
     """
 
     task: FoldTask
@@ -69,31 +69,32 @@ class Job:
 
 
 def default_workers(folds: int, gpus: int = 0) -> int:
-    """Return how many workers to use for so many folds: one a GPU, or else by cores and memory; at least one."""
+    """Return the default number of workers: one per GPU, or without GPUs one per core if there is enough memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(folds, gpus or cores, int(memory() / WORKER_MEMORY)))
 
 
 def memory() -> int:
-    """Return the machine's memory in bytes, or what a container may have of it."""
+    """Return the memory of the machine in bytes, or the limit of the container if it is lower."""
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in CONTAINER_LIMITS:
-        with suppress(OSError, ValueError):  # no such file, or the word "max"
+        with suppress(OSError, ValueError):  # the file does not exist, or contains "max" (no limit)
             sizes.append(int(path.read_text()))
     return min(sizes)
 
 
 def find_gpus() -> list[str]:
-    """Return the names under which CUDA_VISIBLE_DEVICES knows the GPUs that TensorFlow can use here."""
+    """Return the GPUs that TensorFlow can use, by their names for CUDA_VISIBLE_DEVICES."""
     if shutil.which("nvidia-smi") is None:
         return []
-    # Whether its GPUs can be used only TensorFlow knows; asked here, it would hold on to memory of each.
+    # Only TensorFlow knows which GPUs it can use. It is called in another process, because it would reserve memory
+    # on each GPU in this one.
     script = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
     try:
         command = [sys.executable, "-P", "-c", script]
         asked = subprocess.run(command, capture_output=True, env=_environment(), check=True, timeout=120)  # noqa: S603
         count = int(asked.stdout)
-    except (subprocess.SubprocessError, ValueError):  # a driver that fails or hangs is no GPU
+    except (subprocess.SubprocessError, ValueError):  # the driver fails or hangs: train on the CPU
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(count)]
@@ -106,10 +107,10 @@ def train_in_processes(
     workers: int | None,
     observer: Observer,
 ) -> None:
-    """Train folds in processes of their own, each of which writes the fold it trains.
+    """Train each fold in a separate process, which also writes the fold.
 
-    A fold whose worker dies is begun once more; one that fails does not stop the others. A process trains one fold
-    only, because TensorFlow does not give back all the memory of the fold before.
+    If a worker dies, its fold is retried once. If a fold fails, the other folds are still trained. A process trains
+    only one fold, because TensorFlow does not free all memory after a training.
 
     Parameters
     ----------
@@ -118,31 +119,31 @@ def train_in_processes(
     digits : Digits
         The rows, sent to each worker.
     workers : int or None
-        The number of processes at a time; if not given, one a GPU, or else by cores and memory.
+        The number of parallel processes; None for `default_workers`.
     observer : Observer
-        Told of progress, of each fold that is finished, and of folds that are begun once more.
+        Notified of progress, of finished folds and of retried folds.
 
     Raises
     ------
     KaggleDigitsError
-        What ended a fold, after all others have run; it names the others that failed. `WriteError` if a log
-        file cannot be written.
+        If a fold failed: the first error, raised after all other folds have been trained; it names the other
+        failed folds. `WriteError` if a log file cannot be written.
     RuntimeError
-        For a fault of ours; the traceback is in the log file.
+        For an internal error; the traceback is in the log file.
     """
     gpus = find_gpus()
     workers = workers or default_workers(len(jobs), len(gpus))
     free = deque((gpus or [""])[slot % max(1, len(gpus))] for slot in range(workers))
-    waiting, tries = deque(jobs), Counter[Job]()
+    waiting, attempts = deque(jobs), Counter[Job]()
     busy: dict[Connection, tuple[WorkerProcess, Job]] = {}
     failures: dict[Job, Exception] = {}
     try:
         while waiting or busy:
             while waiting and free:
                 job = waiting.popleft()
-                tries[job] += 1
+                attempts[job] += 1
                 with write_errors(job.log_file):
-                    log = open(job.log_file, "ab")  # noqa: SIM115 (an error in the block below is none of writing it)
+                    log = open(job.log_file, "ab")  # noqa: SIM115 (not in a `with`: `write_errors` must not catch other errors)
                 with log:
                     worker = WorkerProcess.start(job.task, digits, job.folder, log, free.popleft())
                 busy[worker.connection] = worker, job
@@ -152,8 +153,8 @@ def train_in_processes(
                 if isinstance(message, Progress):
                     observer.progress(message)
                     continue
-                if isinstance(message, WorkerDiedError) and tries[job] < TRIES:
-                    observer.notice(f"{message.problem} It is begun once more.")
+                if isinstance(message, WorkerDiedError) and attempts[job] < MAX_ATTEMPTS:
+                    observer.notice(f"{message.problem} The fold is retried.")
                     waiting.append(job)
                 elif message is None:
                     observer.finished(job.task)
@@ -169,16 +170,16 @@ def train_in_processes(
 
 
 def raise_failures(failures: dict[Job, Exception]) -> None:
-    """Raise what failed first, if anything did, and let it name the other folds that failed."""
+    """Raise the first failure, if there is any, with the names of the other failed folds added."""
     if not failures:
         return
     (_, error), *others = failures.items()
     if not others:
         raise error
     tasks = sorted((job.task for job, _ in others), key=lambda task: (task.seed, task.fold))
-    titles = [task.title for task in tasks[:NAMED]]
-    if len(tasks) > NAMED:
-        titles.append(f"and {len(tasks) - NAMED} more")
+    titles = [task.title for task in tasks[:MAX_NAMED]]
+    if len(tasks) > MAX_NAMED:
+        titles.append(f"and {len(tasks) - MAX_NAMED} more")
     more = f"Also failed: {', '.join(titles)}."
     if isinstance(error, KaggleDigitsError):
         raise type(error)(f"{error.problem} {more}", error.remedy)
@@ -186,23 +187,23 @@ def raise_failures(failures: dict[Job, Exception]) -> None:
 
 
 class WorkerDiedError(KaggleDigitsError):
-    """The process that trained a fold is gone, or ran out of memory."""
+    """The process that trained a fold died or ran out of memory."""
 
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """A process that trains one fold, and our end of the connection to it.
+    """A process that trains one fold, and the connection to it.
 
     Attributes
     ----------
     task : FoldTask
         The fold.
     process : subprocess.Popen
-        It runs `kaggle_digits.execution.worker`.
+        The process, which runs `kaggle_digits.execution.worker`.
     connection : multiprocessing.connection.Connection
-        For the messages that are told there.
+        The parent's end of the connection.
     gpu : str
-        The GPU it may use, as CUDA_VISIBLE_DEVICES has it; empty for what is the parent's.
+        The value of CUDA_VISIBLE_DEVICES in the process; empty to inherit that of the parent.
     """
 
     task: FoldTask
@@ -214,61 +215,62 @@ class WorkerProcess:
     def start(
         cls, task: FoldTask, digits: Digits, folder: Path | None, log: IO[bytes], gpu: str = ""
     ) -> WorkerProcess:
-        """Start a process that trains a fold, writes it to its folder if that is given, and prints into a log.
+        """Start a process that trains a fold, writes it to `folder` if given, and sends its output to a log.
 
-        Not by `multiprocessing`, which would run the caller's script again unless it is guarded.
+        Not with `multiprocessing.Process`, which imports the main script again: a script without
+        ``if __name__ == "__main__"`` would start the training again.
         """
-        ours, theirs = multiprocessing.Pipe()
-        with theirs:
+        parent_end, worker_end = multiprocessing.Pipe()
+        with worker_end:
             process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-c", _WORKER, kaggle_digits.__file__, str(theirs.fileno())],
+                [sys.executable, "-P", "-c", _WORKER, kaggle_digits.__file__, str(worker_end.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[worker_end.fileno()],
                 env=_environment() | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
             )
-        with suppress(OSError):  # one that is dead by now is found out when it is listened to
-            ours.send((task, digits, folder))
-        return cls(task, process, ours, gpu)
+        with suppress(OSError):  # if the process has already died, `receive` reports it
+            parent_end.send((task, digits, folder))
+        return cls(task, process, parent_end, gpu)
 
     def receive(self) -> Any:
-        """Wait for the next message, as told in `kaggle_digits.execution.worker.main`, and return it.
+        """Wait for the next message of `kaggle_digits.execution.worker.main` and return it.
 
-        When there is none to come, return a `WorkerDiedError`.
+        If the process has died, return a `WorkerDiedError`.
         """
         try:
             return self.connection.recv()
         except (EOFError, OSError):
-            return self._obituary()
+            return self._died_error()
 
     def stop(self) -> None:
-        """End the process, whatever it does, and wait until it is gone."""
+        """Kill the process and wait until it has ended."""
         self.process.kill()
         self.process.communicate()
         self.connection.close()
 
-    def _obituary(self) -> WorkerDiedError:
+    def _died_error(self) -> WorkerDiedError:
         code = self.process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        remedy = "See workers.log of the run, then run the same command again; the finished folds stay."
+        remedy = "See workers.log of the run, then run the same command again; finished folds are kept."
         if code == -9:
             remedy = f"If memory ran out, {LESS_MEMORY}"
         return WorkerDiedError(f"The worker of {self.task.title} died by {how}.", remedy)
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of a worker: one thread in every library, a share of a GPU, and no chatter."""
+    """Return the environment of a worker: one thread per library, GPU memory on demand, and few log messages."""
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     tensorflow = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     environment = {
         **os.environ,
         **dict.fromkeys((*threads, *tensorflow), "1"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        # Or else the first of several workers takes all of a GPU's memory.
+        # By default, the first of several workers reserves the complete memory of a GPU.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         **KERAS_ENVIRONMENT,
     }
-    # Dask's nannies set it to save memory; a step of training then takes a tenth longer.
+    # Dask's nanny processes set this to save memory, but it makes a training step 10 % slower.
     environment.pop("MALLOC_TRIM_THRESHOLD_", None)
     return environment

@@ -13,13 +13,13 @@ from kaggle_digits.errors import KaggleDigitsError
 
 
 def main(descriptor: int) -> None:
-    """Train what comes through the connection that is open as this file descriptor.
+    """Train the fold that arrives on the connection with this file descriptor.
 
-    Message in: a `FoldTask`, the `Digits`, and the folder to write the fold to, or None where that is another
-    machine's. Messages out: any number of `Progress`, and then the exception that ended it, or None if the fold is
-    written, or else its `FoldResult`.
+    It receives one message: a `FoldTask`, the `Digits`, and the folder to write the fold to, or None if the fold is
+    written on another machine. It sends any number of `Progress`, and then one final message: the exception if the
+    training failed, None if the fold was written, or the `FoldResult` if there was no folder.
     """
-    # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers.
+    # Ctrl-C is sent to all processes of the group; the parent decides when to stop its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(descriptor)
@@ -40,7 +40,8 @@ def main(descriptor: int) -> None:
         connection.send(error)
     except MemoryError:
         traceback.print_exc()  # into workers.log
-        # As if the system had killed it for its memory: it is begun once more, when others may have ended.
+        # Treated like a worker that the system killed for lack of memory: the fold is retried, when other folds
+        # may have finished and freed memory.
         remedy = f"Close other programs, or {LESS_MEMORY}"
         connection.send(WorkerDiedError(f"The worker of {task.title} ran out of memory.", remedy))
     except Exception as error:
@@ -51,6 +52,6 @@ def main(descriptor: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End the process when the parent is gone, however it went: only then does its end of our stdin close."""
+    """Exit when the parent process ends, even if it is killed: reading stdin returns only then."""
     sys.stdin.buffer.read()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Validation reports, of one run or of several side by side: as documents for programs and as pages."""
+"""Validation reports of a run and comparisons of runs, as JSON documents and as HTML pages."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kaggle_digits.workspace import Workspace
 
 @dataclass(frozen=True)
 class Report:
-    """A report that is written.
+    """A report that has been written.
 
     Attributes
     ----------
     document : dict
         The content of the JSON file.
     json_file, page : pathlib.Path
-        The document, and the same for people.
+        The JSON file and the HTML page.
     """
 
     document: dict[str, Any]
@@ -33,59 +33,59 @@ class Report:
 
 
 def report(workspace: Workspace, run: str | None = None) -> Report:
-    """Write the report of a run: ``report.json`` and ``index.html`` in its ``report/``.
+    """Write the report of a run: ``report.json`` and ``index.html`` in its folder ``report/``.
 
     Parameters
     ----------
     workspace : Workspace
-        The competition, and where its files are.
+        The competition and the folder of its files.
     run : str, optional
-        The run's name; the latest run if not given. It need not be finished.
+        The name of the run; by default the latest run. The run can be unfinished.
 
     Raises
     ------
     UsageError
-        If there is no such run.
+        If there is no run with this name.
     DataError
-        If an artefact of the run is missing or damaged; the error names it.
+        If a file of the run is missing or damaged; the error names the file.
     """
     from kaggle_digits.reports.document import ARTICLE_ROW, make_document
-    from kaggle_digits.reports.inside import look_inside
+    from kaggle_digits.reports.network import inspect_network
     from kaggle_digits.reports.page import render_page
 
     found, data = find_run(workspace, run), load_data(workspace.data)
     if found.has_ensemble():
         check_members(found)
     networks, images = found.networks(), data.test.images
-    inside = look_inside(*networks[0], images[min(ARTICLE_ROW, len(images) - 1)]) if networks else None
-    document = make_document(workspace, found, data, inside)
-    page = render_page(document, data.train.images, images, inside)
+    details = inspect_network(*networks[0], images[min(ARTICLE_ROW, len(images) - 1)]) if networks else None
+    document = make_document(workspace, found, data, details)
+    page = render_page(document, data.train.images, images, details)
     return _write(document, page, found.report_folder / "report.json", found.report_folder / "index.html")
 
 
 def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
-    """Compare finished runs: ``comparison.json`` and ``comparison.html`` in the ``report/`` of the first.
+    """Compare finished runs: write ``comparison.json`` and ``comparison.html`` into ``report/`` of the first run.
 
     Parameters
     ----------
     workspace : Workspace
-        The competition, and where its files are.
+        The competition and the folder of its files.
     runs : sequence of str
-        The names of two or more.
+        The names of two or more runs.
 
     Raises
     ------
     UsageError
-        If there are fewer than two different ones, or one of them does not exist.
+        If there are fewer than two different runs, or one of them does not exist.
     DataError
-        If a run is not finished, was made from other data, or an artefact is missing or damaged.
+        If a run is not finished or was trained on other data, or one of its files is missing or damaged.
     """
     from kaggle_digits.reports.comparison import make_comparison
     from kaggle_digits.reports.page import render_comparison
 
     found = [find_run(workspace, run) for run in dict.fromkeys(runs)]
     if len(found) < 2:
-        raise UsageError("There is nothing to compare.", "Name two or more different runs; list them with: runs.")
+        raise UsageError("There is nothing to compare.", "Give two or more different runs; list them with the command: runs.")
     for run in found:
         run.require_ensemble()
     train_set = load_train(workspace.data)

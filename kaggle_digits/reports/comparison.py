@@ -1,4 +1,4 @@
-"""Runs side by side: their figures, and a paired test of each two on the same out-of-fold rows."""
+"""Comparison of runs: their metrics, and McNemar's test for each pair on the same out-of-fold rows."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from kaggle_digits.workspace import Workspace
 
 VERSION = 1
 SHOWN = 24
-"""How many of the rows that only one of two runs gets wrong are listed."""
+"""How many of the errors that only one run of a pair makes are listed."""
 
 
 def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: LabelledDigits) -> dict[str, Any]:
-    """Return the comparison of ensembled runs.
+    """Return the comparison of runs that have an ensemble.
 
     Parameters
     ----------
     workspace : Workspace
-        Whose runs they are.
+        The workspace of the runs.
     runs : sequence of Run
-        At least two, made from these data; their folds need not be the same.
+        At least two runs that were trained on these data; their folds can differ.
     train_set : LabelledDigits
         The training rows.
 
     Returns
     -------
     dict
-        ``runs``: a row each; ``pairs``: for each two, the numbers of rows that only the one, only the other and
-        both got wrong, the p-value of McNemar's exact test, the same after Holm's correction for all pairs, which
-        settings differ, and the rows themselves.
+        ``runs``: one row per run; ``pairs``: for each pair of runs, the numbers of rows that only the first, only
+        the second and both predicted wrongly, the p-value of McNemar's exact test, the same after Holm's
+        correction for all pairs, the settings that differ, and the rows themselves.
 
     Raises
     ------
     DataError
-        If a run was made from another ``train.csv``, or an artefact is missing or damaged.
+        If a run was trained on another ``train.csv``, or one of its files is missing or damaged.
     """
     for run in runs:
         if run.info.data.train != train_set.sha256:
             raise DataError(
-                f"The run {run.name} was made from another train.csv than is here now.",
-                "Compare runs that were made from the same data.",
+                f"The run {run.name} was trained on another train.csv than the current one.",
+                "Compare only runs that were trained on the same data.",
             )
     softmaxes = [run.oof_softmax(len(train_set.labels)) for run in runs]
     wrong = [softmax.argmax(1) != train_set.labels for softmax in softmaxes]
@@ -100,7 +100,7 @@ def _row(workspace: Workspace, run: Run, softmax: Float32, train_set: LabelledDi
 
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return what two runs were made with, where it differs: a name to the two values."""
+    """Return the settings in which two runs differ: a mapping from name to both values."""
     plain = [{**info, **info.get("settings", {})} for info in (first, second)]
     settings = dict.fromkeys((*first.get("settings", {}), *second.get("settings", {})))
     names = ("preset", "folds", "seed", "members", *settings)
@@ -109,7 +109,7 @@ def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, lis
 
 
 def _mistakes(rows: Int64, softmax: Float32, train_set: LabelledDigits) -> list[dict[str, Any]]:
-    """Return the rows, the surest mistakes first."""
+    """Return the first `SHOWN` of these rows, the most confident errors first."""
     order = rows[np.argsort(-softmax[rows].max(1), kind="stable")][:SHOWN]
     return [
         {

@@ -1,4 +1,4 @@
-"""The report's document: everything it says, as numbers and words that JSON can hold."""
+"""The content of a report as a document that can be written as JSON."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ from kaggle_digits.evaluation.metrics import (
     summarise,
     suspects,
 )
-from kaggle_digits.evaluation.significance import LEVEL, drift_p, out_of_line_p, score_deviation, wilson_interval
-from kaggle_digits.reports.findings import find_what_matters
-from kaggle_digits.reports.inside import Inside
+from kaggle_digits.evaluation.significance import (
+    LEVEL,
+    drift_p,
+    outlier_fold_p_values,
+    score_deviation,
+    wilson_interval,
+)
+from kaggle_digits.reports.findings import make_findings
+from kaggle_digits.reports.network import NetworkDetails
 from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run
 from kaggle_digits.runs.ensemble import gather_oof
 from kaggle_digits.runs.plan import check_data
@@ -33,38 +39,38 @@ from kaggle_digits.workspace import CLASSES, Workspace
 
 VERSION = 1
 SHOWN = 60
-"""How many of the worst mistakes and of the rows that the folds disagree on are listed."""
+"""How many of the worst errors and of the test rows on which the networks disagree are listed."""
 PAIRS, EXAMPLES = 6, 12
-"""How many of the most confused pairs are listed, and how many examples of each."""
+"""How many of the most confused pairs of digits are listed, and how many examples of each."""
 ARTICLE_ROW = 1888
-"""The test row, from 0, whose prediction the article prints."""
+"""The test row, counted from 0, whose prediction the article behind the preset `lenet` prints."""
 FIRST_ROWS = 25
-"""How many test rows are shown with their predictions, as in the article."""
+"""How many test rows are shown with their predictions; the article shows as many."""
 
 
-def make_document(workspace: Workspace, run: Run, data: Data, inside: Inside | None) -> dict[str, Any]:
-    """Return the report of a run, of what is finished of it.
+def make_document(workspace: Workspace, run: Run, data: Data, details: NetworkDetails | None) -> dict[str, Any]:
+    """Return the report of a run; for an unfinished run, the report of its finished folds.
 
     Parameters
     ----------
     workspace : Workspace
-        Whose run it is.
+        The workspace of the run.
     run : Run
-        What the report is about.
+        The run.
     data : Data
-        The rows.
-    inside : Inside or None
-        Of the first of its networks.
+        The training rows and the test rows.
+    details : NetworkDetails or None
+        The details of its first network.
 
     Returns
     -------
     dict
-        What ``report.schema.json`` describes. Rows are numbered from 0, as in ``folds.csv``.
+        A document that follows ``report.schema.json``. Rows are numbered from 0, as in ``folds.csv``.
 
     Raises
     ------
     DataError
-        If the run was made from other data, or an artefact is missing or damaged; the error names it.
+        If the run was trained on other data, or one of its files is missing or damaged; the error names the file.
     """
     check_data(run, data)
     train_set, networks = data.train, run.networks()
@@ -85,17 +91,18 @@ def make_document(workspace: Workspace, run: Run, data: Data, inside: Inside | N
         "members": _members(run, train_set.labels) if isinstance(run, MeanRun) else None,
         "submission": {"ref": entry.ref, "time": entry.time, "status": entry.status} if entry else None,
         "leaderboard": _leaderboard(entry),
-        "layers": inside.layers if inside else None,
+        "layers": details.layers if details else None,
     }
     _compare_with_leaderboard(document)
     submit = workspace.command("submit", "--run", run.name) if run.info.status == FINISHED else ""
-    return document | {"findings": find_what_matters(document, run.command(), submit)}
+    return document | {"findings": make_findings(document, run.command(), submit)}
 
 
 def _predictions(run: Run, labels: UInt8) -> tuple[Float32, UInt8, Any]:
-    """Return out-of-fold softmaxes, what parts they are cross-fitted by, and which rows have one."""
+    """Return out-of-fold softmaxes, the part of each row for cross-fitting, and which rows have a prediction."""
     if not isinstance(run, FoldsRun):
-        # No network is new to the rows of one part and not of another, so that any parts do.
+        # The member runs of a mean can have different folds, so its rows have no folds in common. Any five parts
+        # do: cross-fitting only has to fit the temperature on other rows than it is measured on.
         return (
             run.oof_softmax(len(labels)),
             (np.arange(len(labels)) % 5).astype(np.uint8),
@@ -114,14 +121,14 @@ def _predictions(run: Run, labels: UInt8) -> tuple[Float32, UInt8, Any]:
 def _folds(run: FoldsRun) -> list[dict[str, Any]]:
     finished = run.trained_folds()
     metrics = [run.fold_metrics(fold) for fold in finished]
-    p_values = out_of_line_p([m.errors for m in metrics], [m.rows for m in metrics])
+    p_values = outlier_fold_p_values([m.errors for m in metrics], [m.rows for m in metrics])
     rows = []
     for fold, m, p in zip(finished, metrics, p_values, strict=True):
         history = run.history(fold)
         rows.append(
             {
                 "fold": fold,
-                # Older versions did not measure them.
+                # Older versions of kaggle-digits did not measure these three.
                 "data_seconds": None,
                 "peak_memory": None,
                 "versions": {},
@@ -144,16 +151,16 @@ def _spread(values: Sequence[float]) -> dict[str, float | None] | None:
 
 
 def _out_of_fold(oof: Float32, labels: UInt8, split: UInt8, known: Any) -> dict[str, Any]:
-    """Return what the rows say that have an out-of-fold prediction."""
+    """Return the metrics, errors and calibration of all rows that have an out-of-fold prediction."""
     numbers = np.flatnonzero(known)
     softmax, labels, split = oof[known], labels[known], split[known]
-    # A single fold has no others that its temperature could be fitted on.
+    # The temperature of a fold is fitted on the other folds, so a single fold cannot be calibrated.
     can_calibrate = bool((split != split[0]).any())
-    tempered = cross_fit(softmax, labels, split)
+    calibrated = cross_fit(softmax, labels, split)
     predicted = softmax.argmax(1)
     confusion = confusion_matrix(softmax, labels)
-    # The worst first: by how little was left for the label, at probabilities that mean what they say.
-    likelihood = tempered[np.arange(len(labels)), labels]
+    # The worst errors first: those with the lowest calibrated probability of the label.
+    likelihood = calibrated[np.arange(len(labels)), labels]
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(likelihood[wrong], kind="stable")]
 
@@ -163,7 +170,7 @@ def _out_of_fold(oof: Float32, labels: UInt8, split: UInt8, known: Any) -> dict[
                 "row": int(numbers[i]),
                 "label": int(labels[i]),
                 "predicted": int(predicted[i]),
-                "confidence": float(tempered[i, predicted[i]]),
+                "confidence": float(calibrated[i, predicted[i]]),
             }
             for i in rows
         ]
@@ -184,15 +191,15 @@ def _out_of_fold(oof: Float32, labels: UInt8, split: UInt8, known: Any) -> dict[
         "digits": _by_digit(confusion),
         "confused_pairs": pairs,
         "worst": mistakes(wrong[:SHOWN]),
-        "suspects": mistakes(suspects(tempered, labels)) if can_calibrate else [],
+        "suspects": mistakes(suspects(calibrated, labels)) if can_calibrate else [],
         "calibration": {
             "temperature": fit_temperature(softmax, np.eye(CLASSES, dtype=np.float32)[labels]),
             "log_loss_before": total["log_loss"],
-            "log_loss_after": log_loss(tempered, labels),
+            "log_loss_after": log_loss(calibrated, labels),
             "ece_before": expected_calibration_error(softmax, labels),
-            "ece_after": expected_calibration_error(tempered, labels),
+            "ece_after": expected_calibration_error(calibrated, labels),
             "reliability_before": reliability(softmax, labels),
-            "reliability_after": reliability(tempered, labels),
+            "reliability_after": reliability(calibrated, labels),
         }
         if can_calibrate
         else None,
@@ -200,89 +207,91 @@ def _out_of_fold(oof: Float32, labels: UInt8, split: UInt8, known: Any) -> dict[
 
 
 def _largest(confusion: Int64) -> list[tuple[int, int]]:
-    """Return the pairs (label, prediction) that are most often confused, the worst first."""
+    """Return the most frequent pairs (label, wrong prediction), the most frequent first."""
     mistakes = confusion * (1 - np.eye(CLASSES, dtype=np.int64))
     order = np.argsort(-mistakes, axis=None, kind="stable")[:PAIRS]
     return [(int(i), int(j)) for i, j in (np.unravel_index(at, mistakes.shape) for at in order) if mistakes[i, j]]
 
 
 def _by_digit(confusion: Int64) -> list[dict[str, Any]]:
-    """Return precision, recall and F1 of each digit; None where nothing was predicted or nothing was there."""
+    """Return precision, recall and F1 of each digit; None where the denominator is 0."""
     rows = []
     for digit in range(CLASSES):
-        right = int(confusion[digit, digit])
-        there, said = int(confusion[digit].sum()), int(confusion[:, digit].sum())
+        correct = int(confusion[digit, digit])
+        actual, predicted = int(confusion[digit].sum()), int(confusion[:, digit].sum())
         rows.append(
             {
                 "digit": digit,
-                "rows": there,
-                "missed": there - right,
-                "precision": right / said if said else None,
-                "recall": right / there if there else None,
-                "f1": 2 * right / (there + said) if there + said else None,
+                "rows": actual,
+                "missed": actual - correct,
+                "precision": correct / predicted if predicted else None,
+                "recall": correct / actual if actual else None,
+                "f1": 2 * correct / (actual + predicted) if actual + predicted else None,
             }
         )
     return rows
 
 
 def _test(networks: Sequence[tuple[FoldsRun, int]], run: Run, data: Data) -> dict[str, Any]:
-    """Return what the networks say of the test rows, and how far they agree. There are no labels here."""
+    """Return the predictions for the test rows and the agreement of the networks. Test rows have no labels."""
     labels, test_set = data.train.labels, data.test
     rows = len(test_set.images)
     softmaxes = np.stack([member.fold_test_softmax(fold, rows) for member, fold in networks])
-    # Half-way, the mean of what there is.
+    # An unfinished run has no ensemble yet: take the mean of its finished folds.
     ensembled = run.has_ensemble()
     mean = run.test_softmax(rows) if ensembled else mean_softmax(softmaxes)
     temperature = run.ensemble_metrics().calibration.temperature if ensembled else 1.0
-    tempered = temper(mean, temperature)
+    calibrated = temper(mean, temperature)
     predicted, votes = mean.argmax(1), softmaxes.argmax(2)
-    agreeing = (votes == predicted).mean(0)
+    agreement = (votes == predicted).mean(0)
     counts = [np.bincount(values, minlength=CLASSES) for values in (labels, predicted)]
 
-    def seen(row: int) -> dict[str, Any]:
+    def prediction(row: int) -> dict[str, Any]:
         return {
             "row": row,
             "id": int(test_set.ids[row]),
             "predicted": int(predicted[row]),
-            "confidence": float(tempered[row].max()),
+            "confidence": float(calibrated[row].max()),
             "votes": {str(digit): int((votes[:, row] == digit).sum()) for digit in np.unique(votes[:, row])},
         }
 
-    disputed = np.flatnonzero(agreeing < 1)
-    disputed = disputed[np.lexsort((tempered[disputed].max(1), agreeing[disputed]))]
+    # Sorted by agreement, then by confidence: the most uncertain rows first.
+    disputed = np.flatnonzero(agreement < 1)
+    disputed = disputed[np.lexsort((calibrated[disputed].max(1), agreement[disputed]))]
     article = min(ARTICLE_ROW, len(mean) - 1)
     return {
         "rows": rows,
         "networks": len(networks),
         "temperature": temperature,
-        "unanimous": float((agreeing == 1).mean()),
-        "disputed": [seen(int(row)) for row in disputed[:SHOWN]],
+        "unanimous": float((agreement == 1).mean()),
+        "disputed": [prediction(int(row)) for row in disputed[:SHOWN]],
         "by_networks": _agreement_by_number(softmaxes),
         "class_shares": {
             "train": (counts[0] / len(labels)).tolist(),
             "test": (counts[1] / len(mean)).tolist(),
             "chi_squared_p": drift_p(counts[0].tolist(), counts[1].tolist()),
         },
-        # The mean of probabilities that mean what they say is the share that is right; a mean of runs has none.
-        "expected_accuracy": float(tempered.max(1).mean()) if ensembled and isinstance(run, FoldsRun) else None,
-        "first_rows": [seen(row) for row in range(min(FIRST_ROWS, len(mean)))],
-        "one_row": seen(article) | {"probabilities": tempered[article].tolist()},
+        # The mean confidence of calibrated predictions estimates their accuracy. Not for a mean of runs: its
+        # temperature is fitted on out-of-fold rows, which fewer networks predict than test rows.
+        "expected_accuracy": float(calibrated.max(1).mean()) if ensembled and isinstance(run, FoldsRun) else None,
+        "first_rows": [prediction(row) for row in range(min(FIRST_ROWS, len(mean)))],
+        "one_row": prediction(article) | {"probabilities": calibrated[article].tolist()},
     }
 
 
 def _agreement_by_number(softmaxes: Float32) -> list[float]:
-    """Return the share of test rows on which the mean of the first 1, 2, … networks says what that of all does."""
+    """Return the share of test rows on which the mean of the first 1, 2, … networks predicts what all do."""
     predicted = np.cumsum(softmaxes, axis=0, dtype=np.float64).argmax(2)
     return [float(share) for share in (predicted == predicted[-1]).mean(1)]
 
 
 def _members(run: MeanRun, labels: UInt8) -> list[dict[str, Any]]:
-    """Return for the mean of the first 1, 2, … member runs the errors on the training rows, all out-of-fold."""
+    """Return the number of out-of-fold errors of the mean of the first 1, 2, … member runs."""
     members = run.members()
     sums = np.cumsum([member.oof_softmax(len(labels)) for member in members], axis=0, dtype=np.float64)
     return [
-        {"run": member.name, "errors": int((some.argmax(1) != labels).sum())}
-        for member, some in zip(members, sums, strict=True)
+        {"run": member.name, "errors": int((total.argmax(1) != labels).sum())}
+        for member, total in zip(members, sums, strict=True)
     ]
 
 
@@ -300,7 +309,7 @@ def _leaderboard(entry: Entry | None) -> dict[str, Any] | None:
 
 
 def _compare_with_leaderboard(document: dict[str, Any]) -> None:
-    """Add what score is to be expected, and whether the one there is differs by more than chance."""
+    """Add the expected score, and whether the actual score differs from it by more than chance."""
     total, test, board = document["out_of_fold"], document["test"], document["leaderboard"]
     if not total or not test:
         return

@@ -1,4 +1,4 @@
-"""The report's pictures: plots as SVG that takes the page's colours, digits and maps as PNG."""
+"""The figures of the report: plots as SVG in the colours of the page, digits and feature maps as PNG."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INK, _ACCENT, _SECOND = "#010203", "#010204", "#010205"
-"""Stand for colours of the page until the SVG is written."""
+"""Placeholder colours, replaced by CSS variables of the page when the SVG is written."""
 SHEET_COLUMNS, TILE = 16, 56
-"""Maps in a row of a sheet, and about how many pixels wide each is."""
+"""The number of maps in a row of a sheet, and the approximate width of each in pixels."""
 
 
 def digit_png(image: UInt8) -> str:
-    """Return an image, uint8 [28, 28], as the URL of a PNG: dark ink on white paper."""
+    """Return an image, uint8 [28, 28], as the data URL of a PNG, dark on white."""
     return _png(255 - image)
 
 
 def map_sheet(maps: Float32) -> str:
-    """Return maps, float32 [k, height, width], as the URL of one PNG, each with its own black and white.
+    """Return all maps in one PNG, as a data URL; each map is scaled to its own minimum and maximum.
 
     Parameters
     ----------
@@ -76,10 +76,10 @@ def learning_curves(folds: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         _whole_numbers(axes)
         axes.set_ylim(bottom=0)
 
-    lines = "solid on rows of the fold itself, dotted on its training rows"
+    lines = "one line per fold, solid for validation rows, dotted for training rows"
     return [
-        (f"Loss by epoch, a line a fold: {lines}.", _plot(draw("loss"))),
-        (f"Accuracy by epoch, a line a fold: {lines}.", _plot(draw("accuracy"))),
+        (f"Loss by epoch: {lines}.", _plot(draw("loss"))),
+        (f"Accuracy by epoch: {lines}.", _plot(draw("accuracy"))),
         ("Learning rate by epoch.", _plot(rate)),
     ]
 
@@ -103,24 +103,24 @@ def fold_intervals(folds: Sequence[dict[str, Any]], mean: float) -> str:
 
 
 def reliability_diagram(calibration: dict[str, Any]) -> str:
-    """Return the SVG of accuracy against confidence, before and after the temperature."""
+    """Return the SVG of accuracy against confidence, before and after temperature scaling."""
 
     def onto(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
-        for name, color, label in (("before", _SECOND, "as trained"), ("after", _ACCENT, "at its temperature")):
+        for name, color, label in (("before", _SECOND, "uncalibrated"), ("after", _ACCENT, "calibrated")):
             bins = calibration[f"reliability_{name}"]
             confidence, accuracy = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
             axes.plot(confidence, accuracy, color=color, linewidth=1, alpha=0.6, label=label)
-            # Few rows in a bin say little.
+            # Larger dots for bins with more rows, whose accuracy is more reliable.
             axes.scatter(confidence, accuracy, [4 + 10 * np.log10(b["rows"]) for b in bins], color=color)
-        axes.set(xlabel="largest probability", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.set(xlabel="largest probability", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
         axes.legend(frameon=False, fontsize="small", loc="lower right")
 
     return _plot(onto)
 
 
 def class_shares(train: Sequence[float], test: Sequence[float]) -> str:
-    """Return the SVG of the digits' shares of the training rows and of the predicted test rows."""
+    """Return the SVG of the class distribution of the training labels and of the test predictions."""
 
     def onto(axes: Axes) -> None:
         places = np.arange(len(train))
@@ -138,7 +138,7 @@ def by_number(values: Sequence[float], label: str) -> str:
 
     def onto(axes: Axes) -> None:
         axes.plot(range(1, len(values) + 1), values, "o-", color=_ACCENT)
-        axes.set(xlabel="in the mean", ylabel=label)
+        axes.set(xlabel="number in the mean", ylabel=label)
         _whole_numbers(axes)
         axes.ticklabel_format(useOffset=False)
 
@@ -187,9 +187,10 @@ def _plot(onto: Callable[[Axes], None], width: float = 4.6, height: float = 3.1)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
-    # Inline in a page that has several of them: no size, font, colour of text or name of its own.
+    # The SVG is inlined in a page with several others: it takes size, font and text colour from the page, and has
+    # no ids, which would clash.
     svg = svg[svg.index("<svg") :]
-    for color, name in ((_INK, "currentColor"), (_ACCENT, "var(--accent)"), (_SECOND, "var(--look)")):
+    for color, name in ((_INK, "currentColor"), (_ACCENT, "var(--accent)"), (_SECOND, "var(--warning)")):
         svg = svg.replace(color, name)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)

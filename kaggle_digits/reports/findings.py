@@ -1,46 +1,69 @@
-"""What a report comes to: a few sentences on what to believe, where to look, and what to do next."""
+"""The findings of a report: what to trust, what to check, and what to do next."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-Kind = Literal["act", "look", "good"]
+Severity = Literal["problem", "warning", "ok"]
 
 MANY_SUSPECTS = 200
-"""Beyond one suspicious row in so many, labels are worth a look."""
+"""More than one suspicious label in this many rows is a problem, fewer are a warning."""
+STABLE = 2_000
+"""If the last network changes fewer than one prediction in this many, more networks would change little."""
 
 
-def find_what_matters(document: dict[str, Any], train: str, submit: str) -> list[dict[str, str]]:
-    """Return a document's findings: ``kind`` (act, look or good, in this order), ``title`` and ``text``.
+class Finding(NamedTuple):
+    """One statement of a report about a run."""
 
-    `train` is the command that trains what is missing of the run, `submit` the one that submits it, or empty if it
-    is not finished.
+    severity: Severity
+    title: str
+    text: str
+
+
+def make_findings(document: dict[str, Any], train: str, submit: str) -> list[dict[str, str]]:
+    """Return the findings of a report: ``severity``, ``title`` and ``text`` of each, problems first.
+
+    Parameters
+    ----------
+    document : dict
+        The report without its findings.
+    train : str
+        The command that trains the missing folds of the run.
+    submit : str
+        The command that submits the run; empty if the run is not finished.
     """
     findings = [
         finding
-        for examine in (_fold_spread, _versions, _score, _drift, _confusions, _labels, _fit, _networks)
-        if (finding := examine(document)) is not None
+        for check in (
+            _fold_spread,
+            _versions,
+            _score,
+            _class_shares,
+            _confusions,
+            _labels,
+            _fit,
+            _agreement,
+        )
+        if (finding := check(document)) is not None
     ]
     if (missing := _completeness(document, train)) is not None:
         findings.insert(0, missing)
     if (step := _next(document, submit)) is not None:
         findings.append(step)
-    findings.sort(key=lambda finding: get_args(Kind).index(finding[0]))
-    return [{"kind": kind, "title": title, "text": text} for kind, title, text in findings]
+    # A stable sort: within a severity, the order above stays.
+    findings.sort(key=lambda finding: get_args(Severity).index(finding.severity))
+    return [finding._asdict() for finding in findings]
 
 
-Finding = tuple[Kind, str, str] | None
-
-
-def _completeness(document: dict[str, Any], train: str) -> Finding:
+def _completeness(document: dict[str, Any], train: str) -> Finding | None:
     missing = document["missing_folds"]
     if not missing:
         return None
-    return "act", "Unfinished", f"{_folds(missing)} not trained yet. Go on with: {train}"
+    return Finding("problem", "The run is not finished", f"{_folds(missing)} not trained yet. Continue with: {train}")
 
 
-def _versions(document: dict[str, Any]) -> Finding:
-    """Folds that were trained with different versions, as after an upgrade half-way."""
+def _versions(document: dict[str, Any]) -> Finding | None:
+    """Report folds that were trained with different versions, as after an upgrade in the middle of a run."""
     by_versions: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for fold in document["folds"]:
         if versions := fold["versions"]:
@@ -53,83 +76,88 @@ def _versions(document: dict[str, Any]) -> Finding:
         + ", ".join(f"{name} {version}" for name, version in versions if (name, version) not in same)
         for versions, folds in by_versions.items()
     )
-    return (
-        "look",
+    return Finding(
+        "warning",
         "Folds were trained with different versions",
-        f"{named}. Their means count all the same; train again under another name to have one version throughout.",
+        f"{named}. The ensemble is valid; to use the same versions for all folds, train a new run with --run.",
     )
 
 
-def _fold_spread(document: dict[str, Any]) -> Finding:
+def _fold_spread(document: dict[str, Any]) -> Finding | None:
     folds = document["folds"]
     if len(folds) < 2:
         return None
-    odd = [fold for fold in folds if fold["out_of_line"]]
-    if not odd:
-        return (
-            "good",
+    outliers = [fold for fold in folds if fold["out_of_line"]]
+    if not outliers:
+        return Finding(
+            "ok",
             "The folds agree",
-            "No fold's errors are further from the others' than chance explains (Fisher's exact test, corrected "
+            "No fold differs significantly from the other folds in its error rate (Fisher's exact test, corrected "
             "for the number of folds).",
         )
-    named = "; ".join(f"fold {f['fold']}: {f['errors']} errors in {f['rows']:,} rows" for f in odd)
-    title = "A fold is out of line" if len(odd) == 1 else f"{len(odd)} folds are out of line"
-    return (
-        "look",
+    named = "; ".join(f"fold {f['fold']}: {f['errors']} errors in {f['rows']:,} rows" for f in outliers)
+    title = "One fold is an outlier" if len(outliers) == 1 else f"{len(outliers)} folds are outliers"
+    return Finding(
+        "warning",
         "The two folds differ" if len(folds) == 2 else title,
-        f"{named}. That is further from the others than chance explains: look at its learning curve and its "
-        "mistakes, and train with another --seed to see whether it is the rows or the training.",
+        f"{named}. The error rate differs significantly from that of the other folds. Check the learning curve and "
+        "the errors, and train with another --seed: if another fold is the outlier then, the cause is the rows, "
+        "not the training.",
     )
 
 
-def _score(document: dict[str, Any]) -> Finding:
+def _score(document: dict[str, Any]) -> Finding | None:
     board, test, total = document["leaderboard"], document["test"], document["out_of_fold"]
     if not total or not test:
         return None
     low, high = test["expected_from_out_of_fold"]["interval"]
     expected = f"{low:.5f} to {high:.5f}"
+    networks_per_row = _networks_per_row(document)
     if not board or board["gap"] is None:
-        by_confidence = test["expected_accuracy"]
-        more = "" if by_confidence is None else f" By the ensemble's own probabilities it is {by_confidence:.5f}."
-        return (
-            "look",
-            "What the leaderboard will say",
-            f"With as many networks as an out-of-fold row has, {_networks_of_a_row(document)}, it would be within "
-            f"{expected} (95 %, if all test rows are scored); a test row has {test['networks']}.{more}",
+        estimate = test["expected_accuracy"]
+        more = "" if estimate is None else f" The calibrated probabilities predict a score of {estimate:.5f}."
+        return Finding(
+            "warning",
+            "Expected score",
+            f"{expected}, from the out-of-fold accuracy (95 % interval). It is likely to be higher, because a test "
+            f"row is predicted by {test['networks']} networks and an out-of-fold row by {networks_per_row}.{more}",
         )
-    words = f"The score is {board['score']:.5f}, {board['gap']:+.5f} against out-of-fold"
+    score = f"The score is {board['score']:.5f}, {board['gap']:+.5f} compared with the out-of-fold accuracy"
     if board["within_noise"]:
-        return "good", "Leaderboard and folds agree", f"{words}: within chance ({expected})."
-    if board["gap"] > 0:
-        return (
-            "good",
-            "The leaderboard is above the folds",
-            f"{words}: more than chance ({expected}), as a mean of {test['networks']} networks should be against "
-            f"{_networks_of_a_row(document)} behind an out-of-fold row.",
+        return Finding(
+            "ok", "Leaderboard and folds agree", f"{score}. This is within the 95 % interval ({expected})."
         )
-    return (
-        "act",
+    if board["gap"] > 0:
+        return Finding(
+            "ok",
+            "The leaderboard is above the folds",
+            f"{score}. This is above the 95 % interval ({expected}), as expected: a test row is predicted by "
+            f"{test['networks']} networks, an out-of-fold row by {networks_per_row}.",
+        )
+    return Finding(
+        "problem",
         "The leaderboard is below the folds",
-        f"{words}: more than chance ({expected}). Look for duplicates between folds, a change in the test rows, "
-        "or a choice that was made by looking at out-of-fold rows.",
+        f"{score}. This is below the 95 % interval ({expected}). Check for duplicates in different folds, for a "
+        "change in the test rows, and for choices that were made with the out-of-fold rows.",
     )
 
 
-def _drift(document: dict[str, Any]) -> Finding:
+def _class_shares(document: dict[str, Any]) -> Finding | None:
     test = document["test"]
     if not test:
         return None
     p = test["class_shares"]["chi_squared_p"]
     if p >= 0.01:
         return None
-    return (
-        "look",
-        "The test set has other shares of digits",
-        f"They differ from the training set's, as predicted, by more than chance (p = {p:.2g}, chi-squared).",
+    return Finding(
+        "warning",
+        "The class distribution of the test set differs",
+        "The predicted digits of the test set are distributed differently from the labels of the training set "
+        f"(chi-squared test, p = {p:.2g}).",
     )
 
 
-def _confusions(document: dict[str, Any]) -> Finding:
+def _confusions(document: dict[str, Any]) -> Finding | None:
     total = document["out_of_fold"]
     if not total or not total["confused_pairs"]:
         return None
@@ -141,78 +169,83 @@ def _confusions(document: dict[str, Any]) -> Finding:
         if matrix[i][j] + matrix[j][i]
     }
     (i, j), count = max(both.items(), key=lambda pair: pair[1])
-    return (
-        "look",
-        f"{j} and {i} are confused most",
-        f"{count} of {total['errors']:,} errors. If they look alike to you too, a larger network will not help.",
+    return Finding(
+        "warning",
+        f"{j} and {i} are confused most often",
+        f"{count} of {total['errors']:,} errors. If you cannot tell them apart either, a larger network will not "
+        "help.",
     )
 
 
-def _labels(document: dict[str, Any]) -> Finding:
+def _labels(document: dict[str, Any]) -> Finding | None:
     total = document["out_of_fold"]
     if not total or not total["suspects"]:
         return None
     count = len(total["suspects"])
     many = count * MANY_SUSPECTS > total["rows"]
-    return (
-        "act" if many else "look",
-        f"{count} label{'s look' if count > 1 else ' looks'} wrong",
-        f"{'They are' if count > 1 else 'It is'} among the {total['errors']:,} errors; no training mends them. "
-        "The report shows them by row.",
+    return Finding(
+        "problem" if many else "warning",
+        f"{count} label{'s' if count > 1 else ''} may be wrong",
+        f"{'They are' if count > 1 else 'It is'} among the {total['errors']:,} errors; better training cannot fix "
+        "wrong labels. The HTML page shows the rows.",
     )
 
 
-def _fit(document: dict[str, Any]) -> Finding:
-    """Training against validation accuracy, where an epoch is a fair sample of the rows."""
+def _fit(document: dict[str, Any]) -> Finding | None:
+    """Compare training with validation accuracy, to tell overfitting from underfitting.
+
+    Only without augmentation and hard-example mining, which both lower the training accuracy.
+    """
     folds, settings = document["folds"], document["run"].get("settings", {})
     altered = ("hard_rows", "rotation", "scale", "shear", "shift", "elastic")
     if not folds or any(settings.get(name) for name in altered):
         return None
     last = [fold["history"][-1] for fold in folds]
-    seen = sum(epoch["accuracy"] for epoch in last) / len(last)
-    unseen = sum(epoch["val_accuracy"] for epoch in last) / len(last)
-    if unseen == 1:
+    training = sum(epoch["accuracy"] for epoch in last) / len(last)
+    validation = sum(epoch["val_accuracy"] for epoch in last) / len(last)
+    if validation == 1:
         return None
-    if seen - unseen > 0.3 * (1 - unseen):
-        return (
-            "look",
-            "The networks know their own rows better",
-            f"{seen:.4f} on the rows they train on, {unseen:.4f} on others: more augmentation or dropout may "
-            "help, more epochs will not. The presets fast, default and best augment.",
+    accuracies = f"Training accuracy {training:.4f}, validation accuracy {validation:.4f}"
+    # Overfitting is called so if fitting the training rows explains 30 % of the validation errors.
+    if training - validation > 0.3 * (1 - validation):
+        return Finding(
+            "warning",
+            "The networks overfit",
+            f"{accuracies}: more augmentation or dropout may help, more epochs will not. The presets fast, default "
+            "and best use augmentation.",
         )
-    return (
-        "look",
-        "There is room to learn",
-        f"{seen:.4f} on the rows they train on, {unseen:.4f} on others: more epochs or a larger network may help.",
+    return Finding(
+        "warning", "The networks underfit", f"{accuracies}: more epochs or a larger network may help."
     )
 
 
-def _networks(document: dict[str, Any]) -> Finding:
+def _agreement(document: dict[str, Any]) -> Finding | None:
     test = document["test"]
     if not test or test["networks"] < 2:
         return None
     changed = round((1 - test["by_networks"][-2]) * test["rows"])
-    return (
-        "good" if changed * 2_000 < test["rows"] else "look",
-        f"The networks are of one mind on {100 * test['unanimous']:.2f} % of the test rows",
-        f"The last of {test['networks']} changed {changed:,} of {test['rows']:,} predictions"
-        + (": more of the same would change little." if changed * 2_000 < test["rows"] else ": more may help."),
+    stable = changed * STABLE < test["rows"]
+    return Finding(
+        "ok" if stable else "warning",
+        f"The networks agree on {100 * test['unanimous']:.2f} % of the test rows",
+        f"The last of the {test['networks']} networks changed {changed:,} of {test['rows']:,} predictions of the "
+        f"ensemble: {'more networks would change little' if stable else 'more networks may help'}.",
     )
 
 
-def _next(document: dict[str, Any], submit: str) -> Finding:
+def _next(document: dict[str, Any], submit: str) -> Finding | None:
     submission = document["submission"]
     if submission is None:
-        return ("act", "Not submitted yet", f"Send it with: {submit}") if submit else None
+        return Finding("problem", "Not submitted yet", f"Submit it with: {submit}") if submit else None
     if submission["status"] == "ERROR":
-        return "act", "The submission was scored as an error", "See why with the command: score"
+        return Finding("problem", "The submission was scored as an error", "See the reason with the command: score")
     if submission["status"] != "COMPLETE":
-        return "look", "Submitted, and not scored yet", "Look again with the command: score"
+        return Finding("warning", "Submitted, but not scored yet", "Check again with the command: score")
     return None
 
 
-def _networks_of_a_row(document: dict[str, Any]) -> int:
-    """Return how many networks predict an out-of-fold row: one a run."""
+def _networks_per_row(document: dict[str, Any]) -> int:
+    """Return the number of networks that predict an out-of-fold row: one per member run."""
     return len(document["members"] or [None])
 
 

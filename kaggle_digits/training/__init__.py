@@ -1,5 +1,5 @@
-"""How a fold is trained: the presets, the networks, the preprocessing and the augmentation of digits."""
+"""Training of a fold: presets, networks, preprocessing and augmentation of digits."""
 
-# Not beside the presets themselves, so that the command line knows them without any import that takes time.
+# Here and not in `presets`, so that the command line can list them without slow imports.
 PRESET_NAMES = ("lenet", "fast", "default", "best")
 DEFAULT_PRESET = "default"

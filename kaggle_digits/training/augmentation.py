@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from kaggle_digits.training.presets import Settings
 
 _GRID = 5
-"""Control points of the elastic displacement along each axis, 13.5 pixels apart: digits bend smoothly."""
+"""The number of control points of the elastic displacement along each axis. They are 13.5 pixels apart, so that
+digits bend smoothly."""
 _BORDER = 2
-"""Pixels of zeros around an image: all that is read outside of the image, however far, is clipped to these."""
+"""The width of the zero padding around an image, in pixels. Points further outside are clipped to the padding."""
 
 
 def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Rotate, scale, shear, shift and elastically distort every image at random.
 
-    The displacement is a cubic B-spline surface with normal weights at the control points of a coarse grid, as in
-    Rueckert et al. (IEEE TMI 18, 1999): the elastic distortion of Simard, Steinkraus and Platt (ICDAR 2003) for
-    the price of one matrix product.
+    The elastic displacement is a cubic B-spline surface with normally distributed weights at the control points of
+    a coarse grid, as in Rueckert et al. (IEEE TMI 18, 1999). It has the effect of the elastic distortion of Simard,
+    Steinkraus and Platt (ICDAR 2003), but costs only one matrix product.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf
     strength : Tensor of float32, shape ()
         Multiplies all of them.
     seed : Tensor of int32, shape (2,)
-        Same seed, same augmentation.
+        The random seed; the same seed gives the same augmentation.
 
     Returns
     -------
@@ -48,21 +49,22 @@ def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf
 
     x, y = _grid()
     count = tf.shape(images)[0]
-    # Stateless: a draw depends on the seed alone, so that a resumed training draws what an uninterrupted one does.
+    # Stateless: random numbers depend only on the seed, so a resumed training draws the same numbers as an
+    # uninterrupted one.
     draws = strength * tf.random.stateless_uniform((6, count, 1), seed, -1.0, 1.0)
     angle = draws[0] * math.radians(settings.rotation)
     # The exponential makes growing and shrinking by the same factor equally likely.
     scale_x, scale_y = tf.exp(draws[1] * settings.scale), tf.exp(draws[2] * settings.scale)
     shear = draws[3] * settings.shear
     cos, sin = tf.cos(angle), tf.sin(angle)
-    # Rotation, shear and scale multiplied out into one matrix, for which the image is interpolated only once: each
-    # interpolation blurs it, and costs time. The map goes from a pixel of the result to a point of the original,
-    # so that each pixel of the result gets exactly one value.
+    # Rotation, shear and scale are multiplied into one matrix, so that the image is interpolated only once: each
+    # interpolation blurs it and takes time. The matrix maps a pixel of the result to a point of the original, so
+    # that each pixel of the result gets exactly one value.
     source_x = scale_x * cos * x + scale_y * (shear * cos - sin) * y + draws[4] * settings.shift
     source_y = scale_x * sin * x + scale_y * (shear * sin + cos) * y + draws[5] * settings.shift
     if settings.elastic:
-        # Simard et al. smooth white noise with a wide Gaussian, for each image anew. A spline on a coarse grid is
-        # as smooth by construction, and its surfaces are the same for all images: computed once, then only summed.
+        # Simard et al. smooth white noise with a wide Gaussian filter, separately for each image. A spline on a
+        # coarse grid is smooth without a filter, and its basis surfaces are the same for all images.
         surfaces = _spline_surfaces()
         weights = tf.random.stateless_normal((2, count, len(surfaces)), seed + 1)
         displacement = strength * settings.elastic * tf.matmul(weights, surfaces)
@@ -71,8 +73,8 @@ def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf
 
 
 def _grid() -> tuple[Any, Any]:
-    """Return each pixel's coordinates from the centre of the image, float32 [1, 784] each."""
-    # Centred, so that rotation and scaling leave the middle of the image where it is.
+    """Return the coordinates (x, y) of each pixel relative to the centre of the image, float32 [1, 784] each."""
+    # Relative to the centre, so that rotation and scaling do not move the digit.
     centred = np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2
     y, x = np.meshgrid(centred, centred, indexing="ij")
     return x.reshape(1, -1), y.reshape(1, -1)
@@ -81,12 +83,14 @@ def _grid() -> tuple[Any, Any]:
 def _spline_surfaces() -> Any:
     """Return a cubic B-spline surface for each control point of the grid, float32 [25, 784].
 
-    Scaled so that weights with a standard deviation of 1 give displacements with one of 1, on average over pixels.
+    Scaled so that weights with a standard deviation of 1 give displacements with a standard deviation of 1, on
+    average over pixels.
     """
     knots = np.arange(_GRID)
-    # The image lies between the second and the last but one: there, splines of both sides reach every pixel.
+    # The image lies between the second and the second-to-last control point, so that every pixel is within the
+    # support of splines on both sides.
     distance = np.abs(np.linspace(1, _GRID - 2, SIDE)[:, None] - knots)
-    # The two cubic pieces of the uniform B-spline, by the distance to its centre.
+    # The two cubic pieces of the uniform B-spline, as functions of the distance to its centre.
     inner, outer = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6
     spline = np.where(distance < 1, inner, np.where(distance < 2, outer, 0))
     surfaces = np.einsum("yi,xj->ijyx", spline, spline).reshape(_GRID**2, -1)
@@ -94,19 +98,19 @@ def _spline_surfaces() -> Any:
 
 
 def _sample(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Read images at the points (x, y), float32 [b, 784], between pixels by bilinear interpolation."""
+    """Sample images at the points (x, y), float32 [b, 784], by bilinear interpolation."""
     import tensorflow as tf
 
     side = SIDE + 2 * _BORDER
     padded = tf.pad(images[..., 0], [[0, 0], [_BORDER, _BORDER], [_BORDER, _BORDER]])
     pixels = tf.reshape(padded, [-1])
     to_corner = (SIDE - 1) / 2 + _BORDER
-    # Not further than the last pixel but one, for the interpolation also reads its neighbours.
+    # At most the second-to-last pixel, because the interpolation also reads the next pixel.
     x = tf.clip_by_value(x + to_corner, 0.0, side - 2.0)
     y = tf.clip_by_value(y + to_corner, 0.0, side - 2.0)
     left, top = tf.floor(x), tf.floor(y)
     right_share, bottom_share = x - left, y - top
-    # All images are one long row of pixels here, so that a single index addresses a pixel of any of them.
+    # The images are flattened into one vector, so that a single index addresses a pixel of any image.
     image = tf.range(tf.shape(images)[0])[:, None] * (side * side)
     at = image + tf.cast(top * side + left, tf.int32)
     upper = _between(tf.gather(pixels, at), tf.gather(pixels, at + 1), right_share)

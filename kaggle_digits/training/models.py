@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     import keras
 
 PREDICTION_BATCH = 500
-"""Rows at a time: large enough for full speed, small enough that the activations stay in tens of megabytes."""
+"""The number of rows in a batch of a prediction: large enough for full speed, and small enough that the activations
+need only tens of megabytes."""
 
 SURE = 0.9
-"""A largest probability from which on test-time augmentation hardly ever changes an image's class."""
+"""If the largest probability is at least this, test-time augmentation almost never changes the predicted class."""
 
 KERAS_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
-"""Lets Keras work as our networks need it: on TensorFlow, and without the person's ``keras.json``, whose data
-format and number type every layer would get. Below the null device is no such file, and none can be written."""
+"""Environment variables for Keras: use TensorFlow, and ignore the user's ``keras.json``, whose data format and float
+type would apply to every layer. In the null device as a folder, there is no such file, and none can be created."""
 
 
 def tensorflow_keras() -> Any:
-    """Return Keras, which reads its settings as it is imported, as our networks need it."""
+    """Import Keras with `KERAS_ENVIRONMENT`, which Keras reads at import, and return it."""
     before = {name: os.environ.get(name) for name in KERAS_ENVIRONMENT}
     os.environ |= KERAS_ENVIRONMENT
     try:
@@ -42,7 +43,7 @@ def tensorflow_keras() -> Any:
 
 
 def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
-    """Build the LeNet-like network of the article this project started from.
+    """Build the LeNet-like network of the article "CNN卷积神经网络实现手写数字识别(基于tensorflow)".
 
     Zero-padding to 32x32, two 5x5 convolutions with ReLU, each followed by 2x2 average pooling, then two dense
     layers with dropout.
@@ -50,9 +51,10 @@ def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
     Parameters
     ----------
     widths : sequence of int
-        Feature maps of each convolution, then units of each hidden dense layer; the article has 36, 36, 128, 64.
+        The number of feature maps of each convolution, then the number of units of each hidden dense layer; the
+        article uses 36, 36, 128, 64.
     dropout : float
-        Share of activations dropped after each hidden dense layer; the article has .3, and compares it with .5.
+        The dropout rate after each hidden dense layer; the article uses .3 and compares it with .5.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
     from keras import layers
 
     pixels, x = _pixels()
-    x = layers.ZeroPadding2D(2)(x)  # LeCun et al. (1998) give their LeNet-5 images of 32x32, too
+    x = layers.ZeroPadding2D(2)(x)  # the original LeNet-5 (LeCun et al., 1998) also has 32x32 inputs
     for maps in widths[:2]:
         x = layers.Conv2D(maps, 5, activation="relu")(x)
         x = layers.AveragePooling2D(2, padding="same")(x)
@@ -74,20 +76,24 @@ def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
 
 
 def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
-    """Build a small residual network whose work is in large matrix products.
+    """Build a small residual network that consists mostly of large matrix products, which run fast on a CPU.
 
-    The middle 24x24 pixels; the stem, a 4x4 convolution of stride 2 to maps of 12x12; the first stage, a 3x3
-    convolution and a residual block; 2x2 max pooling; the second stage, a 3x3 convolution and two residual blocks
-    on maps of 6x6; dropout and a dense layer on all of the 6x6 maps. Every convolution is followed by
-    batch normalisation and ReLU, and a residual block adds one such 3x3 convolution to its input (He et al., CVPR
-    2016).
+    1. Crop to the middle 24x24 pixels.
+    2. Stem: a 4x4 convolution with stride 2, to feature maps of 12x12.
+    3. First stage: a 3x3 convolution and a residual block.
+    4. 2x2 max pooling.
+    5. Second stage: a 3x3 convolution and two residual blocks, on feature maps of 6x6.
+    6. Dropout and a dense layer on the flattened feature maps.
+
+    Every convolution is followed by batch normalisation and ReLU. A residual block adds one such 3x3 convolution to
+    its input (He et al., CVPR 2016).
 
     Parameters
     ----------
     widths : sequence of int
-        Feature maps of the stem, the first and the second stage.
+        The number of feature maps of the stem, the first stage and the second stage.
     dropout : float
-        Share of the last activations dropped.
+        The dropout rate before the dense layer.
 
     Returns
     -------
@@ -97,10 +103,10 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     from keras import layers
 
     def convolution(x: Any, maps: int, size: int = 3, stride: int = 1) -> Any:
-        # No bias: batch normalisation subtracts the mean, and so would remove it again.
+        # No bias: batch normalisation subtracts the mean, which would cancel it.
         x = layers.Conv2D(maps, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
-        # Momentum below Keras's .99: trainings are short, and the running means, which predictions use, have to
-        # follow weights that still change in the last steps.
+        # A lower momentum than Keras's default .99: trainings are short, and the running averages, which are used
+        # for predictions, have to keep up with the weights, which still change in the last steps.
         x = layers.BatchNormalization(momentum=0.98, epsilon=1e-5)(x)
         return layers.ReLU()(x)
 
@@ -109,26 +115,26 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
 
     stem, first, second = widths
     pixels, x = _pixels()
-    # MNIST's digits are 20x20 pixels, centred by mass: there is hardly any ink at the edge to look for.
+    # MNIST's digits fit into 20x20 pixels and are centred by mass, so the outer pixels are almost always empty.
     x = layers.Cropping2D(2)(x)
-    # Stride 2 at once: convolutions of few maps on many pixels are slow for what they compute.
+    # Stride 2 in the first layer: convolutions with few feature maps on many pixels use the CPU inefficiently.
     x = convolution(x, stem, size=4, stride=2)
     x = residual(convolution(x, first), first)
     x = layers.MaxPooling2D()(x)
     x = residual(residual(convolution(x, second), second), second)
-    # Not a mean over the map: in which corner a stroke lies tells digits apart.
+    # Flatten instead of global pooling: the position of a stroke distinguishes digits.
     x = layers.Flatten()(x)
     x = layers.Dropout(dropout)(x)
     return _classifier(pixels, x)
 
 
 def network_digest(model: keras.Model) -> str:
-    """Return 12 hexadecimal digits that tell a network apart from others of another structure.
+    """Return a digest of the structure of a network, as 12 hexadecimal digits.
 
-    Made of each layer's kind, weights' shapes, output shape and activation: the same with every version of Keras,
-    whatever the values of the weights, rates and names are.
+    It depends on the type, the shapes of the weights, the output shape and the activation of each layer. It does not
+    depend on the version of Keras, the values of the weights, dropout rates or names.
     """
-    # No names of layers: they count up within a process, and would differ from fold to fold.
+    # Without names of layers: Keras numbers them within a process, so they would differ from fold to fold.
     layers = [
         (
             type(layer).__name__,
@@ -142,31 +148,31 @@ def network_digest(model: keras.Model) -> str:
 
 
 def softmax_function(model: keras.Model, tta: int = 1) -> Callable[[UInt8], Float32]:
-    """Return the function from images to a network's class probabilities.
+    """Return a function that predicts the class probabilities of images.
 
     Parameters
     ----------
     model : keras.Model
-        From preprocessed grey values to logits, as the functions of this module build it.
+        A network built by this module: preprocessed grey values to logits.
     tta : int
-        Test-time augmentation: 1 for none, or 5 for the mean softmax of an image and its four shifts by one
-        pixel, wherever the network is not sure of the image alone.
+        Test-time augmentation: 1 for none; with 5, if the largest probability is below `SURE`, the prediction is the
+        mean softmax of the image and its four shifts by one pixel.
 
     Returns
     -------
     callable
-        From preprocessed grey values, uint8 [n, 28, 28], to a softmax a row, float32 [n, 10], in the same order.
+        Preprocessed grey values, uint8 [n, 28, 28], to softmaxes, float32 [n, 10], in the same order.
     """
     import tensorflow as tf
 
-    # AutoGraph would leave its source files behind when the process is killed, and there is nothing for it to do.
+    # AutoGraph is not needed here, and it would leave temporary files behind if the process is killed.
     @tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
     def softmax(batch: Any) -> Any:
         return tf.nn.softmax(model(tf.cast(batch[..., None], tf.float32), training=False))
 
     def predict_once(images: UInt8) -> Float32:
         softmaxes = np.empty((len(images), CLASSES), np.float32)
-        # The last batch may be smaller; `reduce_retracing` lets one trace serve all sizes.
+        # The last batch may be smaller; with `reduce_retracing`, one trace is used for all batch sizes.
         for start in range(0, len(images), PREDICTION_BATCH):
             rows = slice(start, start + PREDICTION_BATCH)
             softmaxes[rows] = softmax(images[rows]).numpy()
@@ -174,14 +180,14 @@ def softmax_function(model: keras.Model, tta: int = 1) -> Callable[[UInt8], Floa
 
     def predict(images: UInt8) -> Float32:
         softmaxes = predict_once(images)
-        # Only the few rows that the network is not sure of: the class of the others would hardly ever change, so
-        # that this has nearly the full gain of test-time augmentation at a fraction of its time.
+        # Only for the few uncertain rows. The class of the others would almost never change, so this has nearly the
+        # full benefit of test-time augmentation in a fraction of the time.
         unsure = softmaxes.max(1) < SURE
         if tta > 1 and unsure.any():
             padded = np.pad(images[unsure], ((0, 0), (1, 1), (1, 1)))
             shifted = [padded[:, y : y + SIDE, x : x + SIDE] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
             all_softmaxes = [softmaxes[unsure], *map(predict_once, shifted)]
-            # Added up in float64, which leaves a rounding error of float32 only once.
+            # Summed in float64, so that the result is rounded to float32 only once.
             softmaxes[unsure] = np.mean(all_softmaxes, axis=0, dtype=np.float64)
         return softmaxes
 
@@ -192,12 +198,12 @@ def _pixels() -> tuple[Any, Any]:
     import keras
 
     pixels = keras.Input((SIDE, SIDE, 1))
-    # Inside the network, so that no caller can forget it.
+    # Rescaling is part of the network, so that callers cannot forget it.
     return pixels, keras.layers.Rescaling(1 / 255)(pixels)
 
 
 def _classifier(pixels: Any, features: Any) -> keras.Model:
     import keras
 
-    # Logits, not a softmax: a loss that is computed from logits does not overflow.
+    # Logits instead of a softmax: computing the loss from logits is numerically stable.
     return keras.Model(pixels, keras.layers.Dense(CLASSES)(features))

@@ -1,4 +1,4 @@
-"""Who is told of what happens while folds train and a submission is scored."""
+"""Notification of events during training and submission."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Is told of what happens, and does nothing: subclasses show what they want to show."""
+    """Base class for objects that are notified of events. It does nothing; subclasses override methods."""
 
     def start(self, run: str, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
-        """Hear the name of the run, all its folds, and those that are going to be trained."""
+        """Called before training, with the name of the run, all its folds, and the folds to train."""
 
     def progress(self, progress: Progress) -> None:
-        """Hear how far a fold is, about once a second and at the end of each epoch."""
+        """Called with the progress of a fold, about once a second and at the end of each epoch."""
 
     def finished(self, task: FoldTask) -> None:
-        """Hear that a fold is trained and written."""
+        """Called when a fold is trained and written."""
 
     def notice(self, sentence: str) -> None:
-        """Hear in a sentence what a person should know, such as that a fold is begun once more."""
+        """Called with a sentence for the user, such as that a fold is retried."""
 
     def waiting(self, status: str) -> None:
-        """Hear the status of a submission, at each look while it is waited for."""
+        """Called with the status of a submission, at each poll while waiting for the score."""

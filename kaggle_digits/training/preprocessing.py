@@ -1,6 +1,6 @@
-"""Preprocessing of digits: normalised, widened, thickened or slanted before a network sees them.
+"""Preprocessing of digits: normalise, widen, thicken or slant them before they are given to a network.
 
-Folds whose networks see different preprocessings make different errors, so that their mean makes fewer.
+Networks with different preprocessings make different errors, so the mean of their predictions makes fewer.
 """
 
 from __future__ import annotations
@@ -14,32 +14,33 @@ from kaggle_digits.arrays import UInt8
 from kaggle_digits.workspace import SIDE
 
 _BATCH = 1_000
-"""Images at a time, so that the intermediate float32 tensors stay small."""
+"""The number of images processed at once; limits the memory of the intermediate float32 tensors."""
 _MIN_SCALE, _MAX_SCALE = 0.4, 1.4
-"""Limits of the scale, in pixels of the original to one of the result: a 1 is not spread over the whole image."""
+"""Limits of the scale, in pixels of the original per pixel of the result, so that a 1 is not widened to the complete
+image."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to a digit; its centre of mass is also moved to the middle of the image.
+    """The parameters of a preprocessing. Each also moves the centre of mass to the middle of the image.
 
-    The shear, the spreads and the centre are computed from the moments of the grey values, as in moment
-    normalisation (Liu, Nakashima, Sako and Fujisawa, Pattern Recognition 37, 2004). That networks with different
-    preprocessings make a better ensemble than networks with the same one: Ciresan, Meier and Schmidhuber
-    (CVPR 2012), who normalised digits to different widths.
+    Shear, spread and centre are computed from the moments of the grey values, as in moment normalisation (Liu,
+    Nakashima, Sako and Fujisawa, Pattern Recognition 37, 2004). Ciresan, Meier and Schmidhuber (CVPR 2012) showed,
+    with digits normalised to different widths, that networks with different preprocessings make a better ensemble.
 
     Attributes
     ----------
     shear : float or None
-        The slant that each digit gets before it is scaled, in pixels to the right for a pixel up; None leaves it
-        as it is.
+        The slant of each digit after preprocessing, before scaling: pixels to the right per pixel up; None keeps
+        the slant of the digit.
     width, height : float or None
-        The target of the digit's spread (standard deviation of its grey values, in pixels) along each axis; None
-        leaves it as it is.
+        The target spread of each digit along an axis (standard deviation of its grey values, in pixels); None keeps
+        the spread of the digit.
     evenness : float
-        How near to these targets each digit is scaled: 0 not at all, 1 all the way.
+        How much of the difference to these targets is removed by scaling: 0 nothing, 1 all of it.
     bold : float
-        How much strokes are thickened: the share of the way from each pixel to the darkest of its neighbours.
+        How much strokes are thickened: 0 not at all, 1 replaces each pixel by the darkest pixel of its 3x3
+        neighbourhood.
     """
 
     shear: float | None = None
@@ -60,7 +61,7 @@ PREPROCESSINGS = {
 
 
 def preprocess(images: UInt8, name: str) -> UInt8:
-    """Preprocess images: the one function for this, in training, in prediction and in reports.
+    """Preprocess images. Training, prediction and reports all use this function.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ def _transform(pixels: Any, preprocessing: Preprocessing) -> Any:
     from keras import ops
 
     if preprocessing.bold:
-        # The largest value of each 3x3 neighbourhood: ink is bright in these images.
+        # The darkest pixel is the largest value, because ink is 255 in these images.
         pixels = pixels + preprocessing.bold * (ops.max_pool(pixels, 3, 1, "same") - pixels)
     ink = ops.squeeze(pixels, -1)
     total = ops.maximum(ops.sum(ink, (1, 2)), 1.0)  # an empty image must not divide by zero
@@ -108,10 +109,11 @@ def _transform(pixels: Any, preprocessing: Preprocessing) -> Any:
 
     shear = ops.zeros_like(x)
     if preprocessing.shear is not None:
-        # Rows are counted downwards: a digit that leans to the right has a negative covariance.
-        # The limit keeps flat strokes, whose slant means nothing, from being pulled apart.
+        # Rows are counted downwards, so a digit that leans to the right has a negative covariance. The limit
+        # protects flat digits, whose slant is not well defined, from extreme shears.
         shear = ops.clip(covariance / y_variance, -0.8, 0.8) + preprocessing.shear
-    # The variance along x after the shear, by which the width is scaled; the lower limit is for thin strokes.
+    # The variance along x after the shear, from which the width is scaled. The lower limit prevents division by
+    # (nearly) zero for thin vertical strokes.
     sheared = ops.maximum(x_variance - 2 * shear * covariance + shear * shear * y_variance, 0.3)
     x_scale, y_scale = (
         ops.clip(ops.power(ops.sqrt(variance) / spread, preprocessing.evenness), _MIN_SCALE, _MAX_SCALE)
@@ -121,8 +123,8 @@ def _transform(pixels: Any, preprocessing: Preprocessing) -> Any:
     )
     middle, zero = (SIDE - 1) / 2, ops.zeros_like(x)
     across = shear * y_scale
-    # Scale, shear and centring are one matrix, so that an image is interpolated, and blurred, only once.
-    # It maps each point of the result to a point of the original, as `affine_transform` wants it.
+    # Scale, shear and centring are one matrix, so that an image is interpolated, and thus blurred, only once.
+    # `affine_transform` expects the matrix that maps points of the result to points of the original.
     to_source = (x_scale, across, x - middle * (x_scale + across), zero, y_scale, y - middle * y_scale, zero, zero)
-    # Rounded, for preprocessed images are kept as uint8: a quarter of the memory of float32.
+    # Rounded, because preprocessed images are stored as uint8, which needs a quarter of the memory of float32.
     return ops.round(ops.image.affine_transform(pixels, ops.stack(to_source, 1), interpolation="bilinear"))

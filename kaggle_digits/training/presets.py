@@ -1,4 +1,4 @@
-"""The settings of a training, and the presets: settings that belong together, and the score that they reached."""
+"""The settings of a training, and the presets: tested combinations of settings with the score they reached."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """How a network is built and trained. Every preset has all of these, and ``--set`` changes them.
+    """How a network is built and trained. Every preset has all of these settings, and ``--set`` changes them.
 
     Attributes
     ----------
@@ -70,16 +70,16 @@ class Settings(BaseModel):
         Names from `kaggle_digits.training.preprocessing.PREPROCESSINGS`, joined by commas, of which the first
         fold gets the first, the second fold the second, and so on, from the start again when all are used.
     tta : {1, 5}
-        Test-time augmentation: with 5, the prediction for an image that the network is not sure of is the mean
-        over the image and its four shifts by one pixel.
+        The number of predictions per image for test-time augmentation: with 5, the prediction for an image with a
+        largest probability below .9 is the mean over the image and its four shifts by one pixel.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     network: Literal["lenet", "residual"]
     widths: str
-    # The upper limits turn a typing error into a sentence: the schedule is a list with an entry for each epoch,
-    # which would not fit into memory.
+    # The upper limits turn a typing error into an error message. Without them, the list of epochs of a huge number
+    # would not fit into memory.
     epochs: int = Field(ge=1, le=100_000)
     batch_size: int = Field(ge=1, le=100_000)
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
@@ -97,7 +97,7 @@ class Settings(BaseModel):
     ramp: float = Field(default=1.0, ge=0, le=1)
     hard_rows: Share = 0.0
     other_rows: float = Field(default=1.0, ge=0, le=1)
-    # A text, as `--set` and a run's name have it, not a list.
+    # A string and not a list, because `--set` and the names of runs contain it as text.
     preprocessing: str = "plain"
     tta: Literal[1, 5] = 1
 
@@ -105,7 +105,7 @@ class Settings(BaseModel):
     @classmethod
     def _are_widths(cls, value: str) -> str:
         numbers = value.split(",")
-        # The network of a typing error should not fill the memory either.
+        # The upper limit turns a typing error into an error message; the network would not fit into memory.
         if not all(number.isascii() and number.isdigit() and 1 <= int(number[:5]) <= 4096 for number in numbers):
             raise ValueError("Give whole numbers from 1 to 4096, joined by commas")
         return ",".join(str(int(number)) for number in numbers)
@@ -121,13 +121,13 @@ class Settings(BaseModel):
     @field_validator("tta", mode="before")
     @classmethod
     def _to_number(cls, value: object) -> object:
-        # A Literal of numbers does not take the text that a person types, as an int does.
+        # Unlike int, a Literal of numbers does not accept numbers given as text, as `--set` does.
         return int(value) if isinstance(value, str) and value.isdigit() else value
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
         if not 0 < self.hard_rows + self.other_rows <= 1:
-            raise ValueError("hard_rows and other_rows together are more than 0 and at most 1")
+            raise ValueError("The sum of hard_rows and other_rows must be more than 0 and at most 1")
         wanted = {"lenet": 4, "residual": 3}[self.network]
         if len(self.widths.split(",")) != wanted:
             raise ValueError(f"The network {self.network} has {wanted} widths, joined by commas")
@@ -153,7 +153,7 @@ def build_network(settings: Settings) -> keras.Model:
 
 @dataclass(frozen=True)
 class Result:
-    """What a preset reached on `rehearsal-full`: one run with seed 0 on 2 AMD EPYC cores, TensorFlow 2.21.
+    """The result of a preset on `rehearsal-full`: one run with seed 0 on 2 AMD EPYC cores, TensorFlow 2.21.
 
         kaggle-digits --competition rehearsal-full train --preset NAME
 
@@ -162,9 +162,9 @@ class Result:
     out_of_fold : float
         Accuracy on the 42,000 training rows, each predicted by the network that was not trained on it.
     score : float
-        Accuracy on the 28,000 test rows, which no training and no choice of a preset has seen.
+        Accuracy on the 28,000 test rows, which were not used for training or for the choice of settings.
     seconds : int
-        Elapsed time of the whole command.
+        Elapsed time of the complete command.
     """
 
     out_of_fold: float
@@ -174,20 +174,20 @@ class Result:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings that belong together, and what a run with them reached.
+    """A tested combination of settings, with its result.
 
     Attributes
     ----------
     name : str
         The preset's name.
     summary : str
-        What it is, in a few words.
+        A short description.
     folds : int
-        K, unless the person says otherwise.
+        The default number of folds.
     settings : Settings
         The network, and how it is trained.
     result : Result
-        What it reached.
+        The result on `rehearsal-full`.
     """
 
     name: str
@@ -202,12 +202,12 @@ class Preset:
         Parameters
         ----------
         changes : mapping of str to object
-            Setting to its new value, which may be text as typed by a person.
+            Names of settings and their new values; a value can be given as text.
 
         Raises
         ------
         UsageError
-            If there is no such setting or the value does not suit it.
+            If a setting does not exist or its value is not valid.
         """
         try:
             settings = Settings.model_validate({**self.settings.model_dump(), **changes})
@@ -215,7 +215,7 @@ class Preset:
             first = error.errors()[0]
             remedy = f"{first['msg'].removeprefix('Value error, ').rstrip('.')}."
             if not first["loc"]:
-                raise UsageError("These settings do not go together.", remedy) from None
+                raise UsageError("These settings cannot be combined.", remedy) from None
             key = str(first["loc"][0])
             if first["type"] == "extra_forbidden":
                 raise UsageError(
@@ -226,36 +226,36 @@ class Preset:
         return replace(self, settings=settings)
 
 
-# What each of these numbers brings was measured out-of-fold: see docs/recipes.md.
+# The effect of each of these settings on the out-of-fold errors was measured: see docs/recipes.md.
 _RESIDUAL: dict[str, Any] = {
     "network": "residual",
-    # Batches of 128 make more errors after as many epochs.
+    # With batches of 128, the network makes more errors after the same number of epochs.
     "batch_size": 64,
     "learning_rate": 3e-3,
     "warm_up": 0.15,
-    # AdamW's .999 averages over about 1,000 steps, which is much of a training of a few thousand.
+    # The default of .999 averages over about 1,000 steps, which is too long for a training of a few thousand steps.
     "beta_2": 0.99,
     "weight_decay": 0.01,
     "label_smoothing": 0.05,
     "dropout": 0.2,
     "tta": 5,
 }
-"""What the presets with a residual network have in common."""
+"""The common settings of all presets with a residual network."""
 _LARGE = _RESIDUAL | {
     "widths": "48,64,128",
-    # Stronger than in `fast`: a larger network that is trained for longer needs more augmentation.
+    # Stronger augmentation than in `fast`: a larger network that is trained for longer overfits more.
     "rotation": 11.5,
     "scale": 0.12,
     "shear": 0.15,
     "shift": 2.0,
     "elastic": 0.7,
     "ramp": 0.6,
-    # Epochs of 40 % of the rows: more epochs, in which hard rows come more often, in the same time.
+    # Each epoch has only 40 % of the rows: in the same time there are more epochs, and hard rows occur more often.
     "hard_rows": 0.2,
     "other_rows": 0.2,
     "preprocessing": "plain,even,wide,bold,backhand",
 }
-"""What `default` and `best` have in common."""
+"""The common settings of `default` and `best`."""
 
 PRESETS = {
     preset.name: preset
@@ -273,7 +273,7 @@ PRESETS = {
                 schedule="constant",
                 dropout=0.3,
             ),
-            # The article has .9912 for one network. The time was measured beside other work.
+            # The article reports .9912 for one network. The time was measured while other programs were running.
             result=Result(out_of_fold=0.99052, score=0.99275, seconds=705),
         ),
         Preset(
@@ -319,7 +319,7 @@ def find_preset(name: str) -> Preset:
     Raises
     ------
     UsageError
-        If there is none.
+        If there is no preset with this name.
     """
     if name not in PRESETS:
         raise UsageError(f"There is no preset called {name!r}.", f"Choose one of: {', '.join(PRESETS)}.")

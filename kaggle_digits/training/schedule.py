@@ -1,4 +1,4 @@
-"""What changes from step to step of a training: which rows, which learning rate, how strong the augmentation."""
+"""Schedules of a training: the rows of each epoch, the learning rate and the strength of augmentation of each step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kaggle_digits.training.presets import Settings
 
 
 def epoch_sizes(rows: int, settings: Settings) -> list[int]:
-    """Return how many of the training rows each epoch has: all of them in the first, then the chosen ones."""
+    """Return the number of training rows in each epoch: all rows in the first epoch, then the selected ones."""
     hard, others = _row_counts(rows, settings)
     return [rows] + [hard + others] * (settings.epochs - 1)
 
@@ -17,15 +17,15 @@ def epoch_sizes(rows: int, settings: Settings) -> list[int]:
 def choose_rows(likelihood: Float32, epoch: int, settings: Settings, rng: np.random.Generator) -> Int64:
     """Choose and shuffle the rows of an epoch, by hard-example mining.
 
-    An epoch has the rows that the network finds hardest, and a random choice of the others: a simple form of the
-    selective backpropagation of Jiang et al. (arXiv:1910.00762).
+    An epoch has the rows with the highest loss and a random sample of the other rows: a simple form of selective
+    backpropagation (Jiang et al., arXiv:1910.00762).
 
     Parameters
     ----------
     likelihood : ndarray of float32, shape (n,)
         The probability of each row's label when the network was last trained on it.
     epoch : int
-        From 0; the first has all rows.
+        The epoch, counted from 0; the first epoch has all rows.
     settings : Settings
         ``hard_rows`` and ``other_rows``.
     rng : numpy.random.Generator
@@ -34,42 +34,44 @@ def choose_rows(likelihood: Float32, epoch: int, settings: Settings, rng: np.ran
     Returns
     -------
     ndarray of int64, shape (k,)
-        Numbers of rows.
+        The row numbers, in random order.
     """
     rows = len(likelihood)
-    # Nothing is known about any row until the network has been trained on it once.
+    # In the first epoch, no row has been trained on yet, so none is known to be hard.
     if epoch == 0:
         return rng.permutation(rows)
     hard, others = _row_counts(rows, settings)
-    # A stable sort: where likelihoods are equal, the order must not depend on the machine.
+    # A stable sort, so that the order of equal likelihoods does not depend on the machine.
     by_difficulty = np.argsort(likelihood, kind="stable")
-    # Easy rows have to come back now and then, or the network would forget them and none would look hard.
+    # Easy rows have to come back from time to time: the network could forget them, and this would not be noticed,
+    # because likelihoods are only updated for rows that are trained on.
     chosen = [by_difficulty[:hard], rng.choice(by_difficulty[hard:], others, replace=False)]
     return rng.permutation(np.concatenate(chosen))
 
 
 def _row_counts(rows: int, settings: Settings) -> tuple[int, int]:
-    """Return how many hard rows and how many others an epoch after the first has."""
+    """Return the numbers of hard rows and of other rows in each epoch after the first."""
     hard = int(settings.hard_rows * rows)
-    # At least one row, and never more than there are.
+    # At least one other row, so that an epoch is never empty, and at most the rows that are left.
     return hard, min(rows - hard, max(1, int(settings.other_rows * rows)))
 
 
 def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
-    """Return the learning rate of a step, counted from 0, of `steps` in all epochs together.
+    """Return the learning rate of a step, counted from 0; `steps` is the number of steps in all epochs.
 
-    The schedule ``one-cycle`` is the triangle of Smith and Topin (arXiv:1708.07120) without its last phase.
+    The schedule ``one-cycle`` rises and falls linearly, as in Smith and Topin (arXiv:1708.07120), but without their
+    last phase, in which the learning rate falls below its initial value.
     """
     if settings.schedule == "constant":
         return settings.learning_rate
     rising = settings.warm_up * steps
-    # `step + 1`: a first step with a learning rate of 0 would be wasted.
+    # `step + 1`, because a first step with a learning rate of 0 would have no effect.
     if step < rising:
         return settings.learning_rate * ((step + 1) / (rising + 1))
     return settings.learning_rate * ((steps - step) / (steps - rising))
 
 
 def augmentation_strength_at(step: int, steps: int, settings: Settings) -> float:
-    """Return the share of the full augmentation in a step, counted from 0, of `steps` in all epochs together."""
-    # A line from `ramp` to 1: digits that are easy to read teach the network faster at the start.
+    """Return the strength of augmentation in a step, counted from 0; `steps` is the number of steps in all epochs."""
+    # Linear from `ramp` to 1: at the start, networks learn faster from slightly augmented digits.
     return settings.ramp + (1 - settings.ramp) * step / steps

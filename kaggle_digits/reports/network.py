@@ -1,4 +1,4 @@
-"""What is inside a network: its layers, its first filters, and what its layers make of a digit."""
+"""Details of a network for the report: its layers, its first filters, and its activations for a digit."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Inside:
-    """The inside of a fold's network.
+class NetworkDetails:
+    """Layers, filters and activations of the network of a fold.
 
     Attributes
     ----------
     layers : list of dict
-        From input to output: ``name``, ``kind``, ``shape`` of its output for one image, ``parameters``, and
-        ``receptive_field``, the side in pixels of the square that one of its outputs depends on.
+        From input to output: ``name``, ``kind``, ``shape`` of the output for one image, ``parameters``, and
+        ``receptive_field``, the side in pixels of the input square that one output value depends on.
     image : ndarray of uint8, shape (28, 28)
-        A digit as the network sees it, preprocessed.
+        The digit after the preprocessing of the fold.
     filters : ndarray of float32, shape (maps, height, width)
         The kernels of the first convolution.
     activations : list of (str, ndarray of float32, shape (maps, height, width))
-        What the first and the last rectified convolution make of the image, with the layers' names.
+        Layer name and feature maps of the first and the last convolution for the image, after ReLU.
     """
 
     layers: list[dict[str, Any]]
@@ -41,17 +41,17 @@ class Inside:
     activations: list[tuple[str, Float32]]
 
 
-def look_inside(run: FoldsRun, fold: int, image: UInt8) -> Inside:
-    """Return the inside of a fold's network, as it sees an image, uint8 [28, 28].
+def inspect_network(run: FoldsRun, fold: int, image: UInt8) -> NetworkDetails:
+    """Return the details of a fold's network, with its activations for an image, uint8 [28, 28].
 
     Raises
     ------
     DataError
-        If the network's file is missing or damaged.
+        If the file of the network is missing or damaged.
     """
     keras, network = tensorflow_keras(), load_network(run, fold)
     layers = keras.layers
-    seen = preprocess(image[None], run.fold_metrics(fold).preprocessing)
+    preprocessed = preprocess(image[None], run.fold_metrics(fold).preprocessing)
     convolutions = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]
     rectified = [
         layer
@@ -60,10 +60,12 @@ def look_inside(run: FoldsRun, fold: int, image: UInt8) -> Inside:
     ]
     shown = [layer for layer in rectified if len(layer.output.shape) == 4]
     shown = [shown[0], shown[-1]] if len(shown) > 1 else shown
-    maps = keras.Model(network.inputs, [layer.output for layer in shown])([seen[..., None].astype(np.float32)])
-    return Inside(
+    maps = keras.Model(network.inputs, [layer.output for layer in shown])(
+        [preprocessed[..., None].astype(np.float32)]
+    )
+    return NetworkDetails(
         layers=_layer_table(network),
-        image=seen[0],
+        image=preprocessed[0],
         filters=np.moveaxis(np.asarray(convolutions[0].kernel)[:, :, 0], -1, 0),
         activations=[
             (layer.name, np.moveaxis(np.asarray(values)[0], -1, 0))
@@ -73,23 +75,29 @@ def look_inside(run: FoldsRun, fold: int, image: UInt8) -> Inside:
 
 
 def _layer_table(network: keras.Model) -> list[dict[str, Any]]:
-    """Return a row a layer. How receptive fields grow: Araujo, Norris and Sim, Distill, 2019."""
-    # Of each tensor: the side of its receptive field, and the distance in pixels between two of its neighbours.
-    reach: dict[int, tuple[int, int]] = {}
+    """Return one row per layer.
+
+    Receptive fields are computed as in Araujo, Norris and Sim (Distill, 2019): a layer with kernel size k and
+    stride s adds (k - 1) * jump to the field and multiplies the jump by s, where the jump is the distance in input
+    pixels between two neighbouring values.
+    """
+    # For each tensor, by id: the side of its receptive field, and its jump.
+    fields_and_jumps: dict[int, tuple[int, int]] = {}
     rows, side = [], SIDE
     for layer in network.layers:
         sources = layer.input if isinstance(layer.input, list) else [layer.input]
-        fields = [reach[id(source)] for source in sources] or [(1, 1)]
-        field, jump = max(fields)
+        # Where branches meet (residual connections), the larger receptive field counts.
+        field, jump = max([fields_and_jumps[id(source)] for source in sources] or [(1, 1)])
         if hasattr(layer, "kernel_size") or hasattr(layer, "pool_size"):
             size = getattr(layer, "kernel_size", None) or layer.pool_size
             field, jump = field + (size[0] - 1) * jump, jump * layer.strides[0]
         elif type(layer).__name__ == "Cropping2D":
             side = layer.output.shape[1]
         elif len(layer.output.shape) == 2:
+            # Flatten and dense layers depend on the complete image.
             field = side
         field = min(field, side)
-        reach[id(layer.output)] = field, jump
+        fields_and_jumps[id(layer.output)] = field, jump
         rows.append(
             {
                 "name": layer.name,
