@@ -92,6 +92,14 @@ def download(
         If those from the host are not.
     KaggleDigitsError
         What the host has to say: no credentials, a refusal, network trouble.
+
+    Examples
+    --------
+    >>> import kaggle_digits as kd
+    >>> workspace = kd.Workspace.at(folder, competition="rehearsal")
+    >>> files = kd.download(workspace)
+    >>> files.train_rows, files.test_rows
+    (4200, 2800)
     """
     folder = workspace.data
     keep = not force and source is None
