@@ -172,15 +172,19 @@ def download(
     help=f"The preset: {', '.join(PRESET_NAMES)}. Default: {DEFAULT_PRESET}.",
 )
 @click.option("--folds", metavar="K", type=int, help="The number of folds. Default: that of the preset.")
-@click.option("--seed", metavar="N", type=int, default=0, help="The random seed of the split and of training. Default: 0.")
+@click.option(
+    "--seed", metavar="N", type=int, default=0, help="The random seed of the split and of training. Default: 0."
+)
 @click.option(
     "--seeds",
     metavar="N",
     type=int,
     default=1,
-    help="Train N runs with consecutive seeds, starting at --seed, and average them into one more run. Default: 1.",
+    help="Train N runs with consecutive seeds from --seed on, and average them into one more run. Default: 1.",
 )
-@click.option("--run", metavar="NAME", help="The name of the run. Default: built from preset, folds, seed and settings.")
+@click.option(
+    "--run", metavar="NAME", help="The name of the run. Default: built from preset, folds, seed and settings."
+)
 @click.option(
     "--workers",
     metavar="N",
@@ -200,7 +204,9 @@ def download(
     help="Change a setting of the preset, such as epochs=3; can be repeated.",
 )
 @click.option("--retrain", is_flag=True, help="Train damaged folds again, or all folds if none is damaged.")
-@click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard into the folders of the folds.")
+@click.option(
+    "--tensorboard", is_flag=True, help="Write event files for TensorBoard into the folders of the folds."
+)
 @json_option
 @click.pass_obj
 def train(
@@ -267,7 +273,10 @@ def ensemble(workspace: Workspace, runs: tuple[str, ...], name: str | None, as_j
 @cli.command(short_help="Submit a run and wait for its score.")
 @click.option("--run", metavar="NAME", help="The run. Default: the finished run with the best CV.")
 @click.option(
-    "--file", metavar="CSV", type=click.Path(path_type=Path), help="Submit this file instead of a run's submission."
+    "--file",
+    metavar="CSV",
+    type=click.Path(path_type=Path),
+    help="Submit this file instead of a run's submission.",
 )
 @click.option(
     "--message", metavar="M", help="The description of the submission. Default: preset, folds, seed and CV."

@@ -306,9 +306,7 @@ def show_report(document: dict[str, Any], page: str) -> None:
         console.print("\nConfusion matrix: one row per label, one column per prediction", style="dim")
         console.print(matrix)
         if total["suspects"]:
-            shown = [
-                f"{s['row']} ({s['label']} → {s['predicted']}?)" for s in total["suspects"][:SUSPECTS_SHOWN]
-            ]
+            shown = [f"{s['row']} ({s['label']} → {s['predicted']}?)" for s in total["suspects"][:SUSPECTS_SHOWN]]
             more = len(total["suspects"]) - len(shown)
             console.print(
                 "Rows with a label that may be wrong (label → prediction): "
@@ -464,7 +462,5 @@ def _table(*columns: str) -> Table:
     text_columns = ("run", "status", "time (UTC)", "val accuracy", "preprocessing")
     for name in columns:
         is_text = name in text_columns
-        table.add_column(
-            name, justify="left" if is_text else "right", header_style="dim", no_wrap=not is_text
-        )
+        table.add_column(name, justify="left" if is_text else "right", header_style="dim", no_wrap=not is_text)
     return table

@@ -28,8 +28,8 @@ PYTHONS = (3, 11), (3, 14)
 """The first Python that will do and the first that will not: TensorFlow's range, as in pyproject.toml."""
 DISK = 0.5e9
 """Bytes that should be free: twice what the data take (175 MB, 123 of them CSV, the rest cache) and a run of
-`best` (66 MB), because old files are kept until the new ones are complete. By ``du -sm`` on `rehearsal-full`, which
-has as many rows as the real competition."""
+`best` (66 MB), because old files are kept until the new ones are complete. By ``du -sm`` on `rehearsal-full`,
+which has as many rows as the real competition."""
 PATIENCE = 10.0
 """Seconds without a byte after which Kaggle counts as out of reach."""
 

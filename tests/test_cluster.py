@@ -158,7 +158,9 @@ def test_a_run_on_dask_is_the_run_that_is_trained_here(
     assert train(workspace, run="it", dask="tcp://127.0.0.1:1", **QUICK) == run
 
 
-def test_the_fold_of_a_killed_worker_runs_elsewhere(workspace: Workspace, reference: Workspace, dask: Cluster) -> None:
+def test_the_fold_of_a_killed_worker_runs_elsewhere(
+    workspace: Workspace, reference: Workspace, dask: Cluster
+) -> None:
     for _ in range(2):
         dask.add_worker()
     notices: list[str] = []
@@ -178,7 +180,10 @@ def test_the_fold_of_a_killed_worker_runs_elsewhere(workspace: Workspace, refere
         **QUICK,
     )
     assert_same(run, reference)
-    assert any(text.endswith("of seed 0. The fold is retried.") and "was lost while it trained" in text for text in notices)
+    assert any(
+        text.endswith("of seed 0. The fold is retried.") and "was lost while it trained" in text
+        for text in notices
+    )
 
 
 def test_a_worker_that_leaves_in_good_order(workspace: Workspace, reference: Workspace, dask: Cluster) -> None:
@@ -270,7 +275,9 @@ def test_the_scheduler_gone(workspace: Workspace, tmp_path: Path, monkeypatch: p
     own = Cluster(tmp_path / "log")
     try:
         worker = own.add_worker()
-        with pytest.raises(NetworkError, match=r"^The connection to the Dask scheduler at \S+ was lost\.") as caught:
+        with pytest.raises(
+            NetworkError, match=r"^The connection to the Dask scheduler at \S+ was lost\."
+        ) as caught:
             train(
                 workspace,
                 dask=own.address,

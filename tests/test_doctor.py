@@ -600,7 +600,9 @@ def test_all_is_ready_is_said(
 ) -> None:
     monkeypatch.chdir(rehearsal.root)
     cli.main(["--competition", "rehearsal", "doctor"], standalone_mode=False)
-    assert capfd.readouterr().out.endswith("Everything is ready. Next: kaggle-digits --competition rehearsal train\n")
+    assert capfd.readouterr().out.endswith(
+        "Everything is ready. Next: kaggle-digits --competition rehearsal train\n"
+    )
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])

@@ -302,7 +302,7 @@ def test_a_listing_that_makes_no_sense(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, document: dict
 ) -> None:
     monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
-    with pytest.raises(NetworkError, match="Kaggle's (answer is not valid|client cannot read)"):
+    with pytest.raises(NetworkError, match=r"Kaggle's (answer is not valid|client cannot read)"):
         host.download(Path("nowhere"))
     assert kaggle.count("ListDataFiles") == ATTEMPTS
 

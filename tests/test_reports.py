@@ -205,9 +205,11 @@ def test_findings_follow_the_document(trained: Workspace) -> None:
     changed["test"]["class_shares"]["chi_squared_p"] = 1e-9
     changed["missing_folds"] = [3]
     changed["findings"] = make_findings(changed, "", "")
-    assert {"The run is not finished", "The two folds differ", "The class distribution of the test set differs"} <= {
-        finding["title"] for finding in changed["findings"]
-    }
+    assert {
+        "The run is not finished",
+        "The two folds differ",
+        "The class distribution of the test set differs",
+    } <= {finding["title"] for finding in changed["findings"]}
     assert "Fold 3 is not trained yet" in changed["findings"][0]["text"]
 
 

@@ -1,1 +1,1 @@
-"""What predictions are measured by: accuracy, calibration, and statistical tests."""
+"""Evaluation of predictions: metrics, calibration and statistical tests."""

@@ -1,4 +1,4 @@
-"""Temperatures, so that probabilities mean what they say."""
+"""Calibration of predictions by temperature scaling."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.evaluation.metrics import expected_calibration_error, log_loss, mean_softmax
 from kaggle_digits.workspace import CLASSES
 
-TINIEST = 1e-12
-"""What a probability counts as at least, when its logarithm is taken."""
+MIN_PROBABILITY = 1e-12
+"""Probabilities are clipped to at least this before their logarithm is taken."""
 
 
 def temper(softmax: Float32, temperature: float) -> Float32:
-    """Return softmaxes [n, 10] at a temperature: below 1 surer, above 1 less sure; the largest entry stays so."""
-    logits = np.log(np.maximum(softmax.astype(np.float64), TINIEST)) / temperature
+    """Apply temperature scaling to softmaxes [n, 10].
+
+    A temperature below 1 makes predictions more confident, above 1 less confident. The predicted classes do not
+    change.
+    """
+    logits = np.log(np.maximum(softmax.astype(np.float64), MIN_PROBABILITY)) / temperature
     powers = np.exp(logits - logits.max(1, keepdims=True))
     tempered: Float32 = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
     return tempered
 
 
 def fit_temperature(softmax: Float32, targets: Float32) -> float:
-    """Return the temperature from 0.05 to 20 at which softmaxes [n, 10] have the least cross-entropy.
+    """Return the temperature from 0.05 to 20 that minimises the cross-entropy of softmaxes [n, 10].
 
     Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
 
     Parameters
     ----------
     softmax, targets : ndarray of float32, shape (n, 10)
-        What is to be calibrated, and the distributions it is to meet; one-hot for labels.
+        The predictions to calibrate, and the target distributions: one-hot for labels.
     """
     from scipy.optimize import minimize_scalar
 
-    logits = np.log(np.maximum(softmax.astype(np.float64), TINIEST))
+    logits = np.log(np.maximum(softmax.astype(np.float64), MIN_PROBABILITY))
 
     def cross_entropy(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
@@ -49,14 +53,14 @@ def fit_temperature(softmax: Float32, targets: Float32) -> float:
 
 
 def cross_fit(oof: Float32, labels: UInt8, folds: UInt8) -> Float32:
-    """Return out-of-fold softmaxes [n, 10], each fold's at the temperature that suits all other folds best.
+    """Return calibrated out-of-fold softmaxes [n, 10], each fold with the temperature fitted on all other folds.
 
     Parameters
     ----------
     oof : ndarray of float32, shape (n, 10)
         Out-of-fold softmaxes.
     labels, folds : ndarray of uint8, shape (n,)
-        The digit of each row, and the fold whose network predicted it; a single fold's stays as it is.
+        The label of each row, and the fold whose network predicted it. A single fold is returned unchanged.
     """
     truth = np.eye(CLASSES, dtype=np.float32)[labels]
     tempered = oof.copy()
@@ -68,34 +72,36 @@ def cross_fit(oof: Float32, labels: UInt8, folds: UInt8) -> Float32:
 
 
 def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequence[Float32]) -> dict[str, float]:
-    """Fit the temperature of an ensemble's mean, and measure what temperatures do to out-of-fold rows.
+    """Fit the temperature of the mean of an ensemble, and measure the effect of calibration on out-of-fold rows.
 
-    An out-of-fold row was predicted by one network alone, so the temperature fitted there is a single network's.
-    The mean of several is less sure of itself and more often right, and needs another. How far another is seen on
-    the test rows, without labels: each network in turn, tempered, stands in for the labels, and temperatures are
-    fitted to it for the next network and for the mean of all others. The ratio of these two, in which the error of
-    the stand-in mostly cancels, carries the out-of-fold temperature over to the mean.
+    An out-of-fold row is predicted by one network, so a temperature fitted on out-of-fold rows is that of a single
+    network. The mean of several networks is less confident and more accurate, so it needs a different temperature.
+    The ratio of the two is estimated on the test rows, without labels: each network in turn is calibrated and used
+    as the target, and a temperature is fitted to it for the next network and for the mean of all other networks.
+    The target is not exactly right, but its error mostly cancels in the ratio of the two temperatures. The
+    temperature of the mean is the out-of-fold temperature times this ratio.
 
     Parameters
     ----------
     oof : ndarray of float32, shape (n, 10)
         Out-of-fold softmaxes.
     labels, folds : ndarray of uint8, shape (n,)
-        The digit of each row, and the fold whose network predicted it.
+        The label of each row, and the fold whose network predicted it.
     test_softmaxes : sequence of ndarray of float32, shape (m, 10)
-        Of the test rows, a network each.
+        The predictions of each network for the test rows.
 
     Returns
     -------
     dict
-        ``member_temperature`` and ``temperature`` (of the mean); ``log_loss_before``, ``log_loss_after``,
-        ``ece_before`` and ``ece_after``: on out-of-fold rows, each at the temperature fitted on all other folds.
+        ``member_temperature`` (of a single network) and ``temperature`` (of the mean); ``log_loss_before``,
+        ``log_loss_after``, ``ece_before`` and ``ece_after``: on out-of-fold rows, where each fold is calibrated
+        with the temperature fitted on all other folds.
     """
     member = fit_temperature(oof, np.eye(CLASSES, dtype=np.float32)[labels])
     tempered = cross_fit(oof, labels, folds)
     return {
         "member_temperature": member,
-        "temperature": member * _mean_against_member(test_softmaxes, member),
+        "temperature": member * _mean_to_member_ratio(test_softmaxes, member),
         "log_loss_before": log_loss(oof, labels),
         "log_loss_after": log_loss(tempered, labels),
         "ece_before": expected_calibration_error(oof, labels),
@@ -103,13 +109,15 @@ def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequenc
     }
 
 
-def _mean_against_member(softmaxes: Sequence[Float32], member: float) -> float:
-    """Return the temperature of a mean of networks as a multiple of a single one's, without labels."""
+def _mean_to_member_ratio(softmaxes: Sequence[Float32], member: float) -> float:
+    """Return the ratio of the temperature of the mean to that of a single network, estimated without labels."""
+    # It takes one network as the target and at least two others, one of which is compared with their mean.
     if len(softmaxes) < 3:
         return 1.0
     ratios = []
     for i, softmax in enumerate(softmaxes):
-        stand_in = temper(softmax, member)
+        target = temper(softmax, member)
         others = [*softmaxes[i + 1 :], *softmaxes[:i]]
-        ratios.append(fit_temperature(mean_softmax(others), stand_in) / fit_temperature(others[0], stand_in))
+        ratios.append(fit_temperature(mean_softmax(others), target) / fit_temperature(others[0], target))
+    # The geometric mean, because these are ratios.
     return float(np.exp(np.log(ratios).mean()))

@@ -1,4 +1,4 @@
-"""What is made of softmaxes: their mean, and what is measured on them with known labels."""
+"""Metrics of predictions with known labels, and the mean of predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kaggle_digits.workspace import CLASSES
 
 
 def summarise(softmax: Float32, labels: UInt8) -> dict[str, Any]:
-    """Return ``rows``, ``errors``, ``accuracy`` and ``log_loss`` of softmax [n, 10] under labels [n]."""
+    """Return ``rows``, ``errors``, ``accuracy`` and ``log_loss`` of softmax [n, 10] for labels [n]."""
     return {
         "rows": len(labels),
         "errors": count_errors(softmax, labels),
@@ -22,41 +22,41 @@ def summarise(softmax: Float32, labels: UInt8) -> dict[str, Any]:
 
 
 def count_errors(softmax: Float32, labels: UInt8) -> int:
-    """Return the number of rows of softmax [n, 10] whose largest entry is not the label's."""
+    """Return the number of rows of softmax [n, 10] whose prediction is not the label."""
     return int((softmax.argmax(1) != labels).sum())
 
 
 def accuracy(softmax: Float32, labels: UInt8) -> float:
-    """Return the share of rows of softmax [n, 10] whose largest entry is the label's."""
+    """Return the share of rows of softmax [n, 10] whose prediction is the label."""
     return 1 - count_errors(softmax, labels) / len(labels)
 
 
 def log_loss(softmax: Float32, labels: UInt8) -> float:
-    """Return the mean negative natural logarithm of the label's probability, which counts as at least 1e-7."""
+    """Return the mean negative natural logarithm of the probability of the label, clipped to at least 1e-7."""
     likelihood = softmax[np.arange(len(labels)), labels].astype(np.float64)
     return float(-np.log(np.maximum(likelihood, 1e-7)).mean())
 
 
 def mean_softmax(softmaxes: Iterable[Float32]) -> Float32:
-    """Return the mean of softmaxes, float32 [m, 10] each, with equal weights, added up in float64.
+    """Return the mean of softmaxes, float32 [m, 10] each, with equal weights, computed in float64.
 
-    Equal weights, since any others would be fitted on the few rows that are out-of-fold errors.
+    The weights are equal, because fitted weights would depend on the few out-of-fold errors and overfit.
     """
     mean: Float32 = np.stack(list(softmaxes)).mean(axis=0, dtype=np.float64).astype(np.float32)
     return mean
 
 
 def expected_calibration_error(softmax: Float32, labels: UInt8, bins: int = 15) -> float:
-    """Return by how much the largest probability and the accuracy differ, on average over rows.
+    """Return the expected calibration error: the mean difference between largest probability and accuracy.
 
-    Rows are sorted into `bins` of equal width by their largest probability: Guo et al., ICML 2017.
+    The rows are grouped by their largest probability into `bins` bins of equal width: Guo et al., ICML 2017.
     """
-    rows, confidence, right = _reliability_sums(softmax, labels, bins)
-    return float(np.abs(right - confidence).sum() / rows.sum())
+    rows, confidence, correct = _reliability_sums(softmax, labels, bins)
+    return float(np.abs(correct - confidence).sum() / rows.sum())
 
 
 def reliability(softmax: Float32, labels: UInt8, bins: int = 15) -> list[dict[str, float]]:
-    """Return ``rows``, mean ``confidence`` and ``accuracy`` of each of these bins that has rows."""
+    """Return ``rows``, mean ``confidence`` and ``accuracy`` of each bin that has rows."""
     return [
         {"rows": int(n), "confidence": float(c / n), "accuracy": float(a / n)}
         for n, c, a in zip(*_reliability_sums(softmax, labels, bins), strict=True)
@@ -65,11 +65,11 @@ def reliability(softmax: Float32, labels: UInt8, bins: int = 15) -> list[dict[st
 
 
 def _reliability_sums(softmax: Float32, labels: UInt8, bins: int) -> Any:
-    """Return the number of rows, the sum of confidences and the number of right answers, a bin each."""
+    """Return for each bin the number of rows, the sum of confidences and the number of correct predictions."""
     confidence = softmax.max(1).astype(np.float64)
-    right = softmax.argmax(1) == labels
+    correct = softmax.argmax(1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [np.bincount(bin_of, weights, bins) for weights in (np.ones(len(labels)), confidence, right)]
+    return [np.bincount(bin_of, weights, bins) for weights in (np.ones(len(labels)), confidence, correct)]
 
 
 def confusion_matrix(softmax: Float32, labels: UInt8) -> Int64:
@@ -79,26 +79,28 @@ def confusion_matrix(softmax: Float32, labels: UInt8) -> Int64:
 
 
 def suspects(softmax: Float32, labels: UInt8) -> Int64:
-    """Return the rows whose label is probably wrong, the most suspicious first.
+    """Return the rows whose label may be wrong, the most suspicious first.
 
-    Confident learning (Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research 70, 2021): a row
-    that the network takes for another class, with at least the probability that it gives on average to rows which
-    have that class for a label.
+    Confident learning (Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research 70, 2021): the
+    prediction is another class than the label, and its probability is at least the mean probability of this class
+    for the rows labelled with it.
 
     Parameters
     ----------
     softmax : ndarray of float32, shape (n, 10)
-        Out-of-fold and calibrated.
+        Calibrated out-of-fold softmaxes.
     labels : ndarray of uint8, shape (n,)
-        As given.
+        The given labels.
 
     Returns
     -------
     ndarray of int64, shape (k,)
-        Numbers of rows, from 0, by the probability of their label.
+        Row numbers, counted from 0, sorted by the probability of the label.
     """
-    usual = np.array([softmax[labels == c, c].mean() if (labels == c).any() else np.inf for c in range(CLASSES)])
+    thresholds = np.array(
+        [softmax[labels == c, c].mean() if (labels == c).any() else np.inf for c in range(CLASSES)]
+    )
     predicted, rows = softmax.argmax(1), np.arange(len(labels))
-    suspicious = (predicted != labels) & (softmax[rows, predicted] >= usual[predicted])
+    suspicious = (predicted != labels) & (softmax[rows, predicted] >= thresholds[predicted])
     found: Int64 = rows[suspicious][np.argsort(softmax[rows, labels][suspicious], kind="stable")]
     return found

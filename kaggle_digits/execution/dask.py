@@ -32,8 +32,8 @@ WAIT_SECONDS = 60.0
 MAX_ATTEMPTS = 4
 """How many times a fold is started if its workers fail."""
 MAX_FAILURES = 3
-"""After this many failed folds in a row, a worker is excluded. Fewer than `MAX_ATTEMPTS`, so that a fold cannot fail
-because of a single broken worker."""
+"""After this many failed folds in a row, a worker is excluded. Fewer than `MAX_ATTEMPTS`, so that a fold cannot
+fail because of a single broken worker."""
 POLL_SECONDS = 1.0
 """Seconds between two updates of the list of workers, and between two checks whether a fold was cancelled."""
 
@@ -46,9 +46,9 @@ def train_on_dask(
 ) -> None:
     """Train folds on the workers of a Dask cluster, and write them on this machine.
 
-    A worker trains as many folds in parallel as it has threads. Dask transfers the rows and the results and detects
-    lost workers. This function, not Dask's scheduler, assigns folds to workers: so workers with other versions get
-    no folds, and workers that join later get some.
+    A worker trains as many folds in parallel as it has threads. Dask transfers the rows and the results and
+    detects lost workers. This function, not Dask's scheduler, assigns folds to workers: so workers with other
+    versions get no folds, and workers that join later get some.
 
     Parameters
     ----------
@@ -112,7 +112,8 @@ def train_on_dask(
             if isinstance(outcome, FoldResult):
                 observer.finished(job.task)
             elif (
-                isinstance(outcome, _WorkerLostError | WorkerDiedError | WriteError) and attempts[job] < MAX_ATTEMPTS
+                isinstance(outcome, _WorkerLostError | WorkerDiedError | WriteError)
+                and attempts[job] < MAX_ATTEMPTS
             ):
                 observer.notice(f"{outcome.problem} The fold is retried.")
                 waiting.append(job)

@@ -69,7 +69,7 @@ class Job:
 
 
 def default_workers(folds: int, gpus: int = 0) -> int:
-    """Return the default number of workers: one per GPU, or without GPUs one per core if there is enough memory."""
+    """Return the default number of workers: one per GPU, or without GPUs one per core if memory is sufficient."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(folds, gpus or cores, int(memory() / WORKER_MEMORY)))
 
@@ -109,8 +109,8 @@ def train_in_processes(
 ) -> None:
     """Train each fold in a separate process, which also writes the fold.
 
-    If a worker dies, its fold is retried once. If a fold fails, the other folds are still trained. A process trains
-    only one fold, because TensorFlow does not free all memory after a training.
+    If a worker dies, its fold is retried once. If a fold fails, the other folds are still trained. A process
+    trains only one fold, because TensorFlow does not free all memory after a training.
 
     Parameters
     ----------

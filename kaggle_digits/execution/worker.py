@@ -15,9 +15,9 @@ from kaggle_digits.errors import KaggleDigitsError
 def main(descriptor: int) -> None:
     """Train the fold that arrives on the connection with this file descriptor.
 
-    It receives one message: a `FoldTask`, the `Digits`, and the folder to write the fold to, or None if the fold is
-    written on another machine. It sends any number of `Progress`, and then one final message: the exception if the
-    training failed, None if the fold was written, or the `FoldResult` if there was no folder.
+    It receives one message: a `FoldTask`, the `Digits`, and the folder to write the fold to, or None if the fold
+    is written on another machine. It sends any number of `Progress`, and then one final message: the exception if
+    the training failed, None if the fold was written, or the `FoldResult` if there was no folder.
     """
     # Ctrl-C is sent to all processes of the group; the parent decides when to stop its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

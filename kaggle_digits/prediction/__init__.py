@@ -1,1 +1,1 @@
-"""Predictions of image files by a run's ensemble."""
+"""Prediction of image files with the ensemble of a run."""

@@ -1,4 +1,4 @@
-"""What a run's ensemble says of images."""
+"""Prediction of images with the ensemble of a run."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run's ensemble says of a picture.
+    """The prediction of the ensemble of a run for a picture.
 
     Attributes
     ----------
     path : pathlib.Path
         The picture.
     image : ndarray of uint8, shape (28, 28)
-        The digit that was found in it, before any network's own preprocessing.
+        The digit found in the picture, in MNIST's format, before the preprocessing of the folds.
     softmax : ndarray of float32, shape (10,)
-        The ensemble's, calibrated.
+        The calibrated probabilities of the ensemble.
     agreement : float
-        Share of the networks that say the same digit, 0 to 1.
+        The share of the networks that predict the same digit as the ensemble, 0 to 1.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """Its probability."""
+        """The probability of the most probable digit."""
         return float(self.softmax.max())
 
     def as_document(self) -> dict[str, Any]:
@@ -67,28 +67,28 @@ class Prediction:
 
 
 def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | None = None) -> list[Prediction]:
-    """Classify pictures with a run's ensemble.
+    """Classify pictures with the ensemble of a run.
 
     Parameters
     ----------
     workspace : Workspace
-        The competition, and where its runs are.
+        The competition and the folder of its runs.
     pictures : sequence of str or pathlib.Path
-        Files that `kaggle_digits.prediction.pictures.read_picture` can read, a digit each.
+        Image files, each with one digit; see `kaggle_digits.prediction.pictures.read_picture`.
     run : str, optional
-        The run's name; the latest run if not given.
+        The name of the run; by default the latest run.
 
     Returns
     -------
     list of Prediction
-        A picture each, in the same order.
+        One prediction per picture, in the same order.
 
     Raises
     ------
     UsageError
-        If there is no such run.
+        If there is no run with this name.
     DataError
-        If a picture cannot be read or shows nothing, if the run is unfinished, or a network is missing or damaged.
+        If a picture cannot be read or shows no digit, the run is not finished, or a network is missing or damaged.
 
     Examples
     --------
@@ -120,19 +120,19 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
 
 
 def ensemble_softmax(runs: Sequence[FoldsRun], images: UInt8) -> Float32:
-    """Return what each network of one or more runs says of images.
+    """Return the predictions of each network of one or more runs.
 
     Parameters
     ----------
     runs : sequence of FoldsRun
-        Trained.
+        Finished runs.
     images : ndarray of uint8, shape (n, 28, 28)
-        As rows of the competition are: ink is 255.
+        Images in the format of the competition: ink is 255.
 
     Returns
     -------
     ndarray of float32, shape (networks, n, 10)
-        Softmaxes, not calibrated: those of the first run's folds in order, then the next run's.
+        Uncalibrated softmaxes, in the order of the runs and their folds.
 
     Raises
     ------
@@ -169,12 +169,12 @@ def fold_softmax_function(run: FoldsRun, fold: int) -> Callable[[UInt8], Float32
 
 
 def load_network(run: FoldsRun, fold: int) -> keras.Model:
-    """Return a finished fold's network: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
+    """Load the network of a finished fold: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
 
     Raises
     ------
     DataError
-        If it is missing or damaged.
+        If its file is missing or damaged.
     """
     keras = tensorflow_keras()
     path = run.model_file(fold)
@@ -182,18 +182,18 @@ def load_network(run: FoldsRun, fold: int) -> keras.Model:
         return _bare_network(keras.models.load_model(path, compile=False, safe_mode=True))
     except MemoryError:
         raise
-    except Exception as error:  # Keras raises all sorts of things at files that it did not write
+    except Exception as error:  # Keras raises many kinds of exceptions for invalid files
         raise DataError(
-            f"{path} is no network that can be loaded.",
-            "Make it again with the run's train command and --retrain.",
+            f"{path} cannot be loaded as a Keras network.",
+            "Train the fold again: run the run's train command with --retrain.",
         ) from error
 
 
 def _bare_network(model: keras.Model) -> keras.Model:
-    """Return the network without the preprocessing that older versions saved with it.
+    """Return the network without the preprocessing that older versions of kaggle-digits saved with it.
 
-    They saved a model of the preprocessing's operations, the last layer of which was the network, itself a model.
-    The last layer of a bare network is a dense layer.
+    They saved a model whose first layers were the operations of the preprocessing and whose last layer was the
+    network, which is a model itself. The last layer of a network without preprocessing is a dense layer.
     """
     last = model.layers[-1]
     return last if hasattr(last, "layers") else model

@@ -43,7 +43,8 @@ SHOWN = 60
 PAIRS, EXAMPLES = 6, 12
 """How many of the most confused pairs of digits are listed, and how many examples of each."""
 ARTICLE_ROW = 1888
-"""The test row, counted from 0, whose prediction the article behind the preset `lenet` prints."""
+"""The test row, counted from 0, whose prediction is printed in the article
+"CNN卷积神经网络实现手写数字识别(基于tensorflow)", on which the preset `lenet` is based."""
 FIRST_ROWS = 25
 """How many test rows are shown with their predictions; the article shows as many."""
 

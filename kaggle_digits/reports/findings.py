@@ -59,7 +59,9 @@ def _completeness(document: dict[str, Any], train: str) -> Finding | None:
     missing = document["missing_folds"]
     if not missing:
         return None
-    return Finding("problem", "The run is not finished", f"{_folds(missing)} not trained yet. Continue with: {train}")
+    return Finding(
+        "problem", "The run is not finished", f"{_folds(missing)} not trained yet. Continue with: {train}"
+    )
 
 
 def _versions(document: dict[str, Any]) -> Finding | None:
@@ -100,9 +102,9 @@ def _fold_spread(document: dict[str, Any]) -> Finding | None:
     return Finding(
         "warning",
         "The two folds differ" if len(folds) == 2 else title,
-        f"{named}. The error rate differs significantly from that of the other folds. Check the learning curve and "
-        "the errors, and train with another --seed: if another fold is the outlier then, the cause is the rows, "
-        "not the training.",
+        f"{named}. The error rate differs significantly from that of the other folds. Check the learning curve "
+        "and the errors, and train with another --seed: if another fold is the outlier then, the cause is the "
+        "rows, not the training.",
     )
 
 
@@ -119,8 +121,8 @@ def _score(document: dict[str, Any]) -> Finding | None:
         return Finding(
             "warning",
             "Expected score",
-            f"{expected}, from the out-of-fold accuracy (95 % interval). It is likely to be higher, because a test "
-            f"row is predicted by {test['networks']} networks and an out-of-fold row by {networks_per_row}.{more}",
+            f"{expected}, from the out-of-fold accuracy (95 % interval). It is likely to be higher, because a "
+            f"test row is predicted by {test['networks']} networks and an out-of-fold row by {networks_per_row}.{more}",
         )
     score = f"The score is {board['score']:.5f}, {board['gap']:+.5f} compared with the out-of-fold accuracy"
     if board["within_noise"]:
@@ -211,12 +213,10 @@ def _fit(document: dict[str, Any]) -> Finding | None:
         return Finding(
             "warning",
             "The networks overfit",
-            f"{accuracies}: more augmentation or dropout may help, more epochs will not. The presets fast, default "
-            "and best use augmentation.",
+            f"{accuracies}: more augmentation or dropout may help, more epochs will not. The presets fast, "
+            "default and best use augmentation.",
         )
-    return Finding(
-        "warning", "The networks underfit", f"{accuracies}: more epochs or a larger network may help."
-    )
+    return Finding("warning", "The networks underfit", f"{accuracies}: more epochs or a larger network may help.")
 
 
 def _agreement(document: dict[str, Any]) -> Finding | None:
@@ -238,7 +238,9 @@ def _next(document: dict[str, Any], submit: str) -> Finding | None:
     if submission is None:
         return Finding("problem", "Not submitted yet", f"Submit it with: {submit}") if submit else None
     if submission["status"] == "ERROR":
-        return Finding("problem", "The submission was scored as an error", "See the reason with the command: score")
+        return Finding(
+            "problem", "The submission was scored as an error", "See the reason with the command: score"
+        )
     if submission["status"] != "COMPLETE":
         return Finding("warning", "Submitted, but not scored yet", "Check again with the command: score")
     return None

@@ -146,7 +146,8 @@ def read_submission(path: Path, ids: Int64) -> bytes:
 
     def refuse(detail: str) -> NoReturn:
         raise DataError(
-            f"{path}, {detail}.", "Fix the file, or write the submission of a run again with the command: ensemble."
+            f"{path}, {detail}.",
+            "Fix the file, or write the submission of a run again with the command: ensemble.",
         )
 
     # More than a right file can have, with CRLF, and an end of what a wrong one or a device may send.

@@ -25,8 +25,8 @@ def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf
     """Rotate, scale, shear, shift and elastically distort every image at random.
 
     The elastic displacement is a cubic B-spline surface with normally distributed weights at the control points of
-    a coarse grid, as in Rueckert et al. (IEEE TMI 18, 1999). It has the effect of the elastic distortion of Simard,
-    Steinkraus and Platt (ICDAR 2003), but costs only one matrix product.
+    a coarse grid, as in Rueckert et al. (IEEE TMI 18, 1999). It has the effect of the elastic distortion of
+    Simard, Steinkraus and Platt (ICDAR 2003), but costs only one matrix product.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""One fold's training, from start to end."""
+"""The training of one fold."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_REPORTS = 1.0
 CURVE_ROWS = 2_000
-"""How many of a fold's own rows are predicted after every epoch but the last, for the learning curve alone."""
+"""How many validation rows are predicted after each epoch except the last, for the learning curve."""
 
 
 class Checkpoint(Protocol):
-    """Where the state of a fold is kept while it trains."""
+    """Storage for the state of a training, so that it can be resumed."""
 
     def load(self) -> dict[str, Any] | None:
-        """Return ``variables``, ``likelihood`` and ``history`` as last saved, or None."""
+        """Return the last saved ``variables``, ``likelihood`` and ``history``, or None."""
 
     def save(
         self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
     ) -> None:
-        """Keep the state, in the place of any former one."""
+        """Save the state and replace the previous one."""
 
 
 @dataclass(frozen=True)
 class Digits:
-    """All that networks are trained on.
+    """The training rows and the test rows.
 
     Attributes
     ----------
     images : ndarray of uint8, shape (n, 28, 28)
-        The training rows.
+        The images of the training rows.
     labels : ndarray of uint8, shape (n,)
-        Their digits.
+        The labels of the training rows.
     test_images : ndarray of uint8, shape (m, 28, 28)
-        The test rows, which have no labels.
+        The images of the test rows, which have no labels.
     """
 
     images: UInt8
@@ -69,19 +69,19 @@ class FoldTask:
     Attributes
     ----------
     preset : str
-        The preset's name.
+        The name of the preset.
     settings : Settings
         The network, and how to train it.
     seed : int
-        The run's; every random draw follows from it, the fold and the step.
+        The seed of the run; all random numbers depend on it, the fold and the step.
     fold : int
-        The rows of this fold are left out.
+        The number of the fold; its rows are used for validation, all others for training.
     split : ndarray of uint8, shape (n,)
-        The fold that each training row validates.
+        The fold of each training row.
     tensorboard : bool
-        Whether event files for TensorBoard are written beside the fold.
+        Whether to write event files for TensorBoard into the folder of the fold.
     network : str or None
-        The `network_digest` of the run's finished folds, which this one must have too.
+        The `network_digest` of the finished folds of the run, which this fold must have, too.
     """
 
     preset: str
@@ -94,26 +94,26 @@ class FoldTask:
 
     @property
     def title(self) -> str:
-        """What to call it in a sentence."""
+        """The name of the fold in messages."""
         return f"fold {self.fold} of seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a fold is.
+    """The progress of the training of a fold.
 
     Attributes
     ----------
     seed, fold, epoch, epochs : int
-        `epoch` counts from 1.
+        The fold, the current epoch, counted from 1, and the number of epochs.
     done : float
-        Share of the fold's steps, 0 to 1.
+        The fraction of all training steps of the fold that are done, 0 to 1.
     loss : float
-        Mean training loss of the epoch so far.
+        The mean training loss of the current epoch so far.
     val_accuracy : float or None
-        On the fold's own rows at the end of the last complete epoch.
+        The validation accuracy after the last complete epoch.
     images_per_second : float
-        Of training, in the epoch so far.
+        The training speed in the current epoch so far.
     """
 
     seed: int
@@ -133,19 +133,19 @@ class FoldResult:
     Attributes
     ----------
     model : bytes
-        The network in the ``.keras`` format, from preprocessed grey values to logits.
+        The network in the ``.keras`` format: preprocessed grey values to logits.
     history : list of dict
-        An epoch each: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
-        images_per_second``. ``seconds`` is the time of training alone; ``val_`` is measured on the first 2,000 of
-        the fold's own rows, in the last epoch on all of them.
+        One entry per epoch: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
+        images_per_second``. ``seconds`` is the time of training without validation. ``val_loss`` and
+        ``val_accuracy`` are measured on the first 2,000 validation rows, in the last epoch on all of them.
     val_softmax : ndarray of float32, shape (n_k, 10)
-        Of the fold's own rows, in the order of ``train.csv``.
+        The predictions for the validation rows, in the order of ``train.csv``.
     test_softmax : ndarray of float32, shape (m, 10)
-        Of the test rows.
+        The predictions for the test rows.
     metrics : dict
-        ``rows, errors, accuracy, log_loss`` on the fold's own rows, ``preprocessing``, ``epochs``, ``parameters``,
-        ``network`` (its digest), ``seconds`` by kind, and ``peak_memory``, the most bytes that the process has
-        held.
+        ``rows, errors, accuracy, log_loss`` on the validation rows, ``preprocessing``, ``epochs``, ``parameters``,
+        ``network`` (its digest), ``seconds`` in total, ``data_seconds``, ``training_seconds``, ``test_seconds``,
+        and ``peak_memory`` of the process in bytes.
     """
 
     model: bytes
@@ -162,10 +162,10 @@ def train_fold(
     checkpoint: Checkpoint | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FoldResult:
-    """Train a fold's network on all other folds' rows, and predict its own rows and the test rows.
+    """Train the network of a fold on the rows of all other folds; predict its validation rows and the test rows.
 
-    The network after the last epoch is the result: the fold's own rows select nothing, so that their accuracy is
-    an honest estimate.
+    The result is the network after the last epoch. There is no early stopping or selection by validation accuracy,
+    so the out-of-fold accuracy is an unbiased estimate.
 
     Parameters
     ----------
@@ -174,24 +174,24 @@ def train_fold(
     digits : Digits
         The rows.
     report : callable
-        Called about every second, and at the end of every epoch.
+        Called with the progress about once a second, and at the end of each epoch.
     checkpoint : Checkpoint, optional
-        Where the state is kept after every epoch; an interrupted training is resumed from there, and ends in the
-        same bytes as an uninterrupted one.
+        Saves the state after each epoch. An interrupted training is resumed from it, with byte-for-byte the same
+        result as an uninterrupted training.
     callbacks : sequence of keras.callbacks.Callback
-        Told of the begin and the end of training, and of every epoch's end.
+        Called at the start and the end of training, and at the end of each epoch.
 
     Raises
     ------
     UsageError
         If the training diverges.
     WriteError
-        If the temporary folder, through which the network's file goes, cannot be written.
+        If the temporary folder, in which the file of the network is created, cannot be written.
     """
     import keras
 
-    # Not `model.fit`: it cannot choose an epoch's rows by what the last epoch said of them, nor resume to the same
-    # bytes in the middle of a training.
+    # Not `model.fit`: it cannot select the rows of an epoch by their likelihoods in the previous epochs, and it
+    # cannot resume a training with exactly the same result.
     trainer = FoldTrainer(task, digits)
     if checkpoint is not None:
         trainer.restore(checkpoint)
@@ -202,7 +202,7 @@ def train_fold(
         validated = trainer.validate(epoch)
         trainer.record(epoch, trained, validated)
         report(trainer.progress(epoch, trained))
-        # Before the callbacks: what fails in one of them costs no epoch.
+        # Before the callbacks, so that no epoch is lost if one of them fails.
         if checkpoint is not None:
             trainer.save(checkpoint)
         callback_list.on_epoch_end(epoch, trainer.history[-1].copy())
@@ -211,17 +211,17 @@ def train_fold(
 
 
 class FoldTrainer:
-    """The state of a fold's training, and its steps. `train_fold` calls them in order.
+    """The state and the steps of the training of a fold, in the order in which `train_fold` calls them.
 
-    All random numbers follow from the run's seed, the fold, the epoch and the step, none from how many were drawn
-    before: a training that is resumed in the middle draws the same ones.
+    All random numbers depend only on the seed of the run, the fold, the epoch and the step, and not on the random
+    numbers drawn before. A resumed training therefore draws the same random numbers as an uninterrupted one.
 
     Attributes
     ----------
     model : keras.Model
         The network: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
     history : list of dict
-        The epochs so far, as in `FoldResult`.
+        The finished epochs, as in `FoldResult`.
     likelihood : ndarray of float32, shape (n,)
         The probability of each training row's label when the network was last trained on it.
     """
@@ -234,8 +234,8 @@ class FoldTrainer:
         self._plan_steps()
         self._build()
         self.history: list[dict[str, float]] = []
-        # The first epoch has all rows, and so replaces all of these zeros but those of rows left out at its end,
-        # which the second epoch then takes for hard ones.
+        # The first epoch replaces these zeros, except for the rows of its dropped last batch. With a likelihood of
+        # 0, these rows count as hard, so the second epoch contains them.
         self.likelihood: Float32 = np.zeros(len(self._labels), np.float32)
         self._resumed_epochs = 0
 
@@ -254,38 +254,39 @@ class FoldTrainer:
         self._labels = tf.constant(digits.labels[~is_val].astype(np.int32))
 
     def _plan_steps(self) -> None:
-        """Find the number of steps of every epoch, on which learning rate and augmentation depend."""
+        """Compute the number of steps of each epoch, on which learning rate and augmentation depend."""
         sizes = epoch_sizes(len(self._labels), self._settings)
         self._batch_size = min(self._settings.batch_size, *sizes)
-        # A last batch that would be smaller is left out: its shape would be compiled separately, and batch
-        # normalisation is noisy on few rows. The rows in it are others in every epoch.
+        # A smaller last batch is dropped: its shape would be compiled separately, and batch normalisation is noisy
+        # on few rows. The dropped rows are different in each epoch.
         self._steps = [size // self._batch_size for size in sizes]
         self._first_steps = [0, *accumulate(self._steps)]
         self._all_steps = self._first_steps[-1]
 
     def _build(self) -> None:
-        """Build the network, its optimiser, and the functions that run them."""
+        """Build the network, the optimiser, and the functions for training and prediction."""
         import keras
 
-        # The initial weights are drawn from this; it also seeds the dropout layers, until `reseed_dropout`.
+        # This seed determines the initial weights. It also seeds the dropout layers, until `reseed_dropout`.
         keras.utils.set_random_seed(_seed(self._task.seed, self._task.fold))
         self.model = build_network(self._settings)
         self._digest = network_digest(self.model)
         if self._task.network not in (None, self._digest):
             raise UsageError(
-                f"The preset {self._task.preset} builds another network now than "
-                "that of this run's finished folds.",
-                "Choose another name with --run, or go on with the version of kaggle-digits that began the run.",
+                f"The preset {self._task.preset} now builds a different network than "
+                "that of the finished folds of this run.",
+                "Choose another name for the run, or continue with the version of kaggle-digits that started it.",
             )
         optimizer = make_optimizer(self.model, self._settings)
         self._variables = [*self.model.variables, *optimizer.variables]
         self._predict = softmax_function(self.model, self._settings.tta)
         self._train_step = train_step_function(self.model, optimizer, self._settings)
-        # Callbacks look for `model.optimizer`. It stays None, or it would be saved with the network.
+        # Callbacks read `model.optimizer`, so it must exist. It is None, because an optimiser would be saved with
+        # the network.
         self.model.optimizer = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over the state of a former training, if there is one and it fits; else start from the beginning."""
+        """Continue from the saved state if there is one and it is valid; otherwise start from the beginning."""
         state = checkpoint.load()
         if state is None or not self._fits(state):
             return
@@ -295,14 +296,14 @@ class FoldTrainer:
         self._resumed_epochs = len(self.history)
 
     def _fits(self, state: dict[str, Any]) -> bool:
-        """Tell whether a state is of this training: an upgrade may have changed the network or its optimiser."""
+        """Tell whether a saved state fits this training; an upgrade may have changed network or optimiser."""
         found = [(value.shape, value.dtype.name) for value in state["variables"]]
         wanted = [(tuple(variable.shape), variable.dtype) for variable in self._variables]
-        # The rows are compared by their number only: which rows a fold has follows from the run's split.
+        # Comparing the number of rows is enough: the rows of a fold are fixed by the split of the run.
         return found == wanted and state["likelihood"].shape == self.likelihood.shape
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Keep the state after an epoch."""
+        """Save the state after an epoch."""
         checkpoint.save([np.asarray(variable) for variable in self._variables], self.likelihood, self.history)
 
     def train_epoch(self, epoch: int, report: Callable[[Progress], None]) -> dict[str, float]:
@@ -319,10 +320,10 @@ class FoldTrainer:
                 loss = float(np.mean([loss for loss, _, _ in outcomes]))
                 so_far = {"loss": loss, "images_per_second": len(outcomes) * self._batch_size / (now - started)}
                 report(self.progress(epoch, so_far, i + 1))
-        # Read only now: reading after each step would make a GPU wait for the CPU every time.
+        # Read only at the end of the epoch: reading after each step would make a GPU wait for the CPU.
         losses, accuracies, likelihoods = (np.array(values) for values in zip(*outcomes, strict=True))
-        # Free of charge: every training step computes these probabilities anyway. Those of rows that are not in
-        # this epoch stay as they were.
+        # This costs nothing, because each training step computes these probabilities anyway. The likelihoods of
+        # rows that are not in this epoch do not change.
         self.likelihood[batches] = likelihoods
         seconds = time.perf_counter() - started
         return {
@@ -334,8 +335,8 @@ class FoldTrainer:
         }
 
     def _choose_batches(self, epoch: int) -> Int64:
-        """Return the numbers of an epoch's rows, int64 [steps, batch size]."""
-        # A new generator for each epoch, so that an epoch's draws do not depend on the epochs before it.
+        """Return the row numbers of the batches of an epoch, int64 [steps, batch size]."""
+        # A new generator for each epoch, so that its random numbers do not depend on the previous epochs.
         rng = np.random.default_rng([self._task.seed, self._task.fold, epoch])
         rows = choose_rows(self.likelihood, epoch, self._settings, rng)
         steps = self._steps[epoch]
@@ -347,7 +348,7 @@ class FoldTrainer:
 
         step_of_all = self._first_steps[epoch] + step
         strength = augmentation_strength_at(step_of_all, self._all_steps, self._settings)
-        # Tensors, not numbers: TensorFlow would compile the step anew for each new Python number.
+        # Tensors instead of Python numbers: TensorFlow would compile the step again for each new Python number.
         outcome: tuple[Any, Any, Any] = self._train_step(
             self._images,
             self._labels,
@@ -362,18 +363,18 @@ class FoldTrainer:
         return learning_rate_at(step_of_all, self._all_steps, self._settings)
 
     def validate(self, epoch: int) -> dict[str, float]:
-        """Predict the fold's own rows, and return ``val_loss`` and ``val_accuracy``.
+        """Predict the validation rows, and return ``val_loss`` and ``val_accuracy``.
 
         Raises
         ------
         UsageError
-            If the network's outputs are not finite.
+            If the training has diverged: the outputs of the network are not finite.
         """
-        # The first rows are enough for a learning curve, and take a fraction of the time; the last point is exact.
+        # A part of the rows is enough for a learning curve, and saves time; the last epoch uses all rows.
         is_last = epoch + 1 == self._settings.epochs
         rows = slice(None) if is_last else slice(CURVE_ROWS)
         softmax = self._predict(self._val_images[rows])
-        # Before anything of this epoch is saved, so that no checkpoint has a network that has diverged.
+        # Checked before the checkpoint is saved, so that a checkpoint never contains a diverged network.
         if not np.isfinite(softmax).all():
             raise UsageError(
                 f"The training of {self._task.title} diverged in epoch {epoch + 1}.",
@@ -383,7 +384,7 @@ class FoldTrainer:
         return {"val_loss": log_loss(softmax, labels), "val_accuracy": accuracy(softmax, labels)}
 
     def record(self, epoch: int, trained: dict[str, float], validated: dict[str, float]) -> None:
-        """Add an epoch to the history: what `train_epoch` and `validate` returned."""
+        """Add an epoch to the history, with the results of `train_epoch` and `validate`."""
         self.history.append(
             {
                 "epoch": epoch + 1,
@@ -398,7 +399,7 @@ class FoldTrainer:
         )
 
     def progress(self, epoch: int, figures: dict[str, float], steps: int | None = None) -> Progress:
-        """Return the progress after so many steps of an epoch, or all; `figures` has its loss and speed so far."""
+        """Return the progress after `steps` steps of an epoch (default: all); `figures` has its loss and speed."""
         steps = self._steps[epoch] if steps is None else steps
         return Progress(
             seed=self._task.seed,
@@ -412,13 +413,14 @@ class FoldTrainer:
         )
 
     def result(self) -> FoldResult:
-        """Predict the fold's own rows and the test rows, and return all that is to be kept."""
-        # Once more after the last epoch: a training may have been resumed when all its epochs were done already.
+        """Predict the validation rows and the test rows, and return the result of the training."""
+        # Not taken from the last `validate`: a training can be resumed after its last epoch, and then there was
+        # none.
         val_softmax = self._predict(self._val_images)
         test_started = time.perf_counter()
         test_softmax = self._predict(preprocess(self._test_images, self._preprocessing))
         finished = time.perf_counter()
-        # Of a resumed training, the time before the interruption counts, too.
+        # The time of a resumed training includes the epochs before the interruption.
         former_seconds = sum(row["seconds"] for row in self.history[: self._resumed_epochs])
         return FoldResult(
             model=_keras_bytes(self.model),
@@ -445,10 +447,10 @@ def make_optimizer(model: keras.Model, settings: Settings) -> keras.optimizers.O
     import keras
 
     optimizer = keras.optimizers.AdamW(settings.learning_rate, settings.weight_decay, beta_2=settings.beta_2)
-    # Weight decay makes a network simpler by making its weights smaller. Scales and offsets of batch normalisation
-    # ("gamma", "beta") and biases make no network simpler by being near zero.
+    # As usual, without weight decay for biases and for the scales and offsets of batch normalisation ("gamma",
+    # "beta"): small values of these do not regularise the network.
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    # Now, not in the first step, so that a checkpoint can be restored into its variables.
+    # Create the variables now and not in the first step, so that a checkpoint can be restored into them.
     optimizer.build(model.trainable_variables)
     return optimizer
 
@@ -456,86 +458,89 @@ def make_optimizer(model: keras.Model, settings: Settings) -> keras.optimizers.O
 def train_step_function(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, settings: Settings
 ) -> Callable[..., tuple[Any, Any, Any]]:
-    """Return the function that trains a network on one batch.
+    """Return a function that trains a network on one batch.
 
     Parameters
     ----------
     model, optimizer, settings
-        The network, what changes it, and how.
+        The network, its optimiser, and the settings of label smoothing and augmentation.
 
     Returns
     -------
     callable
-        Takes all rows' images, uint8 [n, 28, 28, 1], and labels, int32 [n]; the batch's row numbers, int32 [b];
-        learning rate and strength of augmentation, float32; and a seed, int32 [2]. Returns the mean loss, the
-        accuracy, and the probabilities of the labels before the step, float32 [b].
+        Takes the images, uint8 [n, 28, 28, 1], and the labels, int32 [n], of all training rows; the row numbers of
+        the batch, int32 [b]; the learning rate and the strength of augmentation, float32; and a seed, int32 [2].
+        Returns the mean loss, the accuracy, and the probability of each label before the step, float32 [b].
     """
     import tensorflow as tf
 
     smoothing = settings.label_smoothing
 
-    # The rows are arguments, for what a traced function closes over lives as long as TensorFlow's trace of it.
-    # AutoGraph would leave its source files behind when the process is killed, and there is nothing for it to do.
+    # The rows are arguments and not captured variables, because captured tensors stay in memory as long as the
+    # traced function. AutoGraph is not needed here, and it would leave temporary files behind if the process is
+    # killed.
     @tf.function(jit_compile=compiles(), autograph=False)  # type: ignore[untyped-decorator]
     def train_step(
         images: Any, labels: Any, batch: Any, learning_rate: Any, strength: Any, seed: Any
     ) -> tuple[Any, Any, Any]:
-        # Choice of rows, augmentation, network and update are one graph: nothing goes back to Python in between.
+        # Batch selection, augmentation, forward and backward pass and update are one graph, without Python in
+        # between.
         x = tf.cast(tf.gather(images, batch), tf.float32)
         y = tf.gather(labels, batch)
         if settings.augments:
             x = augment(x, settings, strength, seed)
-        # Label smoothing (Szegedy et al., CVPR 2016). All ten classes get the same part, the label among them.
+        # Label smoothing (Szegedy et al., CVPR 2016): the smoothed part is distributed evenly over all ten
+        # classes, including the label, so the label gets 1 - 9/10 of it and each other class 1/10 of it.
         targets = tf.one_hot(y, CLASSES, 1 - 0.9 * smoothing, 0.1 * smoothing)
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
         optimizer.learning_rate.assign(learning_rate)
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-        # From the logits of the training step: measured on augmented digits and with dropout, but at no cost.
-        right = tf.reduce_mean(tf.cast(tf.argmax(logits, 1, tf.int32) == y, tf.float32))
-        return loss, right, tf.gather(tf.nn.softmax(logits), y, batch_dims=1)
+        # Computed from the logits of the training step, so with augmentation and dropout, but at no extra cost.
+        correct = tf.reduce_mean(tf.cast(tf.argmax(logits, 1, tf.int32) == y, tf.float32))
+        return loss, correct, tf.gather(tf.nn.softmax(logits), y, batch_dims=1)
 
     return train_step  # type: ignore[no-any-return]
 
 
 def compiles() -> bool:
-    """Tell whether XLA compiles the training step."""
+    """Tell whether the training step is compiled with XLA."""
     import tensorflow as tf
 
-    # On a GPU, XLA fuses many small operations into few, and each saves the time to start it. On a CPU, XLA's
-    # convolutions are half as fast as TensorFlow's, and TensorFlow's plug-in for the GPUs of macOS has no XLA.
+    # On a GPU, XLA fuses many small operations into a few kernels, which saves launch time. On a CPU, convolutions
+    # in XLA are only half as fast as in TensorFlow, and TensorFlow's GPU plug-in for macOS does not support XLA.
     return sys.platform != "darwin" and bool(tf.config.list_physical_devices("GPU"))
 
 
 def _seed(*path: int) -> int:
-    """Return a seed of 31 bits that depends on all numbers of the path.
+    """Return a 31-bit seed that depends on all given numbers.
 
-    Sums such as ``seed + fold`` would give fold 1 of seed 0 the random numbers of fold 0 of seed 1.
+    With a sum such as ``seed + fold``, fold 1 of seed 0 and fold 0 of seed 1 would get the same random numbers.
     """
-    # TensorFlow's seeds are signed: the last of 32 bits is dropped.
+    # 31 bits, because TensorFlow's seeds are signed 32-bit integers.
     return int(np.random.SeedSequence(path).generate_state(1)[0] >> 1)
 
 
 def reseed_dropout(model: keras.Model, seed: int) -> None:
-    """Make an epoch's dropout depend on its seed alone, and not on how much was drawn before."""
+    """Set the state of all dropout layers, so that the dropout of an epoch depends only on `seed`."""
     for layer in model.layers:
         if hasattr(layer, "seed_generator"):
             layer.seed_generator.state.assign([seed, 0])
 
 
 def _peak_memory() -> int:
-    """Return the most bytes of memory that this process has held."""
+    """Return the peak memory of this process in bytes."""
     import resource
 
-    # In bytes on macOS, in units of 1,024 bytes on Linux.
+    # `ru_maxrss` is in bytes on macOS, and in units of 1,024 bytes on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _keras_bytes(model: keras.Model) -> bytes:
     """Return a network as the content of a ``.keras`` file."""
-    # Through a file, for Keras saves to nothing else.
+    # Keras can only save to a file.
     with temporary_folder() as folder:
         path = folder / "model.keras"
         model.save(path)

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     import keras
 
 PREDICTION_BATCH = 500
-"""The number of rows in a batch of a prediction: large enough for full speed, and small enough that the activations
-need only tens of megabytes."""
+"""The number of rows in a batch of a prediction: large enough for full speed, and small enough that the
+activations need only tens of megabytes."""
 
 SURE = 0.9
 """If the largest probability is at least this, test-time augmentation almost never changes the predicted class."""
 
 KERAS_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
-"""Environment variables for Keras: use TensorFlow, and ignore the user's ``keras.json``, whose data format and float
-type would apply to every layer. In the null device as a folder, there is no such file, and none can be created."""
+"""Environment variables for Keras: use TensorFlow, and ignore the user's ``keras.json``, whose data format and
+float type would apply to every layer. In the null device as a folder, there is no such file, and none can be
+created."""
 
 
 def tensorflow_keras() -> Any:
@@ -85,8 +86,8 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     5. Second stage: a 3x3 convolution and two residual blocks, on feature maps of 6x6.
     6. Dropout and a dense layer on the flattened feature maps.
 
-    Every convolution is followed by batch normalisation and ReLU. A residual block adds one such 3x3 convolution to
-    its input (He et al., CVPR 2016).
+    Every convolution is followed by batch normalisation and ReLU. A residual block adds one such 3x3 convolution
+    to its input (He et al., CVPR 2016).
 
     Parameters
     ----------
@@ -131,8 +132,8 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
 def network_digest(model: keras.Model) -> str:
     """Return a digest of the structure of a network, as 12 hexadecimal digits.
 
-    It depends on the type, the shapes of the weights, the output shape and the activation of each layer. It does not
-    depend on the version of Keras, the values of the weights, dropout rates or names.
+    It depends on the type, the shapes of the weights, the output shape and the activation of each layer. It does
+    not depend on the version of Keras, the values of the weights, dropout rates or names.
     """
     # Without names of layers: Keras numbers them within a process, so they would differ from fold to fold.
     layers = [
@@ -155,8 +156,8 @@ def softmax_function(model: keras.Model, tta: int = 1) -> Callable[[UInt8], Floa
     model : keras.Model
         A network built by this module: preprocessed grey values to logits.
     tta : int
-        Test-time augmentation: 1 for none; with 5, if the largest probability is below `SURE`, the prediction is the
-        mean softmax of the image and its four shifts by one pixel.
+        Test-time augmentation: 1 for none; with 5, if the largest probability is below `SURE`, the prediction is
+        the mean softmax of the image and its four shifts by one pixel.
 
     Returns
     -------
@@ -180,8 +181,8 @@ def softmax_function(model: keras.Model, tta: int = 1) -> Callable[[UInt8], Floa
 
     def predict(images: UInt8) -> Float32:
         softmaxes = predict_once(images)
-        # Only for the few uncertain rows. The class of the others would almost never change, so this has nearly the
-        # full benefit of test-time augmentation in a fraction of the time.
+        # Only for the few uncertain rows. The class of the others would almost never change, so this has nearly
+        # the full benefit of test-time augmentation in a fraction of the time.
         unsure = softmaxes.max(1) < SURE
         if tta > 1 and unsure.any():
             padded = np.pad(images[unsure], ((0, 0), (1, 1), (1, 1)))

@@ -16,8 +16,8 @@ from kaggle_digits.workspace import SIDE
 _BATCH = 1_000
 """The number of images processed at once; limits the memory of the intermediate float32 tensors."""
 _MIN_SCALE, _MAX_SCALE = 0.4, 1.4
-"""Limits of the scale, in pixels of the original per pixel of the result, so that a 1 is not widened to the complete
-image."""
+"""Limits of the scale, in pixels of the original per pixel of the result, so that a 1 is not widened to the
+complete image."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Preprocessing:
         The slant of each digit after preprocessing, before scaling: pixels to the right per pixel up; None keeps
         the slant of the digit.
     width, height : float or None
-        The target spread of each digit along an axis (standard deviation of its grey values, in pixels); None keeps
-        the spread of the digit.
+        The target spread of each digit along an axis (standard deviation of its grey values, in pixels); None
+        keeps the spread of the digit.
     evenness : float
         How much of the difference to these targets is removed by scaling: 0 nothing, 1 all of it.
     bold : float

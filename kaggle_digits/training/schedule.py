@@ -1,4 +1,4 @@
-"""Schedules of a training: the rows of each epoch, the learning rate and the strength of augmentation of each step."""
+"""Schedules of a training: the rows of each epoch, and the learning rate and augmentation of each step."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _row_counts(rows: int, settings: Settings) -> tuple[int, int]:
 def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
     """Return the learning rate of a step, counted from 0; `steps` is the number of steps in all epochs.
 
-    The schedule ``one-cycle`` rises and falls linearly, as in Smith and Topin (arXiv:1708.07120), but without their
-    last phase, in which the learning rate falls below its initial value.
+    The schedule ``one-cycle`` rises and falls linearly, as in Smith and Topin (arXiv:1708.07120), but without
+    their last phase, in which the learning rate falls below its initial value.
     """
     if settings.schedule == "constant":
         return settings.learning_rate
@@ -72,6 +72,6 @@ def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
 
 
 def augmentation_strength_at(step: int, steps: int, settings: Settings) -> float:
-    """Return the strength of augmentation in a step, counted from 0; `steps` is the number of steps in all epochs."""
+    """Return the strength of augmentation in a step, counted from 0, of `steps` in all epochs."""
     # Linear from `ramp` to 1: at the start, networks learn faster from slightly augmented digits.
     return settings.ramp + (1 - settings.ramp) * step / steps
