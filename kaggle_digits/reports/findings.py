@@ -122,7 +122,8 @@ def _score(document: dict[str, Any]) -> Finding | None:
             "warning",
             "Expected score",
             f"{expected}, from the out-of-fold accuracy (95 % interval). It is likely to be higher, because a "
-            f"test row is predicted by {test['networks']} networks and an out-of-fold row by {networks_per_row}.{more}",
+            f"test row is predicted by {test['networks']} networks and an out-of-fold row by "
+            f"{networks_per_row}.{more}",
         )
     score = f"The score is {board['score']:.5f}, {board['gap']:+.5f} compared with the out-of-fold accuracy"
     if board["within_noise"]:
