@@ -148,6 +148,7 @@ def _python() -> Check:
 
 def _tensorflow() -> Check:
     """Import TensorFlow in a process of its own, which may die of it: on a processor without AVX it does."""
+    from kaggle_digits.execution.processes import cpu_cores
     from kaggle_digits.training.models import KERAS_ENVIRONMENT
 
     try:
@@ -177,7 +178,7 @@ def _tensorflow() -> Check:
     except (ValueError, IndexError, KeyError, TypeError):
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         return _no_tensorflow(lines[-1].strip()[:300].rstrip("."), reinstall)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cpu_cores()
     return Check(
         "TensorFlow",
         "ok",

@@ -305,7 +305,7 @@ def test_train_refuses_another_network_under_the_same_preset(
     before = files_of(run)
     metrics = run.fold_metrics(0).as_json()
     (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics | {"network": "0123456789ab"}))
-    with pytest.raises(UsageError, match="builds another network now"):
+    with pytest.raises(UsageError, match="now builds a different network"):
         quick(trained, run="one")
     assert "fold-1/metrics.json" not in files_of(run)
     # Nobody knows of the folds of older versions; these count as the same.

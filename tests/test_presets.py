@@ -61,7 +61,7 @@ def test_with_settings_takes_text_as_typed() -> None:
         ("widths", "32,48,", "whole numbers from 1 to 4096"),
         ("widths", "32,48,0", "whole numbers from 1 to 4096"),
         ("widths", "32,48,1000000000000", "whole numbers from 1 to 4096"),
-        ("other_rows", "1.0", "together are more than 0 and at most 1"),
+        ("other_rows", "1.0", "must be more than 0 and at most 1"),
     ],
 )
 def test_with_settings_explains_a_bad_setting(key: str, value: str, message: str) -> None:

@@ -182,7 +182,7 @@ def test_a_network_that_cannot_be_loaded_is_named(trained: Workspace) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["files"]["model.keras"] = hashlib.sha256(b"no network").hexdigest()
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(DataError, match=r"fold-0/model\.keras is no network"):
+    with pytest.raises(DataError, match=r"fold-0/model\.keras cannot be loaded"):
         report(trained)
 
 
