@@ -46,19 +46,19 @@ def pages(rehearsed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.mark.parametrize("name", ["report", "comparison"])
-def test_it_opens_without_a_word_on_the_console(browser: Chrome, pages: dict[str, Path], name: str) -> None:
+def test_page_opens_without_console_messages(browser: Chrome, pages: dict[str, Path], name: str) -> None:
     browser.get(pages[name].as_uri())
     assert browser.get_log("browser") == []
     assert browser.execute_script("return [...document.images].every(i => !i.complete || i.naturalWidth > 0)")
 
 
-def test_the_browser_notices_an_error(browser: Chrome, tmp_path: Path) -> None:
+def test_browser_log_has_script_errors(browser: Chrome, tmp_path: Path) -> None:
     (tmp_path / "bad.html").write_text("<script>undefinedThing()</script>")
     browser.get((tmp_path / "bad.html").as_uri())
     assert browser.get_log("browser") != []
 
 
-def test_links_lead_to_sections(browser: Chrome, pages: dict[str, Path]) -> None:
+def test_page_links_lead_to_sections(browser: Chrome, pages: dict[str, Path]) -> None:
     browser.get(pages["report"].as_uri())
     links = browser.execute_script("return [...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))")
     assert len(links) == 9
@@ -66,7 +66,7 @@ def test_links_lead_to_sections(browser: Chrome, pages: dict[str, Path]) -> None
         assert browser.execute_script("return document.getElementById(arguments[0]) !== null", link)
 
 
-def test_a_table_sorts_both_ways_by_mouse_and_by_key(browser: Chrome, pages: dict[str, Path]) -> None:
+def test_page_tables_sort_by_mouse_and_keyboard(browser: Chrome, pages: dict[str, Path]) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
@@ -89,7 +89,7 @@ def test_a_table_sorts_both_ways_by_mouse_and_by_key(browser: Chrome, pages: dic
 
 
 @pytest.mark.parametrize("name", ["report", "comparison"])
-def test_it_fits_a_phone(browser: Chrome, pages: dict[str, Path], name: str) -> None:
+def test_page_fits_a_phone(browser: Chrome, pages: dict[str, Path], name: str) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     )
@@ -100,7 +100,7 @@ def test_it_fits_a_phone(browser: Chrome, pages: dict[str, Path], name: str) -> 
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_dark_and_light_differ_and_both_can_be_read(browser: Chrome, pages: dict[str, Path]) -> None:
+def test_page_is_readable_in_dark_and_light_mode(browser: Chrome, pages: dict[str, Path]) -> None:
     colors = {}
     for scheme in ("light", "dark"):
         browser.execute_cdp_cmd(

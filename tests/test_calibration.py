@@ -28,7 +28,7 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
-def test_a_temperature_is_found_again(temperature: float) -> None:
+def test_fit_temperature_finds_a_known_temperature(temperature: float) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (ROWS, 10))
     labels = np.array([rng.choice(10, p=p) for p in softmax(logits)])
@@ -36,7 +36,7 @@ def test_a_temperature_is_found_again(temperature: float) -> None:
     assert fit_temperature(spoilt, one_hot(labels)) == pytest.approx(1 / temperature, rel=0.05)
 
 
-def test_the_largest_entry_stays() -> None:
+def test_temper_keeps_the_predicted_class() -> None:
     probabilities = softmax(np.random.default_rng(0).normal(0, 2, (500, 10)))
     for temperature in (0.1, 3.0):
         tempered = temper(probabilities, temperature)
@@ -45,20 +45,20 @@ def test_the_largest_entry_stays() -> None:
     np.testing.assert_allclose(temper(probabilities, 1.0), probabilities, atol=1e-6)
 
 
-def test_certain_rows_are_survived() -> None:
+def test_temper_and_fit_temperature_are_finite_for_certain_predictions() -> None:
     certain = np.eye(10, dtype=np.float32)
     assert np.isfinite(temper(certain, 0.1)).all()
     assert np.isfinite(fit_temperature(certain, certain))
 
 
-def test_expected_calibration_error() -> None:
+def test_expected_calibration_error_of_known_predictions() -> None:
     probabilities = np.full((100, 10), 0.02, np.float32)
     probabilities[:, 3] = 0.82
     labels = np.where(np.arange(100) < 60, 3, 4).astype(np.uint8)
     assert expected_calibration_error(probabilities, labels) == pytest.approx(0.22, abs=1e-6)
 
 
-def test_calibration_helps_out_of_fold_and_is_cross_fitted() -> None:
+def test_calibrate_improves_out_of_fold_rows_and_is_cross_fitted() -> None:
     (network,), labels = draw(np.random.default_rng(1), 1)
     folds = (np.arange(ROWS) % 5).astype(np.uint8)
     result = calibrate(temper(network, 0.5), labels, folds, [])
@@ -70,7 +70,7 @@ def test_calibration_helps_out_of_fold_and_is_cross_fitted() -> None:
     assert best < result["log_loss_after"]
 
 
-def test_the_mean_of_networks_gets_nearly_the_temperature_it_would_get_from_labels() -> None:
+def test_calibrate_estimates_the_temperature_of_the_mean_without_labels() -> None:
     rng = np.random.default_rng(2)
     (out_of_fold,), labels = draw(rng, 1)
     networks, hidden = draw(rng, 6)
@@ -81,7 +81,7 @@ def test_the_mean_of_networks_gets_nearly_the_temperature_it_would_get_from_labe
     assert abs(np.log(found["temperature"] / from_labels)) < abs(np.log(found["member_temperature"] / from_labels))
 
 
-def test_a_fold_has_no_say_in_its_own_temperature() -> None:
+def test_cross_fit_does_not_use_the_labels_of_the_fold() -> None:
     (oof,), labels = draw(np.random.default_rng(0), 1)
     folds = (np.arange(ROWS) % 2).astype(np.uint8)
     other = labels.copy()
@@ -91,6 +91,6 @@ def test_a_fold_has_no_say_in_its_own_temperature() -> None:
     assert np.abs(before[folds == 1] - after[folds == 1]).max() > 0.01
 
 
-def test_a_single_fold_stays_as_it_is() -> None:
+def test_cross_fit_does_not_change_a_single_fold() -> None:
     (oof,), labels = draw(np.random.default_rng(0), 1)
     np.testing.assert_array_equal(cross_fit(oof, labels, np.zeros(ROWS, np.uint8)), oof)

@@ -51,7 +51,7 @@ def trained(rehearsed: Workspace, tmp_path: Path) -> tuple[str, ...]:
     return ("--competition", "rehearsal", "--root", str(tmp_path / "copy"))
 
 
-def test_every_command_and_option_has_help() -> None:
+def test_cli_has_help_for_every_command_and_option() -> None:
     for name, command in cli.commands.items():
         assert command.help, name
         for option in command.params:
@@ -62,17 +62,17 @@ def test_every_command_and_option_has_help() -> None:
     assert set(expected.split()) == cli.commands.keys()
 
 
-def test_every_command_that_reports_has_json() -> None:
+def test_cli_has_json_for_every_command() -> None:
     for name, command in cli.commands.items():
         assert any("--json" in option.opts for option in command.params), name
 
 
-def test_the_presets_in_the_help_are_those_there_are() -> None:
+def test_preset_names_are_those_of_presets() -> None:
     assert list(PRESETS) == list(PRESET_NAMES)
     assert DEFAULT_PRESET in PRESETS
 
 
-def test_help_loads_nothing_heavy() -> None:
+def test_cli_help_imports_no_slow_package() -> None:
     script = (
         "import sys; from kaggle_digits.cli import cli; "
         "cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
@@ -83,7 +83,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not {"numpy", "pandas", "tensorflow", "kaggle", "rich", "pydantic", "matplotlib"} & set(loaded)
 
 
-def test_download_json(run_cli: RunCli, tmp_path: Path) -> None:
+def test_download_prints_json(run_cli: RunCli, tmp_path: Path) -> None:
     first = document(run_cli("--competition", "rehearsal", "download", "--json"))
     assert first == {
         "competition": "rehearsal",
@@ -97,7 +97,7 @@ def test_download_json(run_cli: RunCli, tmp_path: Path) -> None:
     assert "rehearsal already complete" in again.stdout
 
 
-def test_train_json_and_progress_on_stderr(run_cli: RunCli, trained: tuple[str, ...]) -> None:
+def test_train_prints_json_and_shows_progress_on_stderr(run_cli: RunCli, trained: tuple[str, ...]) -> None:
     result = run_cli(*trained, "train", "--preset", "lenet", "--folds", 2, "--set", "epochs=1", "--json")
     facts = document(result)
     assert facts["run"] == "lenet-k2-s0-epochs=1"
@@ -107,7 +107,7 @@ def test_train_json_and_progress_on_stderr(run_cli: RunCli, trained: tuple[str, 
     assert "fold 1  epoch 1/1  loss" in result.stderr
 
 
-def test_the_other_commands_json(call_cli: RunCli, trained: tuple[str, ...]) -> None:
+def test_ensemble_runs_report_submit_and_score_print_json(call_cli: RunCli, trained: tuple[str, ...]) -> None:
     assert document(call_cli(*trained, "ensemble", "--json"))["run"] == "first"
     (row,) = document(call_cli(*trained, "runs", "--json"))["runs"]
     assert (row["name"], row["status"], row["trained"], row["folds"], row["score"]) == (
@@ -132,7 +132,7 @@ def test_the_other_commands_json(call_cli: RunCli, trained: tuple[str, ...]) -> 
     assert board["percentile"] == pytest.approx(100 * board["rank"] / board["teams"])
 
 
-def test_what_a_person_sees_fits_80_columns(call_cli: RunCli, trained: tuple[str, ...]) -> None:
+def test_submit_runs_score_and_report_fit_80_columns(call_cli: RunCli, trained: tuple[str, ...]) -> None:
     sent = call_cli(*trained, "submit")
     assert sent.returncode == 0
     assert "The run is first (CV " in sent.stderr
@@ -163,25 +163,27 @@ def test_what_a_person_sees_fits_80_columns(call_cli: RunCli, trained: tuple[str
         (("score",), 3, "no Kaggle credentials"),
     ],
 )
-def test_errors_are_two_sentences_and_an_exit_code(
+def test_cli_prints_errors_as_two_sentences_with_an_exit_code(
     call_cli: RunCli, arguments: tuple, code: int, words: str
 ) -> None:
     assert_error(call_cli(*arguments), code, words)
 
 
-def test_debug_shows_the_traceback_too(run_cli: RunCli) -> None:
+def test_cli_debug_shows_the_traceback(run_cli: RunCli) -> None:
     result = run_cli("--debug", "train")
     assert result.returncode == 6
     assert "Traceback" in result.stderr
     assert result.stderr.strip().endswith("Get it with the command: download.")
 
 
-def test_a_root_that_cannot_be_written(run_cli: RunCli, tmp_path: Path) -> None:
+def test_download_fails_if_root_cannot_be_written(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file in the way")
     assert_error(run_cli("--competition", "rehearsal", "download"), 8, "Cannot write")
 
 
-def test_the_whole_way_with_the_real_client(kaggle: KaggleServer, run_cli: RunCli, tmp_path: Path) -> None:
+def test_cli_from_download_to_score_with_the_kaggle_client(
+    kaggle: KaggleServer, run_cli: RunCli, tmp_path: Path
+) -> None:
     facts = document(run_cli("download", "--json"))
     assert (facts["train_rows"], facts["test_rows"], facts["fetched"]) == (100, 30, True)
     before = len(kaggle.requests)
@@ -206,7 +208,7 @@ def test_the_whole_way_with_the_real_client(kaggle: KaggleServer, run_cli: RunCl
     assert len(ledger) == 2
 
 
-def test_a_lost_answer_makes_one_submission(kaggle: KaggleServer, call_cli: RunCli, tmp_path: Path) -> None:
+def test_submit_sends_once_if_the_response_is_lost(kaggle: KaggleServer, call_cli: RunCli, tmp_path: Path) -> None:
     write_files(tmp_path / "data" / "digit-recognizer", competition_files())
     answer = tmp_path / "mine.csv"
     answer.write_text(ANSWER)
@@ -216,7 +218,9 @@ def test_a_lost_answer_makes_one_submission(kaggle: KaggleServer, call_cli: RunC
     assert len(kaggle.submissions) == 1
 
 
-def test_two_submit_at_once_make_one_submission(kaggle: KaggleServer, run_cli: RunCli, tmp_path: Path) -> None:
+def test_submit_sends_once_if_run_three_times_in_parallel(
+    kaggle: KaggleServer, run_cli: RunCli, tmp_path: Path
+) -> None:
     write_files(tmp_path / "data" / "digit-recognizer", competition_files())
     answer = tmp_path / "mine.csv"
     answer.write_text(ANSWER)
@@ -239,7 +243,7 @@ ANSWER = "ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31))
         ({"status": "PENDING"}, ("--timeout", "0"), 5, "1000 is still pending after 0 seconds"),
     ],
 )
-def test_submissions_that_end_badly(
+def test_submit_reports_a_failed_or_pending_submission(
     kaggle: KaggleServer, call_cli: RunCli, tmp_path: Path, outcome: dict, options: tuple, code: int, words: str
 ) -> None:
     write_files(tmp_path / "data" / "digit-recognizer", competition_files())
@@ -250,18 +254,18 @@ def test_submissions_that_end_badly(
     assert f",1000,{outcome['status']}," in ledger
 
 
-def test_no_wait(kaggle: KaggleServer, call_cli: RunCli, tmp_path: Path) -> None:
+def test_submit_no_wait_returns_pending(kaggle: KaggleServer, call_cli: RunCli, tmp_path: Path) -> None:
     write_files(tmp_path / "data" / "digit-recognizer", competition_files())
     (tmp_path / "mine.csv").write_text(ANSWER)
     assert document(call_cli("submit", "--file", "mine.csv", "--no-wait", "--json"))["status"] == "PENDING"
 
 
-def test_download_from_a_folder(call_cli: RunCli, tmp_path: Path) -> None:
+def test_download_from_copies_a_folder(call_cli: RunCli, tmp_path: Path) -> None:
     write_files(tmp_path / "input", competition_files())
     assert document(call_cli("download", "--from", "input", "--json"))["train_rows"] == 100
 
 
-def test_the_command_alone_shows_its_help(call_cli: RunCli) -> None:
+def test_cli_without_a_command_shows_help(call_cli: RunCli) -> None:
     result = call_cli()
     assert result.returncode == 2
     assert "Usage: kaggle-digits" in result.stderr
@@ -272,7 +276,9 @@ def test_the_command_alone_shows_its_help(call_cli: RunCli) -> None:
     ("status", "code", "words"),
     [(401, 3, "KAGGLE_USERNAME and KAGGLE_KEY"), (403, 4, "accept its rules"), (404, 4, "does not know")],
 )
-def test_kaggles_refusals(kaggle: KaggleServer, call_cli: RunCli, status: int, code: int, words: str) -> None:
+def test_download_explains_refusals_of_kaggle(
+    kaggle: KaggleServer, call_cli: RunCli, status: int, code: int, words: str
+) -> None:
     kaggle.fail("ListDataFiles", error(status, "Kaggle's own words"))
     result = call_cli("download")
     assert_error(result, code, words)
@@ -280,7 +286,7 @@ def test_kaggles_refusals(kaggle: KaggleServer, call_cli: RunCli, status: int, c
     assert KEY not in result.stderr
 
 
-def test_no_output_has_a_secret(kaggle: KaggleServer, call_cli: RunCli) -> None:
+def test_cli_prints_no_secret(kaggle: KaggleServer, call_cli: RunCli) -> None:
     basic = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
     words = f"{KEY} \x1b[31mBasic {basic} https://ada:pass@host/x?X-Goog-Signature=0f0f (end)"
     for status in (400, 401, 403, 429):
@@ -292,7 +298,7 @@ def test_no_output_has_a_secret(kaggle: KaggleServer, call_cli: RunCli) -> None:
             assert secret not in result.stderr, status
 
 
-def test_an_error_that_nobody_expected_has_no_secret(
+def test_main_prints_no_secret_for_an_internal_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("KAGGLE_KEY", KEY)
@@ -308,7 +314,7 @@ def test_an_error_that_nobody_expected_has_no_secret(
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("runs",), ("runs", "--json")])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_stdout_on_a_full_device(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_cli_reports_a_full_device_for_stdout(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "kaggle_digits", *arguments]
     with open("/dev/full", "w") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
@@ -316,7 +322,7 @@ def test_stdout_on_a_full_device(tmp_path: Path, arguments: tuple[str, ...]) -> 
     assert_error(result, 8, "Cannot write the output: No space left on device")
 
 
-def test_ctrl_c_while_the_command_is_imported(tmp_path: Path) -> None:
+def test_main_exits_with_130_if_interrupted_during_imports(tmp_path: Path) -> None:
     script = """
 import runpy, sys
 
@@ -333,7 +339,7 @@ runpy.run_module("kaggle_digits", run_name="__main__")
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_ends_with_130(tmp_path: Path, trained: tuple[str, ...], times: int) -> None:
+def test_train_exits_with_130_if_interrupted(tmp_path: Path, trained: tuple[str, ...], times: int) -> None:
     command = [
         sys.executable,
         "-m",
@@ -371,7 +377,7 @@ def test_ctrl_c_ends_with_130(tmp_path: Path, trained: tuple[str, ...], times: i
     assert said == INTERRUPTED[: len(said)]
 
 
-def test_ctrl_c_while_the_last_words_are_written_takes_nothing_but_them(tmp_path: Path) -> None:
+def test_main_exits_at_once_if_interrupted_while_it_prints_an_error(tmp_path: Path) -> None:
     script = """
 import os, signal, sys, time
 from kaggle_digits import cli, console
@@ -392,7 +398,7 @@ cli.main()
 
 
 @pytest.mark.parametrize("debug", [(), ("--debug",)])
-def test_main_says_that_memory_ran_out(
+def test_main_reports_a_memory_error(
     call_cli: RunCli, monkeypatch: pytest.MonkeyPatch, debug: tuple[str, ...]
 ) -> None:
     def fail(*arguments: object) -> None:

@@ -119,7 +119,7 @@ def assert_same(run: Run, reference: Workspace) -> None:
     assert files[0] == files[1]
 
 
-def test_a_run_on_dask_is_the_run_that_is_trained_here(
+def test_train_on_dask_gives_the_same_run_as_processes(
     workspace: Workspace, reference: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from distributed import Client
@@ -158,7 +158,7 @@ def test_a_run_on_dask_is_the_run_that_is_trained_here(
     assert train(workspace, run="it", dask="tcp://127.0.0.1:1", **QUICK) == run
 
 
-def test_the_fold_of_a_killed_worker_runs_elsewhere(
+def test_train_on_dask_retries_the_fold_of_a_killed_worker(
     workspace: Workspace, reference: Workspace, dask: Cluster
 ) -> None:
     for _ in range(2):
@@ -186,7 +186,9 @@ def test_the_fold_of_a_killed_worker_runs_elsewhere(
     )
 
 
-def test_a_worker_that_leaves_in_good_order(workspace: Workspace, reference: Workspace, dask: Cluster) -> None:
+def test_train_on_dask_retries_the_fold_of_a_retired_worker(
+    workspace: Workspace, reference: Workspace, dask: Cluster
+) -> None:
     """Dask then moves the rows to another worker, and the fold would wait forever for the first one."""
     from distributed import Client
 
@@ -226,7 +228,9 @@ tempfile.TemporaryFile = full
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [FULL_DISK, FULL_AS_TRAINING_ENDS], ids=["at once", "as training ends"])
-def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_path: Path, script: str) -> None:
+def test_train_on_dask_excludes_a_worker_that_always_fails(
+    workspace: Workspace, dask: Cluster, tmp_path: Path, script: str
+) -> None:
     write_files(tmp_path / "broken", {"sitecustomize.py": script.encode()})
     dask.add_worker(threads=2, PYTHONPATH=import_first(tmp_path / "broken"))
     notices: list[str] = []
@@ -242,7 +246,7 @@ def test_a_sick_worker_spoils_nothing(workspace: Workspace, dask: Cluster, tmp_p
     assert any("failed 3 folds in a row" in text and "No space left" in text for text in notices), notices
 
 
-def test_all_workers_gone(
+def test_train_on_dask_ends_without_workers_and_can_be_continued(
     workspace: Workspace, reference: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dask.add_worker()
@@ -270,7 +274,9 @@ def test_all_workers_gone(
     assert_same(run, reference)
 
 
-def test_the_scheduler_gone(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_on_dask_ends_if_the_scheduler_is_lost(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
     own = Cluster(tmp_path / "log")
     try:
@@ -292,7 +298,7 @@ def test_the_scheduler_gone(workspace: Workspace, tmp_path: Path, monkeypatch: p
         train(workspace, dask=own.address, **QUICK)
 
 
-def test_workers_that_join_late_are_used(workspace: Workspace, dask: Cluster) -> None:
+def test_train_on_dask_uses_workers_that_join_later(workspace: Workspace, dask: Cluster) -> None:
     seen: set[int] = set()
 
     def join(event: object) -> None:
@@ -305,7 +311,7 @@ def test_workers_that_join_late_are_used(workspace: Workspace, dask: Cluster) ->
     assert len(seen) == 2
 
 
-def test_a_worker_with_another_version_is_refused(
+def test_train_on_dask_excludes_a_worker_with_other_versions(
     workspace: Workspace, dask: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_files(tmp_path / "old/keras-3.0.dist-info", {"METADATA": b"Name: keras\nVersion: 3.0\n"})
@@ -337,7 +343,7 @@ def test_a_worker_with_another_version_is_refused(
     assert run.info.status == "finished"
 
 
-def test_workers_drop_the_folds_of_a_parent_that_dies(workspace: Workspace, dask: Cluster) -> None:
+def test_train_on_dask_stops_folds_if_the_parent_dies(workspace: Workspace, dask: Cluster) -> None:
     worker = dask.add_worker()
     script = (
         "import kaggle_digits as kd\n"
@@ -356,7 +362,7 @@ def test_workers_drop_the_folds_of_a_parent_that_dies(workspace: Workspace, dask
     assert worker.poll() is None
 
 
-def test_ctrl_c_leaves_nothing_running(workspace: Workspace, dask: Cluster) -> None:
+def test_train_on_dask_stops_folds_if_interrupted(workspace: Workspace, dask: Cluster) -> None:
     worker = dask.add_worker()
     command = ["--root", workspace.root, "train", "--preset", "lenet", "--folds", "2", "--set", "epochs=10000"]
     process = subprocess.Popen(
@@ -376,7 +382,7 @@ def test_ctrl_c_leaves_nothing_running(workspace: Workspace, dask: Cluster) -> N
 
 
 @pytest.mark.slow
-def test_a_process_that_always_dies_ends_its_fold_alone(
+def test_train_on_dask_trains_other_folds_if_one_always_dies(
     workspace: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "MAX_ATTEMPTS", 2)
@@ -402,7 +408,7 @@ def test_a_process_that_always_dies_ends_its_fold_alone(
     assert [run.is_trained(fold) for fold in range(2)] == [False, True]
 
 
-def test_a_fault_in_a_fold_comes_back_with_its_traceback(dask: Cluster, tmp_path: Path) -> None:
+def test_train_on_dask_logs_the_traceback_of_an_internal_error(dask: Cluster, tmp_path: Path) -> None:
     dask.add_worker()
     nothing = np.zeros(0, np.uint8)
     task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, nothing)
@@ -420,20 +426,22 @@ def test_a_fault_in_a_fold_comes_back_with_its_traceback(dask: Cluster, tmp_path
         ({"tensorboard": True}, "Leave out one of --tensorboard and --dask"),
     ],
 )
-def test_options_that_do_not_go_with_dask(workspace: Workspace, change: dict, message: str) -> None:
+def test_train_rejects_options_that_do_not_work_with_dask(
+    workspace: Workspace, change: dict, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         train(workspace, dask="tcp://127.0.0.1:1", **QUICK | change)
     assert not workspace.runs.exists()
 
 
-def test_without_dask_installed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_says_how_to_install_dask(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_digits.pipeline.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'kaggle-digits\[dask\]'"):
         train(workspace, dask="tcp://127.0.0.1:1", **QUICK)
 
 
 @pytest.mark.parametrize("address", ["", "nowhere:1", "http://127.0.0.1:1", "127.0.0.1:1"])
-def test_an_address_where_no_scheduler_is(
+def test_train_on_dask_fails_if_there_is_no_scheduler(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
@@ -441,7 +449,7 @@ def test_an_address_where_no_scheduler_is(
         train(workspace, dask=address, **QUICK)
 
 
-def test_the_crew_gives_each_thread_one_fold() -> None:
+def test_workers_find_free_gives_each_thread_one_fold() -> None:
     workers = cluster._Workers(None, "tcp://x", None, print)  # type: ignore[arg-type]
     workers.threads = {"a": 1, "b": 2}
     workers.rows = {address: SimpleNamespace(status="finished") for address in "ab"}  # type: ignore[misc]

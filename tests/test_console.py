@@ -37,7 +37,7 @@ def watch(everything: list[FoldTask], missing: list[FoldTask], height: int = 24)
     return view
 
 
-def test_one_run_has_a_row_a_fold() -> None:
+def test_training_view_has_one_row_per_fold() -> None:
     everything = tasks(1, 3)
     view = watch(everything, everything[1:])
     view.progress(progress(0, 1, 2))
@@ -51,7 +51,7 @@ def test_one_run_has_a_row_a_fold() -> None:
     assert shown(view)[-1].endswith("elapsed")
 
 
-def test_many_folds_show_those_under_way() -> None:
+def test_training_view_shows_only_running_folds_if_there_are_many() -> None:
     everything = tasks(3, 10)
     view = watch(everything, everything[2:])
     view.progress(progress(0, 2, 1))
@@ -65,7 +65,7 @@ def test_many_folds_show_those_under_way() -> None:
     assert shown(view)[-1].startswith("3 of 30 folds done, ")
 
 
-def test_elsewhere_a_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_view_prints_one_line_per_epoch_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     everything = tasks(2, 2)
     with TrainingView() as view:
         view.start("it", everything, everything[1:])

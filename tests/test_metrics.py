@@ -27,7 +27,7 @@ def test_count_errors_accuracy_and_log_loss_of_known_softmaxes() -> None:
     assert log_loss(SOFTMAX, LABELS) == pytest.approx(-(3 * np.log(0.55) + np.log(0.05)) / 4)
 
 
-def test_log_loss_is_finite_for_a_certain_mistake() -> None:
+def test_log_loss_is_finite_for_a_wrong_prediction_with_probability_1() -> None:
     assert log_loss(np.eye(10, dtype=np.float32)[[3]], np.array([4], np.uint8)) == pytest.approx(-np.log(1e-7))
 
 
@@ -38,7 +38,7 @@ def test_confusion_matrix_is_by_label_then_prediction() -> None:
     assert matrix.trace() == 3
 
 
-def test_mean_softmax_is_added_up_in_float64() -> None:
+def test_mean_softmax_is_computed_in_float64() -> None:
     tiny = np.float32(1e-8)
     softmaxes = [np.full((1, 10), 1.0, np.float32)] + [np.full((1, 10), tiny, np.float32)] * 9999
     mean = mean_softmax(softmaxes)
@@ -56,7 +56,7 @@ def test_reliability_bins_add_up_to_the_calibration_error() -> None:
     assert expected_calibration_error(softmax, labels) == pytest.approx(gaps / 500)
 
 
-def test_suspects_are_wrong_labels_and_not_hard_rows() -> None:
+def test_suspects_finds_wrong_labels_but_not_hard_rows() -> None:
     labels = (np.arange(200) % 10).astype(np.uint8)
     softmax = np.full((200, 10), 0.005, np.float32)
     softmax[np.arange(200), labels] = 0.955
@@ -67,6 +67,6 @@ def test_suspects_are_wrong_labels_and_not_hard_rows() -> None:
     assert suspects(softmax, labels).tolist() == [12, 7]
 
 
-def test_suspects_allow_a_digit_that_has_no_rows() -> None:
+def test_suspects_accepts_a_class_without_rows() -> None:
     softmax = np.eye(10, dtype=np.float32)[[1, 1, 2]]
     assert suspects(softmax, np.array([1, 1, 1], np.uint8)).tolist() == []

@@ -101,18 +101,18 @@ def assert_like_mnist(image: UInt8) -> None:
 
 @pytest.mark.parametrize("name", STROKES)
 @pytest.mark.parametrize("width", [1, 3, 10, 22])
-def test_drawings_come_out_like_mnist(name: str, width: int, tmp_path: Path) -> None:
+def test_read_picture_converts_drawings_to_mnist_format(name: str, width: int, tmp_path: Path) -> None:
     assert_like_mnist(found(drawn(name, width=width), tmp_path))
 
 
 @pytest.mark.parametrize("digit", range(10))
 @pytest.mark.parametrize("size", [12, 60, 400])
-def test_typed_digits_come_out_like_mnist(digit: int, size: int, tmp_path: Path) -> None:
+def test_read_picture_converts_typed_digits_to_mnist_format(digit: int, size: int, tmp_path: Path) -> None:
     assert_like_mnist(found(typed(digit, size), tmp_path))
 
 
 @pytest.mark.parametrize("row", range(40))
-def test_small_digits_on_a_large_canvas_come_out_like_mnist(row: int, tmp_path: Path) -> None:
+def test_read_picture_converts_small_digits_on_a_large_canvas(row: int, tmp_path: Path) -> None:
     pixels = Image.fromarray(np.round(load_digits().images[row] * 255 / 16).astype(np.uint8))
     canvas = Image.new("L", (500, 350), 0)
     canvas.paste(pixels.resize((96, 96), Image.Resampling.BICUBIC), (330, 40))
@@ -122,14 +122,14 @@ def test_small_digits_on_a_large_canvas_come_out_like_mnist(row: int, tmp_path: 
     assert difference(light_on_dark, dark_on_light) < 0.01
 
 
-def test_thin_strokes_are_as_dark_as_mnists_however_large_the_canvas(tmp_path: Path) -> None:
+def test_read_picture_widens_thin_strokes_on_a_large_canvas(tmp_path: Path) -> None:
     image = found(drawn("4", size=1800, width=1, canvas=(2400, 2400), at=(300, 300)), tmp_path)
     assert_like_mnist(image)
     # 5 in 100 of MNIST's training rows have less ink than this.
     assert image.sum() / 255 > 51
 
 
-def test_a_tiny_digit_on_a_huge_sheet_is_found(tmp_path: Path) -> None:
+def test_read_picture_finds_a_tiny_digit_on_a_large_canvas(tmp_path: Path) -> None:
     small = found(drawn("7", size=60, width=6, canvas=(2000, 1600), at=(1700, 1400)), tmp_path)
     assert difference(small, found(drawn("7", size=120, width=12), tmp_path)) < 0.2
 
@@ -160,7 +160,7 @@ def test_a_tiny_digit_on_a_huge_sheet_is_found(tmp_path: Path) -> None:
         lambda i: Image.fromarray(np.pad(i, ((700, 0), (0, 900)), constant_values=255)),
     ],
 )
-def test_size_mode_colour_and_place_make_no_difference(
+def test_read_picture_does_not_depend_on_size_mode_colour_and_position(
     name: str, change: Callable[[Image.Image], Image.Image], tmp_path: Path
 ) -> None:
     image = drawn(name, width=14)
@@ -170,12 +170,14 @@ def test_size_mode_colour_and_place_make_no_difference(
 
 @pytest.mark.parametrize("name", STROKES)
 @pytest.mark.parametrize("options", [{"quality": 20}, {"quality": 90}])
-def test_jpeg_makes_no_difference(name: str, options: dict[str, int], tmp_path: Path) -> None:
+def test_read_picture_does_not_depend_on_jpeg_compression(
+    name: str, options: dict[str, int], tmp_path: Path
+) -> None:
     image = drawn(name)
     assert difference(found(image, tmp_path, "picture.jpg", **options), found(image, tmp_path)) < 0.1
 
 
-def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+def test_read_picture_applies_the_exif_orientation(tmp_path: Path) -> None:
     image = drawn("7")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -185,14 +187,14 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", STROKES)
 @pytest.mark.parametrize(("size", "width"), [(90, 8), (300, 12), (300, 40)])
-def test_photographs_come_out_as_drawings_do(name: str, size: int, width: int, tmp_path: Path) -> None:
+def test_read_picture_converts_photographs_like_drawings(name: str, size: int, width: int, tmp_path: Path) -> None:
     drawing = drawn(name, size, width, canvas=(800, 600), at=(420, 150))
     photograph = found(photographed(drawing), tmp_path, "photograph.jpg")
     assert_like_mnist(photograph)
     assert difference(photograph, found(drawing, tmp_path)) < 0.2
 
 
-def test_specks_do_not_widen_the_box(tmp_path: Path) -> None:
+def test_read_picture_ignores_specks(tmp_path: Path) -> None:
     image = drawn("4")
     clean = found(image, tmp_path)
     draw = ImageDraw.Draw(image)
@@ -201,26 +203,26 @@ def test_specks_do_not_widen_the_box(tmp_path: Path) -> None:
     assert difference(found(image, tmp_path), clean) < 0.01
 
 
-def test_a_stroke_apart_belongs_to_the_digit(tmp_path: Path) -> None:
+def test_read_picture_keeps_a_separate_stroke(tmp_path: Path) -> None:
     image = found(drawn("5, its bar apart", width=8), tmp_path)
     _, parts = ndimage.label(image > 60, np.ones((3, 3)))
     assert parts == 2
 
 
-def test_a_table_under_the_sheet_is_not_the_digit(tmp_path: Path) -> None:
+def test_read_picture_ignores_a_table_at_the_edge(tmp_path: Path) -> None:
     image = drawn("4", canvas=(500, 400), at=(150, 120))
     clean = found(image, tmp_path)
     ImageDraw.Draw(image).rectangle((0, 0, 60, 400), fill=70)
     assert difference(found(image, tmp_path), clean) < 0.1
 
 
-def test_what_has_mnists_form_stays_as_it_is(rehearsed: Workspace, tmp_path: Path) -> None:
+def test_find_digit_does_not_change_pictures_in_mnist_format(rehearsed: Workspace, tmp_path: Path) -> None:
     for image in load_train(rehearsed.data).images[:300]:
         np.testing.assert_array_equal(found(Image.fromarray(image), tmp_path), image)
         np.testing.assert_array_equal(find_digit(255 - image), image)
 
 
-def test_mnists_digits_come_back_from_larger_pictures(rehearsed: Workspace) -> None:
+def test_find_digit_restores_enlarged_mnist_digits(rehearsed: Workspace) -> None:
     images = load_train(rehearsed.data).images[:200]
     large = [Image.fromarray(np.pad(i, 20)).resize((340, 340), Image.Resampling.BICUBIC) for i in images]
     differences = [difference(find_digit(np.asarray(big)), i) for big, i in zip(large, images, strict=True)]
@@ -251,7 +253,7 @@ def test_mnists_digits_come_back_from_larger_pictures(rehearsed: Workspace) -> N
         "blank sheet, darker corners",
     ],
 )
-def test_nothing_to_see(pixels: UInt8, tmp_path: Path) -> None:
+def test_read_picture_fails_if_there_is_no_digit(pixels: UInt8, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.png shows no digit"):
         found(Image.fromarray(pixels.astype(np.uint8)), tmp_path, "nothing.png")
 
@@ -279,14 +281,14 @@ def broken(tmp_path: Path) -> dict[str, Path]:
         ("folder", "is a folder"),
         ("text.png", "is not a picture"),
         ("empty.png", "is not a picture"),
-        ("short.png", "is damaged or cut off"),
-        ("short.jpg", "is damaged or cut off"),
-        ("flipped.png", "is damaged or cut off"),
-        ("warned.png", "is far too large"),
-        ("refused.png", "is far too large"),
+        ("short.png", "is damaged or incomplete"),
+        ("short.jpg", "is damaged or incomplete"),
+        ("flipped.png", "is damaged or incomplete"),
+        ("warned.png", "is too large"),
+        ("refused.png", "is too large"),
     ],
 )
-def test_what_is_no_picture_is_told_by_name(name: str, words: str, tmp_path: Path) -> None:
+def test_read_picture_names_invalid_files(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{name} {words}") as caught:
         read_picture(broken(tmp_path)[name])
     assert caught.value.problem.endswith(".")
@@ -294,7 +296,9 @@ def test_what_is_no_picture_is_told_by_name(name: str, words: str, tmp_path: Pat
     assert caught.value.remedy.endswith(".")
 
 
-def test_a_picture_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_picture_names_a_file_without_read_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -307,7 +311,7 @@ def test_a_picture_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("everywhere", [True, False])
-def test_read_picture_names_a_picture_whose_values_are_not_finite(
+def test_read_picture_names_a_picture_with_values_that_are_not_finite(
     tmp_path: Path, value: float, everywhere: bool
 ) -> None:
     pixels = np.asarray(drawn("4"), np.float32).copy()
@@ -318,7 +322,7 @@ def test_read_picture_names_a_picture_whose_values_are_not_finite(
         read_picture(tmp_path / "odd.tiff")
 
 
-def test_read_picture_finds_a_digit_whatever_the_range_of_its_values(tmp_path: Path) -> None:
+def test_read_picture_does_not_depend_on_the_range_of_values(tmp_path: Path) -> None:
     pixels = np.asarray(drawn("4"), np.float64) / 255
     for low, high in ((-3e38, 3e38), (0, 1e-3)):
         Image.fromarray((low + pixels * (high - low)).astype(np.float32)).save(tmp_path / "wide.tiff")
@@ -326,7 +330,7 @@ def test_read_picture_finds_a_digit_whatever_the_range_of_its_values(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_read_picture_never_waits_for_what_is_no_regular_file(tmp_path: Path, kind: str) -> None:
+def test_read_picture_rejects_pipes_and_devices(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.png"
     if kind == "pipe":
         os.mkfifo(path)
@@ -336,9 +340,7 @@ def test_read_picture_never_waits_for_what_is_no_regular_file(tmp_path: Path, ki
         read_picture(path)
 
 
-def test_read_picture_leaves_memory_that_ran_out_to_its_caller(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_picture_does_not_catch_a_memory_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn("4").save(tmp_path / "large.png")
 
     def fail(*arguments: object, **options: object) -> None:

@@ -53,7 +53,9 @@ def options(workspace: Workspace) -> tuple[object, ...]:
     return ("--competition", "rehearsal", "--root", workspace.root)
 
 
-def test_test_rows_as_pictures_get_the_ensembles_softmax(rehearsed: Workspace, pictures: list[Path]) -> None:
+def test_predict_gives_the_softmax_of_the_ensemble_for_test_rows(
+    rehearsed: Workspace, pictures: list[Path]
+) -> None:
     run = find_run(rehearsed)
     predictions = kd.predict(rehearsed, pictures, "first")
     np.testing.assert_allclose([p.softmax for p in predictions], calibrated(run), atol=1e-5)
@@ -69,7 +71,7 @@ def test_test_rows_as_pictures_get_the_ensembles_softmax(rehearsed: Workspace, p
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_an_ensemble_of_runs_has_all_their_networks(copied: Workspace, pictures: list[Path]) -> None:
+def test_predict_uses_all_networks_of_an_ensemble_of_runs(copied: Workspace, pictures: list[Path]) -> None:
     # With test-time augmentation and another preprocessing for each fold, and more folds:
     # each run counts as much as the other.
     settings = {"epochs": "1", "preprocessing": "plain,even,wide", "tta": "5"}
@@ -84,7 +86,7 @@ def test_an_ensemble_of_runs_has_all_their_networks(copied: Workspace, pictures:
     assert {round(p.agreement * 5, 6) % 1 for p in kd.predict(copied, pictures, both.name)} == {0}
 
 
-def test_load_network_reads_networks_that_were_saved_with_their_preprocessing(copied: Workspace) -> None:
+def test_load_network_loads_networks_saved_with_their_preprocessing(copied: Workspace) -> None:
     """As older versions did: operations on the grey values, and then the network as the last layer."""
     import keras
 
@@ -105,7 +107,7 @@ def test_load_network_reads_networks_that_were_saved_with_their_preprocessing(co
     np.testing.assert_allclose(fold_softmax_function(run, 0)(images), run.fold_test_softmax(0)[:ROWS], atol=1e-5)
 
 
-def test_other_peoples_digits_are_mostly_read(rehearsed: Workspace) -> None:
+def test_predict_recognises_digits_of_another_data_set(rehearsed: Workspace) -> None:
     digits = load_digits()
     images = []
     for pixels in digits.images[:600]:
@@ -119,7 +121,7 @@ def test_other_peoples_digits_are_mostly_read(rehearsed: Workspace) -> None:
     assert (mean.argmax(1) == digits.target[:600]).mean() > 0.35
 
 
-def test_a_bad_picture_is_told_before_a_network_is_loaded(
+def test_predict_names_a_missing_picture_before_it_loads_a_network(
     rehearsed: Workspace, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(run: FoldsRun, fold: int) -> Path:
@@ -130,16 +132,16 @@ def test_a_bad_picture_is_told_before_a_network_is_loaded(
         kd.predict(rehearsed, [pictures[0], "nowhere.png"])
 
 
-def test_no_pictures_are_no_predictions(rehearsed: Workspace) -> None:
+def test_predict_returns_nothing_for_no_pictures(rehearsed: Workspace) -> None:
     assert kd.predict(rehearsed, []) == []
 
 
-def test_no_run_of_this_name(rehearsed: Workspace, pictures: list[Path]) -> None:
+def test_predict_fails_for_an_unknown_run(rehearsed: Workspace, pictures: list[Path]) -> None:
     with pytest.raises(UsageError, match="no run called 'none'"):
         kd.predict(rehearsed, pictures, "none")
 
 
-def test_an_unfinished_run_says_how_to_finish_it(copied: Workspace, pictures: list[Path]) -> None:
+def test_predict_says_how_to_finish_an_unfinished_run(copied: Workspace, pictures: list[Path]) -> None:
     (find_run(copied).path / "ensemble" / "metrics.json").unlink()
     with pytest.raises(DataError, match="The run first is not finished") as ours:
         kd.predict(copied, pictures)
@@ -150,7 +152,9 @@ def test_an_unfinished_run_says_how_to_finish_it(copied: Workspace, pictures: li
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 and no more", b'{"class_name": "Functional"}'])
 @pytest.mark.parametrize("known", [True, False])
-def test_a_damaged_network_is_named(copied: Workspace, pictures: list[Path], content: bytes, known: bool) -> None:
+def test_predict_names_a_damaged_network(
+    copied: Workspace, pictures: list[Path], content: bytes, known: bool
+) -> None:
     folder = find_run(copied).fold_folder(1)
     (folder / "model.keras").write_bytes(content)
     if known:
@@ -161,13 +165,15 @@ def test_a_damaged_network_is_named(copied: Workspace, pictures: list[Path], con
         kd.predict(copied, pictures)
 
 
-def test_a_network_that_is_not_there_is_named(copied: Workspace, pictures: list[Path]) -> None:
+def test_predict_names_a_missing_network(copied: Workspace, pictures: list[Path]) -> None:
     (find_run(copied).fold_folder(0) / "model.keras").unlink()
     with pytest.raises(DataError, match=r"fold-0/model\.keras is missing"):
         kd.predict(copied, pictures)
 
 
-def test_the_command_shows_pictures_and_bars(run_cli: RunCli, rehearsed: Workspace, pictures: list[Path]) -> None:
+def test_predict_command_shows_pictures_and_bars(
+    run_cli: RunCli, rehearsed: Workspace, pictures: list[Path]
+) -> None:
     result = run_cli(*options(rehearsed), "predict", *pictures[:2], "--run", "first")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -180,7 +186,7 @@ def test_the_command_shows_pictures_and_bars(run_cli: RunCli, rehearsed: Workspa
     assert "@" in result.stdout
 
 
-def test_the_command_prints_json(call_cli: RunCli, rehearsed: Workspace, pictures: list[Path]) -> None:
+def test_predict_command_prints_json(call_cli: RunCli, rehearsed: Workspace, pictures: list[Path]) -> None:
     result = call_cli(*options(rehearsed), "predict", *pictures[:3], "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
@@ -194,20 +200,22 @@ def test_the_command_prints_json(call_cli: RunCli, rehearsed: Workspace, picture
         np.testing.assert_array_equal(picture["image"], load_test(rehearsed.data).images[row])
 
 
-def test_the_command_tells_what_is_wrong(call_cli: RunCli, rehearsed: Workspace, tmp_path: Path) -> None:
+def test_predict_command_explains_an_invalid_picture(
+    call_cli: RunCli, rehearsed: Workspace, tmp_path: Path
+) -> None:
     (tmp_path / "text.png").write_text("no picture")
     result = call_cli(*options(rehearsed), "predict", "text.png", "--json")
     assert (result.returncode, result.stdout) == (DataError.exit_code, "")
     assert result.stderr.splitlines() == [
-        "Error: text.png is not a picture of a known format.",
-        "Save the picture as PNG or JPEG and give that.",
+        "Error: text.png is not a picture in a supported format.",
+        "Save the picture as a PNG or JPEG file, and use that file.",
     ]
     result = call_cli(*options(rehearsed), "predict")
     assert (result.returncode, result.stdout) == (UsageError.exit_code, "")
 
 
 @pytest.mark.parametrize(("no_color", "cell"), [("", "\x1b[38;2;0;0;0;48;2;255;255;255m▀"), ("1", " =@")])
-def test_a_terminal_shows_two_pixels_a_cell(
+def test_show_predictions_shows_two_pixels_per_character(
     no_color: str, cell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLORTERM": "truecolor", "COLUMNS": "80"}.items():

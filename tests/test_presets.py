@@ -18,7 +18,7 @@ def test_build_network_builds_the_network_of_each_preset(preset: str) -> None:
     assert model.output_shape == (None, 10)
 
 
-def test_build_network_builds_the_article_s_lenet() -> None:
+def test_build_network_builds_the_lenet_of_the_article() -> None:
     recipe = find_preset("lenet")
     shapes = [layer.output.shape[1:] for layer in build_network(recipe.settings).layers]
     assert shapes[2:9] == [(32, 32, 1), (28, 28, 36), (14, 14, 36), (10, 10, 36), (5, 5, 36), (900,), (128,)]

@@ -19,7 +19,7 @@ def code_blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def test_the_python_calls_work_as_written(tmp_path: Path) -> None:
+def test_readme_python_example_works(tmp_path: Path) -> None:
     (code,) = code_blocks("python")
     # Few epochs, so that it takes seconds; everything else is as written.
     as_written = 'folds=4, settings={"epochs": 12, "batch_size": 32}'
@@ -33,7 +33,7 @@ def test_the_python_calls_work_as_written(tmp_path: Path) -> None:
     assert (tmp_path / "digits" / "runs" / "rehearsal").is_dir()
 
 
-def test_every_command_is_in_the_readme() -> None:
+def test_readme_has_every_command() -> None:
     for name in cli.commands:
         assert re.search(rf"`{name}[ `]", README), name
 
@@ -41,22 +41,22 @@ def test_every_command_is_in_the_readme() -> None:
 @pytest.mark.parametrize(
     "target", sorted(set(re.findall(r"\bmake ([a-z-]+(?: [a-z-]+)*)", " ".join(code_blocks("sh")))))
 )
-def test_make_targets_in_the_readme_exist(target: str) -> None:
+def test_readme_make_targets_exist(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name in target.split():
         assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
 
 
-def test_links_to_files_lead_somewhere() -> None:
+def test_readme_links_to_files_exist() -> None:
     for path in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
         assert (ROOT / path).exists(), path
 
 
-def test_no_url_in_the_constraints() -> None:
+def test_constraints_have_no_urls() -> None:
     assert "://" not in (ROOT / "constraints.txt").read_text(encoding="utf-8")
 
 
-def test_the_tests_that_the_table_of_faults_names_exist() -> None:
+def test_faults_table_names_existing_tests() -> None:
     named = re.findall(r"\b(\w+)::(test_\w+)", (ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
     assert len(named) > 60
     for file, name in named:

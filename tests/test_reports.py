@@ -49,7 +49,7 @@ def trained(rehearsed: Workspace, tmp_path: Path) -> Workspace:
     return Workspace.at(tmp_path / "copy", "rehearsal")
 
 
-def test_the_document_says_what_the_arrays_say(rehearsed: Workspace) -> None:
+def test_report_has_the_errors_of_the_saved_predictions(rehearsed: Workspace) -> None:
     document = report(rehearsed).document
     run, labels = find_run(rehearsed), load_train(rehearsed.data).labels
     wrong = run.oof_softmax().argmax(1) != labels
@@ -77,7 +77,7 @@ def schema() -> dict[str, Any]:
     return document
 
 
-def test_the_document_is_what_its_schema_says(trained: Workspace, schema: dict[str, Any]) -> None:
+def test_report_follows_its_schema(trained: Workspace, schema: dict[str, Any]) -> None:
     submit(trained)
     jsonschema.validate(report(trained).document, schema)
     shutil.copytree(trained.runs / "first", trained.runs / "second")
@@ -90,7 +90,7 @@ def test_the_document_is_what_its_schema_says(trained: Workspace, schema: dict[s
         jsonschema.validate(report(trained, "first").document | {"folds": None}, schema)
 
 
-def test_digits_pairs_and_mistakes_are_those_of_the_arrays(rehearsed: Workspace) -> None:
+def test_report_has_the_metrics_per_digit_and_the_confused_pairs(rehearsed: Workspace) -> None:
     total = report(rehearsed).document["out_of_fold"]
     labels, softmax = load_train(rehearsed.data).labels, find_run(rehearsed).oof_softmax()
     predicted = softmax.argmax(1)
@@ -110,7 +110,7 @@ def test_digits_pairs_and_mistakes_are_those_of_the_arrays(rehearsed: Workspace)
         assert labels[mistake["row"]] == mistake["label"] != mistake["predicted"] == predicted[mistake["row"]]
 
 
-def test_test_rows_are_those_of_the_arrays(rehearsed: Workspace) -> None:
+def test_report_has_the_predictions_for_the_test_rows(rehearsed: Workspace) -> None:
     test, run = report(rehearsed).document["test"], find_run(rehearsed)
     mean, votes = run.test_softmax(), np.stack([run.fold_test_softmax(k).argmax(1) for k in range(2)])
     assert test["networks"] == 2
@@ -129,7 +129,7 @@ def test_test_rows_are_those_of_the_arrays(rehearsed: Workspace) -> None:
     assert np.argmax(test["one_row"]["probabilities"]) == test["one_row"]["predicted"] == mean[1888].argmax()
 
 
-def test_the_layers_of_the_article(rehearsed: Workspace) -> None:
+def test_report_has_the_layers_of_lenet(rehearsed: Workspace) -> None:
     layers = {layer["name"].split("_")[0] + str(i): layer for i, layer in enumerate(layers_of(rehearsed))}
     shapes = [(layer["kind"], layer["shape"], layer["receptive_field"]) for layer in layers.values()]
     assert shapes[2:7] == [
@@ -149,7 +149,7 @@ def layers_of(workspace: Workspace) -> list[dict[str, Any]]:
     return layers
 
 
-def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
+def test_layer_table_takes_the_larger_receptive_field_of_residual_branches() -> None:
     from kaggle_digits.reports.network import _layer_table
     from kaggle_digits.training.models import residual_cnn
 
@@ -161,7 +161,7 @@ def test_residual_branches_meet_at_the_larger_receptive_field() -> None:
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_look_inside_shows_a_preprocessed_digit(trained: Workspace) -> None:
+def test_inspect_network_shows_a_preprocessed_digit(trained: Workspace) -> None:
     from kaggle_digits.training.preprocessing import preprocess
 
     settings = {"epochs": "1", "hard_rows": "0", "other_rows": ".02", "batch_size": "8"}
@@ -176,11 +176,11 @@ def test_look_inside_shows_a_preprocessed_digit(trained: Workspace) -> None:
     assert [fold["preprocessing"] for fold in document["folds"]] == ["plain", "even"]
 
 
-def test_a_network_that_cannot_be_loaded_is_named(trained: Workspace) -> None:
+def test_report_names_a_network_that_cannot_be_loaded(trained: Workspace) -> None:
     folder = find_run(trained).path / "fold-0"
-    (folder / "model.keras").write_bytes(b"no network")
+    (folder / "model.keras").write_bytes(b"not a network")
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["files"]["model.keras"] = hashlib.sha256(b"no network").hexdigest()
+    metrics["files"]["model.keras"] = hashlib.sha256(b"not a network").hexdigest()
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(DataError, match=r"fold-0/model\.keras cannot be loaded"):
         report(trained)
@@ -190,7 +190,7 @@ def titles(document: dict[str, Any]) -> str:
     return "; ".join(finding["title"] for finding in document["findings"])
 
 
-def test_findings_follow_the_document(trained: Workspace) -> None:
+def test_make_findings_depends_on_the_document(trained: Workspace) -> None:
     document = report(trained).document
     assert "Not submitted yet" in titles(document)
     (text,) = [finding["text"] for finding in document["findings"] if finding["title"] == "Not submitted yet"]
@@ -213,7 +213,7 @@ def test_findings_follow_the_document(trained: Workspace) -> None:
     assert "Fold 3 is not trained yet" in changed["findings"][0]["text"]
 
 
-def test_a_submission_that_waits_is_no_reason_to_submit(trained: Workspace) -> None:
+def test_report_does_not_suggest_to_submit_if_a_submission_is_pending(trained: Workspace) -> None:
     entry = submit(trained).entry
     ledger_of(trained).record(replace(entry, status="PENDING", score=None, rank=None))
     document = report(trained).document
@@ -222,7 +222,7 @@ def test_a_submission_that_waits_is_no_reason_to_submit(trained: Workspace) -> N
     assert document["leaderboard"] is None
 
 
-def test_a_score_of_another_file_of_the_run_is_not_its_score(trained: Workspace) -> None:
+def test_report_ignores_the_score_of_a_previous_submission_file(trained: Workspace) -> None:
     submit(trained)
     file = trained.submissions / "first" / "submission.csv"
     file.write_text(file.read_text().replace("\n1,", "\n1,9")[: len(file.read_text())])
@@ -230,7 +230,7 @@ def test_a_score_of_another_file_of_the_run_is_not_its_score(trained: Workspace)
     assert report(trained).document["submission"] is None
 
 
-def test_a_member_that_was_trained_again_is_noticed(trained: Workspace) -> None:
+def test_report_fails_if_a_member_run_was_trained_again(trained: Workspace) -> None:
     shutil.copytree(trained.runs / "first", trained.runs / "second")
     ensemble(trained, ["first", "second"], name="both")
     report(trained, "both")
@@ -242,7 +242,7 @@ def test_a_member_that_was_trained_again_is_noticed(trained: Workspace) -> None:
         report(trained, "both")
 
 
-def test_a_single_fold_is_not_calibrated(trained: Workspace) -> None:
+def test_report_does_not_calibrate_a_single_fold(trained: Workspace) -> None:
     shutil.rmtree(find_run(trained).fold_folder(1))
     written = report(trained)
     assert written.document["out_of_fold"]["calibration"] is None
@@ -254,7 +254,7 @@ def test_a_single_fold_is_not_calibrated(trained: Workspace) -> None:
     ("gap", "within_noise", "title"),
     [(0.001, True, "agree"), (0.02, False, "above the folds"), (-0.02, False, "below the folds")],
 )
-def test_the_gap_to_the_leaderboard_is_weighed(
+def test_make_findings_compares_the_score_with_the_folds(
     rehearsed: Workspace, gap: float, within_noise: bool, title: str
 ) -> None:
     document = report(rehearsed).document
@@ -262,7 +262,7 @@ def test_the_gap_to_the_leaderboard_is_weighed(
     assert title in "; ".join(finding["title"] for finding in make_findings(document, "", ""))
 
 
-def test_files_are_written(rehearsed: Workspace) -> None:
+def test_report_writes_json_and_html(rehearsed: Workspace) -> None:
     written = report(rehearsed)
     assert json.loads(written.json_file.read_text()) == written.document
     assert written.page.name == "index.html"
@@ -291,7 +291,7 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_needs_nothing_else_and_says_it_all(rehearsed: Workspace) -> None:
+def test_report_page_is_self_contained_and_has_all_sections(rehearsed: Workspace) -> None:
     written = report(rehearsed)
     page = Page(written.page.read_text())
     assert all(source.startswith(("data:", "#")) for source in page.sources)
@@ -302,7 +302,7 @@ def test_the_page_needs_nothing_else_and_says_it_all(rehearsed: Workspace) -> No
         assert words in text
 
 
-def test_a_run_named_like_a_script_is_harmless(trained: Workspace) -> None:
+def test_report_page_escapes_the_name_of_a_run(trained: Workspace) -> None:
     run = find_run(trained, "first")
     run.path.rename(run.path.with_name("<script>alert(1)<"))
     document = json.loads((trained.runs / "<script>alert(1)<" / "run.json").read_text())
@@ -314,7 +314,7 @@ def test_a_run_named_like_a_script_is_harmless(trained: Workspace) -> None:
     assert any("<script>alert(1)<" in word for word in page.words)
 
 
-def test_an_unfinished_run_shows_what_there_is(trained: Workspace) -> None:
+def test_report_of_an_unfinished_run_has_the_finished_folds(trained: Workspace) -> None:
     shutil.rmtree(find_run(trained).fold_folder(0))
     written = report(trained)
     assert written.document["missing_folds"] == [0]
@@ -326,7 +326,7 @@ def test_an_unfinished_run_shows_what_there_is(trained: Workspace) -> None:
     assert "Folds 0, 1 are not trained yet" in written.page.read_text()
 
 
-def test_a_run_that_has_only_begun_has_a_report(workspace: Workspace) -> None:
+def test_report_of_a_run_without_finished_folds(workspace: Workspace) -> None:
     def no_more(*arguments: object) -> None:
         raise KeyboardInterrupt
 
@@ -337,7 +337,7 @@ def test_a_run_that_has_only_begun_has_a_report(workspace: Workspace) -> None:
     assert written.document["missing_folds"] == [0, 1]
 
 
-def test_a_score_is_shown_against_out_of_fold(trained: Workspace) -> None:
+def test_report_has_the_score_and_the_gap(trained: Workspace) -> None:
     entry = submit(trained).entry
     written = report(trained)
     assert written.document["leaderboard"]["score"] == float(entry.score)
@@ -345,7 +345,7 @@ def test_a_score_is_shown_against_out_of_fold(trained: Workspace) -> None:
     assert f"{float(entry.score):.5f}" in written.page.read_text()
 
 
-def test_an_ensemble_of_runs_has_a_report(trained: Workspace) -> None:
+def test_report_of_an_ensemble_of_runs(trained: Workspace) -> None:
     shutil.copytree(trained.runs / "first", trained.runs / "second")
     ensemble(trained, ["first", "second"], name="both")
     document = report(trained, "both").document
@@ -357,7 +357,7 @@ def test_an_ensemble_of_runs_has_a_report(trained: Workspace) -> None:
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_two_runs_are_compared_row_by_row(trained: Workspace) -> None:
+def test_compare_two_runs_by_row(trained: Workspace) -> None:
     train(trained, preset="lenet", folds=2, settings={"epochs": "1"}, seed=1, run="other")
     written = compare(trained, ["first", "other"])
     labels = load_train(trained.data).labels
@@ -384,7 +384,7 @@ def test_two_runs_are_compared_row_by_row(trained: Workspace) -> None:
     assert len(page.alts) == len(pair["first_mistakes"]) + len(pair["second_mistakes"])
 
 
-def test_three_runs_are_corrected_for(trained: Workspace) -> None:
+def test_compare_corrects_for_three_runs(trained: Workspace) -> None:
     for name in ("second", "third"):
         shutil.copytree(trained.runs / "first", trained.runs / name)
     pairs = compare(trained, ["first", "second", "third"]).document["pairs"]
@@ -400,33 +400,33 @@ def test_three_runs_are_corrected_for(trained: Workspace) -> None:
     ("names", "message"),
     [([], "nothing to compare"), (["first", "first"], "nothing to compare"), (["first", "gone"], "no run called")],
 )
-def test_what_cannot_be_compared(rehearsed: Workspace, names: list[str], message: str) -> None:
+def test_compare_explains_what_it_cannot_compare(rehearsed: Workspace, names: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         compare(rehearsed, names)
 
 
-def test_an_unfinished_run_is_not_compared(trained: Workspace) -> None:
+def test_compare_fails_for_an_unfinished_run(trained: Workspace) -> None:
     shutil.copytree(trained.runs / "first", trained.runs / "second")
     (find_run(trained, "second").path / "ensemble" / "metrics.json").unlink()
     with pytest.raises(DataError, match="second is not finished"):
         compare(trained, ["first", "second"])
 
 
-def test_a_damaged_artefact_is_named(trained: Workspace) -> None:
+def test_report_names_a_damaged_file(trained: Workspace) -> None:
     path = find_run(trained).path / "fold-1" / "val_softmax.npy"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError, match=r"fold-1/val_softmax\.npy is damaged"):
         report(trained)
 
 
-def test_other_data_are_noticed(trained: Workspace) -> None:
+def test_report_fails_if_the_data_have_changed(trained: Workspace) -> None:
     with open(trained.data / "train.csv", "a") as stream:
         stream.write("1" + ",0" * 784 + "\n")
     with pytest.raises(DataError, match=r"another train\.csv"):
         report(trained)
 
 
-def test_sparklines() -> None:
+def test_sparkline_shows_at_most_16_values_and_the_last_one() -> None:
     assert sparkline([0, 0.5, 1]) == "▁▅█"
     assert sparkline([3.0]) == "▁"
     # Of 45 values every third is shown, and the last one always.
@@ -437,11 +437,11 @@ def test_sparklines() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599, "59:59"), (3600, "1:00 h")])
-def test_durations(seconds: float, text: str) -> None:
+def test_duration_formats_seconds(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_fault_at_each_write_of_a_report_a_comparison_and_an_ensemble(trained: Workspace) -> None:
+def test_report_compare_and_ensemble_recover_from_a_failed_write(trained: Workspace) -> None:
     """It is a `WriteError`, what was not yet written anew is what it was, and the next call mends the rest."""
     shutil.copytree(trained.runs / "first", trained.runs / "second")
     reports = ["report.json", "index.html"], ["comparison.json", "comparison.html"]
@@ -480,7 +480,7 @@ def timeless(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("value", ["absent", None])
-def test_report_works_when_folds_have_no_data_seconds_and_no_peak_memory(
+def test_report_of_folds_without_data_seconds_and_peak_memory(
     trained: Workspace, schema: dict[str, Any], value: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = find_run(trained).fold_folder(0) / "metrics.json"

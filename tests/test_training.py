@@ -253,7 +253,7 @@ def test_train_fold_starts_again_when_checkpoint_is_of_another_network(
     assert_same(result, uncut)
 
 
-def test_train_fold_loses_nothing_when_any_write_fails(
+def test_train_fold_resumes_after_a_failed_write(
     task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path
 ) -> None:
     writes = []

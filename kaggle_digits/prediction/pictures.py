@@ -1,4 +1,4 @@
-"""Pictures of digits from anywhere, brought to the form of MNIST's."""
+"""Conversion of photographs and drawings of digits to MNIST's format."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ if TYPE_CHECKING:
 Mask = npt.NDArray[np.bool_]
 
 BOX = 20
-"""Longer side of the box of a digit's ink, in pixels, as MNIST has it."""
+"""The longer side of the bounding box of a digit in pixels, as in MNIST."""
 
-THINNEST = 2.0
-"""Width in pixels that strokes are brought to at least: of MNIST's training rows 87 in 100 have wider ones."""
+MIN_STROKE = 2.0
+"""Thinner strokes are widened to this many pixels. 87 % of MNIST's training rows have wider strokes."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO")
-_SHORTEST, _LONGEST = 256, 1024
-"""Limits of a picture's longer side while it is looked at: small ones get smooth edges, large ones are quick."""
+_MIN_SIDE, _MAX_SIDE = 256, 1024
+"""A picture is resized so that its longer side is in this range: enlarging small pictures gives smooth edges, and
+reducing large ones saves time."""
 
-_FAINTEST = 10.0
-"""Grey levels, of 255, by which ink differs from paper at least."""
+_MIN_CONTRAST = 10.0
+"""The minimum difference between ink and paper, in grey levels of 255."""
 
-_SAVE_IT = "Save the picture in a file, as PNG or JPEG, and give that."
-_MOST_PARTS = 12
-_LEAST_INK = 28.0
-"""Of a digit in its box, in pixels of full ink: of MNIST's training rows 999 in 1,000 have more."""
+_SAVE_REMEDY = "Save the picture as a PNG or JPEG file, and use that file."
+_MAX_PARTS = 12
+"""The maximum number of connected parts of a digit; more are noise or text."""
+_MIN_INK = 28.0
+"""The minimum ink of a digit in its bounding box, in fully black pixels. 99.9 % of MNIST's digits have more."""
 
 
 def read_picture(path: str | Path) -> UInt8:
-    """Return the digit in a picture as MNIST has it: its ink in a box of 20x20, its centre of mass in the middle.
+    """Read a picture of a digit and convert it to MNIST's format: scaled to 20x20 pixels and centred by mass.
 
-    The picture may be a photograph or a drawing, of any size and mode, dark on light or light on dark. What stands
-    out from the paper around it is the digit; specks, and what reaches in from the edge, are left out. Strokes
-    that are thinner than MNIST's are made bolder.
+    The picture can be a photograph or a drawing of any size and colour mode, dark on light or light on dark.
+    Pixels that are clearly darker or lighter than the surrounding paper are taken as the digit. Specks and objects
+    that touch the edge of the picture are ignored. Strokes that are thinner than in MNIST are widened.
 
     Parameters
     ----------
@@ -58,96 +60,96 @@ def read_picture(path: str | Path) -> UInt8:
     Raises
     ------
     DataError
-        If the file is missing, unreadable, no regular file, no picture, damaged or far too large, if its values
-        are not finite, or if it shows nothing.
+        If the file is missing, unreadable, not a regular file, not a picture, damaged or too large, has values
+        that are not finite, or shows no digit.
     """
     path = Path(path)
     digit = find_digit(_read_grey(path))
     if digit is None:
         raise DataError(
-            f"{path} shows no digit: nothing stands out from its background.",
-            "Give a picture of one digit in strokes much darker or lighter than what is behind them.",
+            f"{path} shows no digit: no strokes were found on the background.",
+            "Use a picture of one digit whose strokes are much darker or lighter than the background.",
         )
     return digit
 
 
 def find_digit(grey: npt.NDArray[Any]) -> UInt8 | None:
-    """Return the digit in a picture as MNIST has it, or None if nothing stands out.
+    """Return the digit in a picture in MNIST's format, or None if there is none.
 
     Parameters
     ----------
     grey : ndarray, shape (h, w)
-        Grey values from 0 to 255, of any number type; which of ink and paper is dark is found out.
+        Grey values from 0 to 255, of any number type; dark on light or light on dark.
 
     Returns
     -------
     ndarray of uint8, shape (28, 28), or None
-        Ink is 255.
+        The digit; ink is 255.
     """
-    if (digit := _as_it_is(grey)) is not None:
+    if (digit := _unchanged(grey)) is not None:
         return digit
     ink = _ink(_resized(grey.astype(np.float32)))
     if ink is None:
         return None
-    ink = _scaled(_bolder(ink))
-    return _centred(ink) if ink.sum() > _LEAST_INK else None
+    ink = _scaled(_with_wider_strokes(ink))
+    return _centred(ink) if ink.sum() > _MIN_INK else None
 
 
 def _read_grey(path: Path) -> Float32:
-    """Return a picture's grey values, float32 [h, w], 0 to 255, the right way up."""
+    """Return the grey values of a picture, float32 [h, w], 0 to 255, rotated as its EXIF data say."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            # What Pillow finds odd about a file is of no use to whoever gave it; its size may be a danger.
+            # Pillow's warnings do not help the user, except the one about files that need too much memory.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            remedy = f"Give the pictures in it, such as {path / '*.png'}." if path.is_dir() else _SAVE_IT
+            remedy = f"Use the pictures in it, such as {path / '*.png'}." if path.is_dir() else _SAVE_REMEDY
             with Image.open(regular_file(path, remedy), formats=_FORMATS) as image:
                 grey = _grey(ImageOps.exif_transpose(image))
     except (DataError, MemoryError):
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path} is missing.", "Give the path of a picture that exists.") from None
+        raise DataError(f"{path} is missing.", "Use the path of an existing picture.") from None
     except PermissionError:
-        raise DataError(f"{path} cannot be read: permission denied.", "Allow yourself to read the file.") from None
-    except UnidentifiedImageError:
         raise DataError(
-            f"{path} is not a picture of a known format.", "Save the picture as PNG or JPEG and give that."
+            f"{path} cannot be read: permission denied.", "Give yourself permission to read the file."
         ) from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path} is not a picture in a supported format.", _SAVE_REMEDY) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(
-            f"{path} is far too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels.",
-            "Crop it to the digit, or make it smaller.",
+            f"{path} is too large: it has more than {Image.MAX_IMAGE_PIXELS:,} pixels.",
+            "Crop it to the digit, or reduce its size.",
         ) from None
-    except Exception as error:  # Pillow's decoders raise all sorts of things at damaged files
+    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for damaged files
         raise DataError(
-            f"{path} is damaged or cut off: {str(error).rstrip('.') or type(error).__name__}.",
-            "Copy it again from its source, or save it anew as PNG.",
+            f"{path} is damaged or incomplete: {str(error).rstrip('.') or type(error).__name__}.",
+            "Copy it again from its source, or save it again as PNG.",
         ) from error
     if not np.isfinite(grey).all():
-        raise DataError(f"{path} has grey values that are not finite.", "Save it anew as PNG, and give that.")
+        raise DataError(f"{path} has grey values that are not finite.", _SAVE_REMEDY)
     return grey
 
 
 def _grey(image: Image) -> Float32:
-    """Return grey values, float32 [h, w], 0 to 255, of a picture of any mode."""
+    """Return the grey values of a picture of any mode, float32 [h, w], 0 to 255."""
     if image.mode.startswith(("I", "F")):
-        # Whole numbers of 16 or 32 bits, or fractions: their range is whatever the picture's maker chose.
-        # In float64, where no difference of two of them overflows.
+        # Integers of 16 or 32 bits, or floats: their range is not known, so it is scaled to 0 to 255. In float64,
+        # because the difference of two float32 values can overflow.
         values = np.asarray(image, np.float64)
         return _float32((values - values.min()) * (255 / max(float(np.ptp(values)), 1e-6)))
     if not image.has_transparency_data:
         return np.asarray(image.convert("L"), np.float32)
     values, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA"), np.float32), 2, 0)
     alpha = alpha / 255
-    # On white, unless what there is to see could not be seen there.
-    behind = 255.0 if (alpha * (255 - values)).max() > 64 else 0.0
-    return _float32(alpha * values + (1 - alpha) * behind)
+    # A white background behind transparent pixels, or a black one if the digit could not be seen on white.
+    background = 255.0 if (alpha * (255 - values)).max() > 64 else 0.0
+    return _float32(alpha * values + (1 - alpha) * background)
 
 
-def _as_it_is(grey: npt.NDArray[Any]) -> UInt8 | None:
-    """Return a picture that has MNIST's form already, without any loss; None for all others."""
+def _unchanged(grey: npt.NDArray[Any]) -> UInt8 | None:
+    """Return a picture that is already in MNIST's format unchanged, except that ink becomes 255; else None."""
     if grey.shape != (SIDE, SIDE):
         return None
     for ink in (grey, 255 - grey):
@@ -160,92 +162,106 @@ def _as_it_is(grey: npt.NDArray[Any]) -> UInt8 | None:
 
 
 def _resized(grey: Float32) -> Float32:
-    """Return a picture in a size that is good to work in."""
+    """Return a picture resized so that its longer side is between `_MIN_SIDE` and `_MAX_SIDE`."""
     longest = max(grey.shape)
-    return _resize(grey, np.clip(longest, _SHORTEST, _LONGEST) / longest)
+    return _resize(grey, np.clip(longest, _MIN_SIDE, _MAX_SIDE) / longest)
 
 
 def _resize(values: Float32, scale: float) -> Float32:
-    """Return values [h, w] in another size, at least 1x1, smoothly."""
+    """Return values [h, w] resized by a factor, to at least 1x1."""
     from PIL import Image
 
     if scale == 1:
         return values
     height, width = (max(1, round(side * scale)) for side in values.shape)
-    # Of Pillow's filters it gives edges the greys that are most like MNIST's.
+    # Of all filters in Pillow, bicubic gives the edges most similar to MNIST's.
     return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _ink(grey: Float32) -> Float32 | None:
-    """Return a digit's ink, float32 [h, w], 0 to 1, cut out at its box; None if there is none."""
+    """Return the ink of the digit, float32 [h, w], 0 to 1, cropped to its bounding box; None if there is no digit.
+
+    Ink is what differs from the paper within a window. The largest window (half the picture) is tried first, then
+    smaller ones, because something at the edge of the picture, such as a shadow or a table, can hide the digit in
+    a large window. A digit that does not touch the edge is accepted from the largest window at once, and from a
+    smaller one if the next smaller window confirms it.
+    """
     from scipy import ndimage
 
     grey = ndimage.gaussian_filter(grey, 1)
-    # Of what differs from pixel to pixel, where there is no ink; .32 is a normal distribution's lower quartile.
+    # The noise of the paper: the lower quartile of the local differences, because at least a quarter of the pixels
+    # is paper. .32 is the lower quartile of the absolute values of a standard normal distribution.
     blurred = ndimage.uniform_filter(grey, max(grey.shape) // SIDE)
     noise = float(np.quantile(abs(grey - blurred), 0.25)) / 0.32
     found = 0
     first: Float32 | None = None
-    before: tuple[Float32, Mask] | None = None
+    previous: tuple[Float32, Mask] | None = None
     for part in (2, 4, 8, 16, 32):
-        ink = _standing_out(grey, max(grey.shape) // part | 1, noise)
+        ink = _ink_in_window(grey, max(grey.shape) // part | 1, noise)
         mask = _without_specks(ink > 0.5)
         if not mask.any():
             continue
         found += 1
-        whole = not _edge(mask).any()
+        complete = not _edge(mask).any()
         if first is None:
-            if whole:
-                return _cut_out(ink, mask)
-            # Something reaches in from the edge, such as a shadow or a table. A smaller window takes it for paper.
+            if complete:
+                return _cropped(ink, mask)
+            # Something touches the edge. In a smaller window, it counts as paper.
             first = ink
-        # Strokes, too, if it is too small: then one that is smaller still finds something else.
-        elif before is not None and (mask & before[1]).sum() > 0.7 * (mask | before[1]).sum():
-            return _cut_out(*before)
-        before = (ink, mask) if whole else None
-    # Of light alone, which changes slowly, nothing is left in small windows.
+        # In a window that is too small, the inside of strokes counts as paper, too, and the next smaller window
+        # finds a different shape. So the previous shape is right only if this one is nearly the same.
+        elif previous is not None and (mask & previous[1]).sum() > 0.7 * (mask | previous[1]).sum():
+            return _cropped(*previous)
+        previous = (ink, mask) if complete else None
+    # Uneven light changes slowly and disappears in small windows. So if only one or two windows found something,
+    # it was light and not ink.
     if first is None or found < 3:
         return None
     mask = _without_specks(first > 0.5, and_edge=True)
-    return _cut_out(first, mask) if mask.any() else None
+    return _cropped(first, mask) if mask.any() else None
 
 
-def _standing_out(grey: Float32, window: int, noise: float) -> Float32:
-    """Return how far pixels stand out from the paper around them: 0 not at all, 1 as ink does.
+def _ink_in_window(grey: Float32, window: int, noise: float) -> Float32:
+    """Return how much each pixel differs from the paper around it: 0 for paper, 1 for ink.
 
     Parameters
     ----------
     grey : ndarray of float32, shape (h, w)
         Grey values from 0 to 255.
     window : int
-        Side of a square, in pixels, that no stroke fills. What fills it is paper, in whatever light.
+        The side of a square in pixels. An area that contains such a square is paper, whatever its brightness;
+        anything narrower can be ink.
     noise : float
-        Standard deviation of paper's grey values.
+        The standard deviation of the grey values of paper.
 
     Returns
     -------
     ndarray of float32, shape (h, w)
-        0 everywhere if nothing stands out from the noise.
+        0 everywhere if no difference is larger than the noise.
     """
     from scipy import ndimage
 
     highest, lowest = ndimage.maximum_filter(grey, window), ndimage.minimum_filter(grey, window)
     contrast = highest - lowest
     near = contrast >= contrast.max() / 2
-    # Most of what is around ink is paper; where the digit fills the picture, most of the picture's edge is.
+    # Is ink dark or light? Most pixels near ink are paper, so the majority decides. If it is close (a digit that
+    # fills the picture), the edge of the picture decides, where most pixels are paper, too.
     light = grey - lowest > contrast / 2
     share = light[near].mean()
     edge = _edge(near)
     if abs(share - 0.5) < 0.15 and edge.mean() > 0.5:
         share = _edge(light)[edge].mean()
+    # Morphological closing (opening) removes everything dark (light) that is smaller than the window and leaves
+    # the paper; the difference to it is ink.
     if share > 0.5:
         ink = ndimage.minimum_filter(highest, window) - grey
     else:
         ink = grey - ndimage.maximum_filter(lowest, window)
 
-    # Paper is at the low end, a little above zero: it is noise's lower quartile that is .67 below the middle.
+    # Paper has low values, but not exactly 0. Its mean is the lower quartile plus .67 standard deviations of the
+    # noise, as in a normal distribution. Subtract it.
     ink -= np.quantile(ink, 0.25) + 0.67 * noise
-    floor = max(6 * noise, _FAINTEST, 0.15 * float(ink.max()))
+    floor = max(6 * noise, _MIN_CONTRAST, 0.15 * float(ink.max()))
     ink[ink <= floor] = 0
     if ink.any():
         ink = np.minimum(ink / np.quantile(ink[ink > 0], 0.75), 1)
@@ -253,10 +269,11 @@ def _standing_out(grey: Float32, window: int, noise: float) -> Float32:
 
 
 def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:
-    """Return which pixels [h, w] are of the digit: parts of about one size, and what lies between them.
+    """Return the mask [h, w] of the digit: all pixels within the bounding box of the large parts.
 
-    With `and_edge`, parts that lie along the edge are left out too, if any others are left. Nothing is left of a
-    mask of more parts than a digit has: that is noise, or a text.
+    A part is large if it has more than 8 % of the area of the largest part. With `and_edge`, parts along the edge
+    of the picture are ignored, unless there are no others. If there are more than `_MAX_PARTS` large parts, the
+    mask is empty, because noise or text has so many parts, but not a digit.
     """
     from scipy import ndimage
 
@@ -267,12 +284,13 @@ def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:
     areas = np.bincount(parts.ravel())[1:]
     if and_edge:
         edge = _edge(parts)
+        # A part that covers less than an eighth of the edge may be a stroke that touches it.
         inside = np.bincount(edge, minlength=count + 1)[1:] <= len(edge) / 8
         lengths = np.array([max(side.stop - side.start for side in box) for box in boxes])
         if (lengths[inside] > max(mask.shape) / 20).any():
             areas = areas * inside
     large = [box for box, area in zip(boxes, areas, strict=True) if area > 0.08 * areas.max()]
-    if len(large) > _MOST_PARTS:
+    if len(large) > _MAX_PARTS:
         return np.zeros_like(mask)
     rows, columns = (
         slice(min(box[axis].start for box in large), max(box[axis].stop for box in large)) for axis in (0, 1)
@@ -282,45 +300,48 @@ def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:
     return kept
 
 
-def _cut_out(ink: Float32, mask: Mask) -> Float32:
-    """Return the ink [h, w] that hangs together with a mask [h, w], cut out at the mask's box."""
+def _cropped(ink: Float32, mask: Mask) -> Float32:
+    """Return the ink [h, w] that is connected to a mask [h, w], cropped to the bounding box of the mask."""
     from scipy import ndimage
 
-    # Greys stay, for they tell more than black and white where a picture is blurred.
+    # Grey values are kept, because in a blurred picture they have more information than black and white.
     ink = ink * ndimage.binary_propagation(mask, mask=ink > 0)
     rows, columns = (np.nonzero(mask.any(axis))[0] for axis in (1, 0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _edge(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the outermost values of an array [h, w], as one row."""
+    """Return the values at the edge of an array [h, w], as a vector."""
     return np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
 
 
-def _bolder(ink: Float32) -> Float32:
-    """Return ink [h, w], with its strokes as wide as MNIST's thinnest, in a box of 20, if they are thinner."""
+def _with_wider_strokes(ink: Float32) -> Float32:
+    """Return ink [h, w] whose strokes will be at least `MIN_STROKE` wide after scaling to a box of 20 pixels."""
     from scipy import ndimage
 
+    # The width of the strokes: twice the median distance to the background along their centre lines, which are the
+    # local maxima of the distance.
     inside = ndimage.distance_transform_edt(np.pad(ink > 0.5, 1))
     ridge = (inside > 0) & (inside == ndimage.maximum_filter(inside, 3))
     width, box = 2 * float(np.median(inside[ridge])), max(ink.shape)
-    # The box grows with the strokes, and is scaled to 20 then.
-    more = (THINNEST * box - BOX * width) / (2 * (BOX - THINNEST))
-    if more <= 0:
+    # Widening by d pixels on each side also enlarges the box by 2 d. So after scaling to BOX, the width is
+    # BOX * (width + 2 d) / (box + 2 d); this is MIN_STROKE for the following d.
+    widening = (MIN_STROKE * box - BOX * width) / (2 * (BOX - MIN_STROKE))
+    if widening <= 0:
         return ink
-    margin = int(np.ceil(more))
+    margin = int(np.ceil(widening))
     padded = np.pad(ink, margin)
     distance = ndimage.distance_transform_edt(padded <= 0.5)
-    return _float32(np.maximum(padded, np.clip(more + 0.5 - distance, 0, 1)))
+    return _float32(np.maximum(padded, np.clip(widening + 0.5 - distance, 0, 1)))
 
 
 def _scaled(ink: Float32) -> Float32:
-    """Return ink [h, w] in a box whose longer side is 20 pixels, the aspect kept."""
+    """Return ink [h, w] resized so that its longer side is 20 pixels, with the same aspect ratio."""
     return _float32(np.clip(_resize(ink, BOX / max(ink.shape)), 0, 1))
 
 
 def _centred(ink: Float32) -> UInt8:
-    """Return ink in a box of at most 20x20 as an image [28, 28], its centre of mass within half a pixel of 14."""
+    """Return ink of at most 20x20 pixels as an image [28, 28], with the centre of mass in the middle (±.5 px)."""
     image = np.zeros((SIDE, SIDE), np.uint8)
     top, left = (
         int(np.clip(round(SIDE / 2 - centre), 0, SIDE - side))
@@ -331,7 +352,7 @@ def _centred(ink: Float32) -> UInt8:
 
 
 def _centre(ink: npt.NDArray[Any]) -> tuple[float, float]:
-    """Return the row and the column of the centre of mass of ink [h, w]."""
+    """Return the centre of mass (row, column) of ink [h, w]."""
     total = ink.sum(dtype=np.float64)
     row, column = (
         float((ink.sum(1 - axis, dtype=np.float64) * np.arange(side)).sum() / total)

@@ -111,11 +111,11 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     folds = [part.info.folds for part, _ in shares]
     weights = np.repeat([share / k for (_, share), k in zip(shares, folds, strict=True)], folds)
     mean = np.average(softmaxes.astype(np.float64), axis=0, weights=weights)
-    tempered = temper(mean.astype(np.float32), source.ensemble_metrics().calibration.temperature)
-    agreement = (softmaxes.argmax(2) == tempered.argmax(1)).mean(0)
+    calibrated = temper(mean.astype(np.float32), source.ensemble_metrics().calibration.temperature)
+    agreement = (softmaxes.argmax(2) == calibrated.argmax(1)).mean(0)
     return [
         Prediction(path, image, softmax, float(share))
-        for path, image, softmax, share in zip(paths, images, tempered, agreement, strict=True)
+        for path, image, softmax, share in zip(paths, images, calibrated, agreement, strict=True)
     ]
 
 
@@ -139,24 +139,24 @@ def ensemble_softmax(runs: Sequence[FoldsRun], images: UInt8) -> Float32:
     DataError
         If a network is missing or damaged.
     """
-    # One network at a time: a large ensemble needs no more memory than a small one.
+    # One network at a time, so that the memory does not depend on the size of the ensemble.
     return np.stack([fold_softmax_function(run, fold)(images) for run in runs for fold in range(run.info.folds)])
 
 
 def fold_softmax_function(run: FoldsRun, fold: int) -> Callable[[UInt8], Float32]:
-    """Return the function from images to what a fold's network says of them, as it was used in training.
+    """Return a function that predicts images with the network of a fold, with its preprocessing and TTA.
 
     Parameters
     ----------
     run : FoldsRun
         The run.
     fold : int
-        Finished.
+        The number of a finished fold.
 
     Returns
     -------
     callable
-        From grey values, uint8 [n, 28, 28], to softmaxes, float32 [n, 10].
+        Grey values, uint8 [n, 28, 28], to softmaxes, float32 [n, 10].
 
     Raises
     ------
