@@ -408,7 +408,7 @@ def show_checks(checks: list[Check], next_command: str) -> None:
         summary = f"{problems} problem{'s' * (problems > 1)} found. Fix what is marked, then run doctor again."
     else:
         ready = f"Ready, with {warnings} warning{'s' * (warnings > 1)}" if warnings else "Everything is ready"
-        summary = f"{ready}. Next command: {next_command}"
+        summary = f"{ready}. Next: {next_command}"
     console.print(summary, style="bold", markup=False, soft_wrap=True)
 
 

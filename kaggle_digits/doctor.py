@@ -1,4 +1,4 @@
-"""What is ready on this machine, and how to mend what is not."""
+"""What is ready on this machine, and how to fix what is not."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PYTHONS = (3, 11), (3, 14)
 """The first Python that will do and the first that will not: TensorFlow's range, as in pyproject.toml."""
 DISK = 0.5e9
 """Bytes that should be free: twice what the data take (175 MB, 123 of them CSV, the rest cache) and a run of
-`best` (66 MB), for new files stand beside old ones until they are whole. By ``du -sm`` on `rehearsal-full`, which
-has as many rows as the real competition."""
+`best` (66 MB), because old files are kept until the new ones are complete. By ``du -sm`` on `rehearsal-full`,
+which has as many rows as the real competition."""
 PATIENCE = 10.0
 """Seconds without a byte after which Kaggle counts as out of reach."""
 
@@ -45,7 +45,7 @@ TENSORFLOW_PATIENCE = 300.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """What was found on one thing that the way to a score needs.
 
     Attributes
@@ -57,7 +57,7 @@ class Finding:
     words : str
         What was found.
     remedy : str
-        How to mend it; empty if it is ok.
+        How to fix it; empty if it is ok.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Finding:
     remedy: str = ""
 
 
-def examine(workspace: Workspace) -> list[Finding]:
+def examine(workspace: Workspace) -> list[Check]:
     """Look at all that the way to a score in the workspace's competition needs, and change nothing.
 
     What is wrong with it is a finding and not an error. For a competition at Kaggle this makes a few requests.
@@ -78,7 +78,7 @@ def examine(workspace: Workspace) -> list[Finding]:
 
     Returns
     -------
-    list of Finding
+    list of Check
         From the machine to the runs. What cannot be asked, such as Kaggle without credentials, is not there.
     """
     findings = [
@@ -92,19 +92,19 @@ def examine(workspace: Workspace) -> list[Finding]:
         if findings[-1].state != "problem":
             findings += _kaggle(workspace)
     else:
-        findings.append(Finding("Credentials", "ok", "None are needed for a competition on this machine."))
+        findings.append(Check("Credentials", "ok", "None are needed for a competition on this machine."))
         findings.append(_look("Submissions", lambda: _local_submissions(workspace)))
     findings.append(_look("Data", lambda: _data(workspace)))
     findings.append(_look("Runs", lambda: _runs(workspace)))
     return findings
 
 
-def is_ready(findings: list[Finding]) -> bool:
+def is_ready(findings: list[Check]) -> bool:
     """Tell whether no finding is a problem."""
     return all(finding.state != "problem" for finding in findings)
 
 
-def next_command(workspace: Workspace, findings: list[Finding]) -> str:
+def next_command(workspace: Workspace, findings: list[Check]) -> str:
     """Return the command that leads on from where the person is, if the findings are no problem."""
     from kaggle_digits.runs.summary import summarise_runs
 
@@ -118,27 +118,27 @@ def next_command(workspace: Workspace, findings: list[Finding]) -> str:
     return workspace.command("submit" if rows[0]["score"] is None else "score")
 
 
-def _look(name: str, look: Callable[[], Finding]) -> Finding:
+def _look(name: str, look: Callable[[], Check]) -> Check:
     """Turn what goes wrong while looking into a finding."""
     try:
         return look()
     except KaggleDigitsError as error:
         state: State = "warning" if isinstance(error, NetworkError) else "problem"
-        return Finding(name, state, error.problem, error.remedy)
+        return Check(name, state, error.problem, error.remedy)
     except Exception as error:
         # The rest gets its turn, whatever lies in the way of this; an error's own words may hold a secret.
         why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         what = getattr(error, "filename", None) or "it"
-        remedy = "Mend its permissions, or else remove what is damaged, then run the same command again."
-        return Finding(name, "problem", f"Cannot look at {what}: {why}.", remedy)
+        remedy = "Fix its permissions, or remove what is damaged, then run the same command again."
+        return Check(name, "problem", f"Cannot look at {what}: {why}.", remedy)
 
 
-def _python() -> Finding:
+def _python() -> Check:
     first, end = PYTHONS
     version = platform.python_version()
     if first <= sys.version_info[:2] < end:
-        return Finding("Python", "ok", f"Version {version}.")
-    return Finding(
+        return Check("Python", "ok", f"Version {version}.")
+    return Check(
         "Python",
         "problem",
         f"Version {version} is not one that TensorFlow has packages for.",
@@ -146,8 +146,9 @@ def _python() -> Finding:
     )
 
 
-def _tensorflow() -> Finding:
+def _tensorflow() -> Check:
     """Import TensorFlow in a process of its own, which may die of it: on a processor without AVX it does."""
+    from kaggle_digits.execution.processes import cpu_cores
     from kaggle_digits.training.models import KERAS_ENVIRONMENT
 
     try:
@@ -177,8 +178,8 @@ def _tensorflow() -> Finding:
     except (ValueError, IndexError, KeyError, TypeError):
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         return _no_tensorflow(lines[-1].strip()[:300].rstrip("."), reinstall)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding(
+    cores = cpu_cores()
+    return Check(
         "TensorFlow",
         "ok",
         f"Version {version}, on {_count(cores, 'CPU core')} and {', '.join(gpus) or 'no GPU'}; "
@@ -186,11 +187,11 @@ def _tensorflow() -> Finding:
     )
 
 
-def _no_tensorflow(why: str, remedy: str) -> Finding:
-    return Finding("TensorFlow", "problem", f"It cannot be imported: {why}.", remedy)
+def _no_tensorflow(why: str, remedy: str) -> Check:
+    return Check("TensorFlow", "problem", f"It cannot be imported: {why}.", remedy)
 
 
-def _memory() -> Finding:
+def _memory() -> Check:
     from kaggle_digits.execution.processes import WORKER_MEMORY, memory
 
     total, available = (min(memory(), number) for number in _memory_bytes())
@@ -199,10 +200,10 @@ def _memory() -> Finding:
     words += f"{_gigabytes(WORKER_MEMORY)}, times {workers} at a time."
     fitting = int(available / WORKER_MEMORY)
     if fitting >= workers:
-        return Finding("Memory", "ok", words)
+        return Check("Memory", "ok", words)
     if fitting == 0:
-        return Finding("Memory", "problem", words, "Close other programs before training.")
-    return Finding("Memory", "warning", words, f"Close other programs, or train with --workers {fitting}.")
+        return Check("Memory", "problem", words, "Close other programs before training.")
+    return Check("Memory", "warning", words, f"Close other programs, or train with --workers {fitting}.")
 
 
 def _memory_bytes() -> tuple[float, float]:
@@ -216,7 +217,7 @@ def _memory_bytes() -> tuple[float, float]:
     return total, total
 
 
-def _disk(workspace: Workspace) -> Finding:
+def _disk(workspace: Workspace) -> Check:
     for folder in (workspace.data, workspace.runs, workspace.submissions):
         existing = _existing(folder)
         try:
@@ -224,7 +225,7 @@ def _disk(workspace: Workspace) -> Finding:
             with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=existing):
                 pass
         except OSError as error:
-            return Finding(
+            return Check(
                 "Disk",
                 "problem",
                 f"{folder} cannot be written: {error.strerror or error}.",
@@ -233,8 +234,8 @@ def _disk(workspace: Workspace) -> Finding:
     free = shutil.disk_usage(_existing(workspace.root)).free
     words = f"{_gigabytes(free)} are free; data and a run of the largest preset ask for {_gigabytes(DISK)}."
     if free >= DISK:
-        return Finding("Disk", "ok", words)
-    return Finding("Disk", "problem", words, "Free some space, or choose another folder with --root.")
+        return Check("Disk", "ok", words)
+    return Check("Disk", "problem", words, "Free some space, or choose another folder with --root.")
 
 
 def _existing(folder: Path) -> Path:
@@ -242,7 +243,7 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def _credentials() -> Finding:
+def _credentials() -> Check:
     from kaggle_digits.hosts.credentials import credential_file, credential_source, credential_sources
 
     used = credential_source()
@@ -259,79 +260,79 @@ def _credentials() -> Finding:
         if path.stat().st_mode & 0o044:
             words.append(f"Other users of this machine can read {path}.")
             remedies.append(f"Keep them out: chmod 600 {shlex.quote(str(path))}.")
-    return Finding("Credentials", "warning" if remedies else "ok", " ".join(words), " ".join(remedies))
+    return Check("Credentials", "warning" if remedies else "ok", " ".join(words), " ".join(remedies))
 
 
-def _kaggle(workspace: Workspace) -> list[Finding]:
+def _kaggle(workspace: Workspace) -> list[Check]:
     """Ask Kaggle, as briefly as can be: a download tells of network, credentials and rules at once."""
     from kaggle_digits.hosts.kaggle import KaggleHost
 
     host = KaggleHost(workspace.competition.name, attempts=1, timeout=PATIENCE)
 
-    def rules() -> Finding:
+    def rules() -> Check:
         try:
             host.try_download()
         except NetworkError as error:
             remedy = "Check the network before you download or submit; training works without it."
-            return Finding("Kaggle", "warning", error.problem, remedy)
+            return Check("Kaggle", "warning", error.problem, remedy)
         except RefusedError as error:
-            return Finding("Rules", "problem", error.problem, error.remedy)
-        return Finding("Rules", "ok", "They are accepted.")
+            return Check("Rules", "problem", error.problem, error.remedy)
+        return Check("Rules", "ok", "They are accepted.")
 
-    def submissions() -> Finding:
+    def submissions() -> Check:
         left = host.allowance()
         if left is None:
-            return Finding("Submissions", "ok", "Kaggle begins to count with your first one.")
+            return Check("Submissions", "ok", "Kaggle begins to count with your first one.")
         return _submissions(left, f"{left} left today.")
 
     found = _look("Kaggle", rules)
     if found.name == "Kaggle":
         return [found]
-    reached = Finding("Kaggle", "ok", "It answers and accepts the credentials.")
+    reached = Check("Kaggle", "ok", "It answers and accepts the credentials.")
     return [reached, found] + ([_look("Submissions", submissions)] if found.state == "ok" else [])
 
 
-def _local_submissions(workspace: Workspace) -> Finding:
+def _local_submissions(workspace: Workspace) -> Check:
     from kaggle_digits.hosts.local import DAILY_LIMIT, LocalHost
 
     left = LocalHost(workspace).allowance()
     return _submissions(left, f"{left} of {DAILY_LIMIT} left today.")
 
 
-def _submissions(left: int, words: str) -> Finding:
+def _submissions(left: int, words: str) -> Check:
     if left > 0:
-        return Finding("Submissions", "ok", words)
-    return Finding(
+        return Check("Submissions", "ok", words)
+    return Check(
         "Submissions", "warning", "The day's are used up.", "Submit after midnight UTC; training works until then."
     )
 
 
-def _data(workspace: Workspace) -> Finding:
+def _data(workspace: Workspace) -> Check:
     from kaggle_digits.data.download import MANIFEST
 
     folder, remedy = workspace.data, f"Get them with: {workspace.command('download')}."
     missing = [name for name in FILES if not (folder / name).is_file()]
     if len(missing) == len(FILES):
         # Where everybody begins is no problem.
-        return Finding("Data", "warning", f"There are no files in {folder} yet.", remedy)
+        return Check("Data", "warning", f"There are no files in {folder} yet.", remedy)
     if missing:
-        return Finding("Data", "problem", f"{folder} has no {' and no '.join(missing)}.", remedy)
+        return Check("Data", "problem", f"{folder} has no {' and no '.join(missing)}.", remedy)
     by_hand = not (folder / MANIFEST).exists()
     if not by_hand:
         try:
             entries = read_json(folder / MANIFEST)["files"]
             differences = [words for name in FILES if (words := _difference(folder / name, entries[name]))]
         except (DataError, KeyError, TypeError):
-            return Finding("Data", "problem", f"{folder / MANIFEST} is damaged.", remedy)
+            return Check("Data", "problem", f"{folder / MANIFEST} is damaged.", remedy)
         if differences:
-            return Finding("Data", "problem", " ".join(differences), remedy)
+            return Check("Data", "problem", " ".join(differences), remedy)
     try:
         train_rows, test_rows = _rows(folder)
     except DataError as error:
         remedy = f"Get the files again with: {workspace.command('download', '--force')}."
-        return Finding("Data", "problem", error.problem, remedy)
-    how = "valid, put in place by hand" if by_hand else "whole and valid"
-    return Finding("Data", "ok", f"{train_rows:,} training rows and {test_rows:,} test rows, {how}.")
+        return Check("Data", "problem", error.problem, remedy)
+    how = "valid, put in place by hand" if by_hand else "complete and valid"
+    return Check("Data", "ok", f"{train_rows:,} training rows and {test_rows:,} test rows, {how}.")
 
 
 def _difference(path: Path, entry: dict[str, Any]) -> str:
@@ -358,7 +359,7 @@ def _rows(folder: Path) -> tuple[int, int]:
             raise DataError(error.problem.replace(str(links), str(folder)), error.remedy) from error
 
 
-def _runs(workspace: Workspace) -> Finding:
+def _runs(workspace: Workspace) -> Check:
     from kaggle_digits.runs.summary import summarise_runs
 
     rows = summarise_runs(workspace)
@@ -371,7 +372,7 @@ def _runs(workspace: Workspace) -> Finding:
     for name in damaged:
         words.append(f"{name} is damaged.")
         remedies.append(f"Remove {workspace.runs / name} and train it again.")
-    return Finding("Runs", "warning" if remedies else "ok", " ".join(words), " ".join(remedies))
+    return Check("Runs", "warning" if remedies else "ok", " ".join(words), " ".join(remedies))
 
 
 def _command_of_run(workspace: Workspace, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The errors a person can cause, each with what is wrong, how to mend it, and an exit code."""
+"""The errors a user can cause, each with what is wrong, how to fix it, and an exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class KaggleDigitsError(Exception):
     problem : str
         One sentence that says what is wrong.
     remedy : str
-        One sentence that says how to mend it.
+        One sentence that says how to fix it.
     """
 
     exit_code = 1

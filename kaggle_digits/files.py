@@ -32,7 +32,7 @@ def write_errors(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise WriteError(
             f"Cannot write {error.filename or path}: {reason}.",
-            "Free some space or mend the permissions of the folder, then run the same command again.",
+            "Free some space or fix the permissions of the folder, then run the same command again.",
         ) from error
 
 
@@ -79,13 +79,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path`, complete or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write `document` as JSON to `path`, whole or not at all."""
+    """Write `document` as JSON to `path`, complete or not at all."""
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
 
 
@@ -173,13 +173,13 @@ def read_zipped(archive: Path, pattern: str) -> bytes:
                 raise ValueError(f"{member.file_size:,} bytes are said to be inside")
             if member is not None:
                 with files.open(member) as stream:
-                    # Piece by piece, or what a lying size hides is unpacked as a whole before it is cut off.
+                    # Piece by piece: if the size in the zip is wrong, reading stops before all of it is unpacked.
                     return b"".join(iter(partial(stream.read, 1 << 14), b""))
     # Damage makes zipfile raise whatever its decompressors, decoders and the memory have to say.
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise DataError(
-            f"{archive.name} is no whole zip file: {reason}.", "Get it again from its source."
+            f"{archive.name} is not a complete zip file: {reason}.", "Get it again from its source."
         ) from error
     raise DataError(f"{archive.name} has no {pattern} inside.", "Get it again from its source.")
 

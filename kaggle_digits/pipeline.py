@@ -323,7 +323,7 @@ def submit(
     'COMPLETE'
     """
     if run is not None and file is not None:
-        raise UsageError("A run and a file are two submissions.", "Choose one of --run and --file.")
+        raise UsageError("A run and a file cannot be submitted together.", "Choose one of --run and --file.")
     observer = observer or Observer()
     name, cv, path = "", None, Path(file or "")
     if file is None:
@@ -366,12 +366,17 @@ def score(workspace: Workspace) -> ScoreBoard:
 
 def _check_options(seed: int, seeds: int, workers: int | None, dask: str | None, tensorboard: bool) -> None:
     if not 1 <= seeds <= MOST_SEEDS:
-        raise UsageError(f"{seeds} seeds cannot be trained.", f"Choose --seeds from 1 to {MOST_SEEDS:,}.")
+        raise UsageError(
+            f"The number of seeds must be between 1 and {MOST_SEEDS}, got {seeds}.",
+            "Choose another number of seeds.",
+        )
     for number in (seed, seed + seeds - 1):
         if not 0 <= number < 2**32:
-            raise UsageError(f"{number} cannot be a seed.", f"Choose a whole number from 0 to {2**32 - 1}.")
+            raise UsageError(f"A seed must be between 0 and {2**32 - 1}, got {number}.", "Choose another seed.")
     if workers is not None and workers < 1:
-        raise UsageError(f"{workers} workers cannot train anything.", "Choose --workers from 1.")
+        raise UsageError(
+            f"The number of workers must be at least 1, got {workers}.", "Choose another number of workers."
+        )
     if tensorboard and find_spec("tensorboard") is None:
         raise UsageError(
             "TensorBoard is not installed.", "Install it with: pip install 'kaggle-digits[tensorboard]'."

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import kaggle_digits as kd
-from kaggle_digits.runs.directory import Run
+from kaggle_digits.runs.directory import FoldsRun, Run
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
 
 PRESET, FOLDS = "fast", 2
@@ -39,10 +39,11 @@ VARIATIONS: dict[str, dict[str, object]] = {
 def row(name: str, runs: Sequence[Run]) -> str:
     """Return a line of the table: means over runs, the errors with their standard deviation."""
     metrics = [run.ensemble_metrics() for run in runs]
-    errors = [m["errors"] for m in metrics]
+    errors = [m.errors for m in metrics]
     deviation = f" ± {statistics.stdev(errors):.0f}" if len(runs) > 1 else ""
-    loss = statistics.mean(m["calibration"]["log_loss_after"] for m in metrics)
-    times = [run.fold_metrics(k)["training_seconds"] for run in runs if run.is_trained(0) for k in range(FOLDS)]
+    loss = statistics.mean(m.calibration.log_loss_after for m in metrics)
+    folds = [(run, fold) for run in runs if isinstance(run, FoldsRun) for fold in run.trained_folds()]
+    times = [run.fold_metrics(fold).training_seconds for run, fold in folds]
     seconds = f"{min(times):.0f}" if times else ""
     return f"| {name} | {len(runs)} | {statistics.mean(errors):.0f}{deviation} | {loss:.4f} | {seconds} |"
 

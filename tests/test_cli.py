@@ -404,7 +404,7 @@ def test_main_reports_a_memory_error(
     def fail(*arguments: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("kaggle_digits.runs.summary.summarise_runs", fail)
+    monkeypatch.setattr("kaggle_digits.runs.summary.list_runs", fail)
     result = call_cli(*debug, "runs")
     assert (result.returncode, result.stdout) == (1, "")
     assert ("MemoryError" in result.stderr) == bool(debug)

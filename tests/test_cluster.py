@@ -414,9 +414,7 @@ def test_train_on_dask_logs_the_traceback_of_an_internal_error(dask: Cluster, tm
     task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, nothing)
     job = Job(task, tmp_path / "fold-0", tmp_path / "workers.log")
     with pytest.raises(RuntimeError, match=r"fold 0 of seed 0: \w+, see workers\.log"):
-        cluster.train_on_dask(
-            [job], Digits(nothing, nothing, nothing), dask.address, Observer()
-        )
+        cluster.train_on_dask([job], Digits(nothing, nothing, nothing), dask.address, Observer())
     assert "Traceback (most recent call last)" in job.log_file.read_text()
     assert not job.folder.exists()
 

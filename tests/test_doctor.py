@@ -19,7 +19,7 @@ from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace, doctor, download
 from kaggle_digits.cli import cli
-from kaggle_digits.doctor import PYTHONS, Finding, examine, is_ready, next_command
+from kaggle_digits.doctor import PYTHONS, Check, examine, is_ready, next_command
 from kaggle_digits.execution.processes import WORKER_MEMORY
 from kaggle_digits.files import sha256, write_json
 from kaggle_digits.hosts.local import DAILY_LIMIT
@@ -32,7 +32,7 @@ REAL_TENSORFLOW = doctor._tensorflow
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No import of TensorFlow, a machine that is large enough, and a Kaggle client that is imported anew."""
-    monkeypatch.setattr(doctor, "_tensorflow", lambda: Finding("TensorFlow", "ok", "Version 0."))
+    monkeypatch.setattr(doctor, "_tensorflow", lambda: Check("TensorFlow", "ok", "Version 0."))
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 64e9))
     forget_the_client(monkeypatch)
 
@@ -45,7 +45,7 @@ def rehearsal(tmp_path: Path) -> Workspace:
     return workspace
 
 
-def by_name(workspace: Workspace) -> dict[str, Finding]:
+def by_name(workspace: Workspace) -> dict[str, Check]:
     findings = examine(workspace)
     for finding in findings:
         assert finding.words.endswith("."), finding
@@ -54,7 +54,7 @@ def by_name(workspace: Workspace) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
 
 
-def assert_found(finding: Finding, state: str, words: str, remedy: str = "") -> None:
+def assert_found(finding: Check, state: str, words: str, remedy: str = "") -> None:
     assert finding.state == state, finding
     assert re.search(words, finding.words), finding
     # An empty pattern would be found in any remedy.
@@ -93,7 +93,7 @@ def test_all_is_ready_at_kaggle(workspace: Workspace, kaggle: KaggleServer) -> N
     words = {f.name: f.words for f in findings}
     assert words["Credentials"] == "Those from KAGGLE_USERNAME and KAGGLE_KEY are used."
     assert words["Submissions"] == "10 left today."
-    assert words["Data"] == "100 training rows and 30 test rows, whole and valid."
+    assert words["Data"] == "100 training rows and 30 test rows, complete and valid."
     # As few requests as tell all this: a file, where it is stored, and the limits.
     assert kaggle.requests == ["DownloadDataFile", "sample_submission.csv", "GetSubmissionLimits"]
 
@@ -500,12 +500,12 @@ def test_no_files_yet(
 
 
 def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
-    def look() -> tuple[Finding, str]:
+    def look() -> tuple[Check, str]:
         findings = examine(rehearsal)
         return findings[-1], next_command(rehearsal, findings)
 
     start = f"kaggle-digits --competition rehearsal --root {rehearsal.root}"
-    assert look() == (Finding("Runs", "ok", "0 runs so far."), f"{start} train")
+    assert look() == (Check("Runs", "ok", "0 runs so far."), f"{start} train")
     spec = {
         "competition": "rehearsal",
         "preset": "lenet",
@@ -520,7 +520,7 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
     assert_found(finding, "warning", r"^1 run so far\. first is unfinished\.$", remedy)
     assert command == f"{start} train --set 'epochs=1 '"
     run.with_status("finished")
-    assert look() == (Finding("Runs", "ok", "1 run so far."), f"{start} submit")
+    assert look() == (Check("Runs", "ok", "1 run so far."), f"{start} submit")
     ledger = rehearsal.submissions / "ledger.csv"
     file = rehearsal.submissions / "first" / "submission.csv"
     write_files(file.parent, {file.name: b"as it was sent"})
@@ -548,7 +548,7 @@ def test_a_file_without_permission(rehearsal: Workspace, monkeypatch: pytest.Mon
     download(rehearsal)
     monkeypatch.setattr(doctor, "sha256", refuse)
     words = rf"Cannot look at {rehearsal.data / 'train.csv'}: Permission denied"
-    assert_found(by_name(rehearsal)["Data"], "problem", words, "Mend its permissions")
+    assert_found(by_name(rehearsal)["Data"], "problem", words, "Fix its permissions")
 
 
 # The command
@@ -573,8 +573,8 @@ def test_the_command_in_json_with_the_real_tensorflow(
 @pytest.mark.parametrize(
     ("harm", "end"),
     [
-        (None, r"^Ready, with 1 warning: next, kaggle-digits --competition rehearsal download$"),
-        ("data", r"^1 problem: mend what is marked, then look again\.$"),
+        (None, r"^Ready, with 1 warning\. Next: kaggle-digits --competition rehearsal download$"),
+        ("data", r"^1 problem found\. Fix what is marked, then run doctor again\.$"),
     ],
 )
 def test_what_a_person_sees_fits_80_columns(
@@ -600,7 +600,9 @@ def test_all_is_ready_is_said(
 ) -> None:
     monkeypatch.chdir(rehearsal.root)
     cli.main(["--competition", "rehearsal", "doctor"], standalone_mode=False)
-    assert capfd.readouterr().out.endswith("All is ready: next, kaggle-digits --competition rehearsal train\n")
+    assert capfd.readouterr().out.endswith(
+        "Everything is ready. Next: kaggle-digits --competition rehearsal train\n"
+    )
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])

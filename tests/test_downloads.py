@@ -212,7 +212,7 @@ def test_from_a_zip_wherever_it_has_the_files(tmp_path: Path, hosted: list, fold
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("there.zip", b"PK no zip", "no whole zip file"),
+        ("there.zip", b"PK no zip", "not a complete zip file"),
         ("there.zip", None, "There is no"),
         ("folder/train.csv", b"", r"has no test\.csv"),
     ],

@@ -65,7 +65,7 @@ def test_a_damaged_zip_is_bad_data_and_nothing_else(
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     content = zipped(zipfile.ZIP_DEFLATED).replace("ü".encode(), b"\xff\xff")
-    with pytest.raises(DataError, match="no whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         read_zipped(saved(tmp_path, content), "*.csv")
 
 
@@ -73,7 +73,7 @@ def test_an_lzma_stream_that_is_none(tmp_path: Path) -> None:
     content = bytearray(zipped(zipfile.ZIP_LZMA))
     # Behind the header, the name, the version of LZMA and the length of its properties.
     content[30 + len("folder/ü.csv".encode()) + 4] = 0xFF
-    with pytest.raises(DataError, match="no whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         read_zipped(saved(tmp_path, bytes(content)), "*.csv")
 
 
@@ -87,7 +87,7 @@ def test_a_file_too_large_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_file_larger_than_it_says(tmp_path: Path) -> None:
     content = zipped(zipfile.ZIP_DEFLATED).replace(struct.pack("<I", len(CONTENT)), struct.pack("<I", 10))
-    with pytest.raises(DataError, match="no whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         read_zipped(saved(tmp_path, content), "*.csv")
 
 

@@ -25,7 +25,7 @@ def test_the_seed_decides() -> None:
 
 @pytest.mark.parametrize("folds", [-1, 0, 1, 256])
 def test_impossible_numbers_of_folds(folds: int) -> None:
-    with pytest.raises(UsageError, match="--folds from 2 to 255"):
+    with pytest.raises(UsageError, match="folds must be between 2 and 255, got"):
         make_folds(LABELS, folds, 0)
 
 

@@ -302,7 +302,7 @@ def test_a_listing_that_makes_no_sense(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, document: dict
 ) -> None:
     monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
-    with pytest.raises(NetworkError, match="What Kaggle answers makes no sense"):
+    with pytest.raises(NetworkError, match=r"Kaggle's (answer is not valid|client cannot read)"):
         host.download(Path("nowhere"))
     assert kaggle.count("ListDataFiles") == ATTEMPTS
 
@@ -311,12 +311,12 @@ def test_limits_that_make_no_sense(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kaggle, "limits", {"numAllowedNow": "many"})
-    with pytest.raises(NetworkError, match="What Kaggle answers makes no sense"):
+    with pytest.raises(NetworkError, match="Kaggle's client cannot read Kaggle's answer"):
         host.allowance()
 
 
 @pytest.mark.parametrize(
-    ("body", "words"), [(b"<html>Sign in</html>", "a web page where JSON is expected"), (b"", "something else")]
+    ("body", "words"), [(b"<html>Sign in</html>", "it is a web page instead of JSON"), (b"", "something else")]
 )
 @pytest.mark.parametrize("kind", ["text/html", "application/json"])
 def test_what_is_not_json(host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str, kind: str) -> None:

@@ -60,7 +60,7 @@ def test_any_names_survive(tmp_path: Path, runs: list[str]) -> None:
         ("time,run\n", "line 1: the header"),
         (HEADER + ",mine\n", "line 1: the header"),
         (f"{HEADER}\nt,r,s,1,PENDING\n", "line 2: 5 values, not 8"),
-        (f"{HEADER}\nt,r,s,1,DONE,,,\n", "line 2: 'DONE' is no status"),
+        (f"{HEADER}\nt,r,s,1,DONE,,,\n", "line 2: 'DONE' is not a status"),
         (f"{HEADER}\nt,r,s,1,PENDING,,,\n\nt,r,s,2,COMPLETE,high,,\n", "line 4: score is 'high'"),
         (f"{HEADER}\nt,r,s,1,COMPLETE,nan,,\n", "line 2: score is 'nan'"),
         (f"{HEADER}\nt,r,s,1,COMPLETE,1,1,3.0\n", "line 2: rank is '3.0'"),

@@ -242,14 +242,14 @@ def test_a_run_of_other_data_is_refused(trained: Workspace) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"folds": 1}, "--folds from 2"),
-        ({"folds": 0}, "--folds from 2"),
-        ({"seed": -1}, "cannot be a seed"),
-        ({"seed": 2**32}, "cannot be a seed"),
-        ({"seed": 2**32 - 1, "seeds": 2}, "4294967296 cannot be a seed"),
-        ({"seeds": 0}, "--seeds from 1 to 200"),
-        ({"seeds": 201}, "--seeds from 1 to 200"),
-        ({"workers": 0}, "--workers from 1"),
+        ({"folds": 1}, "folds must be between 2 and 255, got 1"),
+        ({"folds": 0}, "folds must be between 2 and 255, got 0"),
+        ({"seed": -1}, "A seed must be between 0 and 4294967295"),
+        ({"seed": 2**32}, "A seed must be between 0 and 4294967295"),
+        ({"seed": 2**32 - 1, "seeds": 2}, "got 4294967296"),
+        ({"seeds": 0}, "seeds must be between 1 and 200, got 0"),
+        ({"seeds": 201}, "seeds must be between 1 and 200, got 201"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"run": "../elsewhere"}, "cannot be the name of a run"),
         ({"run": ".hidden"}, "cannot be the name of a run"),
         ({"preset": "slow"}, "no preset called"),
@@ -305,7 +305,7 @@ def test_train_refuses_another_network_under_the_same_preset(
     before = files_of(run)
     metrics = run.fold_metrics(0).as_json()
     (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics | {"network": "0123456789ab"}))
-    with pytest.raises(UsageError, match="builds another network now"):
+    with pytest.raises(UsageError, match="now builds a different network"):
         quick(trained, run="one")
     assert "fold-1/metrics.json" not in files_of(run)
     # Nobody knows of the folds of older versions; these count as the same.
@@ -471,7 +471,7 @@ def test_train_says_that_memory_ran_out_in_a_worker(
         quick(workspace, run="large", workers=1, observer=Listener(notice=notices.append))
     assert caught.value.exit_code == 1
     assert caught.value.remedy.startswith("Close other programs, or train fewer folds at a time (--workers")
-    assert notices[0] == "The worker of fold 0 of seed 0 ran out of memory. It is begun once more."
+    assert notices[0] == "The worker of fold 0 of seed 0 ran out of memory. The fold is retried."
     assert "MemoryError" in find_run(workspace, "large").log_file.read_text()
 
 
@@ -609,7 +609,7 @@ def test_a_named_mean_may_grow_but_not_shrink(trained: Workspace) -> None:
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_trained(trained: Workspace) -> None:
-    with pytest.raises(UsageError, match="run one is no mean of runs"):
+    with pytest.raises(UsageError, match="run one is not a mean of runs"):
         quick(trained, run="one", seeds=2, observer=Listener(start=lambda *_: pytest.fail("began")))
     assert not (trained.runs / "one-s0").exists()
 
@@ -648,7 +648,7 @@ def test_an_unfinished_run_cannot_be_ensembled(trained: Workspace) -> None:
 def test_names_that_are_not_there_or_taken(trained: Workspace) -> None:
     with pytest.raises(UsageError, match="no run called 'three'"):
         ensemble(trained, ["one", "three"])
-    with pytest.raises(UsageError, match="run one is no mean of runs"):
+    with pytest.raises(UsageError, match="run one is not a mean of runs"):
         ensemble(trained, ["one", "two"], name="one")
     with pytest.raises(UsageError, match="--name names the mean of several runs"):
         ensemble(trained, ["one"], name="other")

@@ -22,8 +22,9 @@ def code_blocks(language: str) -> list[str]:
 def test_readme_python_example_works(tmp_path: Path) -> None:
     (code,) = code_blocks("python")
     # Few epochs, so that it takes seconds; everything else is as written.
-    assert 'settings={"epochs": 40}' in code
-    code = code.replace('settings={"epochs": 40}', 'settings={"epochs": 1}, folds=2')
+    as_written = 'folds=4, settings={"epochs": 12, "batch_size": 32}'
+    assert as_written in code
+    code = code.replace(as_written, 'folds=2, settings={"epochs": 1}')
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )

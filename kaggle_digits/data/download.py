@@ -1,4 +1,4 @@
-"""Getting the competition's files into ``data/<competition>/``, checked and whole."""
+"""Downloading the competition's files into ``data/<competition>/``, complete and checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Download:
     train_rows, test_rows : int
         How many digits they hold.
     fetched : bool
-        False if whole files were there already, and nothing was asked of anybody.
+        False if complete files were there already, and no request was made.
     changed : tuple of str
         Files that are others at their source than when they were got before; the former ones stay beside them, as
         ``.<digits of their SHA-256>.bak``.
@@ -62,7 +62,7 @@ def download(
     source: str | Path | None = None,
     mnist_dir: str | Path | None = None,
 ) -> Download:
-    """Get the competition's files, unless whole ones are there.
+    """Download the competition's files, unless complete ones are there.
 
     New files are complete and valid before they take the place of old ones, which stay as
     ``.<digits of their SHA-256>.bak`` where they differ; if that goes wrong, the old ones are back in their place.
@@ -92,6 +92,14 @@ def download(
         If those from the host are not.
     KaggleDigitsError
         What the host has to say: no credentials, a refusal, network trouble.
+
+    Examples
+    --------
+    >>> import kaggle_digits as kd
+    >>> workspace = kd.Workspace.at(folder, competition="rehearsal")
+    >>> files = kd.download(workspace)
+    >>> files.train_rows, files.test_rows
+    (4200, 2800)
     """
     folder = workspace.data
     keep = not force and source is None
@@ -147,7 +155,7 @@ def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
 
 
 def _listed(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file by the manifest; nothing if there is none that can be read."""
+    """Return the SHA-256 of each file by the manifest; empty if there is none or it cannot be read."""
     try:
         return {name: str(entry["sha256"]) for name, entry in read_json(folder / MANIFEST)["files"].items()}
     except (DataError, KeyError, TypeError, AttributeError):

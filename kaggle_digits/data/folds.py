@@ -33,7 +33,7 @@ def make_folds(labels: UInt8, folds: int, seed: int) -> UInt8:
         If there are fewer than two digits among the labels, or a digit has fewer rows than there are folds.
     """
     if not 2 <= folds <= 255:
-        raise UsageError(f"{folds} is no number of folds to cross-validate with.", "Choose --folds from 2 to 255.")
+        raise UsageError(f"folds must be between 2 and 255, got {folds}.", "Choose another number of folds.")
     digits, counts = np.unique(labels, return_counts=True)
     if len(digits) < 2:
         raise DataError(

@@ -69,9 +69,14 @@ class Job:
 
 
 def default_workers(folds: int, gpus: int = 0) -> int:
-    """Return the default number of workers: one per GPU, or else one per core, if memory allows."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(folds, gpus or cores, int(memory() / WORKER_MEMORY)))
+    """Return the default number of workers: one per GPU, or without GPUs one per core if memory is sufficient."""
+    return max(1, min(folds, gpus or cpu_cores(), int(memory() / WORKER_MEMORY)))
+
+
+def cpu_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    # A container or a batch system may allow fewer cores than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> int:

@@ -74,10 +74,10 @@ class Host(Protocol):
     """
 
     def download(self, folder: Path) -> None:
-        """Put the competition's three CSV files, whole and unpacked, into an existing empty folder."""
+        """Put the competition's three CSV files, complete and unpacked, into an existing empty folder."""
 
     def allowance(self) -> int | None:
-        """Return how many submissions are left today, or None if the host has no word on it."""
+        """Return how many submissions are left today, or None if the host does not say."""
 
     def upload(self, csv: Path) -> str:
         """Upload a submission file, which makes no submission yet, and return what `create` needs to name it."""

@@ -28,7 +28,7 @@ _GET_CREDENTIALS = (
 _VARIABLES = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
 
 _CONTROL = re.compile(
-    # An escape sequence as a whole, then every other control character but newline and tab, and what turns text.
+    # A complete escape sequence, then every other control character but newline and tab, and text-direction marks.
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 )

@@ -1,8 +1,8 @@
 """Kaggle, through its official client: the only module that touches the `kaggle` package.
 
 The client prints where it should raise, waits without end and never retries; this module gives it a clean stdout,
-a deadline, and a sentence for each of its failures. Whatever of an answer is used is read inside the question, so
-that nonsense and damage are retried as network trouble is.
+a deadline, and a sentence for each of its failures. Whatever of an answer is used is read inside the request, so
+that invalid and damaged answers are retried like network trouble.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class KaggleHost:
         missing = [name for name in FILES if name not in sizes]
         if missing:
             raise NetworkError(
-                f"What Kaggle answers makes no sense: its list of files has no {', '.join(missing)}.", _TRY_LATER
+                f"Kaggle's answer is not valid: its list of files has no {', '.join(missing)}.", _TRY_LATER
             )
         return sizes
 
@@ -377,7 +377,7 @@ def _explained(error: Exception, slug: str) -> KaggleDigitsError:
     if isinstance(error, json.JSONDecodeError | requests.JSONDecodeError):
         found = "a web page" if error.doc.lstrip().startswith("<") else "something else"
         return NetworkError(
-            f"What Kaggle answers makes no sense: {found} where JSON is expected.",
+            f"Kaggle's answer is not valid: it is {found} instead of JSON.",
             "See in a browser whether this network asks you to sign in first, then run the same command again.",
         )
     if isinstance(
@@ -394,11 +394,11 @@ def _explained(error: Exception, slug: str) -> KaggleDigitsError:
             )
         return WriteError(
             f"Cannot write {error.filename or 'the download'}: {error.strerror or error}.",
-            "Free some space or mend the permissions of the folder, then run the same command again.",
+            "Free some space or fix the permissions of the folder, then run the same command again.",
         )
     # What the client makes of an answer that isn't the API's, or of a file that is too short. Its words may hold a
     # secret, so they are for --debug.
-    return NetworkError(f"What Kaggle answers makes no sense to its client: {type(error).__name__}.", _TRY_LATER)
+    return NetworkError(f"Kaggle's client cannot read Kaggle's answer: {type(error).__name__}.", _TRY_LATER)
 
 
 def _missing_certificates() -> str | None:
@@ -431,7 +431,7 @@ def _explained_status(response: Any, slug: str) -> KaggleDigitsError:
     if status >= 500:
         problem = f"Kaggle has trouble of its own (status {status}): {words}."
         return NetworkError(problem, _TRY_LATER) if pause is None else _ThrottledError(problem, _TRY_LATER, pause)
-    return RefusedError(f"Kaggle refuses (status {status}): {words}.", "Mend what it names, then try again.")
+    return RefusedError(f"Kaggle refuses (status {status}): {words}.", "Fix what it names, then try again.")
 
 
 def _is_refusal(response: Any) -> bool:

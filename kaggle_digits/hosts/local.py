@@ -1,4 +1,4 @@
-"""A whole competition held on this machine: data, hidden labels, a scorer, a daily limit, a leaderboard."""
+"""A competition on this machine, with data, hidden labels, a scorer, a daily limit and a leaderboard."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MNIST_DIR_VARIABLE = "KAGGLE_DIGITS_MNIST_DIR"
 
 @dataclass(frozen=True)
 class _Rows:
-    """A competition's images and labels, those of the test rows included: the host's eyes only."""
+    """A competition's images and labels, those of the test rows included: for the host alone."""
 
     train_images: UInt8
     train_labels: UInt8
@@ -44,7 +44,7 @@ class _Rows:
 
 
 class LocalHost:
-    """A competition on this machine, a whole one: see `kaggle_digits.hosts.Host` for its methods.
+    """A complete competition on this machine: see `kaggle_digits.hosts.Host` for its methods.
 
     Its state is three things under ``data/<competition>/host/``: the hidden labels, which nothing outside this
     module reads, the submissions, and a lock.

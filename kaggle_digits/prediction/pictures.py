@@ -37,7 +37,7 @@ _SAVE_REMEDY = "Save the picture as a PNG or JPEG file, and use that file."
 _MAX_PARTS = 12
 """The maximum number of connected parts of a digit; more are noise or text."""
 _MIN_INK = 28.0
-"""The minimum ink of a digit after scaling, in fully black pixels. 99.9 % of MNIST's training rows have more."""
+"""The minimum ink of a digit in its bounding box, in fully black pixels. 99.9 % of MNIST's digits have more."""
 
 
 def read_picture(path: str | Path) -> UInt8:
@@ -341,7 +341,7 @@ def _scaled(ink: Float32) -> Float32:
 
 
 def _centred(ink: Float32) -> UInt8:
-    """Return ink of at most 20x20 pixels as an image [28, 28], with its centre of mass at 14 ± .5."""
+    """Return ink of at most 20x20 pixels as an image [28, 28], with the centre of mass in the middle (±.5 px)."""
     image = np.zeros((SIDE, SIDE), np.uint8)
     top, left = (
         int(np.clip(round(SIDE / 2 - centre), 0, SIDE - side))

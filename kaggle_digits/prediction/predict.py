@@ -89,6 +89,15 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
         If there is no run with this name.
     DataError
         If a picture cannot be read or shows no digit, the run is not finished, or a network is missing or damaged.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from kaggle_digits.data.csv import load_test
+    >>> Image.fromarray(load_test(workspace.data).images[0]).save(folder / "digit.png")
+    >>> (prediction,) = kd.predict(workspace, [folder / "digit.png"])
+    >>> prediction.digit in range(10)
+    True
     """
     source = find_run(workspace, run)
     source.require_ensemble()

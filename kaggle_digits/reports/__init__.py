@@ -48,6 +48,12 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
         If there is no run with this name.
     DataError
         If a file of the run is missing or damaged; the error names the file.
+
+    Examples
+    --------
+    >>> written = kd.report(workspace, run.name)
+    >>> written.document["out_of_fold"]["rows"], written.page.name
+    (4200, 'index.html')
     """
     from kaggle_digits.reports.document import ARTICLE_ROW, make_document
     from kaggle_digits.reports.network import inspect_network
@@ -79,6 +85,13 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
         If there are fewer than two different runs, or one of them does not exist.
     DataError
         If a run is not finished or was trained on other data, or one of its files is missing or damaged.
+
+    Examples
+    --------
+    >>> other = kd.train(workspace, preset="lenet", folds=2, seed=1, settings={"epochs": 1})
+    >>> comparison = kd.compare(workspace, [run.name, other.name])
+    >>> comparison.document["pairs"][0]["second"]
+    'lenet-k2-s1-epochs=1'
     """
     from kaggle_digits.reports.comparison import make_comparison
     from kaggle_digits.reports.page import render_comparison

@@ -102,8 +102,9 @@ def _fold_spread(document: dict[str, Any]) -> Finding | None:
     return Finding(
         "warning",
         "The two folds differ" if len(folds) == 2 else title,
-        f"{named}. The error rate differs significantly from that of the other folds. Check its learning "
-        "curve and its errors, and train with another --seed to see if the cause is the rows or the training.",
+        f"{named}. The error rate differs significantly from that of the other folds. Check the learning curve "
+        "and the errors, and train with another --seed: if another fold is the outlier then, the cause is the "
+        "rows, not the training.",
     )
 
 
@@ -120,8 +121,9 @@ def _score(document: dict[str, Any]) -> Finding | None:
         return Finding(
             "warning",
             "Expected score",
-            f"{expected}, from the out-of-fold accuracy (95 % interval). It is likely to be higher, because "
-            f"a test row is predicted by {test['networks']} networks, an out-of-fold row by {networks_per_row}.{more}",
+            f"{expected}, from the out-of-fold accuracy (95 % interval). It is likely to be higher, because a "
+            f"test row is predicted by {test['networks']} networks and an out-of-fold row by "
+            f"{networks_per_row}.{more}",
         )
     score = f"The score is {board['score']:.5f}, {board['gap']:+.5f} compared with the out-of-fold accuracy"
     if board["within_noise"]:

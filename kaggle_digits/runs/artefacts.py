@@ -59,7 +59,7 @@ class FoldCheckpoint:
         return self.folder / "checkpoint" / "state.npz"
 
     def exists(self) -> bool:
-        """Tell whether the fold was begun before and not finished."""
+        """Tell whether the fold was started before and not finished."""
         return self._path.exists()
 
     def load(self) -> dict[str, Any] | None:

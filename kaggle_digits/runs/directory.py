@@ -307,7 +307,7 @@ def read_run(path: Path) -> FoldsRun | MeanRun:
 
 
 def create_run(path: Path, spec: dict[str, Any], command: Sequence[str]) -> FoldsRun | MeanRun:
-    """Begin a run: write ``run.json`` with `spec`, versions and command, unfinished."""
+    """Start a run: write ``run.json`` with `spec`, versions and command, unfinished."""
     document = {
         "version": 1,
         "name": path.name,
@@ -392,7 +392,7 @@ def list_runs(workspace: Workspace) -> list[FoldsRun | MeanRun]:
     for folder in workspace.runs.glob(f"*/{RUN_JSON}"):
         with suppress(DataError):
             runs.append(read_run(folder.parent))
-    # Older versions noted only when a run was begun.
+    # Older versions noted only when a run was started.
     return sorted(runs, key=lambda run: (run.info.updated or run.info.created, run.name), reverse=True)
 
 

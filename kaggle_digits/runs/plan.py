@@ -140,7 +140,7 @@ def plan_run(
 
 
 def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data) -> FoldsRun:
-    """Return the run in a directory, which is begun if it is not there, once it is known to be of this recipe.
+    """Return the run in a directory, and start it if it does not exist; check that it has this recipe.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data)
 
 
 def open_mean_run(path: Path, members: list[str], workspace: Workspace, data: Data) -> MeanRun:
-    """Return the mean of runs in a directory, which is begun if it is not there, or gets the members it lacks.
+    """Return the mean of runs in a directory; start it if it does not exist, and add the members it lacks.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def check_mean(path: Path, members: list[str], data: Data) -> None:
         return
     run = read_run(path)
     if not isinstance(run, MeanRun):
-        raise _other_recipe(run, "is no mean of runs")
+        raise _other_recipe(run, "is not a mean of runs")
     check_data(run, data)
     known: MeanInfo = run.info
     if known.members != members and not set(known.members) < set(members):
@@ -195,7 +195,7 @@ def check_data(run: Run, data: Data) -> None:
     if others := run.info.data.differing(DataHashes.model_validate(data.hashes)):
         raise DataError(
             f"The run {run.name} was made from other data than is here now: another {' and '.join(others)}.",
-            "Bring its data back, or choose another name with --run.",
+            "Restore its data, or choose another name for the run.",
         )
 
 
@@ -215,7 +215,7 @@ def _check_recipe(run: FoldsRun, wanted: FoldsInfo) -> None:
 def _other_recipe(run: Run, why: str) -> UsageError:
     return UsageError(
         f"The run {run.name} {why}.",
-        f"Choose another name with --run, or the recipe that it was made with: {run.command()}",
+        f"Choose another name for the run, or the recipe that it was made with: {run.command()}",
     )
 
 

@@ -68,7 +68,7 @@ class DataHashes(Document):
 
 
 class Machine(Document):
-    """Where a run was begun."""
+    """Where a run was started."""
 
     system: str
     cores: int | None
@@ -84,17 +84,17 @@ class RunInfo(Document):
     status : {"unfinished", "finished"}
         How far it is.
     created, updated : str
-        When it was begun and last worked on, ISO 8601 in UTC; `updated` is empty in runs of older versions.
+        When it was started and last worked on, ISO 8601 in UTC; `updated` is empty in runs of older versions.
     command : list of str
         What made it, as it was typed.
     data : DataHashes
         The files it was made from.
     machine : Machine
-        Where it was begun.
+        Where it was started.
     versions : dict of str to str
-        What it was begun with; each fold has its own.
+        The versions it was started with; each fold has its own.
     train_seconds : float or None
-        Elapsed time of the whole training, if it was trained in one go.
+        Elapsed time of the training, if it was never interrupted.
     """
 
     name: str

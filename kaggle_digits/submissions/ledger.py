@@ -145,7 +145,7 @@ class Ledger:
         """Tell whether the host has counted a submission whose answer was lost, given the allowance now.
 
         True means that more has been counted than is in the ledger since then. False means nothing: a host counts
-        late, or a new day has begun.
+        late, or a new day has started.
         """
         known = self._allowances()
         if allowance is None or _key(entry) not in known:
@@ -208,16 +208,16 @@ class Ledger:
             raise self._error(f"line {line}: {len(row)} values, not {len(COLUMNS)}")
         cells = dict(zip(COLUMNS, row, strict=True))
         if cells["status"] not in get_args(Status):
-            raise self._error(f"line {line}: {cells['status'][:40]!r} is no status")
+            raise self._error(f"line {line}: {cells['status'][:40]!r} is not a status")
         for name, pattern in (("score", _SHARE), ("cv", _SHARE), ("rank", _RANK)):
             if not re.fullmatch(pattern, cells[name], re.ASCII):
-                raise self._error(f"line {line}: {name} is {cells[name][:40]!r}, no number")
+                raise self._error(f"line {line}: {name} is {cells[name][:40]!r}, not a number")
         numbers = {name: float(cells[name]) if cells[name] else None for name in ("score", "cv")}
         rank = int(cells["rank"]) if cells["rank"] else None
         return Entry(**{**cells, **numbers, "rank": rank})  # type: ignore[arg-type]
 
     def _error(self, detail: str) -> DataError:
-        return DataError(f"{self.path}, {detail}.", "Mend that line by hand; nothing was changed.")
+        return DataError(f"{self.path}, {detail}.", "Fix that line by hand; nothing was changed.")
 
 
 def _number(value: float) -> str:

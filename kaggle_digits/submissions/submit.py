@@ -104,7 +104,7 @@ def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
     Parameters
     ----------
     path : pathlib.Path
-        The file; it appears whole or not at all.
+        The file; it appears complete or not at all.
     ids : ndarray of int64, shape (m,)
         From ``sample_submission.csv``.
     softmax : ndarray of float32, shape (m, 10)
@@ -146,7 +146,8 @@ def read_submission(path: Path, ids: Int64) -> bytes:
 
     def refuse(detail: str) -> NoReturn:
         raise DataError(
-            f"{path}, {detail}.", "Mend the file, or write a run's own again with the command: ensemble."
+            f"{path}, {detail}.",
+            "Fix the file, or write the submission of a run again with the command: ensemble.",
         )
 
     # More than a right file can have, with CRLF, and an end of what a wrong one or a device may send.
@@ -160,7 +161,7 @@ def read_submission(path: Path, ids: Int64) -> bytes:
     except OSError as error:
         refuse(f"which cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
-        refuse("which is no text in UTF-8")
+        refuse("which is not text in UTF-8")
     lines = [line.removesuffix("\r") for line in lines]
     header = ",".join(SUBMISSION_COLUMNS)
     if lines[0] != header:
@@ -237,7 +238,7 @@ def submit(
         If the host scored the submission as an error.
     """
     if not timeout >= 0:
-        raise UsageError(f"{timeout} seconds is no time to wait.", "Choose a --timeout from 0.")
+        raise UsageError(f"The timeout must be at least 0 seconds, got {timeout}.", "Choose another timeout.")
     content = read_submission(csv, load_sample(workspace.data))
     digest = hashlib.sha256(content).hexdigest()
     # One line of bounded length, as the host gives it back.

@@ -162,7 +162,7 @@ def train_fold(
     checkpoint: Checkpoint | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FoldResult:
-    """Train the network of a fold on all other folds, and predict its validation rows and the test rows.
+    """Train the network of a fold on the rows of all other folds; predict its validation rows and the test rows.
 
     The result is the network after the last epoch. There is no early stopping or selection by validation accuracy,
     so the out-of-fold accuracy is an unbiased estimate.
@@ -273,9 +273,9 @@ class FoldTrainer:
         self._digest = network_digest(self.model)
         if self._task.network not in (None, self._digest):
             raise UsageError(
-                f"The preset {self._task.preset} builds another network now "
-                "than that of the finished folds of this run.",
-                "Choose another name with --run, or use the version of kaggle-digits that started the run.",
+                f"The preset {self._task.preset} now builds a different network than "
+                "that of the finished folds of this run.",
+                "Choose another name for the run, or continue with the version of kaggle-digits that started it.",
             )
         optimizer = make_optimizer(self.model, self._settings)
         self._variables = [*self.model.variables, *optimizer.variables]
@@ -296,7 +296,7 @@ class FoldTrainer:
         self._resumed_epochs = len(self.history)
 
     def _fits(self, state: dict[str, Any]) -> bool:
-        """Tell whether a saved state fits: an upgrade may have changed the network or the optimiser."""
+        """Tell whether a saved state fits this training; an upgrade may have changed network or optimiser."""
         found = [(value.shape, value.dtype.name) for value in state["variables"]]
         wanted = [(tuple(variable.shape), variable.dtype) for variable in self._variables]
         # Comparing the number of rows is enough: the rows of a fold are fixed by the split of the run.

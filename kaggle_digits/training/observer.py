@@ -13,16 +13,16 @@ class Observer:
     """Base class for objects that are notified of events. It does nothing; subclasses override methods."""
 
     def start(self, run: str, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
-        """Handle the start of training, with the name of the run, all its folds, and the folds to train."""
+        """Handle the start of training: the name of the run, all its folds, and the folds to train."""
 
     def progress(self, progress: Progress) -> None:
         """Handle the progress of a fold, about once a second and at the end of each epoch."""
 
     def finished(self, task: FoldTask) -> None:
-        """Handle a fold that has been trained and written."""
+        """Handle a fold that is trained and written."""
 
     def notice(self, sentence: str) -> None:
-        """Handle a notice, a sentence for the user, such as that a fold is retried."""
+        """Handle a sentence for the user, such as that a fold is retried."""
 
     def waiting(self, status: str) -> None:
         """Handle the status of a submission, at each poll while waiting for the score."""

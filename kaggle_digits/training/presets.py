@@ -274,8 +274,8 @@ PRESETS = {
                 schedule="constant",
                 dropout=0.3,
             ),
-            # The network of the article "CNN卷积神经网络实现手写数字识别(基于tensorflow)", which reports
-            # .9912 for one network. The time was measured while other programs were running.
+            # The network of the article "CNN卷积神经网络实现手写数字识别(基于tensorflow)", which reports .9912 for
+            # one network. The time was measured while other programs were running.
             result=Result(out_of_fold=0.99052, score=0.99275, seconds=705),
         ),
         Preset(

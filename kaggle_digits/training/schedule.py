@@ -1,4 +1,4 @@
-"""Schedules of a training: the rows of each epoch, and learning rate and augmentation of each step."""
+"""Schedules of a training: the rows of each epoch, and the learning rate and augmentation of each step."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
 
 
 def augmentation_strength_at(step: int, steps: int, settings: Settings) -> float:
-    """Return the strength of augmentation in a step, counted from 0, of `steps` steps in all epochs."""
+    """Return the strength of augmentation in a step, counted from 0, of `steps` in all epochs."""
     # Linear from `ramp` to 1: at the start, networks learn faster from slightly augmented digits.
     return settings.ramp + (1 - settings.ramp) * step / steps
