@@ -102,9 +102,8 @@ def _fold_spread(document: dict[str, Any]) -> Finding | None:
     return Finding(
         "warning",
         "The two folds differ" if len(folds) == 2 else title,
-        f"{named}. The error rate differs significantly from that of the other folds. Check the learning curve "
-        "and the errors, and train with another --seed: if another fold is the outlier then, the cause is the "
-        "rows, not the training.",
+        f"{named}. The error rate differs significantly from that of the other folds. Check its learning "
+        "curve and its errors, and train with another --seed to see if the cause is the rows or the training.",
     )
 
 
