@@ -152,9 +152,9 @@ def test_an_impatient_look_is_one_request(host: KaggleHost, kaggle: KaggleServer
     before = len(kaggle.requests)
     kaggle.fail("ListSubmissions", error(429, "Slow down", **{"Retry-After": "50"}))
     with pytest.raises(NetworkError):
-        list(host.impatient().submissions())
+        list(host.without_retries().submissions())
     assert len(kaggle.requests) == before + 1
-    assert list(host.impatient().submissions()) == []
+    assert list(host.without_retries().submissions()) == []
 
 
 def test_retry_after_is_obeyed(host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ class FakeHost:
                 submission = replace(submission, status=status, score=score, reason=reason)
             yield submission
 
-    def impatient(self) -> FakeHost:
+    def without_retries(self) -> FakeHost:
         return self
 
     def standing(self) -> Standing:

@@ -117,7 +117,7 @@ class ModelHost:
     def standing(self) -> Standing:
         return Standing(None, 0)
 
-    def impatient(self) -> ModelHost:
+    def without_retries(self) -> ModelHost:
         return self
 
 

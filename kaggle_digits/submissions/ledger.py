@@ -182,7 +182,7 @@ class Ledger:
     @contextmanager
     def _changed(self) -> Iterator[list[Entry]]:
         """Yield the entries for changing, and write them, while nobody else does."""
-        with lock(self.path.with_name(".ledger.lock"), f"{self.path} is in use by another process.", patience=10):
+        with lock(self.path.with_name(".ledger.lock"), f"{self.path} is in use by another process.", timeout=10):
             entries = self.entries()
             yield entries
             write_bytes(self.path, self._format(entries))

@@ -453,7 +453,7 @@ def _look_up(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str 
 def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, observer: Observer) -> Entry:
     ledger = ledger_of(workspace)
     deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
-    brief = host.impatient()
+    brief = host.without_retries()
     while True:
         try:
             submission = next((s for s in brief.submissions() if s.ref == entry.ref), None)
