@@ -66,6 +66,10 @@ class Check:
     remedy: str = ""
 
 
+Finding = Check
+"""The former name, which `kaggle_digits.console` still imports."""
+
+
 def examine(workspace: Workspace) -> list[Check]:
     """Check everything that is needed for a score in the workspace's competition; change nothing.
 

@@ -192,7 +192,7 @@ class KaggleHost:
             _check_size(folder / name, sizes[name])
 
     def _download_file(self, folder: Path, name: str, size: int) -> None:
-        """Download a single file. It may be zipped, with a checksum; otherwise download it until two copies are equal."""
+        """Download a single file. If it is not zipped, it has no checksum: repeat until two copies are equal."""
         fetched: set[str] = set()
         for _ in range(FETCHES):
             digest = self._ask(lambda api: self._fetch_file(api, folder, name, size))

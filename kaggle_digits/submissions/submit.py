@@ -483,8 +483,9 @@ def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, observ
         observer.waiting(status)
         if submission and status == "ERROR":
             ledger.record(updated(entry, status, None))
+            reason = submission.reason.rstrip(".") or "no reason given"
             raise ScoringError(
-                f"Submission {entry.ref} was scored as an error: {submission.reason.rstrip('.') or 'no reason given'}.",
+                f"Submission {entry.ref} was scored as an error: {reason}.",
                 "If the file is not valid, fix it and submit the new file; if the host had an error, send "
                 "the same file again with --again.",
             )
