@@ -262,7 +262,7 @@ def _replace_files(arrived: Path, folder: Path, origin: str) -> None:
 
 
 def _backup_path(path: Path, arrived: Path) -> Path:
-    """Return where to move a file that is replaced: to a backup, or to the temporary folder if it has not changed."""
+    """Return where to move an old file: to a backup, or to the temporary folder if it has not changed."""
     digest = sha256(path)
     if path.name == MANIFEST or digest == sha256(arrived / path.name):
         return arrived / f"{path.name}.former"

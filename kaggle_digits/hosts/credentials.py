@@ -204,7 +204,7 @@ def _secrets() -> set[str]:
 
 
 def _check_token(text: str, source: str) -> None:
-    """Raise if a token has characters or a length that make the client fail with the token in its error message."""
+    """Raise if the client would fail at a token, because its error message would contain the token."""
     if not re.fullmatch(r"[\x21-\x7e]{1,250}", text):
         raise CredentialsError(f"The content of {source} is not a valid token.", _GET_CREDENTIALS)
 

@@ -99,7 +99,7 @@ def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
 
 
 def fetch_mnist(folder: Path) -> None:
-    """Download the four IDX files of MNIST into `folder` from a public mirror. Valid files are not downloaded again.
+    """Download the four IDX files of MNIST into `folder` from a public mirror, unless valid ones are there.
 
     Raises
     ------

@@ -54,7 +54,7 @@ BRIEF_TIMEOUT = 10.0
 LONGEST_WAIT = 120.0
 """Maximum total of the pauses between the retries of one request, in seconds."""
 REFUSALS = (400, 401, 403, 404)
-"""Status codes that mean that no submission was made. With others, such as 408, 409 and 5xx, it may have been made."""
+"""Status codes that mean that no submission was made. After others, such as 408 and 5xx, it may have been made."""
 LONGEST_MESSAGE = 300
 """Maximum length of a message from Kaggle that is shown, in characters."""
 FETCHES = 3

@@ -103,7 +103,7 @@ class RunPlan:
         return [replace(task, network=network) for task in self.tasks if task.fold in self.missing]
 
     def other_versions(self) -> str:
-        """Return a text with the versions of finished folds that differ from the current ones; empty if none do."""
+        """Return a text with the versions of finished folds that differ from the current ones, or an empty one."""
         now = versions()
         found = (different_versions(metrics.versions, now) for metrics in self.kept_metrics())
         return next(filter(None, found), "")

@@ -129,7 +129,7 @@ class FoldsInfo(RunInfo):
     @model_validator(mode="before")
     @classmethod
     def _with_the_network_of_its_preset(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """Add the settings `network` and `widths`, which older versions did not save: each preset had one network."""
+        """Add the settings `network` and `widths`, which older versions did not save."""
         preset, settings = document.get("preset"), document.get("settings")
         if not isinstance(settings, dict) or not isinstance(preset, str) or preset not in PRESETS:
             return document

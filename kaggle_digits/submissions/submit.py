@@ -465,7 +465,7 @@ def _look_up(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str 
         with suppress(KaggleDigitsError):  # an error of the list does not say whether the submission was made
             fresh = [submission for submission in host.submissions() if submission.ref not in before]
             for submission, old in _matched(fresh, entries):
-                if old is not None and old.is_same_sending(entry):
+                if old is not None and old.is_same_submission(entry):
                     return submission.ref
     return None
 
@@ -494,7 +494,7 @@ def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, observ
             ledger.record(entry)
             with suppress(KaggleDigitsError):
                 read_scores(host, workspace)
-            return next((e for e in ledger.entries() if e.is_same_sending(entry)), entry)
+            return next((e for e in ledger.entries() if e.is_same_submission(entry)), entry)
         left = deadline - time.monotonic()
         if left <= 0:
             raise NetworkError(
