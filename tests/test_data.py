@@ -22,7 +22,7 @@ several_times_in_one_folder = settings(
 )
 
 
-def test_arrays_of_the_train_set(tmp_path: Path) -> None:
+def test_load_train_returns_arrays(tmp_path: Path) -> None:
     images, labels = small_digits(30)
     write_files(tmp_path, {"train.csv": csv_bytes(images, labels)})
     train_set = load_train(tmp_path)
@@ -31,7 +31,7 @@ def test_arrays_of_the_train_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(train_set.labels, labels)
 
 
-def test_a_test_set_has_ids_and_no_labels(tmp_path: Path) -> None:
+def test_load_test_returns_ids_and_no_labels(tmp_path: Path) -> None:
     write_files(tmp_path, competition_files(test_rows=12))
     test_set = load_test(tmp_path)
     assert test_set.images.shape == (12, 28, 28)
@@ -42,7 +42,7 @@ def test_a_test_set_has_ids_and_no_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("quoted", [False, True])
-def test_dialects(tmp_path: Path, newline: str, bom: bytes, quoted: bool) -> None:
+def test_load_train_reads_csv_dialects(tmp_path: Path, newline: str, bom: bytes, quoted: bool) -> None:
     images, labels = small_digits(10)
     content = csv_bytes(images, labels, newline)
     if quoted:
@@ -59,7 +59,7 @@ def test_dialects(tmp_path: Path, newline: str, bom: bytes, quoted: bool) -> Non
     label=st.integers(0, 9),
     newline=st.sampled_from(["\n", "\r\n"]),
 )
-def test_any_digits_survive_the_csv(tmp_path: Path, images: np.ndarray, label: int, newline: str) -> None:
+def test_load_train_returns_the_digits_that_were_written(tmp_path: Path, images: np.ndarray, label: int, newline: str) -> None:
     labels = np.full(len(images), label, np.uint8)
     write_files(tmp_path, {"train.csv": csv_bytes(images, labels, newline)})
     train_set = load_train(tmp_path)
@@ -91,7 +91,7 @@ GOOD = csv_bytes(*small_digits(10))
         (b"<html><body>Sorry</body></html>", "does not have the columns"),
     ],
 )
-def test_a_bad_train_csv_gets_its_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+def test_load_train_rejects_invalid_csv(tmp_path: Path, content: bytes, message: str) -> None:
     write_files(tmp_path, {"train.csv": content})
     with pytest.raises(DataError, match=message) as caught:
         load_train(tmp_path)
@@ -104,7 +104,7 @@ def test_a_bad_train_csv_gets_its_sentence(tmp_path: Path, content: bytes, messa
 @example(b'"')
 @example(b"label\n\n\n")
 @example(b"\xef\xbb\xbf")
-def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: bytes) -> None:
+def test_load_data_raises_only_data_errors_for_any_bytes(tmp_path: Path, content: bytes) -> None:
     write_files(tmp_path, {"train.csv": content, "sample_submission.csv": content})
     with pytest.raises(DataError):
         load_train(tmp_path)
@@ -114,7 +114,7 @@ def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: byte
 
 @several_times_in_one_folder
 @given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
-def test_a_flipped_byte_is_read_or_refused(tmp_path: Path, at: int, byte: int) -> None:
+def test_load_train_reads_or_rejects_file_with_a_changed_byte(tmp_path: Path, at: int, byte: int) -> None:
     write_files(tmp_path, {"train.csv": GOOD[:at] + bytes([byte]) + GOOD[at + 1 :]})
     try:
         train_set = load_train(tmp_path)
@@ -124,24 +124,24 @@ def test_a_flipped_byte_is_read_or_refused(tmp_path: Path, at: int, byte: int) -
     assert train_set.labels.max() <= 9
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_load_train_names_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.csv is missing"):
         load_train(tmp_path)
 
 
-def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+def test_load_train_rejects_folder(tmp_path: Path) -> None:
     (tmp_path / "train.csv").mkdir()
     with pytest.raises(DataError, match=r"train\.csv is a folder, not a regular file"):
         load_train(tmp_path)
 
 
-def test_lengths_of_test_and_sample_must_match(tmp_path: Path) -> None:
+def test_load_test_rejects_sample_of_other_length(tmp_path: Path) -> None:
     write_files(tmp_path, competition_files(test_rows=12) | {"sample_submission.csv": sample_bytes(11)})
     with pytest.raises(DataError, match=r"12 rows but sample_submission\.csv has 11"):
         load_test(tmp_path)
 
 
-def test_an_id_twice(tmp_path: Path) -> None:
+def test_load_sample_rejects_duplicate_ids(tmp_path: Path) -> None:
     write_files(tmp_path, {"sample_submission.csv": b"ImageId,Label\n1,0\n1,0\n"})
     with pytest.raises(DataError, match="ImageId twice"):
         load_sample(tmp_path)
@@ -156,7 +156,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_a_file_is_parsed_once(tmp_path: Path, parsed: list[Path]) -> None:
+def test_load_train_parses_once(tmp_path: Path, parsed: list[Path]) -> None:
     path = write_files(tmp_path, {"train.csv": GOOD}) / "train.csv"
     first = load_train(tmp_path)
     np.testing.assert_array_equal(load_train(tmp_path).images, first.images)
@@ -165,7 +165,7 @@ def test_a_file_is_parsed_once(tmp_path: Path, parsed: list[Path]) -> None:
     assert parsed == [path]
 
 
-def test_a_changed_file_is_parsed_again(tmp_path: Path, parsed: list[Path]) -> None:
+def test_load_train_parses_changed_file_again(tmp_path: Path, parsed: list[Path]) -> None:
     write_files(tmp_path, {"train.csv": GOOD})
     load_train(tmp_path)
     write_files(tmp_path, {"train.csv": csv_bytes(*small_digits(20))})
@@ -174,7 +174,7 @@ def test_a_changed_file_is_parsed_again(tmp_path: Path, parsed: list[Path]) -> N
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK", b"no npz at all"])
-def test_a_damaged_cache_is_made_again(tmp_path: Path, parsed: list[Path], damage: bytes) -> None:
+def test_load_train_replaces_damaged_cache(tmp_path: Path, parsed: list[Path], damage: bytes) -> None:
     write_files(tmp_path, {"train.csv": GOOD})
     load_train(tmp_path)
     (tmp_path / "cache" / "train.npz").write_bytes(damage)
@@ -222,7 +222,7 @@ def forget_labels(path: Path) -> None:
 
 
 @pytest.mark.parametrize("tamper", [flag_as_encrypted, write_pickle, write_npy, forget_labels])
-def test_a_cache_that_was_tampered_with_is_made_again(
+def test_load_train_replaces_modified_cache(
     tmp_path: Path, parsed: list[Path], tamper: Callable[[Path], None]
 ) -> None:
     write_files(tmp_path, {"train.csv": GOOD})
@@ -237,7 +237,7 @@ def test_a_cache_that_was_tampered_with_is_made_again(
 
 @several_times_in_one_folder
 @given(data=st.data())
-def test_a_cache_with_other_bytes_is_read_or_made_again(tmp_path: Path, data: st.DataObject) -> None:
+def test_load_train_reads_or_replaces_cache_with_changed_bytes(tmp_path: Path, data: st.DataObject) -> None:
     write_files(tmp_path, {"train.csv": GOOD})
     load_train(tmp_path)
     cache = tmp_path / "cache" / "train.npz"
@@ -299,7 +299,7 @@ def test_load_test_parses_again_when_cache_has_wrong_dtype(tmp_path: Path, parse
 
 
 @pytest.mark.parametrize("name", ["train.csv", "cache/train.npz"])
-def test_load_train_never_waits_for_a_pipe(tmp_path: Path, name: str) -> None:
+def test_load_train_does_not_block_on_pipe(tmp_path: Path, name: str) -> None:
     write_files(tmp_path, {"train.csv": GOOD})
     load_train(tmp_path)
     (tmp_path / name).unlink()

@@ -72,7 +72,7 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_all_is_ready_at_kaggle(workspace: Workspace, kaggle: KaggleServer) -> None:
+def test_examine_reports_ready_for_kaggle(workspace: Workspace, kaggle: KaggleServer) -> None:
     download(workspace)
     findings = examine(workspace)
     assert [(f.name, f.state) for f in findings] == [
@@ -98,7 +98,7 @@ def test_all_is_ready_at_kaggle(workspace: Workspace, kaggle: KaggleServer) -> N
     assert kaggle.requests == ["DownloadDataFile", "sample_submission.csv", "GetSubmissionLimits"]
 
 
-def test_all_is_ready_on_this_machine(rehearsal: Workspace) -> None:
+def test_examine_reports_ready_for_local_host(rehearsal: Workspace) -> None:
     findings = by_name(rehearsal)
     assert is_ready(list(findings.values()))
     assert {"Kaggle", "Rules"}.isdisjoint(findings)
@@ -107,7 +107,7 @@ def test_all_is_ready_on_this_machine(rehearsal: Workspace) -> None:
     assert_found(findings["Data"], "ok", "100 training rows and 30 test rows, valid, put in place by hand")
 
 
-def test_looking_changes_nothing(rehearsal: Workspace) -> None:
+def test_examine_changes_no_files(rehearsal: Workspace) -> None:
     before = tree(rehearsal.root)
     examine(rehearsal)
     assert tree(rehearsal.root) == before
@@ -118,14 +118,14 @@ def test_looking_changes_nothing(rehearsal: Workspace) -> None:
 # The machine
 
 
-def test_the_pythons_are_those_of_the_package() -> None:
+def test_pythons_match_pyproject() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     first, end = (".".join(map(str, version)) for version in PYTHONS)
     assert project["requires-python"] == f">={first},<{end}"
 
 
 @pytest.mark.parametrize(("version", "state"), [((3, 10), "problem"), ((3, 13), "ok"), ((3, 14), "problem")])
-def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state: str) -> None:
+def test_examine_checks_python_version(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state: str) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 1))
     assert_found(doctor._python(), state, r"^Version \d", "" if state == "ok" else r"3\.11 or later, before 3\.14")
 
@@ -153,13 +153,13 @@ def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state
         ),
     ],
 )
-def test_tensorflow(monkeypatch: pytest.MonkeyPatch, script: str, state: str, words: str, remedy: str) -> None:
+def test_examine_checks_tensorflow(monkeypatch: pytest.MonkeyPatch, script: str, state: str, words: str, remedy: str) -> None:
     monkeypatch.setattr(doctor, "_TENSORFLOW", script)
     monkeypatch.setattr(doctor, "TENSORFLOW_PATIENCE", 1.0 if "sleep" in script else 60.0)
     assert_found(REAL_TENSORFLOW(), state, words, remedy)
 
 
-def test_tensorflow_is_not_looked_for_in_the_current_folder(
+def test_examine_imports_no_tensorflow_from_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "executed"
@@ -179,21 +179,21 @@ def test_tensorflow_is_not_looked_for_in_the_current_folder(
         (0.9, "problem", "Close other programs before training"),
     ],
 )
-def test_memory(monkeypatch: pytest.MonkeyPatch, available: float, state: str, remedy: str) -> None:
+def test_examine_checks_memory(monkeypatch: pytest.MonkeyPatch, available: float, state: str, remedy: str) -> None:
     monkeypatch.setattr("kaggle_digits.execution.processes.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, available * WORKER_MEMORY))
     monkeypatch.setattr("kaggle_digits.execution.processes.memory", lambda: 1e12)
     assert_found(doctor._memory(), state, r"of 64\.0 GB are available; .* 1\.2 GB, times 4", remedy)
 
 
-def test_memory_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_checks_memory_limit_of_container(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_digits.execution.processes.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 60e9))
     monkeypatch.setattr("kaggle_digits.execution.processes.memory", lambda: 2e9)
     assert_found(doctor._memory(), "warning", r"2\.0 GB of 2\.0 GB are available", "--workers 1")
 
 
-def test_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_reads_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     total, available = doctor._memory_bytes()
     assert 1e8 < available <= total
@@ -203,13 +203,13 @@ def test_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("folder", ["data", "runs", "submissions"])
-def test_a_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> None:
+def test_examine_names_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).write_text("a file in the way")
     findings = by_name(Workspace.at(tmp_path, "rehearsal"))
     assert_found(findings["Disk"], "problem", f"{folder}/rehearsal cannot be written: Not a directory", "--root")
 
 
-def test_a_root_without_permission(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace) -> None:
+def test_examine_names_root_without_permission(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace) -> None:
     def refuse(**options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -220,7 +220,7 @@ def test_a_root_without_permission(monkeypatch: pytest.MonkeyPatch, rehearsal: W
 
 
 @pytest.mark.parametrize(("free", "state"), [(0.6e9, "ok"), (0.4e9, "problem")])
-def test_free_space(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace, free: float, state: str) -> None:
+def test_examine_checks_free_space(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace, free: float, state: str) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
     remedy = "" if state == "ok" else "Free some space"
     assert_found(doctor._disk(rehearsal), state, rf"^{free / 1e9} GB are free; .* 0\.5 GB", remedy)
@@ -229,7 +229,7 @@ def test_free_space(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace, free:
 # Credentials and Kaggle
 
 
-def test_no_credentials(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_reports_missing_credentials(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     findings = by_name(workspace)
@@ -240,7 +240,7 @@ def test_no_credentials(workspace: Workspace, kaggle: KaggleServer, monkeypatch:
 
 
 @pytest.mark.parametrize("source", ["variable", "kaggle.json"])
-def test_half_credentials(
+def test_examine_reports_incomplete_credentials(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
@@ -254,7 +254,7 @@ def test_half_credentials(
 
 @pytest.mark.parametrize("place", ["value", "path", "access_token"])
 @pytest.mark.parametrize("key", ["none", "variables", "kaggle.json", "broken"])
-def test_a_token_and_a_key(
+def test_examine_names_ignored_credentials(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, place: str, key: str
 ) -> None:
     home, key_file = Path.home() / ".kaggle", Path.home() / ".kaggle" / "kaggle.json"
@@ -281,7 +281,7 @@ def test_a_token_and_a_key(
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o604])
 @pytest.mark.parametrize("place", ["kaggle.json", "access_token", "path"])
-def test_credentials_that_others_can_read(monkeypatch: pytest.MonkeyPatch, mode: int, place: str) -> None:
+def test_examine_warns_when_others_can_read_credentials(monkeypatch: pytest.MonkeyPatch, mode: int, place: str) -> None:
     path = Path.home() / ".kaggle" / place
     save(path, json.dumps({"username": "ada", "key": KEY}) if place == "kaggle.json" else TOKEN, mode)
     if place == "path":
@@ -293,7 +293,7 @@ def test_credentials_that_others_can_read(monkeypatch: pytest.MonkeyPatch, mode:
         assert_found(doctor._credentials(), "warning", f"Other users of this machine can read {path}", remedy)
 
 
-def test_a_home_that_cannot_be_written(
+def test_examine_works_with_read_only_home(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("a file in the way")
@@ -304,7 +304,7 @@ def test_a_home_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("variable", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])
-def test_credentials_that_kaggle_refuses(
+def test_examine_reports_rejected_credentials(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "KGAT_wrong")
@@ -314,7 +314,7 @@ def test_credentials_that_kaggle_refuses(
     assert not is_ready(list(findings.values()))
 
 
-def test_rules_that_are_not_accepted(workspace: Workspace, kaggle: KaggleServer) -> None:
+def test_examine_reports_rules_not_accepted(workspace: Workspace, kaggle: KaggleServer) -> None:
     kaggle.fail("DownloadDataFile", error(403, "You must accept this competition's rules"))
     findings = by_name(workspace)
     assert findings["Kaggle"].state == "ok"
@@ -323,7 +323,7 @@ def test_rules_that_are_not_accepted(workspace: Workspace, kaggle: KaggleServer)
     assert "Submissions" not in findings
 
 
-def test_offline(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_works_offline(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
     download(workspace)
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -343,7 +343,7 @@ def test_offline(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest
         ("GetSubmissionLimits", error(503, "Busy")),
     ],
 )
-def test_server_trouble_is_a_warning_after_one_try(
+def test_examine_warns_on_server_error_after_one_request(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, call: str, fault: Fault
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("there is no reason to wait"))
@@ -353,7 +353,7 @@ def test_server_trouble_is_a_warning_after_one_try(
     assert kaggle.count(call) == 1
 
 
-def test_a_silent_server_is_not_waited_for(
+def test_examine_stops_waiting_for_silent_server(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import requests
@@ -379,12 +379,12 @@ def test_a_silent_server_is_not_waited_for(
         ({"numToday": 0, "numTotal": 0, "numAllowedNow": 0}, "ok", "begins to count with your first"),
     ],
 )
-def test_allowance(workspace: Workspace, kaggle: KaggleServer, limits: dict, state: str, words: str) -> None:
+def test_examine_checks_allowance(workspace: Workspace, kaggle: KaggleServer, limits: dict, state: str, words: str) -> None:
     kaggle.limits = limits
     assert_found(by_name(workspace)["Submissions"], state, words, "" if state == "ok" else "after midnight UTC")
 
 
-def test_the_local_allowance(rehearsal: Workspace) -> None:
+def test_examine_checks_local_allowance(rehearsal: Workspace) -> None:
     from kaggle_digits.hosts.local import LocalHost
 
     host = LocalHost(rehearsal)
@@ -409,7 +409,7 @@ def test_the_local_allowance(rehearsal: Workspace) -> None:
         {"KAGGLE_USERNAME": "", "KAGGLE_KEY": "xyzzy-key"},
     ],
 )
-def test_no_secret_is_shown(
+def test_examine_shows_no_secret(
     workspace: Workspace,
     kaggle: KaggleServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -462,7 +462,7 @@ def misname_manifest(folder: Path) -> None:
         (misname_manifest, r"manifest\.json is damaged"),
     ],
 )
-def test_harmed_files_and_the_remedy(rehearsal: Workspace, harm: Callable[[Path], None], words: str) -> None:
+def test_examine_reports_damaged_files(rehearsal: Workspace, harm: Callable[[Path], None], words: str) -> None:
     download(rehearsal)
     assert by_name(rehearsal)["Data"].state == "ok"
     harm(rehearsal.data)
@@ -473,7 +473,7 @@ def test_harmed_files_and_the_remedy(rehearsal: Workspace, harm: Callable[[Path]
     assert by_name(rehearsal)["Data"].state == "ok"
 
 
-def test_files_put_there_by_hand_that_are_not_valid(rehearsal: Workspace) -> None:
+def test_examine_rejects_invalid_files_copied_by_hand(rehearsal: Workspace) -> None:
     (rehearsal.data / "sample_submission.csv").write_text("ImageId,Label\n1,0\n")
     found = by_name(rehearsal)["Data"]
     assert_found(
@@ -489,7 +489,7 @@ def test_files_put_there_by_hand_that_are_not_valid(rehearsal: Workspace) -> Non
         ("rehearsal-full", "my digits", "kaggle-digits --competition rehearsal-full --root 'my digits' download"),
     ],
 )
-def test_no_files_yet(
+def test_examine_warns_without_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, competition: str, root: str, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -499,7 +499,7 @@ def test_no_files_yet(
     assert next_command(workspace, list(found.values())) == command
 
 
-def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
+def test_next_command_depends_on_runs(rehearsal: Workspace) -> None:
     def look() -> tuple[Finding, str]:
         findings = examine(rehearsal)
         return findings[-1], next_command(rehearsal, findings)
@@ -533,7 +533,7 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
     assert command == f"{start} train"
 
 
-def test_what_nobody_thought_of_is_a_finding(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_reports_unexpected_errors(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def odd(workspace: Workspace) -> list[object]:
         raise TypeError("token=secret")
 
@@ -541,7 +541,7 @@ def test_what_nobody_thought_of_is_a_finding(rehearsal: Workspace, monkeypatch: 
     assert_found(by_name(rehearsal)["Runs"], "problem", "Cannot look at it: TypeError", "remove what is damaged")
 
 
-def test_a_file_without_permission(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_names_file_without_permission(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -554,7 +554,7 @@ def test_a_file_without_permission(rehearsal: Workspace, monkeypatch: pytest.Mon
 # The command
 
 
-def test_the_command_in_json_with_the_real_tensorflow(
+def test_doctor_json_with_real_tensorflow(
     run_cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     result = run_cli("doctor", "--json")
@@ -577,7 +577,7 @@ def test_the_command_in_json_with_the_real_tensorflow(
         ("data", r"^1 problem: mend what is marked, then look again\.$"),
     ],
 )
-def test_what_a_person_sees_fits_80_columns(
+def test_doctor_output_fits_80_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, harm: str | None, end: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -595,7 +595,7 @@ def test_what_a_person_sees_fits_80_columns(
     assert re.search(r"^ +Get them with: kaggle-digits", shown.out, re.MULTILINE)
 
 
-def test_all_is_ready_is_said(
+def test_doctor_says_that_all_is_ready(
     rehearsal: Workspace, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(rehearsal.root)
@@ -604,7 +604,7 @@ def test_all_is_ready_is_said(
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_marks_in_a_terminal_and_no_color(
+def test_doctor_marks_results_in_terminal_without_color(
     rehearsal: Workspace, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, no_color: str
 ) -> None:
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": no_color}.items():

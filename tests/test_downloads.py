@@ -50,7 +50,7 @@ def files_in(workspace: Workspace) -> dict[str, bytes]:
     return {name: (workspace.data / name).read_bytes() for name in FILES}
 
 
-def test_a_download_and_its_manifest(tmp_path: Path, hosted: list) -> None:
+def test_download_writes_files_and_manifest(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted.append(competition_files())
     result = download(workspace)
@@ -63,26 +63,26 @@ def test_a_download_and_its_manifest(tmp_path: Path, hosted: list) -> None:
     assert {p.name for p in workspace.data.iterdir()} == {*FILES, "manifest.json", "cache", ".lock"}
 
 
-def test_whole_files_are_not_asked_for_again(tmp_path: Path, hosted: list) -> None:
+def test_download_skips_complete_files(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted.append(competition_files())
     download(workspace)
     assert not download(workspace).fetched
 
 
-def test_files_by_hand_are_validated_and_accepted(workspace: Workspace, hosted: list) -> None:
+def test_download_accepts_valid_files_copied_by_hand(workspace: Workspace, hosted: list) -> None:
     assert not download(workspace).fetched
     assert (workspace.data / "manifest.json").exists()
 
 
-def test_bad_files_by_hand_are_refused_and_stay(workspace: Workspace, hosted: list) -> None:
+def test_download_rejects_and_keeps_invalid_files_copied_by_hand(workspace: Workspace, hosted: list) -> None:
     (workspace.data / "train.csv").write_text("label\n1\n")
     with pytest.raises(DataError, match="does not have the columns"):
         download(workspace)
     assert (workspace.data / "train.csv").read_text() == "label\n1\n"
 
 
-def test_a_file_damaged_since_the_download_is_healed(tmp_path: Path, hosted: list) -> None:
+def test_download_replaces_damaged_file(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted += [competition_files(), competition_files()]
     download(workspace)
@@ -98,7 +98,7 @@ def everything_in(workspace: Workspace) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in workspace.data.iterdir() if path.is_file()}
 
 
-def test_a_fault_at_each_rename_leaves_the_former_state(tmp_path: Path, hosted: list) -> None:
+def test_download_restores_old_files_when_a_rename_fails(tmp_path: Path, hosted: list) -> None:
     hosted.append(competition_files())
     first = Workspace.at(tmp_path / "first")
     download(first)
@@ -119,7 +119,7 @@ def test_a_fault_at_each_rename_leaves_the_former_state(tmp_path: Path, hosted: 
     assert files_in(workspace) == OTHER
 
 
-def test_a_download_killed_between_two_files_is_healed(tmp_path: Path, hosted: list) -> None:
+def test_download_repairs_a_download_that_was_killed(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted += [competition_files(), OTHER, competition_files()]
     download(workspace)
@@ -130,7 +130,7 @@ def test_a_download_killed_between_two_files_is_healed(tmp_path: Path, hosted: l
     assert files_in(workspace) == competition_files()
 
 
-def test_what_changed_at_the_host_is_said_and_kept(tmp_path: Path, hosted: list) -> None:
+def test_download_reports_changed_files_and_keeps_backups(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     first = competition_files()
     hosted += [
@@ -151,7 +151,7 @@ def test_what_changed_at_the_host_is_said_and_kept(tmp_path: Path, hosted: list)
     assert kept == {first["test.csv"], b"spoilt here"}
 
 
-def test_training_on_files_that_were_not_downloaded_is_refused(tmp_path: Path, hosted: list) -> None:
+def test_check_manifest_rejects_changed_files(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted.append(competition_files())
     download(workspace)
@@ -161,7 +161,7 @@ def test_training_on_files_that_were_not_downloaded_is_refused(tmp_path: Path, h
     assert not workspace.runs.exists()
 
 
-def test_whole_files_in_a_folder_that_cannot_be_written(
+def test_download_accepts_complete_files_in_read_only_folder(
     workspace: Workspace, hosted: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     download(workspace)
@@ -169,14 +169,14 @@ def test_whole_files_in_a_folder_that_cannot_be_written(
     assert not download(workspace).fetched
 
 
-def test_force_gets_them_again(workspace: Workspace, hosted: list) -> None:
+def test_download_force_replaces_complete_files(workspace: Workspace, hosted: list) -> None:
     hosted.append(OTHER)
     assert download(workspace, force=True).train_rows == 50
     assert files_in(workspace) == OTHER
 
 
 @pytest.mark.parametrize("spoilt", FILES)
-def test_invalid_files_never_take_the_place_of_valid_ones(workspace: Workspace, hosted: list, spoilt: str) -> None:
+def test_download_keeps_old_files_when_new_ones_are_invalid(workspace: Workspace, hosted: list, spoilt: str) -> None:
     before = files_in(workspace)
     hosted.append(OTHER | {spoilt: OTHER[spoilt][:-30]})
     with pytest.raises(NetworkError, match="What arrived is damaged"):
@@ -184,14 +184,14 @@ def test_invalid_files_never_take_the_place_of_valid_ones(workspace: Workspace, 
     assert files_in(workspace) == before
 
 
-def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, hosted: list) -> None:
+def test_download_leaves_no_temporary_files_after_failure(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     with pytest.raises(NetworkError):
         download(workspace)
     assert [p.name for p in workspace.data.iterdir()] == [".lock"]
 
 
-def test_from_a_folder(tmp_path: Path, hosted: list) -> None:
+def test_download_copies_from_folder(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path / "work")
     source = write_files(tmp_path / "kaggle" / "input", OTHER | {"notes.txt": b"?"})
     assert download(workspace, source=source).fetched
@@ -199,7 +199,7 @@ def test_from_a_folder(tmp_path: Path, hosted: list) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "digit-recognizer/", "../../"])
-def test_from_a_zip_wherever_it_has_the_files(tmp_path: Path, hosted: list, folder: str) -> None:
+def test_download_copies_from_any_folder_of_a_zip(tmp_path: Path, hosted: list, folder: str) -> None:
     workspace = Workspace.at(tmp_path / "work")
     with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as archive:
         for name, content in OTHER.items():
@@ -217,7 +217,7 @@ def test_from_a_zip_wherever_it_has_the_files(tmp_path: Path, hosted: list, fold
         ("folder/train.csv", b"", r"has no test\.csv"),
     ],
 )
-def test_from_something_else(tmp_path: Path, hosted: list, name: str, content: bytes | None, message: str) -> None:
+def test_download_rejects_invalid_source(tmp_path: Path, hosted: list, name: str, content: bytes | None, message: str) -> None:
     source = tmp_path / name
     if content is not None:
         write_files(source.parent, {source.name: content})
@@ -225,18 +225,18 @@ def test_from_something_else(tmp_path: Path, hosted: list, name: str, content: b
         download(Workspace.at(tmp_path / "work"), source=source if source.suffix == ".zip" else source.parent)
 
 
-def test_two_downloads_at_once(workspace: Workspace) -> None:
+def test_download_rejects_a_second_download_at_the_same_time(workspace: Workspace) -> None:
     with lock(workspace.data / ".lock", ""), pytest.raises(WriteError, match="Another download"):
         download(workspace)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_download_names_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file in the way")
     with pytest.raises(WriteError, match="Cannot write"):
         download(Workspace.at(tmp_path))
 
 
-def test_download_never_waits_for_a_pipe(tmp_path: Path, hosted: list) -> None:
+def test_download_does_not_block_on_pipe(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path / "work")
     hosted += [competition_files(), competition_files()]
     download(workspace)

@@ -50,7 +50,7 @@ def downloaded(host: KaggleHost, folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_download_brings_the_three_files(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
+def test_download_writes_the_three_files(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == kaggle.files
 
@@ -65,7 +65,7 @@ def test_download_brings_the_three_files(host: KaggleHost, kaggle: KaggleServer,
     ],
     ids=["cut", "html", "spoilt", "empty"],
 )
-def test_a_damaged_bundle_is_replaced_by_single_files(
+def test_download_falls_back_to_single_files_when_bundle_is_damaged(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, fault: Fault
 ) -> None:
     kaggle.fail("digit-recognizer.zip", *[fault] * 9)
@@ -74,7 +74,7 @@ def test_a_damaged_bundle_is_replaced_by_single_files(
     assert kaggle.count("train.csv") == 2
 
 
-def test_a_bundle_damaged_once_is_fetched_again(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
+def test_download_retries_damaged_bundle(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
     kaggle.fail("digit-recognizer.zip", Fault(spoil=True))
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == kaggle.files
@@ -88,7 +88,7 @@ def no_bundle(kaggle: KaggleServer) -> KaggleServer:
     return kaggle
 
 
-def test_a_single_file_may_arrive_zipped(host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path) -> None:
+def test_download_unzips_single_file(host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path) -> None:
     no_bundle.fail("train.csv", Fault(status=200, body=no_bundle.bundle()))
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == no_bundle.files
@@ -96,7 +96,7 @@ def test_a_single_file_may_arrive_zipped(host: KaggleHost, no_bundle: KaggleServ
 
 
 @pytest.mark.parametrize("faults", [[Fault(spoil=True)], [Fault(), Fault(spoil=True)]])
-def test_a_single_file_of_the_right_size_with_wrong_bytes(
+def test_download_repeats_single_file_until_two_copies_are_equal(
     host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path, faults: list[Fault]
 ) -> None:
     no_bundle.fail("train.csv", *faults)
@@ -105,7 +105,7 @@ def test_a_single_file_of_the_right_size_with_wrong_bytes(
     assert no_bundle.count("train.csv") == FETCHES
 
 
-def test_a_single_file_with_other_bytes_each_time(
+def test_download_rejects_single_file_that_always_differs(
     host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path
 ) -> None:
     size = len(no_bundle.files["train.csv"])
@@ -114,7 +114,7 @@ def test_a_single_file_with_other_bytes_each_time(
         host.download(tmp_path)
 
 
-def test_a_bundle_with_names_that_are_no_text(
+def test_download_handles_bundle_with_names_that_are_not_text(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = io.BytesIO()
@@ -126,7 +126,7 @@ def test_a_bundle_with_names_that_are_no_text(
     assert downloaded(host, tmp_path / "new") == kaggle.files
 
 
-def test_wrong_sizes_are_damage_on_the_wire(
+def test_download_rejects_wrong_file_sizes(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listing = {"files": [{"name": name, "totalBytes": 1} for name in kaggle.files]}
@@ -135,19 +135,19 @@ def test_wrong_sizes_are_damage_on_the_wire(
         host.download(tmp_path)
 
 
-def test_server_trouble_is_retried(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_host_retries_on_server_errors(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("GetSubmissionLimits", error(500, "Oops"), Fault(drop=True), error(503, "Busy"))
     assert host.allowance() == 10
 
 
-def test_retries_are_capped(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_host_limits_retries(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("GetSubmissionLimits", *[error(503, "Busy with other things")] * 20)
     with pytest.raises(NetworkError, match="Busy with other things"):
         host.allowance()
     assert kaggle.count("GetSubmissionLimits") == ATTEMPTS
 
 
-def test_an_impatient_look_is_one_request(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_without_retries_makes_one_request(host: KaggleHost, kaggle: KaggleServer) -> None:
     assert list(host.submissions()) == []
     before = len(kaggle.requests)
     kaggle.fail("ListSubmissions", error(429, "Slow down", **{"Retry-After": "50"}))
@@ -157,7 +157,7 @@ def test_an_impatient_look_is_one_request(host: KaggleHost, kaggle: KaggleServer
     assert list(host.without_retries().submissions()) == []
 
 
-def test_retry_after_is_obeyed(host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_waits_for_retry_after_seconds(host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
     kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": "33"}))
@@ -167,7 +167,7 @@ def test_retry_after_is_obeyed(host: KaggleHost, kaggle: KaggleServer, monkeypat
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_may_be_a_date(
+def test_host_waits_for_retry_after_date(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     pauses: list[float] = []
@@ -180,7 +180,7 @@ def test_retry_after_may_be_a_date(
 
 
 @pytest.mark.parametrize("nonsense", ["soon", "-5", "nan", "", "Thu, 99 Nov 2026 10:00:00 GMT"])
-def test_a_retry_after_of_nonsense_counts_for_nothing(
+def test_host_ignores_invalid_retry_after(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, nonsense: str
 ) -> None:
     pauses: list[float] = []
@@ -191,7 +191,7 @@ def test_a_retry_after_of_nonsense_counts_for_nothing(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_the_pauses_of_a_question_are_bounded(
+def test_host_limits_total_pause_of_retries(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     pauses: list[float] = []
@@ -204,7 +204,7 @@ def test_the_pauses_of_a_question_are_bounded(
 
 
 @pytest.mark.parametrize("retry_after", ["86400", "20"])
-def test_a_throttled_bundle_is_not_answered_by_other_requests(
+def test_download_makes_no_other_request_when_rate_limited(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, retry_after: str
 ) -> None:
     kaggle.fail("DownloadDataFiles", *[error(429, "Slow down", **{"Retry-After": retry_after})] * ATTEMPTS)
@@ -213,7 +213,7 @@ def test_a_throttled_bundle_is_not_answered_by_other_requests(
     assert kaggle.count("DownloadDataFile") == 0
 
 
-def test_an_unreasonable_retry_after_is_an_error(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_host_rejects_too_long_retry_after(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": "86400"}))
     with pytest.raises(NetworkError, match="Slow down"):
         host.allowance()
@@ -223,7 +223,7 @@ def test_an_unreasonable_retry_after_is_an_error(host: KaggleHost, kaggle: Kaggl
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, CredentialsError), (403, RefusedError), (404, RefusedError), (400, RefusedError)]
 )
-def test_refusals_are_said_in_kaggles_words_and_not_retried(
+def test_host_shows_refusals_and_does_not_retry(
     host: KaggleHost, kaggle: KaggleServer, status: int, kind: type[Exception]
 ) -> None:
     kaggle.fail("ListDataFiles", error(status, "Kaggle's own words"))
@@ -260,7 +260,7 @@ GOOGLE = {"code": 403, "message": "Own words.", "status": "PERMISSION_DENIED", "
         (b"", "Forbidden"),
     ],
 )
-def test_kaggles_words_are_taken_out_of_whatever_they_come_in(
+def test_host_extracts_message_from_error_response(
     host: KaggleHost, kaggle: KaggleServer, body: object, words: str
 ) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -279,7 +279,7 @@ def test_kaggles_words_are_taken_out_of_whatever_they_come_in(
         ("x" * 300, "xxx", "xxx."),
     ],
 )
-def test_kaggles_words_end_at_a_word_where_they_are_too_many(
+def test_host_shortens_long_message_at_a_word(
     host: KaggleHost, kaggle: KaggleServer, message: str, start: str, end: str
 ) -> None:
     kaggle.fail("GetSubmissionLimits", error(403, message))
@@ -291,14 +291,14 @@ def test_kaggles_words_end_at_a_word_where_they_are_too_many(
     assert 290 < len(words) <= 301
 
 
-def test_rules_not_accepted_says_where_to_accept_them(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_download_names_rules_page_on_403(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("ListDataFiles", error(403, "You must accept this competition's rules"))
     with pytest.raises(RefusedError, match="competitions/digit-recognizer/rules"):
         host.download(Path("nowhere"))
 
 
 @pytest.mark.parametrize("document", [{}, {"files": None}, {"files": [{"name": "titanic.csv"}]}])
-def test_a_listing_that_makes_no_sense(
+def test_download_rejects_invalid_list_of_files(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, document: dict
 ) -> None:
     monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
@@ -307,7 +307,7 @@ def test_a_listing_that_makes_no_sense(
     assert kaggle.count("ListDataFiles") == ATTEMPTS
 
 
-def test_limits_that_make_no_sense(
+def test_allowance_rejects_invalid_limits(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kaggle, "limits", {"numAllowedNow": "many"})
@@ -319,14 +319,14 @@ def test_limits_that_make_no_sense(
     ("body", "words"), [(b"<html>Sign in</html>", "a web page where JSON is expected"), (b"", "something else")]
 )
 @pytest.mark.parametrize("kind", ["text/html", "application/json"])
-def test_what_is_not_json(host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str, kind: str) -> None:
+def test_host_rejects_responses_that_are_not_json(host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str, kind: str) -> None:
     kaggle.fail("GetSubmissionLimits", *[Fault(200, body, {"Content-Type": kind})] * ATTEMPTS)
     with pytest.raises(NetworkError, match=words) as caught:
         host.allowance()
     assert "JSONDecodeError" not in str(caught.value)
 
 
-def test_no_credentials(host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_host_needs_credentials(host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     without_a_key(monkeypatch)
     with pytest.raises(CredentialsError, match="no Kaggle credentials"):
         host.allowance()
@@ -334,7 +334,7 @@ def test_no_credentials(host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 @pytest.mark.parametrize("with_key", [True, False])
-def test_a_bad_token_is_named_by_its_source(
+def test_host_names_source_of_rejected_token(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, with_key: bool
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_wrong")
@@ -349,7 +349,7 @@ def test_a_bad_token_is_named_by_its_source(
 
 
 @pytest.mark.parametrize(("mode", "heard"), [(0o644, True), (0o640, True), (0o600, False)])
-def test_a_key_file_that_others_can_read(
+def test_host_warns_when_others_can_read_key_file(
     host: KaggleHost,
     kaggle: KaggleServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -372,7 +372,7 @@ def test_a_key_file_that_others_can_read(
 
 
 @pytest.mark.parametrize("token", ["KGAT_with\nline", "KGAT_" + "x" * 400, "KGAT_end\r\n", "KGAT_ü"])
-def test_what_cannot_be_a_token_is_not_shown(
+def test_credential_source_does_not_show_invalid_token(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", token)
@@ -382,7 +382,7 @@ def test_what_cannot_be_a_token_is_not_shown(
 
 
 @pytest.mark.parametrize(("variable", "half"), [("KAGGLE_USERNAME", "username"), ("KAGGLE_KEY", "key")])
-def test_half_credentials_name_their_variable(
+def test_credential_source_names_variable_of_incomplete_credentials(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variable: str, half: str
 ) -> None:
     monkeypatch.delenv({"username": "KAGGLE_KEY", "key": "KAGGLE_USERNAME"}[half])
@@ -399,7 +399,7 @@ def test_half_credentials_name_their_variable(
         ("[]", "no JSON object"),
     ],
 )
-def test_half_and_broken_key_files(
+def test_credential_source_rejects_incomplete_and_invalid_key_files(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, content: str, message: str
 ) -> None:
     monkeypatch.setenv("KAGGLE_USERNAME", "")
@@ -412,7 +412,7 @@ def test_half_and_broken_key_files(
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
-def test_a_token_file_that_cannot_be_read(host: KaggleHost, content: bytes | None) -> None:
+def test_credential_source_names_unreadable_token_file(host: KaggleHost, content: bytes | None) -> None:
     path = Path.home() / ".kaggle" / "access_token"
     path.parent.mkdir(exist_ok=True)
     if content is None:
@@ -423,7 +423,7 @@ def test_a_token_file_that_cannot_be_read(host: KaggleHost, content: bytes | Non
         host.allowance()
 
 
-def test_a_good_token(host: KaggleHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_accepts_token_from_every_source(host: KaggleHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     assert host.allowance() == 10
 
@@ -438,7 +438,7 @@ def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("with_token", [True, False])
-def test_a_home_that_cannot_be_written(
+def test_host_works_with_read_only_home(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, no_home: Path, with_token: bool
 ) -> None:
     if with_token:
@@ -449,7 +449,7 @@ def test_a_home_that_cannot_be_written(
     assert dict(os.environ) == before
 
 
-def test_a_bad_token_where_the_home_cannot_be_written(
+def test_host_names_rejected_token_with_read_only_home(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, no_home: Path
 ) -> None:
     without_a_key(monkeypatch)
@@ -461,7 +461,7 @@ def test_a_bad_token_where_the_home_cannot_be_written(
 
 
 @pytest.mark.parametrize("variable", ["KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"])
-def test_a_configuration_folder_that_cannot_be_made(
+def test_host_works_without_configuration_folder(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
 ) -> None:
     without_a_key(monkeypatch)
@@ -479,7 +479,7 @@ def test_a_configuration_folder_that_cannot_be_made(
 @pytest.mark.parametrize(
     "variables", [{}, {"KAGGLE_API_TOKEN": TOKEN}, {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}]
 )
-def test_a_home_that_cannot_be_searched(
+def test_host_works_with_home_without_search_permission(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
     without_a_key(monkeypatch)
@@ -507,7 +507,7 @@ def test_a_home_that_cannot_be_searched(
     assert dict(os.environ) == before
 
 
-def test_verbose_prints_no_secret(
+def test_host_prints_no_secret_with_verbose(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("VERBOSE", "1")
@@ -517,7 +517,7 @@ def test_verbose_prints_no_secret(
     assert KEY not in printed.err
 
 
-def test_all_zero_limits_are_no_used_up_allowance(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_allowance_is_unknown_when_all_limits_are_zero(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.limits = {"numToday": 0, "numTotal": 0, "numAllowedNow": 0}
     assert host.allowance() is None
     kaggle.limits = {"numToday": 5, "numTotal": 9, "numAllowedNow": 0}
@@ -549,7 +549,7 @@ def test_upload_and_create_make_a_submission(host: KaggleHost, kaggle: KaggleSer
         ("StartSubmissionUpload", Fault(status=200, body=b"<html>")),
     ],
 )
-def test_upload_that_fails_is_a_network_error(
+def test_upload_raises_network_error_on_failure(
     host: KaggleHost, kaggle: KaggleServer, csv: Path, call: str, fault: Fault, capsys: pytest.CaptureFixture
 ) -> None:
     kaggle.fail(call, fault)
@@ -564,7 +564,7 @@ def test_upload_that_fails_is_a_network_error(
     ("requests", "curl", "named"),
     [("gone.pem", "", "REQUESTS"), ("", "gone.pem", "CURL"), ("gone.pem", "also-gone.pem", "REQUESTS")],
 )
-def test_certificates_that_are_not_where_a_variable_says(
+def test_host_names_variable_of_missing_certificates(
     host: KaggleHost,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -590,14 +590,14 @@ def test_certificates_that_are_not_where_a_variable_says(
     assert caught.value.remedy == f"Unset {variable}, or set it to a file of certificates that exists."
 
 
-def test_upload_where_nobody_listens(host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_raises_network_error_without_server(host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(NetworkError, match="cannot be reached"):
         host.upload(csv)
 
 
-def test_create_that_never_connected_was_not_made(
+def test_create_raises_not_reached_error_without_connection(
     host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network went away after the upload: no proxy there, or no name for the host."""
@@ -626,7 +626,7 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize("fault", UNCLEAR.values(), ids=UNCLEAR)
-def test_create_without_a_clear_answer_is_a_network_error(
+def test_create_raises_network_error_for_unclear_response(
     host: KaggleHost, kaggle: KaggleServer, csv: Path, fault: Fault
 ) -> None:
     """For the submission may have been made."""
@@ -648,7 +648,7 @@ def test_create_without_a_clear_answer_is_a_network_error(
         Fault(200, b'{"code": 400, "message": "Your daily limit is used up"}', JSON),
     ],
 )
-def test_create_that_kaggle_refuses_is_refused(
+def test_create_raises_refused_error_when_kaggle_refuses(
     host: KaggleHost, kaggle: KaggleServer, csv: Path, fault: Fault
 ) -> None:
     upload = host.upload(csv)
@@ -662,7 +662,7 @@ def test_create_that_kaggle_refuses_is_refused(
     [("0.99757", 0.99757), ("1", 1.0), ("0", 0.0)]
     + [(text, None) for text in ("NaN", "-1.0", "", "inf", "1.5", "best", None, [], 10**400)],
 )
-def test_scores_that_make_no_sense_are_none(
+def test_submissions_have_no_score_when_it_is_invalid(
     host: KaggleHost, kaggle: KaggleServer, text: object, score: float | None
 ) -> None:
     kaggle.submissions = [{"ref": 1, "date": DATE, "status": "COMPLETE", "publicScore": text}]
@@ -686,12 +686,12 @@ def test_standing_on_the_leaderboard(host: KaggleHost, kaggle: KaggleServer) -> 
     assert standing.percentile == pytest.approx(66.7, abs=0.1)
 
 
-def test_a_namesake_on_the_leaderboard(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_standing_ignores_team_with_the_same_name(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.board = [(1, "Ada's team", "1.00000", "another"), (2, "Ada's team", "0.99757", "ada")]
     assert host.standing().rank == 2
 
 
-def test_nobody_is_nobody_on_the_leaderboard(
+def test_standing_has_no_rank_for_unknown_user(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kaggle.board = [(1, "Best", "1.00000", ""), (2, "Ada's team", "0.99757", "")]
@@ -702,7 +702,7 @@ def test_nobody_is_nobody_on_the_leaderboard(
     assert host.standing().rank == 2
 
 
-def test_no_room_for_the_leaderboard(
+def test_standing_raises_write_error_on_full_disk(
     host: KaggleHost, kaggle: KaggleServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(workspace.root / "gone"))
@@ -715,13 +715,13 @@ def test_no_room_for_the_leaderboard(
     assert (sent.entry.status, sent.entry.score) == ("COMPLETE", 0.99757)
 
 
-def test_a_leaderboard_of_another_form(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_standing_rejects_leaderboard_in_another_format(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("DownloadLeaderboard", Fault(status=200, body=b"no zip"))
     with pytest.raises(NetworkError, match="arrived damaged"):
         host.standing()
 
 
-def test_standing_of_somebody_who_dropped_out(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_standing_has_no_rank_after_kaggle_removed_the_entry(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.board = [(1, "Best", "1.00000", "bob")]
     assert host.standing().rank is None
 
@@ -750,7 +750,7 @@ BASIC = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
     ],
 )
 @pytest.mark.usefixtures("kaggle")
-def test_scrubbed(text: str, clean: str) -> None:
+def test_scrub_removes_secrets(text: str, clean: str) -> None:
     assert scrub(text) == clean
 
 
@@ -764,7 +764,7 @@ def test_scrubbed(text: str, clean: str) -> None:
         ("elsewhere", "s3cr3t-t0ken"),
     ],
 )
-def test_the_secrets_of_every_place_are_scrubbed(monkeypatch: pytest.MonkeyPatch, name: str, content: str) -> None:
+def test_scrub_removes_secrets_of_every_source(monkeypatch: pytest.MonkeyPatch, name: str, content: str) -> None:
     path = Path.home() / ".kaggle" / name
     path.parent.mkdir()
     path.write_text(content)
@@ -776,7 +776,7 @@ def test_the_secrets_of_every_place_are_scrubbed(monkeypatch: pytest.MonkeyPatch
     assert scrub(f"{path}: s3cr3t-t0ken") == f"{path}: {HIDDEN}"
 
 
-def test_kaggles_words_are_scrubbed(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_host_scrubs_messages(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("GetSubmissionLimits", error(400, f"Not \x1b[31m{KEY}\x1b[0m, nor {'.' * 270}{KEY}"))
     with pytest.raises(RefusedError, match="Not ") as caught:
         host.allowance()

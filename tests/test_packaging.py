@@ -51,7 +51,7 @@ def required(extra: str) -> list[tuple[str, Requirement]]:
 
 
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
-def test_all_that_is_needed_is_pinned_to_a_version_that_will_do(extra: str) -> None:
+def test_constraints_pin_all_dependencies(extra: str) -> None:
     pins, needed = pinned(), required(extra)
     assert len(needed) > len(PROJECT["dependencies"])
     for name, requirement in needed:
@@ -60,11 +60,11 @@ def test_all_that_is_needed_is_pinned_to_a_version_that_will_do(extra: str) -> N
         assert requirement.specifier.contains(pin, prereleases=True), f"{name} asks for {requirement}, not {pin}"
 
 
-def test_a_pin_is_a_name_and_a_version() -> None:
+def test_constraints_have_names_and_versions() -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in PINS)
     assert len(pinned()) == len(PINS)
 
 
-def test_the_tests_run_with_the_oldest_kaggle_client_allowed() -> None:
+def test_tests_use_oldest_supported_kaggle_client() -> None:
     (kaggle,) = (r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "kaggle")
     assert sorted(map(str, kaggle.specifier)) == ["<3", f">={pinned()['kaggle']}"]

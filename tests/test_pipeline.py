@@ -89,7 +89,7 @@ def trained(shared: Workspace, tmp_path: Path) -> Workspace:
     return Workspace.at(tmp_path / "copy")
 
 
-def test_a_run_leaves_what_the_contract_says(shared: Workspace) -> None:
+def test_train_writes_all_files_of_a_run(shared: Workspace) -> None:
     run = find_run(shared, "one")
     assert files_of(run).keys() == FILES
     info = json.loads((run.path / "run.json").read_text())
@@ -102,7 +102,7 @@ def test_a_run_leaves_what_the_contract_says(shared: Workspace) -> None:
     assert folds["fold"].value_counts().tolist() == [50, 50]
 
 
-def test_softmaxes_are_in_the_order_of_the_csv(shared: Workspace) -> None:
+def test_train_writes_softmaxes_in_order_of_csv(shared: Workspace) -> None:
     run = find_run(shared, "one")
     folds, oof = run.split(), np.load(run.path / "ensemble" / "oof_softmax.npy")
     assert oof.dtype == np.float32
@@ -113,7 +113,7 @@ def test_softmaxes_are_in_the_order_of_the_csv(shared: Workspace) -> None:
     assert run.ensemble_metrics()["accuracy"] == pytest.approx(accuracy(oof, load_train(shared.data).labels))
 
 
-def test_the_saved_network_predicts_what_was_saved(shared: Workspace) -> None:
+def test_train_saves_network_that_gives_the_saved_predictions(shared: Workspace) -> None:
     import keras
 
     from kaggle_digits.training.models import softmax_function
@@ -124,14 +124,14 @@ def test_the_saved_network_predicts_what_was_saved(shared: Workspace) -> None:
     np.testing.assert_allclose(softmax_function(model)(train_set.images[rows]), run.val_softmax(0), atol=1e-5)
 
 
-def test_the_submission_is_the_likeliest_digit(shared: Workspace) -> None:
+def test_train_writes_most_probable_digits_to_submission(shared: Workspace) -> None:
     table = pd.read_csv(submission_file(shared, "one"))
     assert list(table.columns) == ["ImageId", "Label"]
     np.testing.assert_array_equal(table["ImageId"], np.arange(1, 31))
     np.testing.assert_array_equal(table["Label"], find_run(shared, "one").test_softmax().argmax(1))
 
 
-def test_history_has_an_epoch_a_row(shared: Workspace) -> None:
+def test_train_writes_one_history_row_per_epoch(shared: Workspace) -> None:
     history = pd.read_csv(find_run(shared, "one").path / "fold-1" / "history.csv")
     assert list(history.columns) == [
         "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds", "images_per_second",
@@ -139,7 +139,7 @@ def test_history_has_an_epoch_a_row(shared: Workspace) -> None:
     assert history["epoch"].tolist() == [1]
 
 
-def test_a_finished_run_is_done_at_once(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_does_nothing_for_finished_run(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", lambda *_: pytest.fail("trained again"))
     before = files_of(find_run(trained, "one"))
     run = quick(trained, run="one")
@@ -150,7 +150,7 @@ def test_a_finished_run_is_done_at_once(trained: Workspace, monkeypatch: pytest.
     assert list_runs(trained)[0].name == "one"  # what was asked for last is the latest
 
 
-def test_only_what_is_missing_is_trained(trained: Workspace) -> None:
+def test_train_trains_only_missing_folds(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     shutil.rmtree(run.fold_folder(1))
@@ -164,14 +164,14 @@ def test_only_what_is_missing_is_trained(trained: Workspace) -> None:
     assert after["ensemble/oof_softmax.npy"] == before["ensemble/oof_softmax.npy"]
 
 
-def test_the_number_of_workers_changes_nothing(trained: Workspace) -> None:
+def test_train_result_does_not_depend_on_workers(trained: Workspace) -> None:
     before = submission_file(trained, "one").read_bytes()
     run = quick(trained, run="alone", workers=1)
     assert submission_file(trained, "alone").read_bytes() == before
     np.testing.assert_array_equal(run.oof_softmax(), find_run(trained, "one").oof_softmax())
 
 
-def test_a_fault_at_each_write_of_the_parent_loses_nothing(
+def test_train_loses_nothing_when_any_write_fails(
     trained: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its workers are played by a copier of a finished run's folds."""
@@ -205,14 +205,14 @@ def test_a_fault_at_each_write_of_the_parent_loses_nothing(
     assert copied == [0, 1] * (len(writes) + 1)  # never a second time
 
 
-def test_seeds_differ(shared: Workspace) -> None:
+def test_train_result_depends_on_seed(shared: Workspace) -> None:
     one, two = find_run(shared, "one"), find_run(shared, "two")
     assert not np.array_equal(one.split(), two.split())
     assert not np.array_equal(one.test_softmax(), two.test_softmax())
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_the_name_follows_from_the_recipe(workspace: Workspace) -> None:
+def test_run_name_depends_on_recipe(workspace: Workspace) -> None:
     assert quick(workspace).name == "lenet-k2-s0-epochs=1-batch_size=20"
     assert quick(workspace, settings=SMALL | {"dropout": "0.3"}).name == "lenet-k2-s0-epochs=1-batch_size=20"
 
@@ -226,12 +226,12 @@ def test_the_name_follows_from_the_recipe(workspace: Workspace) -> None:
         ({"settings": SMALL | {"epochs": "2"}}, "another recipe: its epochs is 1, not 2"),
     ],
 )
-def test_a_named_run_of_another_recipe_is_refused(trained: Workspace, change: dict, message: str) -> None:
+def test_train_rejects_run_with_another_recipe(trained: Workspace, change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         quick(trained, run="one", **change)
 
 
-def test_a_run_of_other_data_is_refused(trained: Workspace) -> None:
+def test_train_rejects_run_of_other_data(trained: Workspace) -> None:
     write_files(trained.data, {"train.csv": csv_bytes(*small_digits(100, seed=9))})
     with pytest.raises(DataError, match=r"another train\.csv\."):
         quick(trained, run="one")
@@ -255,13 +255,13 @@ def test_a_run_of_other_data_is_refused(trained: Workspace) -> None:
         ({"preset": "slow"}, "no preset called"),
     ],
 )
-def test_wrong_usage_leaves_no_run(workspace: Workspace, change: dict, message: str) -> None:
+def test_train_creates_no_run_for_invalid_arguments(workspace: Workspace, change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         quick(workspace, **change)
     assert list_runs(workspace) == []
 
 
-def test_too_many_folds_leave_no_run(workspace: Workspace) -> None:
+def test_train_creates_no_run_for_too_many_folds(workspace: Workspace) -> None:
     with pytest.raises(DataError, match="too few for 11 folds"):
         quick(workspace, folds=11)
     assert not workspace.runs.exists()
@@ -270,7 +270,7 @@ def test_too_many_folds_leave_no_run(workspace: Workspace) -> None:
 @pytest.mark.usefixtures("trains_here")
 @pytest.mark.parametrize("name", ["model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy"])
 @pytest.mark.parametrize("harm", ["cut", "removed"])
-def test_a_damaged_artefact_is_named_and_only_retrained_on_demand(
+def test_train_names_damaged_artefact_and_replaces_it_only_with_retrain(
     trained: Workspace, name: str, harm: str
 ) -> None:
     run = find_run(trained, "one")
@@ -289,7 +289,7 @@ def test_a_damaged_artefact_is_named_and_only_retrained_on_demand(
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_retrain_without_damage_trains_all(trained: Workspace) -> None:
+def test_train_retrain_trains_all_folds_when_none_is_damaged(trained: Workspace) -> None:
     finished: list[FoldTask] = []
     quick(trained, run="one", retrain=True, observer=Listener(finished=finished.append))
     assert sorted(task.fold for task in finished) == [0, 1]
@@ -365,7 +365,7 @@ def test_train_says_when_finished_folds_were_trained_with_other_versions(trained
     assert notices == [notice]  # nothing is left to train
 
 
-def test_a_run_in_use(trained: Workspace) -> None:
+def test_train_rejects_run_in_use(trained: Workspace) -> None:
     with lock(find_run(trained, "one").path / ".lock", ""), pytest.raises(WriteError, match="by another process"):
         quick(trained, run="one")
 
@@ -388,7 +388,7 @@ def test_train_runs_no_code_of_the_current_folder(
 @pytest.mark.parametrize(
     "settings", ['{"image_data_format": "channels_first", "floatx": "float16"}', '{"floatx": "none"}', "[]"]
 )
-def test_train_ignores_the_settings_of_keras(workspace: Workspace, trained: Workspace, settings: str) -> None:
+def test_train_ignores_keras_json(workspace: Workspace, trained: Workspace, settings: str) -> None:
     path = Path.home() / ".keras" / "keras.json"
     write_files(path.parent, {path.name: settings.encode()})
     run = quick(workspace)
@@ -396,7 +396,7 @@ def test_train_ignores_the_settings_of_keras(workspace: Workspace, trained: Work
     assert path.read_text() == settings
 
 
-def test_tensorflow_keras_ignores_the_settings_of_keras() -> None:
+def test_keras_import_ignores_keras_json() -> None:
     write_files(
         Path.home() / ".keras", {"keras.json": b'{"image_data_format": "channels_first", "backend": "jax"}'}
     )
@@ -411,7 +411,7 @@ print(config.image_data_format(), config.floatx(), config.backend(), os.environ.
     assert shown.split() == ["channels_last", "float32", "tensorflow", "None"]
 
 
-def test_a_worker_that_dies_is_replaced_once(workspace: Workspace) -> None:
+def test_train_restarts_a_fold_once_when_its_worker_dies(workspace: Workspace) -> None:
     killed: list[int] = []
 
     def kill_a_worker(progress: object) -> None:
@@ -426,7 +426,7 @@ def test_a_worker_that_dies_is_replaced_once(workspace: Workspace) -> None:
 
 
 @needs_proc
-def test_a_worker_that_always_dies_ends_its_fold_alone(
+def test_train_finishes_other_folds_when_a_worker_always_dies(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_fold_0(progress: object) -> None:
@@ -528,7 +528,7 @@ def test_train_leaves_nothing_in_the_temporary_folder(
 
 
 @needs_proc
-def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
+def test_train_workers_exit_when_parent_dies(workspace: Workspace) -> None:
     script = (
         # Without a __main__ guard, as in a notebook or a short script.
         "import kaggle_digits as kd\n"
@@ -550,7 +550,7 @@ def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
         time.sleep(0.05)
 
 
-def test_an_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
+def test_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
     both = ensemble(trained, ["one", "two"])
     assert both.name == "one+two"
     one, two = find_run(trained, "one"), find_run(trained, "two")
@@ -563,7 +563,7 @@ def test_an_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_several_seeds_become_sibling_runs_and_their_mean(trained: Workspace) -> None:
+def test_train_with_seeds_creates_runs_and_their_mean(trained: Workspace) -> None:
     started: list[tuple[str, int, int]] = []
     finished: list[tuple[int, int]] = []
     mean = quick(
@@ -594,7 +594,7 @@ def test_several_seeds_become_sibling_runs_and_their_mean(trained: Workspace) ->
     assert more.info.members == names
 
 
-def test_a_named_mean_may_grow_but_not_shrink(trained: Workspace) -> None:
+def test_ensemble_adds_but_does_not_remove_members(trained: Workspace) -> None:
     for name in ("it-s0", "it-s1"):  # as if they had been trained under these names
         shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
     done: list[FoldTask] = []
@@ -608,14 +608,14 @@ def test_a_named_mean_may_grow_but_not_shrink(trained: Workspace) -> None:
         quick(trained, run="it", seeds=2)
 
 
-def test_a_name_that_is_taken_is_refused_before_anything_is_trained(trained: Workspace) -> None:
+def test_train_rejects_existing_name_of_mean_before_training(trained: Workspace) -> None:
     with pytest.raises(UsageError, match="run one is no mean of runs"):
         quick(trained, run="one", seeds=2, observer=Listener(start=lambda *_: pytest.fail("began")))
     assert not (trained.runs / "one-s0").exists()
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_retrain_of_several_seeds_trains_what_is_damaged_alone(trained: Workspace) -> None:
+def test_train_retrain_with_seeds_trains_only_damaged_folds(trained: Workspace) -> None:
     for name in ("it-s0", "it-s1"):
         shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
     (trained.runs / "it-s1" / "fold-0" / "model.keras").unlink()
@@ -632,20 +632,20 @@ def test_retrain_of_several_seeds_trains_what_is_damaged_alone(trained: Workspac
     assert finished == [(1, 0)]
 
 
-def test_ensembling_a_run_again_gives_the_same(trained: Workspace) -> None:
+def test_ensemble_is_deterministic(trained: Workspace) -> None:
     before = artefacts_of(find_run(trained, "one"))
     shutil.rmtree(trained.submissions / "one")
     assert artefacts_of(ensemble(trained, ["one"])) == before
     assert submission_file(trained, "one").exists()
 
 
-def test_an_unfinished_run_cannot_be_ensembled(trained: Workspace) -> None:
+def test_ensemble_rejects_unfinished_run(trained: Workspace) -> None:
     shutil.rmtree(find_run(trained, "one").fold_folder(1))
     with pytest.raises(DataError, match="is not finished"):
         ensemble(trained, ["one"])
 
 
-def test_names_that_are_not_there_or_taken(trained: Workspace) -> None:
+def test_ensemble_rejects_missing_and_existing_names(trained: Workspace) -> None:
     with pytest.raises(UsageError, match="no run called 'three'"):
         ensemble(trained, ["one", "three"])
     with pytest.raises(UsageError, match="run one is no mean of runs"):
@@ -654,7 +654,7 @@ def test_names_that_are_not_there_or_taken(trained: Workspace) -> None:
         ensemble(trained, ["one"], name="other")
 
 
-def test_no_run_yet(workspace: Workspace) -> None:
+def test_find_run_without_runs_names_train(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match="no run of digit-recognizer yet"):
         find_run(workspace)
 
@@ -673,7 +673,7 @@ if "SPY_LOG" in os.environ:
 """
 
 
-def test_training_never_opens_the_hidden_labels(tmp_path: Path) -> None:
+def test_train_does_not_open_hidden_labels(tmp_path: Path) -> None:
     """Every file that the command and its workers open is watched, from Python's start on."""
     workspace = Workspace.at(tmp_path / "work", "rehearsal")
     download(workspace)
@@ -700,7 +700,7 @@ def interrupt(progress: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_retrain_loses_nothing(trained: Workspace) -> None:
+def test_train_retrain_keeps_old_folds_when_interrupted(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     with pytest.raises(KeyboardInterrupt):
@@ -715,7 +715,7 @@ def test_an_interrupted_retrain_loses_nothing(trained: Workspace) -> None:
     assert done == []
 
 
-def test_an_ensemble_of_folds_that_were_trained_again_is_made_again(trained: Workspace) -> None:
+def test_train_replaces_ensemble_of_retrained_folds(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = run.ensemble_metrics()["folds"]
     with pytest.raises(KeyboardInterrupt):
@@ -729,7 +729,7 @@ def test_an_ensemble_of_folds_that_were_trained_again_is_made_again(trained: Wor
 
 
 @pytest.mark.parametrize("name", ["oof_softmax.npy", "test_softmax.npy", "metrics.json"])
-def test_a_damaged_ensemble_is_made_again_from_sound_folds(trained: Workspace, name: str) -> None:
+def test_train_replaces_damaged_ensemble(trained: Workspace, name: str) -> None:
     run = find_run(trained, "one")
     before = artefacts_of(run)
     (run.path / "ensemble" / name).write_bytes(b"")
@@ -740,7 +740,7 @@ def test_a_damaged_ensemble_is_made_again_from_sound_folds(trained: Workspace, n
 @pytest.mark.parametrize(
     "text", ["", "row,fold\n0,0\n", "row,fold\n" + "".join(f"{i},{i % 3}\n" for i in range(100))]
 )
-def test_a_damaged_split_is_named_and_only_made_anew_on_demand(trained: Workspace, text: str) -> None:
+def test_train_names_damaged_split_and_replaces_it_only_with_retrain(trained: Workspace, text: str) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     (run.path / "folds.csv").write_text(text)
@@ -752,7 +752,7 @@ def test_a_damaged_split_is_named_and_only_made_anew_on_demand(trained: Workspac
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"status": "finished"'])
-def test_a_damaged_run_json_is_named(trained: Workspace, text: str) -> None:
+def test_train_names_damaged_run_json(trained: Workspace, text: str) -> None:
     (trained.runs / "one" / "run.json").write_text(text)
     with pytest.raises(DataError, match=r"one/run\.json"):
         quick(trained, run="one")
@@ -760,13 +760,13 @@ def test_a_damaged_run_json_is_named(trained: Workspace, text: str) -> None:
     assert rows == {"one": "damaged", "two": "finished"}
 
 
-def test_training_that_diverges_is_no_finished_fold(workspace: Workspace) -> None:
+def test_train_rejects_diverged_training(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match="diverged in epoch 1"):
         quick(workspace, run="wild", settings=SMALL | {"learning_rate": 1e30})
     assert not find_run(workspace, "wild").is_trained(0)
 
 
-def test_left_overs_of_a_killed_process_are_swept(trained: Workspace) -> None:
+def test_train_removes_temporary_files_of_killed_process(trained: Workspace) -> None:
     left_over = trained.runs / "one" / "fold-0" / ".model.keras.abc.tmp"
     left_over.write_bytes(b"half")
     quick(trained, run="one")

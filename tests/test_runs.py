@@ -191,7 +191,7 @@ def tampering(workspace: Workspace, written: Workspace, file: str, data: st.Data
 
 @several_times_in_one_folder
 @given(file=st.sampled_from(FILES), data=st.data())
-def test_any_value_in_any_place_is_read_or_refused(
+def test_read_run_reads_or_rejects_any_value(
     workspace: Workspace, written: Workspace, file: str, data: st.DataObject
 ) -> None:
     with tampering(workspace, written, file, data):
@@ -200,7 +200,7 @@ def test_any_value_in_any_place_is_read_or_refused(
 
 @settings(several_times_in_one_folder, max_examples=100)
 @given(file=st.sampled_from(FILES), data=st.data())
-def test_what_is_read_can_be_worked_with(
+def test_read_run_returns_usable_run(
     workspace: Workspace, written: Workspace, file: str, data: st.DataObject
 ) -> None:
     with tampering(workspace, written, file, data):
@@ -209,7 +209,7 @@ def test_what_is_read_can_be_worked_with(
 
 @several_times_in_one_folder
 @given(file=st.sampled_from(FILES), content=st.binary(max_size=200) | json_values.map(json.dumps).map(str.encode))
-def test_any_bytes_are_read_or_refused(
+def test_read_run_reads_or_rejects_any_bytes(
     workspace: Workspace, written: Workspace, file: str, content: bytes
 ) -> None:
     (workspace.runs / file).write_bytes(content)
@@ -217,7 +217,7 @@ def test_any_bytes_are_read_or_refused(
     shutil.copyfile(written.runs / file, workspace.runs / file)
 
 
-def test_what_was_written_is_read(workspace: Workspace) -> None:
+def test_read_run_reads_what_was_written(workspace: Workspace) -> None:
     rows = {row["name"]: row for row in summarise_runs(workspace)}
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(("one", "two", "both"), FINISHED)
     assert (rows["one"]["trained"], rows["one"]["folds"], rows["both"]["folds"]) == (2, 2, None)
@@ -249,7 +249,7 @@ def test_what_was_written_is_read(workspace: Workspace) -> None:
         (("train_seconds",), "long"),
     ],
 )
-def test_a_damaged_run_json_is_named(workspace: Workspace, place: tuple[str, ...], value: object) -> None:
+def test_read_run_names_damaged_run_json(workspace: Workspace, place: tuple[str, ...], value: object) -> None:
     path = workspace.runs / "one" / "run.json"
     path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
     with pytest.raises(DataError, match=r"one/run\.json is damaged: ") as caught:
@@ -264,7 +264,7 @@ def test_a_damaged_run_json_is_named(workspace: Workspace, place: tuple[str, ...
     ("place", "value"),
     [(("members",), "one"), (("members",), [1]), (("members",), []), (("folds",), 2), (("settings",), {})],
 )
-def test_a_damaged_run_json_of_a_mean_is_named(
+def test_read_run_names_damaged_run_json_of_mean(
     workspace: Workspace, place: tuple[str, ...], value: object
 ) -> None:
     path = workspace.runs / "both" / "run.json"
@@ -284,7 +284,7 @@ def test_a_damaged_run_json_of_a_mean_is_named(
         (("files",), []),
     ],
 )
-def test_damaged_metrics_of_an_ensemble_are_named_and_made_again(
+def test_ensemble_metrics_names_damaged_file_and_ensemble_replaces_it(
     workspace: Workspace, place: tuple[str, ...], value: object
 ) -> None:
     run = one(workspace)
@@ -311,7 +311,7 @@ def test_damaged_metrics_of_an_ensemble_are_named_and_made_again(
         (("preprocessing",), "tilted"),
     ],
 )
-def test_damaged_metrics_of_a_fold_are_named(workspace: Workspace, place: tuple[str, ...], value: object) -> None:
+def test_fold_metrics_names_damaged_file(workspace: Workspace, place: tuple[str, ...], value: object) -> None:
     run = one(workspace)
     path = run.path / "fold-1" / "metrics.json"
     path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
@@ -323,7 +323,7 @@ def test_damaged_metrics_of_a_fold_are_named(workspace: Workspace, place: tuple[
         ensemble(workspace, ["one"])
 
 
-def test_find_run_goes_by_what_run_json_says(workspace: Workspace) -> None:
+def test_find_run_uses_times_in_run_json(workspace: Workspace) -> None:
     """A file's time changes with `git clone`, `cp -r`, `touch` and `tar -m`."""
     assert [run.name for run in list_runs(workspace)] == ["both", "two", "one"]
     os.utime(workspace.runs / "one" / "run.json", (2e9, 2e9))
@@ -332,7 +332,7 @@ def test_find_run_goes_by_what_run_json_says(workspace: Workspace) -> None:
     assert find_run(workspace).name == "two"
 
 
-def test_find_run_is_not_misled_by_a_clock_that_was_ahead(workspace: Workspace) -> None:
+def test_find_run_handles_clock_that_was_ahead(workspace: Workspace) -> None:
     path = workspace.runs / "two" / "run.json"
     document = json.loads(path.read_bytes()) | {"updated": "2099-01-01T00:00:00+00:00"}
     path.write_text(json.dumps(document))
@@ -343,7 +343,7 @@ def test_find_run_is_not_misled_by_a_clock_that_was_ahead(workspace: Workspace) 
     find_run(workspace, "one").with_status(FINISHED)  # nothing comes after that, which is no reason to fail
 
 
-def test_find_run_passes_over_what_is_unfinished_or_damaged(workspace: Workspace) -> None:
+def test_find_run_skips_unfinished_and_damaged_runs(workspace: Workspace) -> None:
     find_run(workspace, "two").with_status(UNFINISHED)
     (workspace.runs / "both" / "run.json").write_text("{}")
     assert find_run(workspace).name == "one"
@@ -351,7 +351,7 @@ def test_find_run_passes_over_what_is_unfinished_or_damaged(workspace: Workspace
     assert find_run(workspace).name == "one"  # the latest of all
 
 
-def test_list_runs_knows_runs_of_older_versions(workspace: Workspace) -> None:
+def test_list_runs_reads_runs_of_older_versions(workspace: Workspace) -> None:
     for name, created in (("one", "2026-02-01T00:00:00+00:00"), ("two", "2026-01-01T00:00:00+00:00")):
         path = workspace.runs / name / "run.json"
         document = json.loads(path.read_bytes()) | {"created": created}
@@ -360,7 +360,7 @@ def test_list_runs_knows_runs_of_older_versions(workspace: Workspace) -> None:
     assert [run.name for run in list_runs(workspace)] == ["both", "one", "two"]
 
 
-def test_find_best_run_takes_the_best_finished_one(workspace: Workspace) -> None:
+def test_find_best_run_returns_best_finished_run(workspace: Workspace) -> None:
     def set_accuracy(name: str, accuracy: float) -> None:
         path = workspace.runs / name / "ensemble" / "metrics.json"
         path.write_text(json.dumps(json.loads(path.read_bytes()) | {"accuracy": accuracy}))
@@ -397,7 +397,7 @@ def test_submit_names_the_best_finished_run_before_it_sends(workspace: Workspace
     assert b"\n1,0\n" in kaggle.submissions[0]["content"]
 
 
-def test_command_of_a_run_is_right_where_its_folders_are_now(workspace: Workspace, tmp_path: Path) -> None:
+def test_command_of_run_uses_current_folders(workspace: Workspace, tmp_path: Path) -> None:
     run = one(workspace)
     command = ["kaggle-digits", "--competition", "train", "--root", "train", "train", "--preset", "lenet"]
     document = run.info.as_json() | {"command": command, "competition": "unknown"}
@@ -409,7 +409,7 @@ def test_command_of_a_run_is_right_where_its_folders_are_now(workspace: Workspac
     assert copied.command() in copied.unfinished().remedy
 
 
-def test_json_that_is_too_deep(workspace: Workspace) -> None:
+def test_read_json_rejects_deeply_nested_json(workspace: Workspace) -> None:
     (workspace.runs / "one" / "run.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"one/run\.json cannot be read as JSON"):
         one(workspace)
@@ -540,7 +540,7 @@ def changed_table(content: bytes, data: st.DataObject) -> bytes:
 
 @settings(several_times_in_one_folder, max_examples=200)
 @given(file=st.sampled_from(ARRAYS) | st.sampled_from(TABLES), data=st.data())
-def test_any_artefact_with_a_corrected_hash_is_read_or_refused(
+def test_check_fold_reads_or_rejects_any_artefact_with_valid_hash(
     workspace: Workspace, written: Workspace, file: str, data: st.DataObject
 ) -> None:
     if file in ARRAYS:
@@ -587,7 +587,7 @@ GOOD_ROWS = np.full((50, 10), 0.1, np.float32)
     ],
 )
 @pytest.mark.parametrize("file", ["one/fold-0/val_softmax.npy", "one/ensemble/oof_softmax.npy"])
-def test_a_softmax_file_with_wrong_content_is_named(
+def test_val_softmax_names_invalid_file(
     workspace: Workspace, file: str, content: bytes, message: str
 ) -> None:
     run = one(workspace)
@@ -617,7 +617,7 @@ def test_a_softmax_file_with_wrong_content_is_named(
         (b"HEADER\n1,2,3,4,5,6,7,8\n2,2,3,4,5,6,7,8\n", "its epochs are not 1 to 1"),
     ],
 )
-def test_a_history_with_wrong_content_is_named(workspace: Workspace, content: bytes, message: str) -> None:
+def test_history_names_invalid_file(workspace: Workspace, content: bytes, message: str) -> None:
     header = (workspace.runs / "one/fold-0/history.csv").read_bytes().split()[0]
     put(workspace, "one/fold-0/history.csv", content.replace(b"HEADER", header))
     errors = [error.problem for error in read_artefacts(workspace, "one/fold-0/history.csv")]
@@ -640,7 +640,7 @@ def test_a_history_with_wrong_content_is_named(workspace: Workspace, content: by
         (b"row,fold\n0,0\n1,2\n", "its folds are not those of run.json"),
     ],
 )
-def test_a_split_with_wrong_content_is_named(workspace: Workspace, content: bytes, message: str) -> None:
+def test_split_names_invalid_file(workspace: Workspace, content: bytes, message: str) -> None:
     put(workspace, "one/folds.csv", content)
     errors = [error.problem for error in read_artefacts(workspace, "one/folds.csv")]
     assert len(errors) == 3  # resuming, report, ensemble
@@ -649,7 +649,7 @@ def test_a_split_with_wrong_content_is_named(workspace: Workspace, content: byte
         assert message in problem
 
 
-def test_test_rows_of_folds_and_members_must_be_those_of_test_csv(workspace: Workspace) -> None:
+def test_ensemble_rejects_wrong_number_of_test_rows(workspace: Workspace) -> None:
     put(workspace, "one/fold-1/test_softmax.npy", npy(GOOD_ROWS[:29]))
     put(workspace, "two/ensemble/test_softmax.npy", npy(GOOD_ROWS[:31]))
     for run, message in (
@@ -672,7 +672,7 @@ def test_test_rows_of_folds_and_members_must_be_those_of_test_csv(workspace: Wor
         "one/fold-0/model.keras",
     ],
 )
-def test_no_artefact_is_waited_for(workspace: Workspace, file: str) -> None:
+def test_artefacts_that_are_pipes_do_not_block(workspace: Workspace, file: str) -> None:
     """A pipe has nobody who writes into it: to open it would never end."""
     (workspace.runs / file).unlink()
     os.mkfifo(workspace.runs / file)
@@ -692,7 +692,7 @@ def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1)
     processes.train_in_processes(jobs, digits, workers, Observer())
 
 
-def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_train_names_log_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "workers.log").mkdir()
     with pytest.raises(WriteError, match=r"workers\.log: Is a directory"):
         run_folds(tmp_path, tmp_path / "workers.log", 1)
@@ -714,7 +714,7 @@ def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_all_folds_that_failed_are_named(
+def test_train_names_all_failed_folds(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     errors: dict[int, Exception],
@@ -747,7 +747,7 @@ def test_all_folds_that_failed_are_named(
 @pytest.mark.parametrize(
     ("limit", "workers"), [("2500000000\n", 2), ("1000\n", 1), ("max\n", 4), (str(2**63 - 4096), 4), (None, 4)]
 )
-def test_a_container_gets_the_workers_it_can_hold(
+def test_default_workers_depends_on_container_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, workers: int
 ) -> None:
     if limit is not None:
@@ -776,7 +776,7 @@ class config:
         (0, "", []),
     ],
 )
-def test_gpus_are_found_by_asking_tensorflow(
+def test_gpus_asks_tensorflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, visible: str | None, found: list[str]
 ) -> None:
     write_files(tmp_path / "bin", {"nvidia-smi": b"#!/bin/sh\n"})
@@ -792,7 +792,7 @@ def test_gpus_are_found_by_asking_tensorflow(
     assert processes.find_gpus() == found
 
 
-def test_each_worker_gets_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_in_processes_gives_each_worker_its_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are played by a process that tells which GPUs it sees."""
     busy: list[str] = []
     seen: list[str] = []
@@ -824,7 +824,7 @@ def test_each_worker_gets_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.M
 
 
 @needs_proc
-def test_a_worker_sees_its_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     nothing = np.zeros(0, np.uint8)
     task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, nothing)

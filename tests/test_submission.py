@@ -44,7 +44,7 @@ def one_hot(digits: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(digits=st.lists(st.integers(0, 9), min_size=1, max_size=50))
-def test_what_is_written_is_what_the_sample_wants(tmp_path: Path, digits: list[int]) -> None:
+def test_write_submission_follows_the_sample(tmp_path: Path, digits: list[int]) -> None:
     path, ids = tmp_path / "submission.csv", np.arange(1, len(digits) + 1)
     write_submission(path, ids, one_hot(np.array(digits)))
     read_submission(path, ids)
@@ -54,7 +54,7 @@ def test_what_is_written_is_what_the_sample_wants(tmp_path: Path, digits: list[i
     )
 
 
-def test_predictions_for_another_number_of_rows(tmp_path: Path) -> None:
+def test_write_submission_rejects_wrong_number_of_predictions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="29 predictions for 30 rows"):
         write_submission(tmp_path / "submission.csv", IDS, one_hot(np.zeros(29, int)))
     assert list(tmp_path.glob("*.csv")) == []
@@ -76,7 +76,7 @@ def test_predictions_for_another_number_of_rows(tmp_path: Path) -> None:
         (GOOD + "31,1\n", "line 32 is the last, where 31 lines are wanted"),
     ],
 )
-def test_a_wrong_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_read_submission_names_invalid_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "submission.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
@@ -87,7 +87,7 @@ def test_a_wrong_file_names_its_line(tmp_path: Path, text: str, message: str) ->
 @given(st.binary(max_size=200))
 @example(b"\xff\xfe")
 @example(b"ImageId,Label\n1,1\r2,2")
-def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: bytes) -> None:
+def test_read_submission_raises_only_data_errors_for_any_bytes(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "submission.csv"
     path.write_bytes(content)
     with pytest.raises(DataError):
@@ -181,7 +181,7 @@ def host(clock: Clock) -> FakeHost:
     return host
 
 
-def test_sent_scored_and_in_the_ledger(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_scores_and_records_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     sent = submit(host, workspace, csv, run="fast", cv=0.995, message="hello")
     assert not sent.was_known
     (entry,) = ledger_of(workspace).entries()
@@ -191,7 +191,7 @@ def test_sent_scored_and_in_the_ledger(workspace: Workspace, csv: Path, host: Fa
     assert host.sent[0].description == f"hello {sha256(csv)[:12]}"
 
 
-def test_the_reference_is_in_the_ledger_before_the_first_look(
+def test_submit_records_reference_before_first_poll(
     workspace: Workspace, csv: Path, host: FakeHost
 ) -> None:
     host.ledger = ledger_of(workspace)
@@ -199,25 +199,25 @@ def test_the_reference_is_in_the_ledger_before_the_first_look(
     assert host.seen_in_ledger[0] == "1"  # the first look after the sending
 
 
-def test_pending_is_waited_for(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_waits_for_pending_score(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.outcomes = [("PENDING", None, "")] * 3 + [("COMPLETE", 0.9, "")]
     seen: list[str] = []
     assert submit(host, workspace, csv, observer=Listener(waiting=seen.append)).entry.score == 0.9
     assert seen == ["PENDING"] * 3 + ["COMPLETE"]
 
 
-def test_pending_for_ever_ends_at_the_timeout(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_stops_waiting_at_timeout(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.outcomes = [("PENDING", None, "")]
     with pytest.raises(NetworkError, match="still pending after 0 seconds"):
         submit(host, workspace, csv, timeout=0)
     assert ledger_of(workspace).entries()[0].status == "PENDING"
 
 
-def test_without_waiting(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_does_not_poll_without_wait(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     assert submit(host, workspace, csv, wait=False).entry.status == "PENDING"
 
 
-def test_a_second_time_sends_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_sends_a_file_once(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     first = submit(host, workspace, csv)
     second = submit(host, workspace, csv)
     assert second.was_known
@@ -225,20 +225,20 @@ def test_a_second_time_sends_nothing(workspace: Workspace, csv: Path, host: Fake
     assert len(host.sent) == 1
 
 
-def test_a_second_time_waits_for_what_was_pending(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_waits_for_earlier_pending_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv, wait=False)
     second = submit(host, workspace, csv)
     assert second.was_known
     assert second.entry.status == "COMPLETE"
 
 
-def test_again_sends_it_once_more(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_again_sends_the_file_again(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv)
     assert not submit(host, workspace, csv, again=True).was_known
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", "2"]
 
 
-def test_a_file_that_the_host_knows_is_adopted(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_adopts_submission_listed_by_host(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv)
     ledger_of(workspace).path.unlink()
     assert submit(host, workspace, csv, run="fast", cv=0.995).was_known
@@ -247,7 +247,7 @@ def test_a_file_that_the_host_knows_is_adopted(workspace: Workspace, csv: Path, 
     assert (entry.ref, entry.run, entry.cv) == ("1", "fast", 0.995)
 
 
-def test_a_lost_answer_that_cannot_be_looked_up_is_remembered(
+def test_submit_records_lost_response_when_list_fails(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With --again too, what may have come to be is looked up before anything is sent."""
@@ -272,7 +272,7 @@ def test_a_lost_answer_that_cannot_be_looked_up_is_remembered(
     assert len(ledger_of(workspace).entries()) == 1
 
 
-def test_score_finds_a_lost_answer_too(
+def test_read_scores_finds_lost_response(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(host, workspace, csv, run="fast")
@@ -283,7 +283,7 @@ def test_score_finds_a_lost_answer_too(
     assert ledger_of(workspace).entries()[0].ref == "1"
 
 
-def test_submit_never_sends_over_an_unresolved_line(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_does_not_send_while_an_entry_is_unresolved(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     """Whatever its time is: somebody may have edited it, or another clock have written it."""
     for time in ("t", "2020-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00"):
         ledger_of(workspace).path.unlink(missing_ok=True)
@@ -295,7 +295,7 @@ def test_submit_never_sends_over_an_unresolved_line(workspace: Workspace, csv: P
     assert host.sent == []
 
 
-def test_trouble_while_polling_is_waited_out(
+def test_submit_polls_again_after_network_errors(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
@@ -311,7 +311,7 @@ def test_trouble_while_polling_is_waited_out(
     assert submit(host, workspace, csv).entry.status == "COMPLETE"
 
 
-def test_a_leaderboard_that_cannot_be_read_hides_no_score(
+def test_submit_returns_score_when_leaderboard_fails(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreadable() -> Standing:
@@ -322,7 +322,7 @@ def test_a_leaderboard_that_cannot_be_read_hides_no_score(
     assert (entry.score, entry.rank) == (0.99757, None)
 
 
-def test_the_rank_belongs_to_the_best_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_read_scores_gives_rank_to_best_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv)
     host.sent[0] = replace(host.sent[0], status="COMPLETE", score=0.99757)
     host.outcomes = [("COMPLETE", 0.9, "")]
@@ -330,7 +330,7 @@ def test_the_rank_belongs_to_the_best_submission(workspace: Workspace, csv: Path
     assert [entry.rank for entry in ledger_of(workspace).entries()] == [3, None]
 
 
-def test_a_dry_run_of_a_known_file_writes_and_waits_for_nothing(
+def test_submit_dry_run_of_known_file_changes_nothing(
     workspace: Workspace, csv: Path, host: FakeHost
 ) -> None:
     submit(host, workspace, csv, wait=False)
@@ -340,7 +340,7 @@ def test_a_dry_run_of_a_known_file_writes_and_waits_for_nothing(
     assert not ledger_of(workspace).path.exists()
 
 
-def test_a_file_scored_as_an_error_says_so_again(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_repeats_error_of_known_file(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.outcomes = [("ERROR", None, "no such id")]
     for _ in range(2):
         with pytest.raises(ScoringError, match="no such id"):
@@ -348,14 +348,14 @@ def test_a_file_scored_as_an_error_says_so_again(workspace: Workspace, csv: Path
     assert len(host.sent) == 1
 
 
-def test_a_lost_answer_is_looked_up(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_finds_lost_response(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.lose_answer = True
     sent = submit(host, workspace, csv, run="fast", cv=0.995)
     assert (sent.entry.ref, sent.entry.run, sent.entry.cv) == ("1", "fast", 0.995)
     assert len(host.sent) == 1
 
 
-def test_a_lost_answer_of_a_second_sending_is_not_the_first(
+def test_submit_again_does_not_take_first_submission_for_lost_second(
     workspace: Workspace, csv: Path, host: FakeHost
 ) -> None:
     submit(host, workspace, csv)
@@ -412,7 +412,7 @@ def test_submit_makes_one_submission_after_a_slow_upload_and_a_lost_answer(
 
 
 @pytest.mark.parametrize("before", [5, None])
-def test_submit_says_what_the_host_has_counted_in_a_later_process_too(
+def test_submit_reports_counted_submission_in_a_later_process(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, before: int | None
 ) -> None:
     host.lose_answer, host.hidden_looks, left = True, 1000, [before, None, 4]
@@ -468,7 +468,7 @@ def test_submit_keeps_a_reference_that_score_finds_meanwhile(
 
 
 @pytest.mark.parametrize("error", [RefusedError, CredentialsError])
-def test_submit_says_that_the_answer_is_unclear_when_the_list_is_refused_too(
+def test_submit_reports_unclear_response_when_list_is_refused(
     workspace: Workspace,
     csv: Path,
     host: FakeHost,
@@ -489,7 +489,7 @@ def test_submit_says_that_the_answer_is_unclear_when_the_list_is_refused_too(
         submit(host, workspace, csv)
 
 
-def test_submit_again_gives_a_submission_made_elsewhere_a_line_of_its_own(
+def test_submit_again_adds_entry_for_submission_made_elsewhere(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def down(upload: str, description: str) -> str:
@@ -514,7 +514,7 @@ def test_submit_takes_a_larger_allowance_for_a_new_day(
     assert [entry.status for entry in ledger_of(workspace).entries()] == ["UNKNOWN"]
 
 
-def test_submit_sends_what_may_have_been_made_only_with_again(
+def test_submit_sends_unresolved_file_only_with_again(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     create = host.create
@@ -537,7 +537,7 @@ def test_submit_sends_what_may_have_been_made_only_with_again(
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["", "1"]
 
 
-def test_submit_again_keeps_the_line_of_a_counted_answer_that_was_lost(
+def test_submit_again_keeps_entry_of_counted_lost_response(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.lose_answer, host.hidden_looks = True, 1000
@@ -566,7 +566,7 @@ def test_submit_shows_the_first_submission_while_a_second_one_is_unresolved(
 
 
 @pytest.mark.parametrize("description", ["", "the best one", "changed 0123456789ab"])
-def test_submit_knows_a_file_by_its_name_when_the_description_was_edited(
+def test_submit_recognizes_file_name_when_description_was_edited(
     workspace: Workspace, csv: Path, host: FakeHost, description: str
 ) -> None:
     submit(host, workspace, csv, run="fast")
@@ -589,7 +589,7 @@ def test_submit_sends_the_bytes_that_were_checked(
     assert entry.sha256 == hashlib.sha256(GOOD.encode()).hexdigest()
 
 
-def test_submit_takes_a_pipe(workspace: Workspace, csv: Path, tmp_path: Path, host: FakeHost) -> None:
+def test_submit_accepts_pipe(workspace: Workspace, csv: Path, tmp_path: Path, host: FakeHost) -> None:
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=[GOOD])
     writer.start()
@@ -599,7 +599,7 @@ def test_submit_takes_a_pipe(workspace: Workspace, csv: Path, tmp_path: Path, ho
     assert submit(host, workspace, csv).was_known
 
 
-def test_read_submission_reads_no_more_than_a_submission_can_have() -> None:
+def test_read_submission_limits_bytes_read() -> None:
     with pytest.raises(DataError, match="/dev/zero"):
         read_submission(Path("/dev/zero"), IDS)
 
@@ -632,7 +632,7 @@ def test_submit_leaves_no_line_when_the_upload_fails(workspace: Workspace, csv: 
     assert submit(host, workspace, csv).entry.ref == "1"
 
 
-def test_score_shows_what_only_the_ledger_knows(workspace: Workspace, host: FakeHost) -> None:
+def test_read_scores_includes_entries_only_in_ledger(workspace: Workspace, host: FakeHost) -> None:
     ledger_of(workspace).record(Entry("2026-11-01T10:00:00+00:00", "old", "0" * 64, "77", "COMPLETE", 0.991))
     ((submission, entry),) = read_scores(host, workspace).submissions
     assert (submission.ref, submission.score, submission.reason) == ("77", 0.991, "only in the ledger")
@@ -640,7 +640,7 @@ def test_score_shows_what_only_the_ledger_knows(workspace: Workspace, host: Fake
     assert entry.run == "old"
 
 
-def test_a_line_without_a_digest_adopts_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_read_scores_matches_no_entry_without_digest(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv, wait=False)
     ledger_of(workspace).path.unlink()
     ledger_of(workspace).record(Entry("t", "", "", "", "UNKNOWN"))
@@ -649,51 +649,51 @@ def test_a_line_without_a_digest_adopts_nothing(workspace: Workspace, csv: Path,
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), -1.0])
-def test_a_timeout_that_is_none(workspace: Workspace, csv: Path, host: FakeHost, timeout: float) -> None:
+def test_submit_rejects_invalid_timeout(workspace: Workspace, csv: Path, host: FakeHost, timeout: float) -> None:
     with pytest.raises(UsageError, match="no time to wait"):
         submit(host, workspace, csv, timeout=timeout)
     assert host.sent == []
 
 
-def test_the_allowance_is_looked_up_before(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_checks_allowance_before_upload(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.left = 0
     with pytest.raises(RefusedError, match="used up"):
         submit(host, workspace, csv)
     assert host.sent == []
 
 
-def test_an_unknown_allowance_is_no_used_up_one(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_continues_with_unknown_allowance(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.left = None
     assert submit(host, workspace, csv).entry.ref == "1"
 
 
-def test_a_wrong_file_is_not_sent(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_does_not_send_invalid_file(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     csv.write_text(GOOD.replace("7,7", "7,77"))
     with pytest.raises(DataError, match="line 8"):
         submit(host, workspace, csv)
     assert host.sent == []
 
 
-def test_a_dry_run_sends_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_dry_run_sends_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     sent = submit(host, workspace, csv, dry_run=True, message="hello")
     assert sent.description == f"hello {sha256(csv)[:12]}"
     assert host.sent == []
     assert ledger_of(workspace).entries() == []
 
 
-def test_the_hosts_reason_for_an_error(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_shows_reason_of_scoring_error(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.outcomes = [("ERROR", None, "Evaluation Exception: no such id.")]
     with pytest.raises(ScoringError, match="Evaluation Exception: no such id"):
         submit(host, workspace, csv)
     assert ledger_of(workspace).entries()[0].status == "ERROR"
 
 
-def test_two_submits_at_once(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_rejects_a_second_submit_at_the_same_time(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     with lock(workspace.submissions / ".lock", ""), pytest.raises(WriteError, match="Another submission"):
         submit(host, workspace, csv)
 
 
-def test_score_brings_the_ledger_up_to_date(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_read_scores_updates_ledger(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv, wait=False, cv=0.995)
     board = read_scores(host, workspace)
     ((submission, entry),) = board.submissions

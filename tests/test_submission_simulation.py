@@ -227,7 +227,7 @@ class OneSubmissionAFile(RuleBasedStateMachine):
                 assert entry.sha256 == hashlib.sha256(contents[entry.ref]).hexdigest()
 
 
-def test_submit_makes_one_submission_of_a_file_whatever_happens() -> None:
+def test_submit_makes_one_submission_after_any_faults() -> None:
     run_state_machine_as_test(
         OneSubmissionAFile, settings=settings(max_examples=300, stateful_step_count=20, deadline=None)
     )
