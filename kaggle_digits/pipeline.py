@@ -394,7 +394,7 @@ def _check_options(seed: int, seeds: int, workers: int | None, dask: str | None,
         raise UsageError("Dask is not installed.", "Install it with: pip install 'kaggle-digits[dask]'.")
     if workers is not None:
         raise UsageError(
-            "The number of workers cannot be set for a Dask cluster: it trains one fold per worker.",
+            "The number of workers cannot be set for a Dask cluster, which trains as many folds as it can.",
             "Leave out the number of workers.",
         )
     if tensorboard:

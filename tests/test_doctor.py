@@ -19,7 +19,7 @@ from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace, doctor, download
 from kaggle_digits.cli import cli
-from kaggle_digits.doctor import PYTHONS, Finding, examine, is_ready, next_command
+from kaggle_digits.doctor import PYTHONS, Check, examine, is_ready, next_command
 from kaggle_digits.execution.processes import WORKER_MEMORY
 from kaggle_digits.files import sha256, write_json
 from kaggle_digits.hosts.local import DAILY_LIMIT
@@ -32,20 +32,20 @@ REAL_TENSORFLOW = doctor._tensorflow
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No import of TensorFlow, a machine that is large enough, and a Kaggle client that is imported anew."""
-    monkeypatch.setattr(doctor, "_tensorflow", lambda: Finding("TensorFlow", "ok", "Version 0."))
+    monkeypatch.setattr(doctor, "_tensorflow", lambda: Check("TensorFlow", "ok", "Version 0."))
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 64e9))
     forget_the_client(monkeypatch)
 
 
 @pytest.fixture
 def rehearsal(tmp_path: Path) -> Workspace:
-    """A workspace of a local competition, with small data put in place by hand."""
+    """A workspace of a local competition, with small data copied by hand."""
     workspace = Workspace.at(tmp_path / "work", "rehearsal")
     write_files(workspace.data, competition_files())
     return workspace
 
 
-def by_name(workspace: Workspace) -> dict[str, Finding]:
+def by_name(workspace: Workspace) -> dict[str, Check]:
     findings = examine(workspace)
     for finding in findings:
         assert finding.words.endswith("."), finding
@@ -54,7 +54,7 @@ def by_name(workspace: Workspace) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
 
 
-def assert_found(finding: Finding, state: str, words: str, remedy: str = "") -> None:
+def assert_found(finding: Check, state: str, words: str, remedy: str = "") -> None:
     assert finding.state == state, finding
     assert re.search(words, finding.words), finding
     # An empty pattern would be found in any remedy.
@@ -91,9 +91,9 @@ def test_examine_reports_ready_for_kaggle(workspace: Workspace, kaggle: KaggleSe
         )
     ]
     words = {f.name: f.words for f in findings}
-    assert words["Credentials"] == "Those from KAGGLE_USERNAME and KAGGLE_KEY are used."
+    assert words["Credentials"] == "The credentials from KAGGLE_USERNAME and KAGGLE_KEY are used."
     assert words["Submissions"] == "10 left today."
-    assert words["Data"] == "100 training rows and 30 test rows, whole and valid."
+    assert words["Data"] == "100 training rows and 30 test rows, complete and valid."
     # As few requests as tell all this: a file, where it is stored, and the limits.
     assert kaggle.requests == ["DownloadDataFile", "sample_submission.csv", "GetSubmissionLimits"]
 
@@ -102,9 +102,9 @@ def test_examine_reports_ready_for_local_host(rehearsal: Workspace) -> None:
     findings = by_name(rehearsal)
     assert is_ready(list(findings.values()))
     assert {"Kaggle", "Rules"}.isdisjoint(findings)
-    assert_found(findings["Credentials"], "ok", "None are needed")
+    assert_found(findings["Credentials"], "ok", "needs no credentials")
     assert_found(findings["Submissions"], "ok", rf"^{DAILY_LIMIT} of {DAILY_LIMIT} left today")
-    assert_found(findings["Data"], "ok", "100 training rows and 30 test rows, valid, put in place by hand")
+    assert_found(findings["Data"], "ok", "100 training rows and 30 test rows, valid, copied by hand")
 
 
 def test_examine_changes_no_files(rehearsal: Workspace) -> None:
@@ -125,16 +125,28 @@ def test_pythons_match_pyproject() -> None:
 
 
 @pytest.mark.parametrize(("version", "state"), [((3, 10), "problem"), ((3, 13), "ok"), ((3, 14), "problem")])
-def test_examine_checks_python_version(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state: str) -> None:
+def test_examine_checks_python_version(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state: str
+) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 1))
-    assert_found(doctor._python(), state, r"^Version \d", "" if state == "ok" else r"3\.11 or later, before 3\.14")
+    assert_found(
+        doctor._python(),
+        state,
+        r"Version |^TensorFlow has no packages",
+        "" if state == "ok" else r"3\.11 or later, but before 3\.14",
+    )
 
 
 @pytest.mark.parametrize(
     ("script", "state", "words", "remedy"),
     [
-        ("import os; os.kill(os.getpid(), 4)", "problem", "lacks instructions .* such as AVX", "another machine"),
-        ("import os; os.kill(os.getpid(), 11)", "problem", "signal 11 ends it", "pip install"),
+        (
+            "import os; os.kill(os.getpid(), 4)",
+            "problem",
+            "does not support instructions .* such as AVX",
+            "another machine",
+        ),
+        ("import os; os.kill(os.getpid(), 11)", "problem", "ended by signal 11", "pip install"),
         ("import tensorflow_that_is_not_there", "problem", "ModuleNotFoundError: No module named", "pip install"),
         ("import sys; sys.exit(7)", "problem", "exit code 7", "pip install"),
         ("print('noise')", "problem", "exit code 0", "pip install"),
@@ -153,7 +165,9 @@ def test_examine_checks_python_version(monkeypatch: pytest.MonkeyPatch, version:
         ),
     ],
 )
-def test_examine_checks_tensorflow(monkeypatch: pytest.MonkeyPatch, script: str, state: str, words: str, remedy: str) -> None:
+def test_examine_checks_tensorflow(
+    monkeypatch: pytest.MonkeyPatch, script: str, state: str, words: str, remedy: str
+) -> None:
     monkeypatch.setattr(doctor, "_TENSORFLOW", script)
     monkeypatch.setattr(doctor, "TENSORFLOW_PATIENCE", 1.0 if "sleep" in script else 60.0)
     assert_found(REAL_TENSORFLOW(), state, words, remedy)
@@ -183,7 +197,7 @@ def test_examine_checks_memory(monkeypatch: pytest.MonkeyPatch, available: float
     monkeypatch.setattr("kaggle_digits.execution.processes.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, available * WORKER_MEMORY))
     monkeypatch.setattr("kaggle_digits.execution.processes.memory", lambda: 1e12)
-    assert_found(doctor._memory(), state, r"of 64\.0 GB are available; .* 1\.2 GB, times 4", remedy)
+    assert_found(doctor._memory(), state, r"of 64\.0 GB are available; .* 1\.2 GB, and 4", remedy)
 
 
 def test_examine_checks_memory_limit_of_container(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,21 +229,25 @@ def test_examine_names_root_without_permission(monkeypatch: pytest.MonkeyPatch, 
 
     # Whoever runs the tests may be root, whom no permission bits stop.
     monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
-    remedy = f"Make {rehearsal.data} a folder that you may write to"
+    remedy = f"Fix the permissions of {rehearsal.data}"
     assert_found(by_name(rehearsal)["Disk"], "problem", "cannot be written: Permission denied", remedy)
 
 
 @pytest.mark.parametrize(("free", "state"), [(0.6e9, "ok"), (0.4e9, "problem")])
-def test_examine_checks_free_space(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace, free: float, state: str) -> None:
+def test_examine_checks_free_space(
+    monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace, free: float, state: str
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
-    remedy = "" if state == "ok" else "Free some space"
+    remedy = "" if state == "ok" else "Free some disk space"
     assert_found(doctor._disk(rehearsal), state, rf"^{free / 1e9} GB are free; .* 0\.5 GB", remedy)
 
 
 # Credentials and Kaggle
 
 
-def test_examine_reports_missing_credentials(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_reports_missing_credentials(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     findings = by_name(workspace)
@@ -272,16 +290,18 @@ def test_examine_names_ignored_credentials(
     passed_over = {"variables": "KAGGLE_USERNAME and KAGGLE_KEY", "kaggle.json": str(key_file)}.get(key)
     findings = by_name(workspace)
     if passed_over:
-        words = rf"^Those from {used} are used\. Those from {passed_over} are passed over"
-        assert_found(findings["Credentials"], "warning", words, "Remove those that you do not mean to use")
+        words = rf"^The credentials from {used} are used\. Those from {passed_over} are ignored"
+        assert_found(findings["Credentials"], "warning", words, "Remove those that you do not want to use")
     else:
-        assert_found(findings["Credentials"], "ok", rf"^Those from {used} are used\.$")
+        assert_found(findings["Credentials"], "ok", rf"^The credentials from {used} are used\.$")
     assert findings["Submissions"].words == "10 left today."
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o604])
 @pytest.mark.parametrize("place", ["kaggle.json", "access_token", "path"])
-def test_examine_warns_when_others_can_read_credentials(monkeypatch: pytest.MonkeyPatch, mode: int, place: str) -> None:
+def test_examine_warns_when_others_can_read_credentials(
+    monkeypatch: pytest.MonkeyPatch, mode: int, place: str
+) -> None:
     path = Path.home() / ".kaggle" / place
     save(path, json.dumps({"username": "ada", "key": KEY}) if place == "kaggle.json" else TOKEN, mode)
     if place == "path":
@@ -323,12 +343,14 @@ def test_examine_reports_rules_not_accepted(workspace: Workspace, kaggle: Kaggle
     assert "Submissions" not in findings
 
 
-def test_examine_works_offline(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_works_offline(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     download(workspace)
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     findings = by_name(workspace)
-    assert_found(findings["Kaggle"], "warning", "cannot be reached", "training works without it")
+    assert_found(findings["Kaggle"], "warning", "cannot be reached", "training works offline")
     assert "Rules" not in findings
     assert is_ready(list(findings.values()))
     assert next_command(workspace, list(findings.values())).endswith(" train")
@@ -375,11 +397,13 @@ def test_examine_stops_waiting_for_silent_server(
     ("limits", "state", "words"),
     [
         ({"numToday": 3, "numTotal": 9, "numAllowedNow": 2}, "ok", r"^2 left today"),
-        ({"numToday": 5, "numTotal": 9, "numAllowedNow": 0}, "warning", "are used up"),
-        ({"numToday": 0, "numTotal": 0, "numAllowedNow": 0}, "ok", "begins to count with your first"),
+        ({"numToday": 5, "numTotal": 9, "numAllowedNow": 0}, "warning", "has been reached"),
+        ({"numToday": 0, "numTotal": 0, "numAllowedNow": 0}, "ok", "reports the daily limit after your first"),
     ],
 )
-def test_examine_checks_allowance(workspace: Workspace, kaggle: KaggleServer, limits: dict, state: str, words: str) -> None:
+def test_examine_checks_allowance(
+    workspace: Workspace, kaggle: KaggleServer, limits: dict, state: str, words: str
+) -> None:
     kaggle.limits = limits
     assert_found(by_name(workspace)["Submissions"], state, words, "" if state == "ok" else "after midnight UTC")
 
@@ -392,7 +416,7 @@ def test_examine_checks_local_allowance(rehearsal: Workspace) -> None:
     assert_found(by_name(rehearsal)["Submissions"], "ok", "^9 of 10 left today")
     for _ in range(9):
         host.create(host.upload(rehearsal.data / "sample_submission.csv"), "")
-    assert_found(by_name(rehearsal)["Submissions"], "warning", "are used up", "after midnight UTC")
+    assert_found(by_name(rehearsal)["Submissions"], "warning", "has been reached", "after midnight UTC")
     (rehearsal.data / "host" / "submissions.json").write_text('{"submissions": [{}]}')
     assert_found(by_name(rehearsal)["Submissions"], "problem", "submissions.json is damaged", "Remove it")
 
@@ -456,8 +480,8 @@ def misname_manifest(folder: Path) -> None:
     ("harm", "words"),
     [
         (remove_train, r"has no train\.csv\.$"),
-        (cut_train, r"train\.csv has [\d,]+ bytes, not the [\d,]+ that arrived\.$"),
-        (change_test, r"test\.csv is not the file that arrived"),
+        (cut_train, r"train\.csv has [\d,]+ bytes, but [\d,]+ were downloaded\.$"),
+        (change_test, r"test\.csv is not the file that was downloaded"),
         (break_manifest, r"manifest\.json is damaged"),
         (misname_manifest, r"manifest\.json is damaged"),
     ],
@@ -495,17 +519,19 @@ def test_examine_warns_without_files(
     monkeypatch.chdir(tmp_path)
     workspace = Workspace.at(root, competition)
     found = by_name(workspace)
-    assert_found(found["Data"], "warning", "There are no files in .* yet", re.escape(f"Get them with: {command}."))
+    assert_found(
+        found["Data"], "warning", "There are no files in .* yet", re.escape(f"Download them with: {command}.")
+    )
     assert next_command(workspace, list(found.values())) == command
 
 
 def test_next_command_depends_on_runs(rehearsal: Workspace) -> None:
-    def look() -> tuple[Finding, str]:
+    def look() -> tuple[Check, str]:
         findings = examine(rehearsal)
         return findings[-1], next_command(rehearsal, findings)
 
     start = f"kaggle-digits --competition rehearsal --root {rehearsal.root}"
-    assert look() == (Finding("Runs", "ok", "0 runs so far."), f"{start} train")
+    assert look() == (Check("Runs", "ok", "0 runs so far."), f"{start} train")
     spec = {
         "competition": "rehearsal",
         "preset": "lenet",
@@ -516,11 +542,11 @@ def test_next_command_depends_on_runs(rehearsal: Workspace) -> None:
     }
     run = create_run(rehearsal.runs / "first", spec, ["kaggle-digits", "train", "--set", "epochs=1 "])
     finding, command = look()
-    remedy = rf"^Go on with: {start} train --set 'epochs=1 '\.$"
+    remedy = rf"^Continue with: {start} train --set 'epochs=1 '\.$"
     assert_found(finding, "warning", r"^1 run so far\. first is unfinished\.$", remedy)
     assert command == f"{start} train --set 'epochs=1 '"
     run.with_status("finished")
-    assert look() == (Finding("Runs", "ok", "1 run so far."), f"{start} submit")
+    assert look() == (Check("Runs", "ok", "1 run so far."), f"{start} submit")
     ledger = rehearsal.submissions / "ledger.csv"
     file = rehearsal.submissions / "first" / "submission.csv"
     write_files(file.parent, {file.name: b"as it was sent"})
@@ -538,7 +564,9 @@ def test_examine_reports_unexpected_errors(rehearsal: Workspace, monkeypatch: py
         raise TypeError("token=secret")
 
     monkeypatch.setattr("kaggle_digits.runs.summary.summarise_runs", odd)
-    assert_found(by_name(rehearsal)["Runs"], "problem", "Cannot look at it: TypeError", "remove what is damaged")
+    assert_found(
+        by_name(rehearsal)["Runs"], "problem", "Cannot check Runs: TypeError", "remove it if it is damaged"
+    )
 
 
 def test_examine_names_file_without_permission(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,9 +574,9 @@ def test_examine_names_file_without_permission(rehearsal: Workspace, monkeypatch
         raise PermissionError(13, "Permission denied", str(path))
 
     download(rehearsal)
-    monkeypatch.setattr(doctor, "sha256", refuse)
-    words = rf"Cannot look at {rehearsal.data / 'train.csv'}: Permission denied"
-    assert_found(by_name(rehearsal)["Data"], "problem", words, "Mend its permissions")
+    monkeypatch.setattr("kaggle_digits.data.download.sha256", refuse)
+    words = rf"Cannot check {rehearsal.data / 'train.csv'}: Permission denied"
+    assert_found(by_name(rehearsal)["Data"], "problem", words, "Fix its permissions")
 
 
 # The command
@@ -592,7 +620,7 @@ def test_doctor_output_fits_80_columns(
     assert re.search(end, lines[-1]), lines[-1]
     assert "\x1b" not in shown.out
     assert re.search(r"^ok +Python +Version 3", shown.out, re.MULTILINE)
-    assert re.search(r"^ +Get them with: kaggle-digits", shown.out, re.MULTILINE)
+    assert re.search(r"^ +Download them with: kaggle-digits", shown.out, re.MULTILINE)
 
 
 def test_doctor_says_that_all_is_ready(

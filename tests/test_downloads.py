@@ -26,7 +26,7 @@ OTHER = {
 
 
 class HostOf:
-    """A host that hands out what is in a queue."""
+    """A host that returns files from a queue."""
 
     def __init__(self, queue: list[dict[str, bytes]]) -> None:
         self.queue = queue
@@ -39,7 +39,7 @@ class HostOf:
 
 @pytest.fixture
 def hosted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bytes]]:
-    """What the host hands out, download by download; asking for more than there is fails."""
+    """The files of each download; one download too many fails."""
     queue: list[dict[str, bytes]] = []
 
     monkeypatch.setattr("kaggle_digits.data.download.open_host", lambda workspace, mnist_dir: HostOf(queue))
@@ -139,7 +139,7 @@ def test_download_reports_changed_files_and_keeps_backups(tmp_path: Path, hosted
         first | {"test.csv": OTHER["test.csv"], "sample_submission.csv": OTHER["sample_submission.csv"]},
     ]
     assert download(workspace).changed == ()
-    (workspace.data / "train.csv").write_bytes(b"spoilt here")  # which is no change there
+    (workspace.data / "train.csv").write_bytes(b"spoilt here")  # not a change at the host
     assert download(workspace).changed == ()
     assert download(workspace, force=True).changed == ("test.csv", "sample_submission.csv")
     digest = hashlib.sha256(first["test.csv"]).hexdigest()[:12]
@@ -176,10 +176,12 @@ def test_download_force_replaces_complete_files(workspace: Workspace, hosted: li
 
 
 @pytest.mark.parametrize("spoilt", FILES)
-def test_download_keeps_old_files_when_new_ones_are_invalid(workspace: Workspace, hosted: list, spoilt: str) -> None:
+def test_download_keeps_old_files_when_new_ones_are_invalid(
+    workspace: Workspace, hosted: list, spoilt: str
+) -> None:
     before = files_in(workspace)
     hosted.append(OTHER | {spoilt: OTHER[spoilt][:-30]})
-    with pytest.raises(NetworkError, match="What arrived is damaged"):
+    with pytest.raises(NetworkError, match="The downloaded files are damaged"):
         download(workspace, force=True)
     assert files_in(workspace) == before
 
@@ -212,12 +214,14 @@ def test_download_copies_from_any_folder_of_a_zip(tmp_path: Path, hosted: list, 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("there.zip", b"PK no zip", "no whole zip file"),
-        ("there.zip", None, "There is no"),
-        ("folder/train.csv", b"", r"has no test\.csv"),
+        ("there.zip", b"PK no zip", "not a complete zip file"),
+        ("there.zip", None, "does not exist"),
+        ("folder/train.csv", b"", r"test\.csv is missing or cannot be read"),
     ],
 )
-def test_download_rejects_invalid_source(tmp_path: Path, hosted: list, name: str, content: bytes | None, message: str) -> None:
+def test_download_rejects_invalid_source(
+    tmp_path: Path, hosted: list, name: str, content: bytes | None, message: str
+) -> None:
     source = tmp_path / name
     if content is not None:
         write_files(source.parent, {source.name: content})
@@ -242,7 +246,7 @@ def test_download_does_not_block_on_pipe(tmp_path: Path, hosted: list) -> None:
     download(workspace)
     (workspace.data / "train.csv").unlink()
     os.mkfifo(workspace.data / "train.csv")
-    assert download(workspace).fetched  # as any other file that is not the one that arrived
+    assert download(workspace).fetched  # replaced like any other file that does not match the manifest
     assert files_in(workspace) == competition_files()
     source = write_files(tmp_path / "source", competition_files())
     (source / "test.csv").unlink()

@@ -1,4 +1,4 @@
-"""Files that are read: zips, whole or not, and what is no regular file."""
+"""Reading files: valid and damaged zips, and paths that are not regular files."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_read_zipped_raises_only_data_errors_for_damaged_zips(
 
 def test_read_zipped_rejects_names_that_are_not_text(tmp_path: Path) -> None:
     content = zipped(zipfile.ZIP_DEFLATED).replace("ü".encode(), b"\xff\xff")
-    with pytest.raises(DataError, match="no whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         read_zipped(saved(tmp_path, content), "*.csv")
 
 
@@ -73,7 +73,7 @@ def test_read_zipped_rejects_invalid_lzma_stream(tmp_path: Path) -> None:
     content = bytearray(zipped(zipfile.ZIP_LZMA))
     # Behind the header, the name, the version of LZMA and the length of its properties.
     content[30 + len("folder/ü.csv".encode()) + 4] = 0xFF
-    with pytest.raises(DataError, match="no whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         read_zipped(saved(tmp_path, bytes(content)), "*.csv")
 
 
@@ -81,17 +81,19 @@ def test_read_zipped_rejects_too_large_file(tmp_path: Path, monkeypatch: pytest.
     path = saved(tmp_path, zipped(zipfile.ZIP_DEFLATED))
     monkeypatch.setattr(files, "LARGEST_MEMBER", len(CONTENT) - 1)
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
-    with pytest.raises(DataError, match=f"{len(CONTENT):,} bytes are said to be inside"):
+    with pytest.raises(DataError, match=f"{len(CONTENT):,} bytes after unpacking are too many"):
         read_zipped(path, "*.csv")
 
 
 def test_read_zipped_rejects_file_larger_than_its_header_says(tmp_path: Path) -> None:
     content = zipped(zipfile.ZIP_DEFLATED).replace(struct.pack("<I", len(CONTENT)), struct.pack("<I", 10))
-    with pytest.raises(DataError, match="no whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         read_zipped(saved(tmp_path, content), "*.csv")
 
 
-def test_read_zipped_raises_data_error_when_memory_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_zipped_raises_data_error_when_memory_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
 
@@ -102,7 +104,7 @@ def test_read_zipped_raises_data_error_when_memory_runs_out(tmp_path: Path, monk
 
 
 def special_file(folder: Path, kind: str) -> Path:
-    """Return something that is no regular file; to open the pipe would wait for a writer that never comes."""
+    """Create a path that is not a regular file. Opening the pipe would block, because nothing writes to it."""
     path = folder / kind
     if kind == "a pipe or a device":
         os.mkfifo(path)
@@ -117,8 +119,8 @@ def special_file(folder: Path, kind: str) -> Path:
 def test_regular_file_rejects_pipes_devices_and_folders(tmp_path: Path, kind: str) -> None:
     path = special_file(tmp_path, kind)
     said = "a folder" if kind == "a folder" else "a pipe or a device"
-    with pytest.raises(DataError, match=f"{kind} is {said}, not a regular file\\. Mend it\\."):
-        regular_file(path, "Mend it.")
+    with pytest.raises(DataError, match=f"{kind} is {said}, not a regular file\\. Fix it\\."):
+        regular_file(path, "Fix it.")
     with pytest.raises(DataError, match="not a regular file"):
         read_json(path)
     assert read_npz(path) is None

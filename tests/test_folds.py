@@ -25,7 +25,7 @@ def test_make_folds_depends_on_seed() -> None:
 
 @pytest.mark.parametrize("folds", [-1, 0, 1, 256])
 def test_make_folds_rejects_invalid_number_of_folds(folds: int) -> None:
-    with pytest.raises(UsageError, match="--folds from 2 to 255"):
+    with pytest.raises(UsageError, match="must be between 2 and 255, got"):
         make_folds(LABELS, folds, 0)
 
 
@@ -35,5 +35,5 @@ def test_make_folds_rejects_more_folds_than_rows_of_a_digit() -> None:
 
 
 def test_make_folds_rejects_a_single_class() -> None:
-    with pytest.raises(DataError, match=r"All rows of train\.csv are labelled 7"):
+    with pytest.raises(DataError, match=r"All rows of train\.csv have the label 7"):
         make_folds(np.full(50, 7, np.uint8), 5, 0)

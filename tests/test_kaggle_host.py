@@ -83,7 +83,7 @@ def test_download_retries_damaged_bundle(host: KaggleHost, kaggle: KaggleServer,
 
 @pytest.fixture
 def no_bundle(kaggle: KaggleServer) -> KaggleServer:
-    """A server whose bundle never arrives whole."""
+    """A server whose bundle is always incomplete."""
     kaggle.fail("digit-recognizer.zip", *[Fault(spoil=True)] * ATTEMPTS)
     return kaggle
 
@@ -110,7 +110,7 @@ def test_download_rejects_single_file_that_always_differs(
 ) -> None:
     size = len(no_bundle.files["train.csv"])
     no_bundle.fail("train.csv", *[Fault(status=200, body=bytes([48 + i]) * size) for i in range(FETCHES)])
-    with pytest.raises(NetworkError, match=r"damaged: train\.csv has other bytes each time"):
+    with pytest.raises(NetworkError, match=r"damaged: train\.csv has different content each time"):
         host.download(tmp_path)
 
 
@@ -157,7 +157,9 @@ def test_without_retries_makes_one_request(host: KaggleHost, kaggle: KaggleServe
     assert list(host.without_retries().submissions()) == []
 
 
-def test_host_waits_for_retry_after_seconds(host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_waits_for_retry_after_seconds(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
     kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": "33"}))
@@ -268,7 +270,7 @@ def test_host_extracts_message_from_error_response(
     kaggle.fail("GetSubmissionLimits", Fault(403, content, {"Content-Type": kind}))
     with pytest.raises(RefusedError) as caught:
         host.allowance()
-    assert caught.value.problem == f"Kaggle refuses: {words}."
+    assert caught.value.problem == f"Kaggle refuses the request: {words}."
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_host_shortens_long_message_at_a_word(
     kaggle.fail("GetSubmissionLimits", error(403, message))
     with pytest.raises(RefusedError) as caught:
         host.allowance()
-    words = caught.value.problem.removeprefix("Kaggle refuses: ")
+    words = caught.value.problem.removeprefix("Kaggle refuses the request: ")
     assert words.startswith(start)
     assert words.endswith(end)
     assert 290 < len(words) <= 301
@@ -302,7 +304,9 @@ def test_download_rejects_invalid_list_of_files(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, document: dict
 ) -> None:
     monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
-    with pytest.raises(NetworkError, match="What Kaggle answers makes no sense"):
+    with pytest.raises(
+        NetworkError, match="Kaggle's response is not valid|Kaggle's client cannot read the response"
+    ):
         host.download(Path("nowhere"))
     assert kaggle.count("ListDataFiles") == ATTEMPTS
 
@@ -311,22 +315,29 @@ def test_allowance_rejects_invalid_limits(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kaggle, "limits", {"numAllowedNow": "many"})
-    with pytest.raises(NetworkError, match="What Kaggle answers makes no sense"):
+    with pytest.raises(
+        NetworkError, match="Kaggle's response is not valid|Kaggle's client cannot read the response"
+    ):
         host.allowance()
 
 
 @pytest.mark.parametrize(
-    ("body", "words"), [(b"<html>Sign in</html>", "a web page where JSON is expected"), (b"", "something else")]
+    ("body", "words"),
+    [(b"<html>Sign in</html>", "expected JSON, got a web page"), (b"", "expected JSON, got other content")],
 )
 @pytest.mark.parametrize("kind", ["text/html", "application/json"])
-def test_host_rejects_responses_that_are_not_json(host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str, kind: str) -> None:
+def test_host_rejects_responses_that_are_not_json(
+    host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str, kind: str
+) -> None:
     kaggle.fail("GetSubmissionLimits", *[Fault(200, body, {"Content-Type": kind})] * ATTEMPTS)
     with pytest.raises(NetworkError, match=words) as caught:
         host.allowance()
     assert "JSONDecodeError" not in str(caught.value)
 
 
-def test_host_needs_credentials(host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_host_needs_credentials(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     without_a_key(monkeypatch)
     with pytest.raises(CredentialsError, match="no Kaggle credentials"):
         host.allowance()
@@ -345,7 +356,7 @@ def test_host_names_source_of_rejected_token(
     assert "KGAT_wrong" not in str(caught.value)
     used_instead = "unset KAGGLE_API_TOKEN to use those from KAGGLE_USERNAME and KAGGLE_KEY"
     assert (used_instead in caught.value.remedy) == with_key
-    assert ("were passed over" in caught.value.problem) == with_key
+    assert ("were not used" in caught.value.problem) == with_key
 
 
 @pytest.mark.parametrize(("mode", "heard"), [(0o644, True), (0o640, True), (0o600, False)])
@@ -376,7 +387,7 @@ def test_credential_source_does_not_show_invalid_token(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", token)
-    with pytest.raises(CredentialsError, match="KAGGLE_API_TOKEN holds is no token") as caught:
+    with pytest.raises(CredentialsError, match="The content of KAGGLE_API_TOKEN is not a valid token") as caught:
         host.allowance()
     assert "KGAT" not in str(caught.value)
 
@@ -386,17 +397,17 @@ def test_credential_source_names_variable_of_incomplete_credentials(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variable: str, half: str
 ) -> None:
     monkeypatch.delenv({"username": "KAGGLE_KEY", "key": "KAGGLE_USERNAME"}[half])
-    with pytest.raises(CredentialsError, match=f"In {variable} there is a Kaggle {half} but no"):
+    with pytest.raises(CredentialsError, match=f"{variable} has a Kaggle {half} but no"):
         host.allowance()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"username": "ada"}', r"In .*kaggle\.json there is a Kaggle username but no key"),
-        ('{"key": "0123"}', r"In .*kaggle\.json there is a Kaggle key but no username"),
-        ("{", "no JSON object"),
-        ("[]", "no JSON object"),
+        ('{"username": "ada"}', r"kaggle\.json has a Kaggle username but no key"),
+        ('{"key": "0123"}', r"kaggle\.json has a Kaggle key but no username"),
+        ("{", "is not a JSON object"),
+        ("[]", "is not a JSON object"),
     ],
 )
 def test_credential_source_rejects_incomplete_and_invalid_key_files(
@@ -585,12 +596,14 @@ def test_host_names_variable_of_missing_certificates(
     variable = f"{named}_CA_BUNDLE"
     assert (
         caught.value.problem
-        == f"There is no {tmp_path / 'gone.pem'}, where {variable} says that certificates are."
+        == f"The file of certificates that {variable} names does not exist: {tmp_path / 'gone.pem'}."
     )
     assert caught.value.remedy == f"Unset {variable}, or set it to a file of certificates that exists."
 
 
-def test_upload_raises_network_error_without_server(host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_raises_network_error_without_server(
+    host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(NetworkError, match="cannot be reached"):
@@ -717,7 +730,7 @@ def test_standing_raises_write_error_on_full_disk(
 
 def test_standing_rejects_leaderboard_in_another_format(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("DownloadLeaderboard", Fault(status=200, body=b"no zip"))
-    with pytest.raises(NetworkError, match="arrived damaged"):
+    with pytest.raises(NetworkError, match="The download is damaged"):
         host.standing()
 
 

@@ -59,8 +59,8 @@ def test_record_keeps_any_run_name(tmp_path: Path, runs: list[str]) -> None:
     [
         ("time,run\n", "line 1: the header"),
         (HEADER + ",mine\n", "line 1: the header"),
-        (f"{HEADER}\nt,r,s,1,PENDING\n", "line 2: 5 values, not 8"),
-        (f"{HEADER}\nt,r,s,1,DONE,,,\n", "line 2: 'DONE' is no status"),
+        (f"{HEADER}\nt,r,s,1,PENDING\n", "line 2: expected 8 values, got 5"),
+        (f"{HEADER}\nt,r,s,1,DONE,,,\n", "line 2: 'DONE' is not a valid status"),
         (f"{HEADER}\nt,r,s,1,PENDING,,,\n\nt,r,s,2,COMPLETE,high,,\n", "line 4: score is 'high'"),
         (f"{HEADER}\nt,r,s,1,COMPLETE,nan,,\n", "line 2: score is 'nan'"),
         (f"{HEADER}\nt,r,s,1,COMPLETE,1,1,3.0\n", "line 2: rank is '3.0'"),
@@ -140,7 +140,7 @@ def test_record_rejects_entry_that_cannot_be_read_again(tmp_path: Path, odd: dic
     ledger.record(ENTRY)
     with pytest.raises(DataError, match=r"ledger\.csv") as caught:
         ledger.record(replace(ENTRY, ref="18", **odd))  # type: ignore[arg-type]
-    assert caught.value.remedy == "Nothing was changed."
+    assert caught.value.remedy == "The ledger is unchanged."
     assert ledger.entries() == [ENTRY]
 
 

@@ -171,9 +171,7 @@ def test_train_result_does_not_depend_on_workers(trained: Workspace) -> None:
     np.testing.assert_array_equal(run.oof_softmax(), find_run(trained, "one").oof_softmax())
 
 
-def test_train_loses_nothing_when_any_write_fails(
-    trained: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_loses_nothing_when_any_write_fails(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its workers are played by a copier of a finished run's folds."""
     finished = find_run(trained, "one")
     copied: list[int] = []
@@ -244,9 +242,9 @@ def test_train_rejects_run_of_other_data(trained: Workspace) -> None:
     [
         ({"folds": 1}, "--folds from 2"),
         ({"folds": 0}, "--folds from 2"),
-        ({"seed": -1}, "cannot be a seed"),
-        ({"seed": 2**32}, "cannot be a seed"),
-        ({"seed": 2**32 - 1, "seeds": 2}, "4294967296 cannot be a seed"),
+        ({"seed": -1}, "A seed must be between 0 and 4294967295, got"),
+        ({"seed": 2**32}, "A seed must be between 0 and 4294967295, got"),
+        ({"seed": 2**32 - 1, "seeds": 2}, "got 4294967296"),
         ({"seeds": 0}, "--seeds from 1 to 200"),
         ({"seeds": 201}, "--seeds from 1 to 200"),
         ({"workers": 0}, "--workers from 1"),
@@ -609,7 +607,7 @@ def test_ensemble_adds_but_does_not_remove_members(trained: Workspace) -> None:
 
 
 def test_train_rejects_existing_name_of_mean_before_training(trained: Workspace) -> None:
-    with pytest.raises(UsageError, match="run one is no mean of runs"):
+    with pytest.raises(UsageError, match="run one already exists and is not a mean of runs"):
         quick(trained, run="one", seeds=2, observer=Listener(start=lambda *_: pytest.fail("began")))
     assert not (trained.runs / "one-s0").exists()
 
@@ -648,7 +646,7 @@ def test_ensemble_rejects_unfinished_run(trained: Workspace) -> None:
 def test_ensemble_rejects_missing_and_existing_names(trained: Workspace) -> None:
     with pytest.raises(UsageError, match="no run called 'three'"):
         ensemble(trained, ["one", "three"])
-    with pytest.raises(UsageError, match="run one is no mean of runs"):
+    with pytest.raises(UsageError, match="run one already exists and is not a mean of runs"):
         ensemble(trained, ["one", "two"], name="one")
     with pytest.raises(UsageError, match="--name names the mean of several runs"):
         ensemble(trained, ["one"], name="other")

@@ -587,9 +587,7 @@ GOOD_ROWS = np.full((50, 10), 0.1, np.float32)
     ],
 )
 @pytest.mark.parametrize("file", ["one/fold-0/val_softmax.npy", "one/ensemble/oof_softmax.npy"])
-def test_val_softmax_names_invalid_file(
-    workspace: Workspace, file: str, content: bytes, message: str
-) -> None:
+def test_val_softmax_names_invalid_file(workspace: Workspace, file: str, content: bytes, message: str) -> None:
     run = one(workspace)
     put(workspace, file, content)
     with pytest.raises(DataError, match=rf"{file} .*{message}"):

@@ -70,10 +70,10 @@ def test_write_submission_rejects_wrong_number_of_predictions(tmp_path: Path) ->
         (GOOD.replace("3,3\n", "3,3.0\n", 1), "line 4: the label is '3.0'"),
         (GOOD.replace("3,3\n", "3,\n", 1), "line 4: the label is ''"),
         (GOOD.replace("3,3\n", "3,٣\n", 1), "line 4: the label is"),
-        (GOOD.replace("3,3\n", "4,3\n", 1), "line 4: '4,3' does not begin with the id 3"),
-        (GOOD.replace("3,3\n", "", 1), "line 4: '4,4' does not begin with the id 3"),
-        (GOOD[:-5], "line 30 is the last, where 31 lines are wanted"),
-        (GOOD + "31,1\n", "line 32 is the last, where 31 lines are wanted"),
+        (GOOD.replace("3,3\n", "4,3\n", 1), "line 4: '4,3' does not start with the id 3"),
+        (GOOD.replace("3,3\n", "", 1), "line 4: '4,4' does not start with the id 3"),
+        (GOOD[:-5], "expected 31 lines, got 30"),
+        (GOOD + "31,1\n", "expected 31 lines, got 32"),
     ],
 )
 def test_read_submission_names_invalid_line(tmp_path: Path, text: str, message: str) -> None:
@@ -103,9 +103,9 @@ class FakeHost:
         self.outcomes: list[tuple[str, float | None, str]] = []
         self.uploads: list[bytes] = []
         self.fail_upload = False
-        self.lose_answer = False
-        self.hidden_looks = 0
-        self.looks = 0
+        self.lose_response = False
+        self.hidden_polls = 0
+        self.polls = 0
         self.ledger: Ledger | None = None
         self.seen_in_ledger: list[str] = []
         self.clock: Clock | None = None
@@ -130,20 +130,20 @@ class FakeHost:
         )
         if self.clock is not None:
             self.made_at.append(self.clock.slept)
-        if self.lose_answer:
+        if self.lose_response:
             raise NetworkError("Kaggle cannot be reached.", "Try later.")
         return self.sent[0].ref
 
     def submissions(self) -> Iterator[Submission]:
-        self.looks += 1
+        self.polls += 1
         if self.sent and self.clock is not None:
             age = self.clock.slept - self.made_at[-1]
             if age < self.unreadable_for:
                 raise NetworkError("Kaggle has trouble.", "Try later.")
             if age < self.lag:
                 return
-        if self.sent and self.hidden_looks > 0:
-            self.hidden_looks -= 1
+        if self.sent and self.hidden_polls > 0:
+            self.hidden_polls -= 1
             return
         if self.sent and self.ledger is not None:
             self.seen_in_ledger.append(",".join(entry.ref for entry in self.ledger.entries()))
@@ -191,12 +191,10 @@ def test_submit_scores_and_records_submission(workspace: Workspace, csv: Path, h
     assert host.sent[0].description == f"hello {sha256(csv)[:12]}"
 
 
-def test_submit_records_reference_before_first_poll(
-    workspace: Workspace, csv: Path, host: FakeHost
-) -> None:
+def test_submit_records_reference_before_first_poll(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.ledger = ledger_of(workspace)
     submit(host, workspace, csv)
-    assert host.seen_in_ledger[0] == "1"  # the first look after the sending
+    assert host.seen_in_ledger[0] == "1"  # the first poll after the submission
 
 
 def test_submit_waits_for_pending_score(workspace: Workspace, csv: Path, host: FakeHost) -> None:
@@ -250,8 +248,8 @@ def test_submit_adopts_submission_listed_by_host(workspace: Workspace, csv: Path
 def test_submit_records_lost_response_when_list_fails(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With --again too, what may have come to be is looked up before anything is sent."""
-    host.lose_answer = True
+    """Also with again=True, a submission that may have been made is searched for before the file is sent."""
+    host.lose_response = True
     submissions = host.submissions
 
     def unreachable() -> Iterator[Submission]:
@@ -283,7 +281,9 @@ def test_read_scores_finds_lost_response(
     assert ledger_of(workspace).entries()[0].ref == "1"
 
 
-def test_submit_does_not_send_while_an_entry_is_unresolved(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_does_not_send_while_an_entry_is_unresolved(
+    workspace: Workspace, csv: Path, host: FakeHost
+) -> None:
     """Whatever its time is: somebody may have edited it, or another clock have written it."""
     for time in ("t", "2020-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00"):
         ledger_of(workspace).path.unlink(missing_ok=True)
@@ -330,9 +330,7 @@ def test_read_scores_gives_rank_to_best_submission(workspace: Workspace, csv: Pa
     assert [entry.rank for entry in ledger_of(workspace).entries()] == [3, None]
 
 
-def test_submit_dry_run_of_known_file_changes_nothing(
-    workspace: Workspace, csv: Path, host: FakeHost
-) -> None:
+def test_submit_dry_run_of_known_file_changes_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv, wait=False)
     ledger_of(workspace).path.unlink()
     sent = submit(host, workspace, csv, dry_run=True)
@@ -349,7 +347,7 @@ def test_submit_repeats_error_of_known_file(workspace: Workspace, csv: Path, hos
 
 
 def test_submit_finds_lost_response(workspace: Workspace, csv: Path, host: FakeHost) -> None:
-    host.lose_answer = True
+    host.lose_response = True
     sent = submit(host, workspace, csv, run="fast", cv=0.995)
     assert (sent.entry.ref, sent.entry.run, sent.entry.cv) == ("1", "fast", 0.995)
     assert len(host.sent) == 1
@@ -359,7 +357,7 @@ def test_submit_again_does_not_take_first_submission_for_lost_second(
     workspace: Workspace, csv: Path, host: FakeHost
 ) -> None:
     submit(host, workspace, csv)
-    host.lose_answer = True
+    host.lose_response = True
     assert submit(host, workspace, csv, again=True).entry.ref == "2"
 
 
@@ -371,7 +369,7 @@ def test_submit_again_does_not_take_a_first_submission_that_is_listed_late_for_t
 
     submit(host, workspace, csv, wait=False)
     monkeypatch.setattr(host, "create", down)
-    host.hidden_looks = 1
+    host.hidden_polls = 1
     with pytest.raises(NetworkError, match="may have been made"):
         submit(host, workspace, csv, again=True)
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", ""]
@@ -379,7 +377,7 @@ def test_submit_again_does_not_take_a_first_submission_that_is_listed_late_for_t
 
 def test_submit_waits_for_a_list_that_lags(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     """The answer is lost, and nothing says whether the submission was made."""
-    host.lose_answer, host.left, host.hidden_looks = True, None, 6
+    host.lose_response, host.left, host.hidden_polls = True, None, 6
     with pytest.raises(NetworkError, match="may have been made, but is not listed"):
         submit(host, workspace, csv, run="fast")
     sent = submit(host, workspace, csv)
@@ -394,7 +392,7 @@ def test_submit_makes_one_submission_after_a_slow_upload_and_a_lost_answer(
     workspace: Workspace, csv: Path, host: FakeHost, clock: Clock, lag: float, leap: float
 ) -> None:
     """The list cannot be read, then lags, and the clock may leap in between; the allowance says nothing."""
-    host.clock, host.upload_seconds, host.lag, host.lose_answer = clock, 40, lag, True
+    host.clock, host.upload_seconds, host.lag, host.lose_response = clock, 40, lag, True
     host.unreadable_for = 20
     started = clock.now
     with pytest.raises(NetworkError, match="may have been made"):
@@ -415,7 +413,7 @@ def test_submit_makes_one_submission_after_a_slow_upload_and_a_lost_answer(
 def test_submit_reports_counted_submission_in_a_later_process(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, before: int | None
 ) -> None:
-    host.lose_answer, host.hidden_looks, left = True, 1000, [before, None, 4]
+    host.lose_response, host.hidden_polls, left = True, 1000, [before, None, 4]
     # The allowance cannot be read as the answer is lost; the next process compares it with what it was.
     monkeypatch.setattr(host, "allowance", lambda: left.pop(0) if len(left) > 1 else left[0])
     with pytest.raises(NetworkError, match="may have been made"):
@@ -426,7 +424,7 @@ def test_submit_reports_counted_submission_in_a_later_process(
             submit(host, workspace, csv)
     assert len(host.sent) == 1
     assert [(entry.ref, entry.status) for entry in ledger_of(workspace).entries()] == [("", "PENDING")]
-    host.hidden_looks = 0
+    host.hidden_polls = 0
     assert submit(host, workspace, csv).entry.ref == "1"
     assert len(host.sent) == 1
 
@@ -454,7 +452,7 @@ def test_submit_does_not_take_another_submission_for_the_lost_one(
 def test_submit_keeps_a_reference_that_score_finds_meanwhile(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.lose_answer, host.hidden_looks = True, 3
+    host.lose_response, host.hidden_polls = True, 3
 
     def read_scores_meanwhile() -> int:
         if host.sent:
@@ -475,7 +473,7 @@ def test_submit_reports_unclear_response_when_list_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     error: type[KaggleDigitsError],
 ) -> None:
-    """As where a proxy asks for a sign-in half-way."""
+    """For example, a proxy requires a sign-in after the upload."""
     submissions = host.submissions
 
     def refuse() -> Iterator[Submission]:
@@ -483,7 +481,7 @@ def test_submit_reports_unclear_response_when_list_is_refused(
             raise error("Kaggle refuses.", "Accept the rules.")
         return submissions()
 
-    host.lose_answer = True
+    host.lose_response = True
     monkeypatch.setattr(host, "submissions", refuse)
     with pytest.raises(NetworkError, match="may have been made"):
         submit(host, workspace, csv)
@@ -507,7 +505,7 @@ def test_submit_again_adds_entry_for_submission_made_elsewhere(
 def test_submit_takes_a_larger_allowance_for_a_new_day(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.lose_answer, host.hidden_looks = True, 1000
+    host.lose_response, host.hidden_polls = True, 1000
     monkeypatch.setattr(host, "allowance", lambda: 4 if not host.sent else 10)
     with pytest.raises(NetworkError, match="cannot be reached"):
         submit(host, workspace, csv)
@@ -540,15 +538,15 @@ def test_submit_sends_unresolved_file_only_with_again(
 def test_submit_again_keeps_entry_of_counted_lost_response(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.lose_answer, host.hidden_looks = True, 1000
+    host.lose_response, host.hidden_polls = True, 1000
     monkeypatch.setattr(host, "allowance", lambda: 5 - len(host.sent))
     with pytest.raises(NetworkError, match="has been counted"):
         submit(host, workspace, csv, run="fast")
-    host.lose_answer = False
+    host.lose_response = False
     submit(host, workspace, csv, run="fast", again=True, wait=False)
     lines = [(entry.ref, entry.status) for entry in ledger_of(workspace).entries()]
     assert lines == [("", "PENDING"), ("2", "PENDING")]
-    host.hidden_looks = 0
+    host.hidden_polls = 0
     read_scores(host, workspace)
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", "2"]
 
@@ -557,10 +555,10 @@ def test_submit_shows_the_first_submission_while_a_second_one_is_unresolved(
     workspace: Workspace, csv: Path, host: FakeHost
 ) -> None:
     submit(host, workspace, csv)
-    host.lose_answer, host.hidden_looks = True, 1000
+    host.lose_response, host.hidden_polls = True, 1000
     with pytest.raises(NetworkError):
         submit(host, workspace, csv, again=True)
-    host.hidden_looks, host.sent[:1] = 0, []
+    host.hidden_polls, host.sent[:1] = 0, []
     assert submit(host, workspace, csv).entry.ref == "1"
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", ""]
 
@@ -616,11 +614,11 @@ def test_submit_leaves_no_line_when_the_host_refuses(
         raise error("No.", "Try otherwise.")
 
     monkeypatch.setattr(host, "create", refuse)
-    looks = host.looks
+    looks = host.polls
     with pytest.raises(error):
         submit(host, workspace, csv)
     assert ledger_of(workspace).entries() == []
-    assert host.looks == looks + 2  # none to find what cannot be there
+    assert host.polls == looks + 2  # none to find what cannot be there
 
 
 def test_submit_leaves_no_line_when_the_upload_fails(workspace: Workspace, csv: Path, host: FakeHost) -> None:
@@ -650,14 +648,14 @@ def test_read_scores_matches_no_entry_without_digest(workspace: Workspace, csv: 
 
 @pytest.mark.parametrize("timeout", [float("nan"), -1.0])
 def test_submit_rejects_invalid_timeout(workspace: Workspace, csv: Path, host: FakeHost, timeout: float) -> None:
-    with pytest.raises(UsageError, match="no time to wait"):
+    with pytest.raises(UsageError, match="The timeout must be at least 0 seconds, got"):
         submit(host, workspace, csv, timeout=timeout)
     assert host.sent == []
 
 
 def test_submit_checks_allowance_before_upload(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.left = 0
-    with pytest.raises(RefusedError, match="used up"):
+    with pytest.raises(RefusedError, match="has been reached"):
         submit(host, workspace, csv)
     assert host.sent == []
 
