@@ -305,7 +305,7 @@ def test_download_rejects_invalid_list_of_files(
 ) -> None:
     monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
     with pytest.raises(
-        NetworkError, match="Kaggle's response is not valid|Kaggle's client cannot read the response"
+        NetworkError, match=r"^Kaggle's response is not valid|^Kaggle's client cannot read the response"
     ):
         host.download(Path("nowhere"))
     assert kaggle.count("ListDataFiles") == ATTEMPTS
@@ -316,7 +316,7 @@ def test_allowance_rejects_invalid_limits(
 ) -> None:
     monkeypatch.setattr(kaggle, "limits", {"numAllowedNow": "many"})
     with pytest.raises(
-        NetworkError, match="Kaggle's response is not valid|Kaggle's client cannot read the response"
+        NetworkError, match=r"^Kaggle's response is not valid|^Kaggle's client cannot read the response"
     ):
         host.allowance()
 

@@ -240,16 +240,16 @@ def test_train_rejects_run_of_other_data(trained: Workspace) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"folds": 1}, "--folds from 2"),
-        ({"folds": 0}, "--folds from 2"),
+        ({"folds": 1}, "must be between 2 and 255, got"),
+        ({"folds": 0}, "must be between 2 and 255, got"),
         ({"seed": -1}, "A seed must be between 0 and 4294967295, got"),
         ({"seed": 2**32}, "A seed must be between 0 and 4294967295, got"),
         ({"seed": 2**32 - 1, "seeds": 2}, "got 4294967296"),
-        ({"seeds": 0}, "--seeds from 1 to 200"),
-        ({"seeds": 201}, "--seeds from 1 to 200"),
-        ({"workers": 0}, "--workers from 1"),
-        ({"run": "../elsewhere"}, "cannot be the name of a run"),
-        ({"run": ".hidden"}, "cannot be the name of a run"),
+        ({"seeds": 0}, "must be between 1 and 200, got"),
+        ({"seeds": 201}, "must be between 1 and 200, got"),
+        ({"workers": 0}, "workers must be at least 1, got"),
+        ({"run": "../elsewhere"}, "is not a valid run name"),
+        ({"run": ".hidden"}, "is not a valid run name"),
         ({"preset": "slow"}, "no preset called"),
     ],
 )
