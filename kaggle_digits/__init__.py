@@ -1,4 +1,4 @@
-"""From nothing to a scored submission in Kaggle's Digit Recognizer: the library's front door."""
+"""Kaggle Digit Recognizer from the download to the score: the public API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kaggle_digits.training.observer import Observer as Observer
     from kaggle_digits.workspace import Workspace as Workspace
 
-_HOMES = {
+_MODULES = {
     "KaggleDigitsError": "errors",
     "Observer": "training.observer",
     "Workspace": "workspace",
@@ -37,11 +37,11 @@ _HOMES = {
     "temper": "evaluation.calibration",
     "train": "pipeline",
 }
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    # On first use, so that importing the package, and `kaggle-digits --help`, load none of numpy and pandas.
-    if name in _HOMES:
-        return getattr(import_module(f"kaggle_digits.{_HOMES[name]}"), name)
+    # Import on first use, so that `kaggle-digits --help` starts fast, without importing numpy and pandas.
+    if name in _MODULES:
+        return getattr(import_module(f"kaggle_digits.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

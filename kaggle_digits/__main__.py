@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, whose imports Ctrl-C may interrupt too."""
+    """Run the command line. Ctrl-C exits without a traceback, also during the imports."""
     try:
         from kaggle_digits import cli
 

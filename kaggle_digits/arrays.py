@@ -1,4 +1,4 @@
-"""The array types that flow through the package."""
+"""Type aliases for NumPy arrays."""
 
 from __future__ import annotations
 

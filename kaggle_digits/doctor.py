@@ -1,4 +1,4 @@
-"""What is ready on this machine, and how to fix what is not."""
+"""Check that this machine is ready, and say how to fix what is not."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kaggle_digits.errors import CredentialsError, DataError, KaggleDigitsError, NetworkError, RefusedError
-from kaggle_digits.files import read_json, sha256, temporary_folder
+from kaggle_digits.files import temporary_folder
 from kaggle_digits.workspace import FILES, Workspace
 
 State = Literal["ok", "warning", "problem"]
 
 PYTHONS = (3, 11), (3, 14)
-"""The first Python that will do and the first that will not: TensorFlow's range, as in pyproject.toml."""
+"""The first supported Python version and the first unsupported one: TensorFlow's range, as in pyproject.toml."""
 DISK = 0.5e9
-"""Bytes that should be free: twice what the data take (175 MB, 123 of them CSV, the rest cache) and a run of
-`best` (66 MB), because old files are kept until the new ones are complete. By ``du -sm`` on `rehearsal-full`,
-which has as many rows as the real competition."""
-PATIENCE = 10.0
-"""Seconds without a byte after which Kaggle counts as out of reach."""
+"""Bytes that should be free: twice the size of the data (175 MB, of which 123 MB are CSV files and the rest is the
+cache) and of a run of `best` (66 MB), because new files are complete before old ones are removed. Measured with
+``du -sm`` on `rehearsal-full`, which has as many rows as the real competition."""
+KAGGLE_TIMEOUT = 10.0
+"""Seconds without data after which Kaggle counts as unreachable."""
 
 _TENSORFLOW = """
 import json
@@ -40,24 +40,24 @@ details = tf.config.experimental.get_device_details
 gpus = [details(gpu).get("device_name", gpu.name) for gpu in tf.config.list_physical_devices("GPU")]
 print(json.dumps({"version": tf.__version__, "gpus": gpus}))
 """
-TENSORFLOW_PATIENCE = 300.0
-"""Seconds that importing TensorFlow may take, on a busy machine with a slow disk."""
+TENSORFLOW_TIMEOUT = 300.0
+"""Maximum time in seconds to import TensorFlow. A busy machine with a slow disk may need minutes."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found on one thing that the way to a score needs.
+    """The result of one check.
 
     Attributes
     ----------
     name : str
-        The thing.
+        What was checked.
     state : {"ok", "warning", "problem"}
-        A warning leaves a way to go on, a problem is in it.
+        With a warning you can continue; a problem has to be fixed first.
     words : str
-        What was found.
+        The result in one or more sentences.
     remedy : str
-        How to fix it; empty if it is ok.
+        How to fix it; empty if the state is ``"ok"``.
     """
 
     name: str
@@ -67,48 +67,49 @@ class Check:
 
 
 def examine(workspace: Workspace) -> list[Check]:
-    """Look at all that the way to a score in the workspace's competition needs, and change nothing.
+    """Check everything that is needed for a score in the workspace's competition; change nothing.
 
-    What is wrong with it is a finding and not an error. For a competition at Kaggle this makes a few requests.
+    Problems are returned, not raised. For a competition at Kaggle this makes a few requests.
 
     Parameters
     ----------
     workspace : Workspace
-        The competition, and where its files are or will be.
+        The competition and its folders, which need not exist yet.
 
     Returns
     -------
     list of Check
-        From the machine to the runs. What cannot be asked, such as Kaggle without credentials, is not there.
+        The results in a fixed order. Checks that cannot be made, such as Kaggle's without credentials, are left
+        out.
     """
-    findings = [
+    checks = [
         _python(),
-        _look("TensorFlow", _tensorflow),
-        _look("Memory", _memory),
-        _look("Disk", lambda: _disk(workspace)),
+        _run_check("TensorFlow", _tensorflow),
+        _run_check("Memory", _memory),
+        _run_check("Disk", lambda: _disk(workspace)),
     ]
     if workspace.competition.host == "kaggle":
-        findings.append(_look("Credentials", _credentials))
-        if findings[-1].state != "problem":
-            findings += _kaggle(workspace)
+        checks.append(_run_check("Credentials", _credentials))
+        if checks[-1].state != "problem":
+            checks += _kaggle(workspace)
     else:
-        findings.append(Check("Credentials", "ok", "None are needed for a competition on this machine."))
-        findings.append(_look("Submissions", lambda: _local_submissions(workspace)))
-    findings.append(_look("Data", lambda: _data(workspace)))
-    findings.append(_look("Runs", lambda: _runs(workspace)))
-    return findings
+        checks.append(Check("Credentials", "ok", "A competition on this machine needs no credentials."))
+        checks.append(_run_check("Submissions", lambda: _local_submissions(workspace)))
+    checks.append(_run_check("Data", lambda: _check_data(workspace)))
+    checks.append(_run_check("Runs", lambda: _runs(workspace)))
+    return checks
 
 
-def is_ready(findings: list[Check]) -> bool:
-    """Tell whether no finding is a problem."""
-    return all(finding.state != "problem" for finding in findings)
+def is_ready(checks: list[Check]) -> bool:
+    """Return whether no check found a problem."""
+    return all(check.state != "problem" for check in checks)
 
 
-def next_command(workspace: Workspace, findings: list[Check]) -> str:
-    """Return the command that leads on from where the person is, if the findings are no problem."""
+def next_command(workspace: Workspace, checks: list[Check]) -> str:
+    """Return the command to run next, if no check found a problem."""
     from kaggle_digits.runs.summary import summarise_runs
 
-    if any(finding.name == "Data" and finding.state != "ok" for finding in findings):
+    if any(check.name == "Data" and check.state != "ok" for check in checks):
         return workspace.command("download")
     rows = summarise_runs(workspace)
     if not rows or rows[0]["status"] == "damaged":
@@ -118,19 +119,19 @@ def next_command(workspace: Workspace, findings: list[Check]) -> str:
     return workspace.command("submit" if rows[0]["score"] is None else "score")
 
 
-def _look(name: str, look: Callable[[], Check]) -> Check:
-    """Turn what goes wrong while looking into a finding."""
+def _run_check(name: str, check: Callable[[], Check]) -> Check:
+    """Run a check; return errors that it raises as its result."""
     try:
-        return look()
+        return check()
     except KaggleDigitsError as error:
         state: State = "warning" if isinstance(error, NetworkError) else "problem"
         return Check(name, state, error.problem, error.remedy)
     except Exception as error:
-        # The rest gets its turn, whatever lies in the way of this; an error's own words may hold a secret.
+        # The other checks still run. The message of an unexpected error is not shown, it may contain a secret.
         why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        what = getattr(error, "filename", None) or "it"
-        remedy = "Fix its permissions, or remove what is damaged, then run the same command again."
-        return Check(name, "problem", f"Cannot look at {what}: {why}.", remedy)
+        what = getattr(error, "filename", None) or name
+        remedy = "Fix its permissions, or remove it if it is damaged, then run the same command again."
+        return Check(name, "problem", f"Cannot check {what}: {why}.", remedy)
 
 
 def _python() -> Check:
@@ -141,37 +142,37 @@ def _python() -> Check:
     return Check(
         "Python",
         "problem",
-        f"Version {version} is not one that TensorFlow has packages for.",
-        f"Install with Python {first[0]}.{first[1]} or later, before {end[0]}.{end[1]}.",
+        f"TensorFlow has no packages for Python {version}.",
+        f"Use Python {first[0]}.{first[1]} or later, but before {end[0]}.{end[1]}.",
     )
 
 
 def _tensorflow() -> Check:
-    """Import TensorFlow in a process of its own, which may die of it: on a processor without AVX it does."""
+    """Import TensorFlow in a separate process, because the import crashes the process on a CPU without AVX."""
     from kaggle_digits.execution.processes import cpu_cores
     from kaggle_digits.training.models import KERAS_ENVIRONMENT
 
     try:
         process = subprocess.run(  # noqa: S603
-            # Without -P a json.py or tensorflow.py in the current folder is run in place of the real one.
+            # Without -P, Python would import a json.py or tensorflow.py from the current folder.
             [sys.executable, "-P", "-c", _TENSORFLOW],
             env=os.environ | KERAS_ENVIRONMENT | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=TENSORFLOW_PATIENCE,
+            timeout=TENSORFLOW_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return _no_tensorflow(f"it takes longer than {TENSORFLOW_PATIENCE:.0f} seconds", "Try again later.")
+        return _no_tensorflow(f"the import takes longer than {TENSORFLOW_TIMEOUT:.0f} seconds", "Try again later.")
     if process.returncode == -signal.SIGILL:
         return _no_tensorflow(
-            "this processor lacks instructions that it is built for, such as AVX",
-            "Train on another machine, for instance in a notebook at Kaggle.",
+            "this CPU does not support instructions that it needs, such as AVX",
+            "Train on another machine, for example in a Kaggle notebook.",
         )
     reinstall = "Install it again: pip install --force-reinstall tensorflow."
     if process.returncode < 0:
-        return _no_tensorflow(f"signal {-process.returncode} ends it", reinstall)
+        return _no_tensorflow(f"the process was ended by signal {-process.returncode}", reinstall)
     try:
         facts = json.loads(process.stdout.splitlines()[-1])
         version, gpus = facts["version"], facts["gpus"]
@@ -183,7 +184,7 @@ def _tensorflow() -> Check:
         "TensorFlow",
         "ok",
         f"Version {version}, on {_count(cores, 'CPU core')} and {', '.join(gpus) or 'no GPU'}; "
-        f"trains {_count(_workers(), 'fold')} at a time.",
+        f"trains {_count(_workers(), 'fold')} in parallel.",
     )
 
 
@@ -196,8 +197,8 @@ def _memory() -> Check:
 
     total, available = (min(memory(), number) for number in _memory_bytes())
     workers = _workers()
-    words = f"{_gigabytes(available)} of {_gigabytes(total)} are available; a fold in training may take "
-    words += f"{_gigabytes(WORKER_MEMORY)}, times {workers} at a time."
+    words = f"{_gigabytes(available)} of {_gigabytes(total)} are available; training one fold may need "
+    words += f"{_gigabytes(WORKER_MEMORY)}, and {workers} are trained in parallel."
     fitting = int(available / WORKER_MEMORY)
     if fitting >= workers:
         return Check("Memory", "ok", words)
@@ -207,13 +208,13 @@ def _memory() -> Check:
 
 
 def _memory_bytes() -> tuple[float, float]:
-    """Return the machine's memory and what of it is available, in bytes."""
+    """Return the machine's total and available memory in bytes."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError):
         found = re.search(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
         if found:
             return total, 1024 * int(found[1])
-    # macOS has no such file, and gives away what it caches when somebody asks for it.
+    # macOS has no such file. It frees cached memory on demand, so count all memory as available.
     return total, total
 
 
@@ -221,7 +222,7 @@ def _disk(workspace: Workspace) -> Check:
     for folder in (workspace.data, workspace.runs, workspace.submissions):
         existing = _existing(folder)
         try:
-            # Permission bits do not tell: a file system may be full or mounted read-only.
+            # Permission bits are not enough: the file system may be full or read-only.
             with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=existing):
                 pass
         except OSError as error:
@@ -229,67 +230,72 @@ def _disk(workspace: Workspace) -> Check:
                 "Disk",
                 "problem",
                 f"{folder} cannot be written: {error.strerror or error}.",
-                f"Make {existing} a folder that you may write to, or choose another one with --root.",
+                f"Fix the permissions of {existing}, or choose another folder with --root.",
             )
     free = shutil.disk_usage(_existing(workspace.root)).free
-    words = f"{_gigabytes(free)} are free; data and a run of the largest preset ask for {_gigabytes(DISK)}."
+    words = f"{_gigabytes(free)} are free; the data and a run of the largest preset need {_gigabytes(DISK)}."
     if free >= DISK:
         return Check("Disk", "ok", words)
-    return Check("Disk", "problem", words, "Free some space, or choose another folder with --root.")
+    return Check("Disk", "problem", words, "Free some disk space, or choose another folder with --root.")
 
 
 def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest above it that exists."""
+    """Return the folder, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _credentials() -> Check:
-    from kaggle_digits.hosts.credentials import credential_file, credential_source, credential_sources
+    from kaggle_digits.hosts.credentials import (
+        credential_file,
+        credential_source,
+        credential_sources,
+        is_readable_by_others,
+    )
 
     used = credential_source()
     sources = []
-    # What is wrong with a place that is passed over does no harm.
+    # Errors of sources that the client does not use are not a problem.
     with suppress(CredentialsError):
         for source in credential_sources():
             sources.append(source)
-    words, remedies = [f"Those from {used} are used."], []
+    words, remedies = [f"The credentials from {used} are used."], []
     if len(sources) > 1:
-        words.append(f"Those from {' and '.join(sources[1:])} are passed over, even if Kaggle refuses the first.")
-        remedies.append("Remove those that you do not mean to use.")
+        words.append(f"Those from {' and '.join(sources[1:])} are ignored, even if Kaggle rejects the first.")
+        remedies.append("Remove those that you do not want to use.")
     for path in filter(None, map(credential_file, sources)):
-        if path.stat().st_mode & 0o044:
+        if is_readable_by_others(path):
             words.append(f"Other users of this machine can read {path}.")
-            remedies.append(f"Keep them out: chmod 600 {shlex.quote(str(path))}.")
+            remedies.append(f"Fix its permissions with: chmod 600 {shlex.quote(str(path))}.")
     return Check("Credentials", "warning" if remedies else "ok", " ".join(words), " ".join(remedies))
 
 
 def _kaggle(workspace: Workspace) -> list[Check]:
-    """Ask Kaggle, as briefly as can be: a download tells of network, credentials and rules at once."""
+    """Check the network, the credentials and the rules with one small download, then the daily limit."""
     from kaggle_digits.hosts.kaggle import KaggleHost
 
-    host = KaggleHost(workspace.competition.name, attempts=1, timeout=PATIENCE)
+    host = KaggleHost(workspace.competition.name, attempts=1, timeout=KAGGLE_TIMEOUT)
 
     def rules() -> Check:
         try:
             host.try_download()
         except NetworkError as error:
-            remedy = "Check the network before you download or submit; training works without it."
+            remedy = "Check the network before you download or submit; training works offline."
             return Check("Kaggle", "warning", error.problem, remedy)
         except RefusedError as error:
             return Check("Rules", "problem", error.problem, error.remedy)
-        return Check("Rules", "ok", "They are accepted.")
+        return Check("Rules", "ok", "The rules are accepted.")
 
     def submissions() -> Check:
         left = host.allowance()
         if left is None:
-            return Check("Submissions", "ok", "Kaggle begins to count with your first one.")
+            return Check("Submissions", "ok", "Kaggle reports the daily limit after your first submission.")
         return _submissions(left, f"{left} left today.")
 
-    found = _look("Kaggle", rules)
+    found = _run_check("Kaggle", rules)
     if found.name == "Kaggle":
         return [found]
-    reached = Check("Kaggle", "ok", "It answers and accepts the credentials.")
-    return [reached, found] + ([_look("Submissions", submissions)] if found.state == "ok" else [])
+    connection = Check("Kaggle", "ok", "Kaggle responds and accepts the credentials.")
+    return [connection, found] + ([_run_check("Submissions", submissions)] if found.state == "ok" else [])
 
 
 def _local_submissions(workspace: Workspace) -> Check:
@@ -303,50 +309,44 @@ def _submissions(left: int, words: str) -> Check:
     if left > 0:
         return Check("Submissions", "ok", words)
     return Check(
-        "Submissions", "warning", "The day's are used up.", "Submit after midnight UTC; training works until then."
+        "Submissions",
+        "warning",
+        "The daily limit has been reached.",
+        "Submit after midnight UTC; training works until then.",
     )
 
 
-def _data(workspace: Workspace) -> Check:
-    from kaggle_digits.data.download import MANIFEST
+def _check_data(workspace: Workspace) -> Check:
+    from kaggle_digits.data.download import MANIFEST, manifest_differences
 
-    folder, remedy = workspace.data, f"Get them with: {workspace.command('download')}."
+    folder, remedy = workspace.data, f"Download them with: {workspace.command('download')}."
     missing = [name for name in FILES if not (folder / name).is_file()]
     if len(missing) == len(FILES):
-        # Where everybody begins is no problem.
+        # The state before the first download is not a problem.
         return Check("Data", "warning", f"There are no files in {folder} yet.", remedy)
     if missing:
         return Check("Data", "problem", f"{folder} has no {' and no '.join(missing)}.", remedy)
     by_hand = not (folder / MANIFEST).exists()
     if not by_hand:
         try:
-            entries = read_json(folder / MANIFEST)["files"]
-            differences = [words for name in FILES if (words := _difference(folder / name, entries[name]))]
-        except (DataError, KeyError, TypeError):
+            differences = manifest_differences(folder)
+        except DataError:
             return Check("Data", "problem", f"{folder / MANIFEST} is damaged.", remedy)
         if differences:
             return Check("Data", "problem", " ".join(differences), remedy)
     try:
         train_rows, test_rows = _rows(folder)
     except DataError as error:
-        remedy = f"Get the files again with: {workspace.command('download', '--force')}."
+        remedy = f"Download the files again with: {workspace.command('download', '--force')}."
         return Check("Data", "problem", error.problem, remedy)
-    how = "valid, put in place by hand" if by_hand else "complete and valid"
+    how = "valid, copied by hand" if by_hand else "complete and valid"
     return Check("Data", "ok", f"{train_rows:,} training rows and {test_rows:,} test rows, {how}.")
-
-
-def _difference(path: Path, entry: dict[str, Any]) -> str:
-    """Say how a file differs from its entry in the manifest; empty if it does not."""
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        return f"{path} has {size:,} bytes, not the {entry['bytes']:,} that arrived."
-    return "" if sha256(path) == entry["sha256"] else f"{path} is not the file that arrived: its SHA-256 differs."
 
 
 def _rows(folder: Path) -> tuple[int, int]:
     """Parse and validate the files, and return how many training and test rows they have.
 
-    In a folder of links to them, where the cache that loading leaves behind is removed: to look changes nothing.
+    The files are read through links in a temporary folder, so that loading writes no cache to the data folder.
     """
     from kaggle_digits.data.csv import load_test, load_train
 
@@ -368,7 +368,7 @@ def _runs(workspace: Workspace) -> Check:
     words, remedies = [f"{_count(len(rows), 'run')} so far."], []
     for name in unfinished:
         words.append(f"{name} is unfinished.")
-        remedies.append(f"Go on with: {_command_of_run(workspace, name)}.")
+        remedies.append(f"Continue with: {_command_of_run(workspace, name)}.")
     for name in damaged:
         words.append(f"{name} is damaged.")
         remedies.append(f"Remove {workspace.runs / name} and train it again.")
@@ -382,7 +382,7 @@ def _command_of_run(workspace: Workspace, name: str) -> str:
 
 
 def _workers() -> int:
-    """Return how many folds of the default preset train at a time."""
+    """Return how many folds of the default preset are trained in parallel."""
     from kaggle_digits.execution.processes import default_workers
     from kaggle_digits.training import DEFAULT_PRESET
     from kaggle_digits.training.presets import PRESETS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class KaggleDigitsError(Exception):
-    """An error that ends in two sentences and an exit code instead of a traceback.
+    """Base class of the errors that the command line prints as two sentences, without a traceback.
 
     Parameters
     ----------
@@ -22,40 +22,40 @@ class KaggleDigitsError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[type[KaggleDigitsError], tuple[str, str]]:
-        # Workers send their errors to their parent.
+        # Worker processes send errors to their parent, and pickle would pass `args`, which has one string.
         return type(self), (self.problem, self.remedy)
 
 
 class UsageError(KaggleDigitsError):
-    """The command or call was given something it cannot work with."""
+    """An option or argument is not valid."""
 
     exit_code = 2
 
 
 class CredentialsError(KaggleDigitsError):
-    """There are no Kaggle credentials, or Kaggle does not know them."""
+    """There are no Kaggle credentials, or Kaggle does not accept them."""
 
     exit_code = 3
 
 
 class RefusedError(KaggleDigitsError):
-    """The host refuses: rules not accepted, unknown competition, daily limit."""
+    """The host refused the request: rules not accepted, unknown competition, daily limit reached."""
 
     exit_code = 4
 
 
 class NetworkError(KaggleDigitsError):
-    """Network or server trouble after retries, damage on the wire, or still pending at the timeout."""
+    """Network or server error after all retries, corrupt download, or score still pending at the timeout."""
 
     exit_code = 5
 
 
 class NotReachedError(NetworkError):
-    """The host was not even connected to, and has certainly done nothing."""
+    """No connection to the host was made, so the host cannot have processed the request."""
 
 
 class DataError(KaggleDigitsError):
-    """Bad data, a bad submission file, or a damaged artefact."""
+    """Data, a submission file or an artefact is missing, damaged or not valid."""
 
     exit_code = 6
 
@@ -67,6 +67,6 @@ class ScoringError(KaggleDigitsError):
 
 
 class WriteError(KaggleDigitsError):
-    """Something cannot be written (disk, permission), or the run is in use."""
+    """A file cannot be written (disk full, no permission), or another process has locked it."""
 
     exit_code = 8

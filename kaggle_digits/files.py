@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, locks, and digests."""
+"""Atomic writes, validated reads, zip files, locks and digests."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from typing import Any
 from kaggle_digits.errors import DataError, WriteError
 
 LARGEST_MEMBER = 1 << 30
-"""Bytes that a file in a zip may unpack to: the largest of the competition's has 77 million."""
+"""Maximum size in bytes of a file in a zip. The competition's largest file has 77 million bytes."""
 
-_MAKE_AGAIN = "Remove it and run the command that makes it again."
+_CREATE_AGAIN = "Remove it and create it again."
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create the folder `path` with its parents, if need be, and return it.
+    """Create the folder `path` and its parents if they do not exist, and return `path`.
 
     Raises
     ------
@@ -51,14 +51,14 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path` that takes its place when the block ends well.
+    """Yield a temporary file in the folder of `path`, which replaces `path` if the block succeeds.
 
-    Until then, and if the block fails, `path` is what it was.
+    If the block raises or the process is killed, `path` is unchanged.
 
     Raises
     ------
     WriteError
-        If the disk or a permission is in the way.
+        If the file cannot be written.
     """
     make_folder(path.parent)
     with write_errors(path):
@@ -68,35 +68,37 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             with open(temporary, "rb") as stream:
-                # Without it a power cut can leave the new name on an empty file.
+                # Without fsync, a power failure after the rename can leave an empty file under the new name.
                 os.fsync(stream.fileno())
+            # mkstemp creates files with mode 600; give the file the mode that open() would have given it.
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
+            # A rename is atomic: other processes see either the old file or the complete new one.
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, complete or not at all."""
+    """Write `content` to `path` atomically: see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write `document` as JSON to `path`, complete or not at all."""
+    """Write `document` as JSON to `path` atomically: see `replacing`."""
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield an empty folder in the system's temporary one, which TMPDIR names; it is removed in the end.
+    """Yield an empty folder inside the system's temporary folder (TMPDIR), and remove it afterwards.
 
     Raises
     ------
     WriteError
-        If there is no temporary folder that can be written, or the block cannot write into it.
+        If no temporary folder is writable, or the block cannot write to it.
     """
     with write_errors(Path("into the temporary folder")):
         parent = Path(tempfile.gettempdir())
@@ -105,15 +107,15 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def regular_file(path: Path, remedy: str) -> Path:
-    """Return `path`, once it is known to be a regular file or a link to one.
+    """Check that `path` is a regular file or a link to one, and return it.
 
-    To open a named pipe or a device may wait for ever, or never come to an end. That `path` is missing, an
-    `OSError`, is left to the caller.
+    Opening a named pipe or a device can block forever, and reading one may never end. If `path` does not exist,
+    the `OSError` of `Path.stat` is passed on to the caller.
 
     Raises
     ------
     DataError
-        With `remedy`, if it is something else.
+        With `remedy`, if it is not a regular file.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
@@ -128,27 +130,27 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If the file is missing or holds anything else.
+        If the file is missing, or does not contain a JSON object.
     """
     try:
-        document = json.loads(regular_file(path, _MAKE_AGAIN).read_bytes())
+        document = json.loads(regular_file(path, _CREATE_AGAIN).read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{path} is missing.", "Run the command that makes it again.") from None
+        raise DataError(f"{path} is missing.", "Create it again.") from None
     except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}.", _MAKE_AGAIN) from error
+        raise DataError(f"{path} cannot be read as JSON: {error}.", _CREATE_AGAIN) from error
     if not isinstance(document, dict):
-        raise DataError(f"{path} does not hold a JSON object.", _MAKE_AGAIN)
+        raise DataError(f"{path} does not contain a JSON object.", _CREATE_AGAIN)
     return document
 
 
 def read_npz(path: Path) -> dict[str, Any] | None:
-    """Return the arrays in an ``.npz`` file, or None if it is missing or damaged: it can be made again."""
+    """Return the arrays in an ``.npz`` file, or None if it is missing or damaged."""
     import numpy as np
 
     try:
-        with np.load(regular_file(path, _MAKE_AGAIN), allow_pickle=False) as arrays:
+        with np.load(regular_file(path, _CREATE_AGAIN), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except Exception:  # NumPy and zipfile raise all sorts of things at files that were tampered with
+    except Exception:  # NumPy and zipfile raise many types of errors for corrupt files
         return None
 
 
@@ -164,18 +166,20 @@ def read_zipped(archive: Path, pattern: str) -> bytes:
     Raises
     ------
     DataError
-        If the archive is no zip, has no such file, its checksum is wrong, or it is larger than `LARGEST_MEMBER`.
+        If the archive is not a valid zip file or has no such file, or if the file has a wrong checksum or is
+        larger than `LARGEST_MEMBER`.
     """
     try:
         with zipfile.ZipFile(archive) as files:
             member = next((m for m in files.infolist() if fnmatch(PurePosixPath(m.filename).name, pattern)), None)
             if member is not None and member.file_size > LARGEST_MEMBER:
-                raise ValueError(f"{member.file_size:,} bytes are said to be inside")
+                raise ValueError(f"{member.file_size:,} bytes after unpacking are too many")
             if member is not None:
                 with files.open(member) as stream:
-                    # Piece by piece: if the size in the zip is wrong, reading stops before all of it is unpacked.
+                    # Read in chunks: the size in the header may be wrong, and read() would unpack all of the
+                    # data into memory before it truncates it to that size.
                     return b"".join(iter(partial(stream.read, 1 << 14), b""))
-    # Damage makes zipfile raise whatever its decompressors, decoders and the memory have to say.
+    # For a corrupt file, zipfile raises errors of many types: from decompressors, text decoding and memory.
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise DataError(
@@ -185,33 +189,33 @@ def read_zipped(archive: Path, pattern: str) -> bytes:
 
 
 def unzip(archive: Path, names: Iterable[str], folder: Path) -> None:
-    """Unpack the files called `names`, wherever they are in a zip, into `folder`, and nothing else.
+    """Extract the files called `names`, from any folder of a zip, into `folder`.
 
-    Only their contents come from the archive, never a path, so it cannot write outside `folder`. Raises what
-    `read_zipped` and `write_bytes` do.
+    Paths in the archive are ignored, so it cannot write outside `folder`. Raises the errors of `read_zipped` and
+    `write_bytes`.
     """
     for name in names:
         write_bytes(folder / name, read_zipped(archive, name))
 
 
 @contextmanager
-def lock(path: Path, busy: str, patience: float = 0) -> Iterator[None]:
-    """Hold the lock file at `path`, or raise if another process does after `patience` seconds.
+def lock(path: Path, busy: str, timeout: float = 0) -> Iterator[None]:
+    """Hold the lock file at `path`; raise if another process still holds it after `timeout` seconds.
 
     Raises
     ------
     WriteError
-        With `busy` as the problem, if it is held already.
+        With `busy` as the problem, if another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
     make_folder(path.parent)
     with write_errors(path):
         try:
-            held = FileLock(path, timeout=patience)
+            held = FileLock(path, timeout=timeout)
             held.acquire()
         except Timeout:
-            raise WriteError(busy, "Wait until it ends, then run the same command again.") from None
+            raise WriteError(busy, "Wait until it ends, then try again.") from None
     try:
         yield
     finally:

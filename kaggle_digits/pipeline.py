@@ -1,4 +1,4 @@
-"""The verbs: each calls the other rooms in their order."""
+"""The functions `train`, `ensemble`, `submit` and `score`, which combine the other modules."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from kaggle_digits.workspace import Workspace
 RunT = TypeVar("RunT", bound=Run)
 
 MOST_SEEDS = 200
-"""More than anybody has time for, and fewer than the files that a process may hold open: each run has its lock."""
+"""Maximum number of seeds. Each run keeps its lock file open, and many systems allow only 256 open files."""
 
 
 def train(
@@ -65,53 +65,55 @@ def train(
     tensorboard: bool = False,
     observer: Observer | None = None,
 ) -> Run:
-    """Train what is missing of a run, or of several that differ in their seed; ensemble and write the submission.
+    """Train the missing folds of one or more runs, ensemble them and write the submission.
+
+    With several seeds, one run is trained per seed, and the mean of these runs is a run too.
 
     Parameters
     ----------
     workspace : Workspace
-        The competition, and where its files are.
+        The competition and its folders.
     preset : str
         The preset's name.
     folds : int, optional
-        K; the preset's if not given.
+        The number of folds, from 2 to 255. Default: that of the preset.
     seed : int
-        Of the split and of every random draw of training, from 0 to 2**32 - 1.
+        The seed of the split and of all random numbers in training, from 0 to 2**32 - 1.
     seeds : int
-        How many runs: of `seed`, `seed` + 1, and so on. Several are averaged into a run of their own.
+        The number of runs, with the seeds `seed`, `seed` + 1, and so on, from 1 to 200.
     settings : mapping of str to object, optional
-        Settings of the preset to change, and their values, which may be text as typed.
+        Settings of the preset to change. Values may be strings, as on the command line.
     run : str, optional
-        The run's name; if not given it follows from all of the above. Of several runs it names their mean, and
-        begins their names.
+        The run's name. By default it is made from the preset, folds, seed and settings. With several seeds it is
+        the name of the mean, and the prefix of the names of the single runs.
     workers : int, optional
-        How many folds to train at a time on this machine; by its cores, memory and GPUs if not given.
+        The number of folds to train in parallel on this machine. By default it depends on the cores, memory and
+        GPUs.
     dask : str, optional
-        The address of a Dask scheduler, on whose workers the folds are trained instead of on this machine; needs
-        the extra ``dask``.
+        The address of a Dask scheduler, whose workers train the folds; needs the extra ``dask``.
     retrain : bool
-        Train damaged folds again; if none is damaged, all of them.
+        Train damaged folds again, or all folds if none is damaged.
     tensorboard : bool
-        Write events for TensorBoard beside each fold that is trained; needs the extra ``tensorboard``.
+        Write TensorBoard events into the folder of each fold; needs the extra ``tensorboard``.
     observer : Observer, optional
-        Told of what happens.
+        Called with the progress.
 
     Returns
     -------
     Run
-        Finished.
+        The finished run; with several seeds, their mean.
 
     Raises
     ------
     UsageError
-        For an unknown preset, setting or value, if the named run has another recipe, or if no Dask worker has the
-        versions that are here.
+        If the preset, a setting or an argument is not valid, if the run exists with another recipe, or if no Dask
+        worker has the same package versions.
     DataError
         If the data or an artefact is damaged, or the run was made from other data.
     NetworkError
-        If the Dask scheduler or all its workers are gone.
+        If the connection to the Dask scheduler or to all its workers is lost.
     WriteError
-        If something cannot be written, or another process is training the run.
+        If a file cannot be written, or another process is using the run.
 
     Examples
     --------
@@ -131,11 +133,11 @@ def train(
         paths = [run_folder(workspace, f"{run}-s{r.seed}" if run else r.run_name()) for r in recipes]
     data = load_data(workspace.data)
     check_manifest(workspace.data, data.hashes)
-    # Before there is any run: what is wrong with K is found here.
+    # Before any run is created, so that an invalid number of folds leaves no run behind.
     splits = [make_folds(data.train.labels, recipe.preset.folds, recipe.seed) for recipe in recipes]
     with ExitStack() as locks:
         if seeds > 1:
-            # What is wrong with the mean's name is better found now than after the training.
+            # Check the mean's name before the training, not after it.
             locks.enter_context(_lock(target))
             check_mean(target, [path.name for path in paths], data)
         plans: dict[int, RunPlan] = {}
@@ -146,9 +148,9 @@ def train(
         if retrain and not any(plan.has_damaged_folds for plan in plans.values()):
             for plan in plans.values():
                 plan.missing = set(range(len(plan.tasks)))
-        # The time of a training that was cut off, or of several runs at once, says nothing about one.
-        in_one_go = seeds == 1 and plans[seed].starts_from_nothing()
-        training = _Training(workspace, data, plans, observer or Observer(), started if in_one_go else None)
+        # The elapsed time is not that of one run if the training was interrupted or trains several runs.
+        is_timed = seeds == 1 and plans[seed].is_from_scratch()
+        training = _Training(workspace, data, plans, observer or Observer(), started if is_timed else None)
         training.run(target.name, workers, dask)
         if seeds == 1:
             return plans[seed].run
@@ -157,20 +159,20 @@ def train(
 
 @dataclass
 class _Training(Observer):
-    """The training of the missing folds of one or more runs, each ensembled as soon as its folds are there.
+    """Train the missing folds of one or more runs, and ensemble each run when its last fold is finished.
 
     Attributes
     ----------
     workspace : Workspace
-        The competition, and where its files are.
+        The competition and its folders.
     data : Data
-        The rows.
+        The training and test rows.
     plans : dict of int to RunPlan
-        What is to be done, by seed.
+        The plan of each run, keyed by seed.
     observer : Observer
-        Is told of everything too.
+        All calls are passed on to it.
     started : float or None
-        When the training of a single run began, by `time.monotonic`.
+        The `time.monotonic` value at the start, if the elapsed time is to be recorded.
     """
 
     workspace: Workspace
@@ -180,7 +182,7 @@ class _Training(Observer):
     started: float | None
 
     def run(self, name: str, workers: int | None, dask: str | None) -> None:
-        """Train all that is missing; `name` is what to call it all."""
+        """Train all missing folds; `name` is shown as the name of the run."""
         jobs = [
             Job(task, plan.run.fold_folder(task.fold), plan.run.log_file)
             for plan in self.plans.values()
@@ -189,7 +191,7 @@ class _Training(Observer):
         tasks = [task for plan in self.plans.values() for task in plan.tasks]
         self.observer.start(name, tasks, [job.task for job in jobs])
         for plan in self.plans.values():
-            self._begin(plan)
+            self._start(plan)
         if not jobs:
             return
         digits = Digits(self.data.train.images, self.data.train.labels, self.data.test.images)
@@ -199,29 +201,29 @@ class _Training(Observer):
             train_on_dask(jobs, digits, dask, self)
 
     def progress(self, progress: Progress) -> None:
-        """Pass it on."""
+        """Pass the call on to the observer."""
         self.observer.progress(progress)
 
     def notice(self, sentence: str) -> None:
-        """Pass it on."""
+        """Pass the call on to the observer."""
         self.observer.notice(sentence)
 
     def finished(self, task: FoldTask) -> None:
-        """Pass it on, and finish the run if this was its last fold."""
+        """Pass the call on, and finish the run if this was its last fold."""
         self.observer.finished(task)
         plan = self.plans[task.seed]
         plan.missing.remove(task.fold)
         if not plan.missing:
             self._finish(plan)
 
-    def _begin(self, plan: RunPlan) -> None:
+    def _start(self, plan: RunPlan) -> None:
         if not plan.missing:
             self._finish(plan)
             return
         if others := plan.other_versions():
             self.observer.notice(
-                f"Finished folds of {plan.run.name} were trained with {others}; they stay as they are, "
-                "and the report names the versions of each fold."
+                f"Finished folds of {plan.run.name} were trained with {others}; they are kept, "
+                "and the report shows the versions of each fold."
             )
         plan.run = plan.run.with_status(UNFINISHED)
 
@@ -238,11 +240,11 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
     Parameters
     ----------
     workspace : Workspace
-        The competition, and where its files are.
+        The competition and its folders.
     runs : sequence of str
-        Their names; the latest finished run if there are none. Several become a run of their own.
+        The names of the runs. Default: the latest finished run. The mean of several runs is a new run.
     name : str, optional
-        Of the run that several become; by default their names joined by ``+``.
+        The name of the mean of several runs. Default: their names, joined by ``+``.
 
     Returns
     -------
@@ -252,7 +254,7 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
     Raises
     ------
     UsageError
-        If a run does not exist, or a run called `name` exists and is not a mean of some of these.
+        If a run does not exist, or a run called `name` exists and is not a mean of only these runs.
     DataError
         If a run is unfinished or damaged, or the runs were made from different data.
 
@@ -273,7 +275,9 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
             return _average(workspace, target, [member.name for member in members], data)
     (run,) = members
     if name not in (None, run.name):
-        raise UsageError("--name names the mean of several runs.", "Give more than one --run, or no --name.")
+        raise UsageError(
+            "Only the mean of several runs can get a new name.", "Choose more than one run, or leave out the name."
+        )
     with _lock(run.path):
         if isinstance(run, MeanRun):
             ensemble_runs(run, data)
@@ -294,27 +298,28 @@ def submit(
     timeout: float = TIMEOUT,
     observer: Observer | None = None,
 ) -> Sent:
-    """Submit a run's file, or any other, once, and wait for its score.
+    """Submit the file of a run, or any other file, once and wait for its score.
 
     Parameters
     ----------
     workspace : Workspace
-        The competition, and where its files are.
+        The competition and its folders.
     run : str, optional
-        The run's name; if neither it nor `file` is given, the finished run with the best out-of-fold accuracy.
+        The run's name. If neither `run` nor `file` is given, it is the finished run with the best out-of-fold
+        accuracy.
     file : str or pathlib.Path, optional
-        A submission file to send instead of a run's; not together with `run`.
+        A submission file to send instead of a run's file; cannot be combined with `run`.
     message : str, optional
-        The description at the host; by default the run's preset, folds, seed and out-of-fold accuracy.
+        The description at the host. Default: the run's preset, folds, seed and out-of-fold accuracy.
     dry_run, again, wait, timeout
         As in `kaggle_digits.submissions.submit.submit`, which also lists the errors.
     observer : Observer, optional
-        Told in a sentence, before anything is sent, which run it is and how good; then of the status at each look.
+        Called with a sentence about the run before anything is sent, then with the status at each poll.
 
     Returns
     -------
     Sent
-        The submission's line in the ledger.
+        The submission's entry in the ledger, and whether it was submitted before.
 
     Examples
     --------
@@ -353,8 +358,10 @@ def score(workspace: Workspace) -> ScoreBoard:
 
     Raises
     ------
-    KaggleDigitsError
-        What the host has to say, or a damaged ledger.
+    CredentialsError, RefusedError, NetworkError
+        If the host does not accept the credentials, refuses the request or cannot be reached.
+    DataError
+        If the ledger is damaged.
 
     Examples
     --------
@@ -387,17 +394,18 @@ def _check_options(seed: int, seeds: int, workers: int | None, dask: str | None,
         raise UsageError("Dask is not installed.", "Install it with: pip install 'kaggle-digits[dask]'.")
     if workers is not None:
         raise UsageError(
-            "With --dask, the cluster says how many folds are trained at a time.", "Leave --workers out."
+            "The number of workers cannot be set for a Dask cluster, which trains as many folds as it can.",
+            "Leave out the number of workers.",
         )
     if tensorboard:
         raise UsageError(
-            "Events for TensorBoard can only be written by folds on this machine.",
-            "Leave out one of --tensorboard and --dask.",
+            "TensorBoard events can be written only if the folds are trained on this machine.",
+            "Leave out either TensorBoard or Dask.",
         )
 
 
 def _lock(path: Path) -> AbstractContextManager[None]:
-    """Hold the lock of a run, whose folder is made if need be."""
+    """Hold the lock of a run; create its folder if it does not exist."""
     make_folder(path)
     return lock(path / ".lock", f"The run {path.name} is in use by another process.")
 
@@ -409,7 +417,7 @@ def _ensemble_trained(run: FoldsRun, data: Data) -> None:
 
 
 def _average(workspace: Workspace, target: Path, members: list[str], data: Data) -> MeanRun:
-    """Ensemble several runs into one of their own, and write its submission."""
+    """Average several runs into a new run, and write its submission."""
     run = open_mean_run(target, members, workspace, data)
     ensemble_runs(run, data)
     return _finish(workspace, run, data)

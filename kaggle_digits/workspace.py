@@ -1,4 +1,4 @@
-"""What a competition is: its name, its host and the shape of its files."""
+"""Competitions: their names, hosts and file formats, and the folders of a workspace."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ FILES = (TRAIN_CSV, TEST_CSV, SAMPLE_CSV)
 class Competition:
     """A competition in Digit Recognizer's format.
 
-    Row counts are not part of it: a test set must match its ``sample_submission.csv``, whatever its length.
+    The number of rows is not fixed: ``test.csv`` must have as many rows as ``sample_submission.csv``.
 
     Attributes
     ----------
     name : str
-        The slug, which also names its folders under ``data/``, ``runs/`` and ``submissions/``.
+        The slug, which is also the name of its folders under ``data/``, ``runs/`` and ``submissions/``.
     host : {"kaggle", "local"}
-        Where it lives: at Kaggle, or on this machine.
+        Where submissions are scored: at Kaggle, or on this machine.
     summary : str
-        One line for people.
+        A description of one line.
     """
 
     name: str
@@ -61,7 +61,7 @@ def find_competition(name: str) -> Competition:
     Raises
     ------
     UsageError
-        If there is none.
+        If it does not exist.
     """
     try:
         return COMPETITIONS[name]
@@ -80,7 +80,7 @@ class Workspace:
     root : pathlib.Path
         The folder that holds ``data/``, ``runs/`` and ``submissions/``.
     competition : Competition
-        Names the folder inside each of them.
+        Its name is the name of the folder inside each of them.
     """
 
     root: Path
@@ -93,12 +93,12 @@ class Workspace:
         Raises
         ------
         UsageError
-            If there is no such competition.
+            If the competition does not exist.
         """
         return cls(Path(root), find_competition(competition))
 
     def command(self, *words: str) -> str:
-        """Return a command line for this workspace, ready to be pasted."""
+        """Return a command line for this workspace, quoted for the shell."""
         options = []
         if self.competition.name != DEFAULT_COMPETITION:
             options += ["--competition", self.competition.name]
@@ -113,10 +113,10 @@ class Workspace:
 
     @property
     def runs(self) -> Path:
-        """``runs/<competition>``: a folder a run."""
+        """``runs/<competition>``: one folder per run."""
         return self.root / "runs" / self.competition.name
 
     @property
     def submissions(self) -> Path:
-        """``submissions/<competition>``: a folder a run, and the ledger."""
+        """``submissions/<competition>``: one folder per run, and the ledger."""
         return self.root / "submissions" / self.competition.name

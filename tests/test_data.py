@@ -1,4 +1,4 @@
-"""CSV to arrays, and every way in which a CSV can be wrong."""
+"""Tests of `kaggle_digits.data.csv`: valid and invalid CSV files, and their cache."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kaggle_digits.data import csv as data_csv
 from kaggle_digits.data.csv import load_sample, load_test, load_train
 from kaggle_digits.errors import DataError
 
-several_times_in_one_folder = settings(
+in_one_folder = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-def test_arrays_of_the_train_set(tmp_path: Path) -> None:
+def test_load_train_returns_arrays(tmp_path: Path) -> None:
     images, labels = small_digits(30)
     write_files(tmp_path, {"train.csv": csv_bytes(images, labels)})
     train_set = load_train(tmp_path)
@@ -31,7 +31,7 @@ def test_arrays_of_the_train_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(train_set.labels, labels)
 
 
-def test_a_test_set_has_ids_and_no_labels(tmp_path: Path) -> None:
+def test_load_test_returns_ids_and_no_labels(tmp_path: Path) -> None:
     write_files(tmp_path, competition_files(test_rows=12))
     test_set = load_test(tmp_path)
     assert test_set.images.shape == (12, 28, 28)
@@ -42,7 +42,7 @@ def test_a_test_set_has_ids_and_no_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("quoted", [False, True])
-def test_dialects(tmp_path: Path, newline: str, bom: bytes, quoted: bool) -> None:
+def test_load_train_reads_csv_dialects(tmp_path: Path, newline: str, bom: bytes, quoted: bool) -> None:
     images, labels = small_digits(10)
     content = csv_bytes(images, labels, newline)
     if quoted:
@@ -53,13 +53,15 @@ def test_dialects(tmp_path: Path, newline: str, bom: bytes, quoted: bool) -> Non
     np.testing.assert_array_equal(load_train(tmp_path).images, images)
 
 
-@several_times_in_one_folder
+@in_one_folder
 @given(
     images=arrays(np.uint8, st.tuples(st.integers(1, 4), st.just(28), st.just(28))),
     label=st.integers(0, 9),
     newline=st.sampled_from(["\n", "\r\n"]),
 )
-def test_any_digits_survive_the_csv(tmp_path: Path, images: np.ndarray, label: int, newline: str) -> None:
+def test_load_train_returns_the_digits_that_were_written(
+    tmp_path: Path, images: np.ndarray, label: int, newline: str
+) -> None:
     labels = np.full(len(images), label, np.uint8)
     write_files(tmp_path, {"train.csv": csv_bytes(images, labels, newline)})
     train_set = load_train(tmp_path)
@@ -67,31 +69,31 @@ def test_any_digits_survive_the_csv(tmp_path: Path, images: np.ndarray, label: i
     np.testing.assert_array_equal(train_set.labels, labels)
 
 
-GOOD = csv_bytes(*small_digits(10))
+VALID = csv_bytes(*small_digits(10))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "is empty"),
-        (GOOD.split(b"\r\n")[0] + b"\r\n", "no rows"),
-        (GOOD.replace(b"label", b"digit", 1), "column 1 is 'digit', not 'label'"),
-        (GOOD.replace(b"pixel0,pixel1", b"pixel1,pixel0", 1), "column 2 is 'pixel1', not 'pixel0'"),
-        (csv_bytes(small_digits(5)[0]), "784 columns, not 785"),
-        (GOOD.replace(b"\r\n3,", b"\r\n10,", 1), r"row 4: the label is 10"),
-        (GOOD.replace(b"\r\n3,", b"\r\n256,", 1), r"row 4, column label: the value is '256'"),
-        (GOOD.replace(b"\r\n3,", b"\r\n-1,", 1), r"row 4, column label: the value is '-1'"),
-        (GOOD.replace(b"\r\n3,", b"\r\nNaN,", 1), r"row 4, column label: the value is 'NaN'"),
-        (GOOD.replace(b"\r\n3,", b"\r\n3.0,", 1), r"row 4, column label: the value is '3\.0'"),
-        (GOOD.replace(b"\r\n3,", b"\r\nthree,", 1), r"row 4, column label: the value is 'three'"),
-        (GOOD.replace(b"\r\n3,", b"\r\n,", 1), r"row 4, column label: the value is missing"),
-        (GOOD.replace(b"\r\n3,", b"\r\n3,7,", 1), r"row 4: 786 values in a row of 785 columns"),
-        (GOOD[:-40], r"row 10: 7\d\d values in a row of 785 columns"),
+        (VALID.split(b"\r\n")[0] + b"\r\n", "no rows"),
+        (VALID.replace(b"label", b"digit", 1), "column 1 is 'digit', not 'label'"),
+        (VALID.replace(b"pixel0,pixel1", b"pixel1,pixel0", 1), "column 2 is 'pixel1', not 'pixel0'"),
+        (csv_bytes(small_digits(5)[0]), "expected 785 columns, got 784"),
+        (VALID.replace(b"\r\n3,", b"\r\n10,", 1), r"row 4: the label is 10"),
+        (VALID.replace(b"\r\n3,", b"\r\n256,", 1), r"row 4, column label: the value is '256'"),
+        (VALID.replace(b"\r\n3,", b"\r\n-1,", 1), r"row 4, column label: the value is '-1'"),
+        (VALID.replace(b"\r\n3,", b"\r\nNaN,", 1), r"row 4, column label: the value is 'NaN'"),
+        (VALID.replace(b"\r\n3,", b"\r\n3.0,", 1), r"row 4, column label: the value is '3\.0'"),
+        (VALID.replace(b"\r\n3,", b"\r\nthree,", 1), r"row 4, column label: the value is 'three'"),
+        (VALID.replace(b"\r\n3,", b"\r\n,", 1), r"row 4, column label: the value is missing"),
+        (VALID.replace(b"\r\n3,", b"\r\n3,7,", 1), r"row 4: expected 785 values, got 786"),
+        (VALID[:-40], r"row 10: expected 785 values, got 7\d\d"),
         (b"\xff\xfe\x00\x01" * 100, "is not a CSV file|does not have the columns"),
         (b"<html><body>Sorry</body></html>", "does not have the columns"),
     ],
 )
-def test_a_bad_train_csv_gets_its_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+def test_load_train_rejects_invalid_csv(tmp_path: Path, content: bytes, message: str) -> None:
     write_files(tmp_path, {"train.csv": content})
     with pytest.raises(DataError, match=message) as caught:
         load_train(tmp_path)
@@ -99,12 +101,12 @@ def test_a_bad_train_csv_gets_its_sentence(tmp_path: Path, content: bytes, messa
     assert "download" in caught.value.remedy
 
 
-@several_times_in_one_folder
+@in_one_folder
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
 @example(b'"')
 @example(b"label\n\n\n")
 @example(b"\xef\xbb\xbf")
-def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: bytes) -> None:
+def test_load_data_raises_only_data_errors_for_any_bytes(tmp_path: Path, content: bytes) -> None:
     write_files(tmp_path, {"train.csv": content, "sample_submission.csv": content})
     with pytest.raises(DataError):
         load_train(tmp_path)
@@ -112,10 +114,10 @@ def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: byte
         load_sample(tmp_path)
 
 
-@several_times_in_one_folder
-@given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
-def test_a_flipped_byte_is_read_or_refused(tmp_path: Path, at: int, byte: int) -> None:
-    write_files(tmp_path, {"train.csv": GOOD[:at] + bytes([byte]) + GOOD[at + 1 :]})
+@in_one_folder
+@given(at=st.integers(0, len(VALID) - 1), byte=st.integers(0, 255))
+def test_load_train_reads_or_rejects_file_with_a_changed_byte(tmp_path: Path, at: int, byte: int) -> None:
+    write_files(tmp_path, {"train.csv": VALID[:at] + bytes([byte]) + VALID[at + 1 :]})
     try:
         train_set = load_train(tmp_path)
     except DataError:
@@ -124,40 +126,40 @@ def test_a_flipped_byte_is_read_or_refused(tmp_path: Path, at: int, byte: int) -
     assert train_set.labels.max() <= 9
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_load_train_names_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.csv is missing"):
         load_train(tmp_path)
 
 
-def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+def test_load_train_rejects_folder(tmp_path: Path) -> None:
     (tmp_path / "train.csv").mkdir()
     with pytest.raises(DataError, match=r"train\.csv is a folder, not a regular file"):
         load_train(tmp_path)
 
 
-def test_lengths_of_test_and_sample_must_match(tmp_path: Path) -> None:
+def test_load_test_rejects_sample_of_other_length(tmp_path: Path) -> None:
     write_files(tmp_path, competition_files(test_rows=12) | {"sample_submission.csv": sample_bytes(11)})
     with pytest.raises(DataError, match=r"12 rows but sample_submission\.csv has 11"):
         load_test(tmp_path)
 
 
-def test_an_id_twice(tmp_path: Path) -> None:
+def test_load_sample_rejects_duplicate_ids(tmp_path: Path) -> None:
     write_files(tmp_path, {"sample_submission.csv": b"ImageId,Label\n1,0\n1,0\n"})
-    with pytest.raises(DataError, match="ImageId twice"):
+    with pytest.raises(DataError, match="duplicate values in the column ImageId"):
         load_sample(tmp_path)
 
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The CSV files that are really parsed."""
+    """The CSV files that were parsed and not read from their cache."""
     paths: list[Path] = []
     parse = data_csv._read_csv
     monkeypatch.setattr(data_csv, "_read_csv", lambda path, *rest: paths.append(path) or parse(path, *rest))
     return paths
 
 
-def test_a_file_is_parsed_once(tmp_path: Path, parsed: list[Path]) -> None:
-    path = write_files(tmp_path, {"train.csv": GOOD}) / "train.csv"
+def test_load_train_parses_once(tmp_path: Path, parsed: list[Path]) -> None:
+    path = write_files(tmp_path, {"train.csv": VALID}) / "train.csv"
     first = load_train(tmp_path)
     np.testing.assert_array_equal(load_train(tmp_path).images, first.images)
     os.utime(path, ns=(1, 1))  # another time, the same content
@@ -165,17 +167,17 @@ def test_a_file_is_parsed_once(tmp_path: Path, parsed: list[Path]) -> None:
     assert parsed == [path]
 
 
-def test_a_changed_file_is_parsed_again(tmp_path: Path, parsed: list[Path]) -> None:
-    write_files(tmp_path, {"train.csv": GOOD})
+def test_load_train_parses_changed_file_again(tmp_path: Path, parsed: list[Path]) -> None:
+    write_files(tmp_path, {"train.csv": VALID})
     load_train(tmp_path)
     write_files(tmp_path, {"train.csv": csv_bytes(*small_digits(20))})
     assert len(load_train(tmp_path).labels) == 20
     assert len(parsed) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK", b"no npz at all"])
-def test_a_damaged_cache_is_made_again(tmp_path: Path, parsed: list[Path], damage: bytes) -> None:
-    write_files(tmp_path, {"train.csv": GOOD})
+@pytest.mark.parametrize("damage", [b"", b"PK", b"not a npz file"])
+def test_load_train_replaces_damaged_cache(tmp_path: Path, parsed: list[Path], damage: bytes) -> None:
+    write_files(tmp_path, {"train.csv": VALID})
     load_train(tmp_path)
     (tmp_path / "cache" / "train.npz").write_bytes(damage)
     assert len(load_train(tmp_path).labels) == 10
@@ -183,7 +185,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, parsed: list[Path], damag
 
 
 class Trap:
-    """Leaves a trace where it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -193,7 +195,7 @@ class Trap:
 
 
 def flag_as_encrypted(path: Path) -> None:
-    """Set the bit in each entry of a zip's directory that says that it is encrypted."""
+    """Set the "encrypted" bit in each entry of a zip file."""
     content = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
         at = content.find(signature)
@@ -215,17 +217,17 @@ def write_npy(path: Path) -> None:
         np.save(stream, np.zeros(3))
 
 
-def forget_labels(path: Path) -> None:
+def remove_labels(path: Path) -> None:
     with np.load(path) as known:
         arrays = {name: known[name] for name in known.files if name != "labels"}
     np.savez(path, **arrays)
 
 
-@pytest.mark.parametrize("tamper", [flag_as_encrypted, write_pickle, write_npy, forget_labels])
-def test_a_cache_that_was_tampered_with_is_made_again(
+@pytest.mark.parametrize("tamper", [flag_as_encrypted, write_pickle, write_npy, remove_labels])
+def test_load_train_replaces_modified_cache(
     tmp_path: Path, parsed: list[Path], tamper: Callable[[Path], None]
 ) -> None:
-    write_files(tmp_path, {"train.csv": GOOD})
+    write_files(tmp_path, {"train.csv": VALID})
     first = load_train(tmp_path)
     tamper(tmp_path / "cache" / "train.npz")
     np.testing.assert_array_equal(load_train(tmp_path).images, first.images)
@@ -235,14 +237,14 @@ def test_a_cache_that_was_tampered_with_is_made_again(
     assert not (tmp_path / "cache" / "trace").exists()
 
 
-@several_times_in_one_folder
+@in_one_folder
 @given(data=st.data())
-def test_a_cache_with_other_bytes_is_read_or_made_again(tmp_path: Path, data: st.DataObject) -> None:
-    write_files(tmp_path, {"train.csv": GOOD})
+def test_load_train_reads_or_replaces_cache_with_changed_bytes(tmp_path: Path, data: st.DataObject) -> None:
+    write_files(tmp_path, {"train.csv": VALID})
     load_train(tmp_path)
     cache = tmp_path / "cache" / "train.npz"
     content = bytearray(cache.read_bytes())
-    # Most bytes are grey values, whose checksum is known to do its work: here it is about the rest.
+    # Change only headers. Most other bytes are grey values, which the checksums of the zip file protect.
     heads = [at for at in range(len(content) - 3) if content[at : at + 2] in (b"PK", b"\x93N")]
     at = data.draw(st.sampled_from(heads)) + data.draw(st.integers(0, 120))
     if at < len(content):
@@ -252,7 +254,7 @@ def test_a_cache_with_other_bytes_is_read_or_made_again(tmp_path: Path, data: st
 
 
 def rewrite_cache(path: Path, **changes: np.ndarray) -> None:
-    """Change arrays in a cache, and leave its stamp as it is."""
+    """Change arrays in a cache, but not its stamp, so that it still counts as current."""
     with np.load(path) as known:
         arrays = dict(known)
     np.savez(path, **arrays | changes)
@@ -279,10 +281,10 @@ def rewrite_cache(path: Path, **changes: np.ndarray) -> None:
 def test_load_train_parses_again_when_cache_has_wrong_arrays(
     tmp_path: Path, parsed: list[Path], changes: dict[str, np.ndarray]
 ) -> None:
-    path = write_files(tmp_path, {"train.csv": GOOD}) / "train.csv"
+    path = write_files(tmp_path, {"train.csv": VALID}) / "train.csv"
     first = load_train(tmp_path)
     rewrite_cache(tmp_path / "cache" / "train.npz", **changes)
-    for _ in range(2):  # the second time from the cache that was made again
+    for _ in range(2):  # the second time, from the new cache
         again = load_train(tmp_path)
         np.testing.assert_array_equal(again.images, first.images)
         np.testing.assert_array_equal(again.labels, first.labels)
@@ -299,8 +301,8 @@ def test_load_test_parses_again_when_cache_has_wrong_dtype(tmp_path: Path, parse
 
 
 @pytest.mark.parametrize("name", ["train.csv", "cache/train.npz"])
-def test_load_train_never_waits_for_a_pipe(tmp_path: Path, name: str) -> None:
-    write_files(tmp_path, {"train.csv": GOOD})
+def test_load_train_does_not_block_on_pipe(tmp_path: Path, name: str) -> None:
+    write_files(tmp_path, {"train.csv": VALID})
     load_train(tmp_path)
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
@@ -309,4 +311,4 @@ def test_load_train_never_waits_for_a_pipe(tmp_path: Path, name: str) -> None:
             load_train(tmp_path)
     else:
         assert len(load_train(tmp_path).labels) == 10
-        assert (tmp_path / name).is_file()  # made again
+        assert (tmp_path / name).is_file()  # replaced

@@ -1,4 +1,4 @@
-"""The doctor: every finding, in health and in sickness."""
+"""Tests of `kaggle_digits.doctor`: each check, with and without a problem."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REAL_TENSORFLOW = doctor._tensorflow
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No import of TensorFlow, a machine that is large enough, and a Kaggle client that is imported anew."""
+    """Replace the import of TensorFlow, simulate a large machine, and import Kaggle's client again."""
     monkeypatch.setattr(doctor, "_tensorflow", lambda: Check("TensorFlow", "ok", "Version 0."))
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 64e9))
     forget_the_client(monkeypatch)
@@ -39,26 +39,26 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def rehearsal(tmp_path: Path) -> Workspace:
-    """A workspace of a local competition, with small data put in place by hand."""
+    """A workspace of a local competition, with small data copied by hand."""
     workspace = Workspace.at(tmp_path / "work", "rehearsal")
     write_files(workspace.data, competition_files())
     return workspace
 
 
 def by_name(workspace: Workspace) -> dict[str, Check]:
-    findings = examine(workspace)
-    for finding in findings:
-        assert finding.words.endswith("."), finding
-        assert (finding.remedy == "") == (finding.state == "ok"), finding
-        assert finding.remedy == "" or finding.remedy.endswith("."), finding
-    return {finding.name: finding for finding in findings}
+    checks = examine(workspace)
+    for check in checks:
+        assert check.words.endswith("."), check
+        assert (check.remedy == "") == (check.state == "ok"), check
+        assert check.remedy == "" or check.remedy.endswith("."), check
+    return {check.name: check for check in checks}
 
 
-def assert_found(finding: Check, state: str, words: str, remedy: str = "") -> None:
-    assert finding.state == state, finding
-    assert re.search(words, finding.words), finding
+def assert_check(check: Check, state: str, words: str, remedy: str = "") -> None:
+    assert check.state == state, check
+    assert re.search(words, check.words), check
     # An empty pattern would be found in any remedy.
-    assert re.search(remedy, finding.remedy) if remedy else finding.remedy == "", finding
+    assert re.search(remedy, check.remedy) if remedy else check.remedy == "", check
 
 
 def save(path: Path, text: str, mode: int = 0o600) -> None:
@@ -72,10 +72,10 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_all_is_ready_at_kaggle(workspace: Workspace, kaggle: KaggleServer) -> None:
+def test_examine_reports_ready_for_kaggle(workspace: Workspace, kaggle: KaggleServer) -> None:
     download(workspace)
-    findings = examine(workspace)
-    assert [(f.name, f.state) for f in findings] == [
+    checks = examine(workspace)
+    assert [(f.name, f.state) for f in checks] == [
         (name, "ok")
         for name in (
             "Python",
@@ -90,24 +90,24 @@ def test_all_is_ready_at_kaggle(workspace: Workspace, kaggle: KaggleServer) -> N
             "Runs",
         )
     ]
-    words = {f.name: f.words for f in findings}
-    assert words["Credentials"] == "Those from KAGGLE_USERNAME and KAGGLE_KEY are used."
+    words = {f.name: f.words for f in checks}
+    assert words["Credentials"] == "The credentials from KAGGLE_USERNAME and KAGGLE_KEY are used."
     assert words["Submissions"] == "10 left today."
     assert words["Data"] == "100 training rows and 30 test rows, complete and valid."
-    # As few requests as tell all this: a file, where it is stored, and the limits.
+    # The only requests: one file, the storage it redirects to, and the limits.
     assert kaggle.requests == ["DownloadDataFile", "sample_submission.csv", "GetSubmissionLimits"]
 
 
-def test_all_is_ready_on_this_machine(rehearsal: Workspace) -> None:
-    findings = by_name(rehearsal)
-    assert is_ready(list(findings.values()))
-    assert {"Kaggle", "Rules"}.isdisjoint(findings)
-    assert_found(findings["Credentials"], "ok", "None are needed")
-    assert_found(findings["Submissions"], "ok", rf"^{DAILY_LIMIT} of {DAILY_LIMIT} left today")
-    assert_found(findings["Data"], "ok", "100 training rows and 30 test rows, valid, put in place by hand")
+def test_examine_reports_ready_for_local_host(rehearsal: Workspace) -> None:
+    checks = by_name(rehearsal)
+    assert is_ready(list(checks.values()))
+    assert {"Kaggle", "Rules"}.isdisjoint(checks)
+    assert_check(checks["Credentials"], "ok", "needs no credentials")
+    assert_check(checks["Submissions"], "ok", rf"^{DAILY_LIMIT} of {DAILY_LIMIT} left today")
+    assert_check(checks["Data"], "ok", "100 training rows and 30 test rows, valid, copied by hand")
 
 
-def test_looking_changes_nothing(rehearsal: Workspace) -> None:
+def test_examine_changes_no_files(rehearsal: Workspace) -> None:
     before = tree(rehearsal.root)
     examine(rehearsal)
     assert tree(rehearsal.root) == before
@@ -118,23 +118,35 @@ def test_looking_changes_nothing(rehearsal: Workspace) -> None:
 # The machine
 
 
-def test_the_pythons_are_those_of_the_package() -> None:
+def test_pythons_match_pyproject() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     first, end = (".".join(map(str, version)) for version in PYTHONS)
     assert project["requires-python"] == f">={first},<{end}"
 
 
 @pytest.mark.parametrize(("version", "state"), [((3, 10), "problem"), ((3, 13), "ok"), ((3, 14), "problem")])
-def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state: str) -> None:
+def test_examine_checks_python_version(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state: str
+) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 1))
-    assert_found(doctor._python(), state, r"^Version \d", "" if state == "ok" else r"3\.11 or later, before 3\.14")
+    assert_check(
+        doctor._python(),
+        state,
+        r"^Version \d" if state == "ok" else r"^TensorFlow has no packages for Python \d",
+        "" if state == "ok" else r"3\.11 or later, but before 3\.14",
+    )
 
 
 @pytest.mark.parametrize(
     ("script", "state", "words", "remedy"),
     [
-        ("import os; os.kill(os.getpid(), 4)", "problem", "lacks instructions .* such as AVX", "another machine"),
-        ("import os; os.kill(os.getpid(), 11)", "problem", "signal 11 ends it", "pip install"),
+        (
+            "import os; os.kill(os.getpid(), 4)",
+            "problem",
+            "does not support instructions .* such as AVX",
+            "another machine",
+        ),
+        ("import os; os.kill(os.getpid(), 11)", "problem", "ended by signal 11", "pip install"),
         ("import tensorflow_that_is_not_there", "problem", "ModuleNotFoundError: No module named", "pip install"),
         ("import sys; sys.exit(7)", "problem", "exit code 7", "pip install"),
         ("print('noise')", "problem", "exit code 0", "pip install"),
@@ -153,22 +165,24 @@ def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state
         ),
     ],
 )
-def test_tensorflow(monkeypatch: pytest.MonkeyPatch, script: str, state: str, words: str, remedy: str) -> None:
+def test_examine_checks_tensorflow(
+    monkeypatch: pytest.MonkeyPatch, script: str, state: str, words: str, remedy: str
+) -> None:
     monkeypatch.setattr(doctor, "_TENSORFLOW", script)
-    monkeypatch.setattr(doctor, "TENSORFLOW_PATIENCE", 1.0 if "sleep" in script else 60.0)
-    assert_found(REAL_TENSORFLOW(), state, words, remedy)
+    monkeypatch.setattr(doctor, "TENSORFLOW_TIMEOUT", 1.0 if "sleep" in script else 60.0)
+    assert_check(REAL_TENSORFLOW(), state, words, remedy)
 
 
-def test_tensorflow_is_not_looked_for_in_the_current_folder(
+def test_examine_imports_no_tensorflow_from_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "executed"
     for name in ("json.py", "tensorflow.py"):
         (tmp_path / name).write_text(f"open({str(mark)!r}, 'w')")
     monkeypatch.chdir(tmp_path)
-    found = REAL_TENSORFLOW()
+    check = REAL_TENSORFLOW()
     assert not mark.exists()
-    assert_found(found, "ok", r"^Version 2\.\d+\.\d+, on ")
+    assert_check(check, "ok", r"^Version 2\.\d+\.\d+, on ")
 
 
 @pytest.mark.parametrize(
@@ -179,82 +193,86 @@ def test_tensorflow_is_not_looked_for_in_the_current_folder(
         (0.9, "problem", "Close other programs before training"),
     ],
 )
-def test_memory(monkeypatch: pytest.MonkeyPatch, available: float, state: str, remedy: str) -> None:
+def test_examine_checks_memory(monkeypatch: pytest.MonkeyPatch, available: float, state: str, remedy: str) -> None:
     monkeypatch.setattr("kaggle_digits.execution.processes.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, available * WORKER_MEMORY))
     monkeypatch.setattr("kaggle_digits.execution.processes.memory", lambda: 1e12)
-    assert_found(doctor._memory(), state, r"of 64\.0 GB are available; .* 1\.2 GB, times 4", remedy)
+    assert_check(doctor._memory(), state, r"of 64\.0 GB are available; .* 1\.2 GB, and 4", remedy)
 
 
-def test_memory_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_checks_memory_limit_of_container(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_digits.execution.processes.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 60e9))
     monkeypatch.setattr("kaggle_digits.execution.processes.memory", lambda: 2e9)
-    assert_found(doctor._memory(), "warning", r"2\.0 GB of 2\.0 GB are available", "--workers 1")
+    assert_check(doctor._memory(), "warning", r"2\.0 GB of 2\.0 GB are available", "--workers 1")
 
 
-def test_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_reads_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     total, available = doctor._memory_bytes()
     assert 1e8 < available <= total
-    # Where nobody tells what is available.
-    monkeypatch.setattr(Path, "read_text", lambda path: "nothing of the kind")
+    # Without /proc/meminfo, as on macOS, all memory counts as available.
+    monkeypatch.setattr(Path, "read_text", lambda path: "no such line")
     assert doctor._memory_bytes() == (total, total)
 
 
 @pytest.mark.parametrize("folder", ["data", "runs", "submissions"])
-def test_a_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> None:
-    (tmp_path / folder).write_text("a file in the way")
-    findings = by_name(Workspace.at(tmp_path, "rehearsal"))
-    assert_found(findings["Disk"], "problem", f"{folder}/rehearsal cannot be written: Not a directory", "--root")
+def test_examine_names_folder_that_cannot_be_written(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).write_text("a file instead of a folder")
+    checks = by_name(Workspace.at(tmp_path, "rehearsal"))
+    assert_check(checks["Disk"], "problem", f"{folder}/rehearsal cannot be written: Not a directory", "--root")
 
 
-def test_a_root_without_permission(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace) -> None:
+def test_examine_names_root_without_permission(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace) -> None:
     def refuse(**options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    # Whoever runs the tests may be root, whom no permission bits stop.
+    # Not with permission bits, because they do not apply to root, who may run the tests.
     monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
-    remedy = f"Make {rehearsal.data} a folder that you may write to"
-    assert_found(by_name(rehearsal)["Disk"], "problem", "cannot be written: Permission denied", remedy)
+    remedy = f"Fix the permissions of {rehearsal.data}"
+    assert_check(by_name(rehearsal)["Disk"], "problem", "cannot be written: Permission denied", remedy)
 
 
 @pytest.mark.parametrize(("free", "state"), [(0.6e9, "ok"), (0.4e9, "problem")])
-def test_free_space(monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace, free: float, state: str) -> None:
+def test_examine_checks_free_space(
+    monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace, free: float, state: str
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
-    remedy = "" if state == "ok" else "Free some space"
-    assert_found(doctor._disk(rehearsal), state, rf"^{free / 1e9} GB are free; .* 0\.5 GB", remedy)
+    remedy = "" if state == "ok" else "Free some disk space"
+    assert_check(doctor._disk(rehearsal), state, rf"^{free / 1e9} GB are free; .* 0\.5 GB", remedy)
 
 
 # Credentials and Kaggle
 
 
-def test_no_credentials(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_reports_missing_credentials(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
-    findings = by_name(workspace)
-    assert_found(findings["Credentials"], "problem", "no Kaggle credentials", "kaggle.com/settings/api")
+    checks = by_name(workspace)
+    assert_check(checks["Credentials"], "problem", "no Kaggle credentials", "kaggle.com/settings/api")
     assert kaggle.requests == []
-    assert {"Kaggle", "Rules", "Submissions"}.isdisjoint(findings)
-    assert findings["Data"].state == "ok"
+    assert {"Kaggle", "Rules", "Submissions"}.isdisjoint(checks)
+    assert checks["Data"].state == "ok"
 
 
 @pytest.mark.parametrize("source", ["variable", "kaggle.json"])
-def test_half_credentials(
+def test_examine_reports_incomplete_credentials(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
     if source == "kaggle.json":
         monkeypatch.delenv("KAGGLE_KEY")
         save(Path.home() / ".kaggle" / "kaggle.json", json.dumps({"key": KEY}))
-    findings = by_name(workspace)
-    assert_found(findings["Credentials"], "problem", "a Kaggle key but no username", "settings/api")
+    checks = by_name(workspace)
+    assert_check(checks["Credentials"], "problem", "a Kaggle key but no username", "settings/api")
     assert kaggle.requests == []
 
 
 @pytest.mark.parametrize("place", ["value", "path", "access_token"])
 @pytest.mark.parametrize("key", ["none", "variables", "kaggle.json", "broken"])
-def test_a_token_and_a_key(
+def test_examine_names_ignored_credentials(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, place: str, key: str
 ) -> None:
     home, key_file = Path.home() / ".kaggle", Path.home() / ".kaggle" / "kaggle.json"
@@ -269,69 +287,73 @@ def test_a_token_and_a_key(
     if place != "access_token":
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN if place == "value" else str(token_file))
     used = str(token_file) if place == "access_token" else "KAGGLE_API_TOKEN"
-    passed_over = {"variables": "KAGGLE_USERNAME and KAGGLE_KEY", "kaggle.json": str(key_file)}.get(key)
-    findings = by_name(workspace)
-    if passed_over:
-        words = rf"^Those from {used} are used\. Those from {passed_over} are passed over"
-        assert_found(findings["Credentials"], "warning", words, "Remove those that you do not mean to use")
+    ignored = {"variables": "KAGGLE_USERNAME and KAGGLE_KEY", "kaggle.json": str(key_file)}.get(key)
+    checks = by_name(workspace)
+    if ignored:
+        words = rf"^The credentials from {used} are used\. Those from {ignored} are ignored"
+        assert_check(checks["Credentials"], "warning", words, "Remove those that you do not want to use")
     else:
-        assert_found(findings["Credentials"], "ok", rf"^Those from {used} are used\.$")
-    assert findings["Submissions"].words == "10 left today."
+        assert_check(checks["Credentials"], "ok", rf"^The credentials from {used} are used\.$")
+    assert checks["Submissions"].words == "10 left today."
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o604])
 @pytest.mark.parametrize("place", ["kaggle.json", "access_token", "path"])
-def test_credentials_that_others_can_read(monkeypatch: pytest.MonkeyPatch, mode: int, place: str) -> None:
+def test_examine_warns_when_others_can_read_credentials(
+    monkeypatch: pytest.MonkeyPatch, mode: int, place: str
+) -> None:
     path = Path.home() / ".kaggle" / place
     save(path, json.dumps({"username": "ada", "key": KEY}) if place == "kaggle.json" else TOKEN, mode)
     if place == "path":
         monkeypatch.setenv("KAGGLE_API_TOKEN", str(path))
     if mode == 0o600:
-        assert_found(doctor._credentials(), "ok", "are used")
+        assert_check(doctor._credentials(), "ok", "are used")
     else:
         remedy = f"chmod 600 {path}"
-        assert_found(doctor._credentials(), "warning", f"Other users of this machine can read {path}", remedy)
+        assert_check(doctor._credentials(), "warning", f"Other users of this machine can read {path}", remedy)
 
 
-def test_a_home_that_cannot_be_written(
+def test_examine_works_with_read_only_home(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text("a file in the way")
+    (tmp_path / "file").write_text("a file instead of a folder")
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    findings = by_name(workspace)
-    assert {findings[name].state for name in ("Credentials", "Kaggle", "Rules", "Submissions")} == {"ok"}
+    checks = by_name(workspace)
+    assert {checks[name].state for name in ("Credentials", "Kaggle", "Rules", "Submissions")} == {"ok"}
 
 
 @pytest.mark.parametrize("variable", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])
-def test_credentials_that_kaggle_refuses(
+def test_examine_reports_rejected_credentials(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "KGAT_wrong")
-    findings = by_name(workspace)
-    assert_found(findings["Kaggle"], "problem", f"not accept the credentials from .*{variable}", "new token")
-    assert {"Rules", "Submissions"}.isdisjoint(findings)
-    assert not is_ready(list(findings.values()))
+    checks = by_name(workspace)
+    assert_check(checks["Kaggle"], "problem", f"not accept the credentials from .*{variable}", "new token")
+    assert {"Rules", "Submissions"}.isdisjoint(checks)
+    assert not is_ready(list(checks.values()))
 
 
-def test_rules_that_are_not_accepted(workspace: Workspace, kaggle: KaggleServer) -> None:
+def test_examine_reports_rules_not_accepted(workspace: Workspace, kaggle: KaggleServer) -> None:
     kaggle.fail("DownloadDataFile", error(403, "You must accept this competition's rules"))
-    findings = by_name(workspace)
-    assert findings["Kaggle"].state == "ok"
+    checks = by_name(workspace)
+    assert checks["Kaggle"].state == "ok"
     words, remedy = "You must accept this competition's rules", "kaggle.com/competitions/digit-recognizer/rules"
-    assert_found(findings["Rules"], "problem", words, remedy)
-    assert "Submissions" not in findings
+    assert_check(checks["Rules"], "problem", words, remedy)
+    assert "Submissions" not in checks
 
 
-def test_offline(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_works_offline(
+    workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     download(workspace)
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    findings = by_name(workspace)
-    assert_found(findings["Kaggle"], "warning", "cannot be reached", "training works without it")
-    assert "Rules" not in findings
-    assert is_ready(list(findings.values()))
-    assert next_command(workspace, list(findings.values())).endswith(" train")
+    checks = by_name(workspace)
+    assert_check(checks["Kaggle"], "warning", "cannot be reached", "training works offline")
+    assert "Rules" not in checks
+    assert is_ready(list(checks.values()))
+    assert next_command(workspace, list(checks.values())).endswith(" train")
 
 
 @pytest.mark.parametrize(
@@ -343,17 +365,17 @@ def test_offline(workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest
         ("GetSubmissionLimits", error(503, "Busy")),
     ],
 )
-def test_server_trouble_is_a_warning_after_one_try(
+def test_examine_warns_on_server_error_after_one_request(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, call: str, fault: Fault
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("there is no reason to wait"))
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited"))
     kaggle.fail(call, fault)
-    findings = by_name(workspace)
-    assert findings["Kaggle" if call == "DownloadDataFile" else "Submissions"].state == "warning"
+    checks = by_name(workspace)
+    assert checks["Kaggle" if call == "DownloadDataFile" else "Submissions"].state == "warning"
     assert kaggle.count(call) == 1
 
 
-def test_a_silent_server_is_not_waited_for(
+def test_examine_stops_waiting_for_silent_server(
     workspace: Workspace, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import requests
@@ -368,33 +390,35 @@ def test_a_silent_server_is_not_waited_for(
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", record)
     by_name(workspace)
     assert timeouts
-    assert set(timeouts) == {doctor.PATIENCE}
+    assert set(timeouts) == {doctor.KAGGLE_TIMEOUT}
 
 
 @pytest.mark.parametrize(
     ("limits", "state", "words"),
     [
         ({"numToday": 3, "numTotal": 9, "numAllowedNow": 2}, "ok", r"^2 left today"),
-        ({"numToday": 5, "numTotal": 9, "numAllowedNow": 0}, "warning", "are used up"),
-        ({"numToday": 0, "numTotal": 0, "numAllowedNow": 0}, "ok", "begins to count with your first"),
+        ({"numToday": 5, "numTotal": 9, "numAllowedNow": 0}, "warning", "has been reached"),
+        ({"numToday": 0, "numTotal": 0, "numAllowedNow": 0}, "ok", "reports the daily limit after your first"),
     ],
 )
-def test_allowance(workspace: Workspace, kaggle: KaggleServer, limits: dict, state: str, words: str) -> None:
+def test_examine_checks_allowance(
+    workspace: Workspace, kaggle: KaggleServer, limits: dict, state: str, words: str
+) -> None:
     kaggle.limits = limits
-    assert_found(by_name(workspace)["Submissions"], state, words, "" if state == "ok" else "after midnight UTC")
+    assert_check(by_name(workspace)["Submissions"], state, words, "" if state == "ok" else "after midnight UTC")
 
 
-def test_the_local_allowance(rehearsal: Workspace) -> None:
+def test_examine_checks_local_allowance(rehearsal: Workspace) -> None:
     from kaggle_digits.hosts.local import LocalHost
 
     host = LocalHost(rehearsal)
     host.create(host.upload(rehearsal.data / "sample_submission.csv"), "")
-    assert_found(by_name(rehearsal)["Submissions"], "ok", "^9 of 10 left today")
+    assert_check(by_name(rehearsal)["Submissions"], "ok", "^9 of 10 left today")
     for _ in range(9):
         host.create(host.upload(rehearsal.data / "sample_submission.csv"), "")
-    assert_found(by_name(rehearsal)["Submissions"], "warning", "are used up", "after midnight UTC")
+    assert_check(by_name(rehearsal)["Submissions"], "warning", "has been reached", "after midnight UTC")
     (rehearsal.data / "host" / "submissions.json").write_text('{"submissions": [{}]}')
-    assert_found(by_name(rehearsal)["Submissions"], "problem", "submissions.json is damaged", "Remove it")
+    assert_check(by_name(rehearsal)["Submissions"], "problem", "submissions.json is damaged", "Remove it")
 
 
 @pytest.mark.parametrize(
@@ -409,7 +433,7 @@ def test_the_local_allowance(rehearsal: Workspace) -> None:
         {"KAGGLE_USERNAME": "", "KAGGLE_KEY": "xyzzy-key"},
     ],
 )
-def test_no_secret_is_shown(
+def test_examine_shows_no_secret(
     workspace: Workspace,
     kaggle: KaggleServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -434,7 +458,7 @@ def remove_train(folder: Path) -> None:
     (folder / "train.csv").unlink()
 
 
-def cut_train(folder: Path) -> None:
+def truncate_train(folder: Path) -> None:
     content = (folder / "train.csv").read_bytes()
     (folder / "train.csv").write_bytes(content[: len(content) // 2])
 
@@ -449,34 +473,34 @@ def break_manifest(folder: Path) -> None:
 
 
 def misname_manifest(folder: Path) -> None:
-    write_json(folder / "manifest.json", {"files": {"train.csv": "whole"}})
+    write_json(folder / "manifest.json", {"files": {"train.csv": "no object"}})
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("damage", "words"),
     [
         (remove_train, r"has no train\.csv\.$"),
-        (cut_train, r"train\.csv has [\d,]+ bytes, not the [\d,]+ that arrived\.$"),
-        (change_test, r"test\.csv is not the file that arrived"),
+        (truncate_train, r"train\.csv has [\d,]+ bytes, but [\d,]+ were downloaded\.$"),
+        (change_test, r"test\.csv is not the file that was downloaded"),
         (break_manifest, r"manifest\.json is damaged"),
         (misname_manifest, r"manifest\.json is damaged"),
     ],
 )
-def test_harmed_files_and_the_remedy(rehearsal: Workspace, harm: Callable[[Path], None], words: str) -> None:
+def test_examine_reports_damaged_files(rehearsal: Workspace, damage: Callable[[Path], None], words: str) -> None:
     download(rehearsal)
     assert by_name(rehearsal)["Data"].state == "ok"
-    harm(rehearsal.data)
+    damage(rehearsal.data)
     found = by_name(rehearsal)["Data"]
     command = f"kaggle-digits --competition rehearsal --root {rehearsal.root} download"
-    assert_found(found, "problem", words, f"{command}\\.$")
+    assert_check(found, "problem", words, f"{command}\\.$")
     cli.main(command.split()[1:], standalone_mode=False)
     assert by_name(rehearsal)["Data"].state == "ok"
 
 
-def test_files_put_there_by_hand_that_are_not_valid(rehearsal: Workspace) -> None:
+def test_examine_rejects_invalid_files_copied_by_hand(rehearsal: Workspace) -> None:
     (rehearsal.data / "sample_submission.csv").write_text("ImageId,Label\n1,0\n")
     found = by_name(rehearsal)["Data"]
-    assert_found(
+    assert_check(
         found, "problem", re.escape(f"{rehearsal.data / 'test.csv'} has 30 rows but "), "download --force"
     )
 
@@ -489,23 +513,25 @@ def test_files_put_there_by_hand_that_are_not_valid(rehearsal: Workspace) -> Non
         ("rehearsal-full", "my digits", "kaggle-digits --competition rehearsal-full --root 'my digits' download"),
     ],
 )
-def test_no_files_yet(
+def test_examine_warns_without_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, competition: str, root: str, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     workspace = Workspace.at(root, competition)
     found = by_name(workspace)
-    assert_found(found["Data"], "warning", "There are no files in .* yet", re.escape(f"Get them with: {command}."))
+    assert_check(
+        found["Data"], "warning", "There are no files in .* yet", re.escape(f"Download them with: {command}.")
+    )
     assert next_command(workspace, list(found.values())) == command
 
 
-def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
-    def look() -> tuple[Check, str]:
-        findings = examine(rehearsal)
-        return findings[-1], next_command(rehearsal, findings)
+def test_next_command_depends_on_runs(rehearsal: Workspace) -> None:
+    def result() -> tuple[Check, str]:
+        checks = examine(rehearsal)
+        return checks[-1], next_command(rehearsal, checks)
 
     start = f"kaggle-digits --competition rehearsal --root {rehearsal.root}"
-    assert look() == (Check("Runs", "ok", "0 runs so far."), f"{start} train")
+    assert result() == (Check("Runs", "ok", "0 runs so far."), f"{start} train")
     spec = {
         "competition": "rehearsal",
         "preset": "lenet",
@@ -515,46 +541,48 @@ def test_runs_and_what_comes_next(rehearsal: Workspace) -> None:
         "data": {"train.csv": "0" * 64, "test.csv": "0" * 64},
     }
     run = create_run(rehearsal.runs / "first", spec, ["kaggle-digits", "train", "--set", "epochs=1 "])
-    finding, command = look()
-    remedy = rf"^Go on with: {start} train --set 'epochs=1 '\.$"
-    assert_found(finding, "warning", r"^1 run so far\. first is unfinished\.$", remedy)
+    check, command = result()
+    remedy = rf"^Continue with: {start} train --set 'epochs=1 '\.$"
+    assert_check(check, "warning", r"^1 run so far\. first is unfinished\.$", remedy)
     assert command == f"{start} train --set 'epochs=1 '"
     run.with_status("finished")
-    assert look() == (Check("Runs", "ok", "1 run so far."), f"{start} submit")
+    assert result() == (Check("Runs", "ok", "1 run so far."), f"{start} submit")
     ledger = rehearsal.submissions / "ledger.csv"
     file = rehearsal.submissions / "first" / "submission.csv"
-    write_files(file.parent, {file.name: b"as it was sent"})
+    write_files(file.parent, {file.name: b"the submitted content"})
     row = f"2026-11-24T10:00:00+00:00,first,{sha256(file)},abc,COMPLETE,0.99,0.98,1"
     ledger.write_text(f"time,run,sha256,ref,status,score,cv,rank\n{row}\n")
-    assert look()[1] == f"{start} score"
+    assert result()[1] == f"{start} score"
     (run.path / "run.json").write_text("{}")
-    finding, command = look()
-    assert_found(finding, "warning", "first is damaged", f"Remove {run.path} and train it again")
+    check, command = result()
+    assert_check(check, "warning", "first is damaged", f"Remove {run.path} and train it again")
     assert command == f"{start} train"
 
 
-def test_what_nobody_thought_of_is_a_finding(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def odd(workspace: Workspace) -> list[object]:
+def test_examine_reports_unexpected_errors(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(workspace: Workspace) -> list[object]:
         raise TypeError("token=secret")
 
-    monkeypatch.setattr("kaggle_digits.runs.summary.summarise_runs", odd)
-    assert_found(by_name(rehearsal)["Runs"], "problem", "Cannot look at it: TypeError", "remove what is damaged")
+    monkeypatch.setattr("kaggle_digits.runs.summary.summarise_runs", fail)
+    assert_check(
+        by_name(rehearsal)["Runs"], "problem", "Cannot check Runs: TypeError", "remove it if it is damaged"
+    )
 
 
-def test_a_file_without_permission(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examine_names_file_without_permission(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
     download(rehearsal)
-    monkeypatch.setattr(doctor, "sha256", refuse)
-    words = rf"Cannot look at {rehearsal.data / 'train.csv'}: Permission denied"
-    assert_found(by_name(rehearsal)["Data"], "problem", words, "Fix its permissions")
+    monkeypatch.setattr("kaggle_digits.data.download.sha256", refuse)
+    words = rf"Cannot check {rehearsal.data / 'train.csv'}: Permission denied"
+    assert_check(by_name(rehearsal)["Data"], "problem", words, "Fix its permissions")
 
 
 # The command
 
 
-def test_the_command_in_json_with_the_real_tensorflow(
+def test_doctor_json_with_real_tensorflow(
     run_cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     result = run_cli("doctor", "--json")
@@ -562,27 +590,27 @@ def test_the_command_in_json_with_the_real_tensorflow(
     document = json.loads(result.stdout)
     assert (document.keys(), document["competition"]) == ({"competition", "ready", "findings"}, "digit-recognizer")
     assert document["ready"] is False
-    findings = {finding["name"]: finding for finding in document["findings"]}
-    assert all(finding.keys() == {"name", "state", "words", "remedy"} for finding in document["findings"])
-    assert findings["TensorFlow"]["state"] == "ok"
-    assert re.match(r"Version 2\.\d+\.\d+, on \d+ CPU cores? and ", findings["TensorFlow"]["words"])
-    assert findings["Credentials"]["state"] == "problem"
+    checks = {check["name"]: check for check in document["findings"]}
+    assert all(check.keys() == {"name", "state", "words", "remedy"} for check in document["findings"])
+    assert checks["TensorFlow"]["state"] == "ok"
+    assert re.match(r"Version 2\.\d+\.\d+, on \d+ CPU cores? and ", checks["TensorFlow"]["words"])
+    assert checks["Credentials"]["state"] == "problem"
     assert {path.name for path in tmp_path.iterdir()} == {"home"}
 
 
 @pytest.mark.parametrize(
-    ("harm", "end"),
+    ("damage", "end"),
     [
         (None, r"^Ready, with 1 warning\. Next: kaggle-digits --competition rehearsal download$"),
         ("data", r"^1 problem found\. Fix what is marked, then run doctor again\.$"),
     ],
 )
-def test_what_a_person_sees_fits_80_columns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, harm: str | None, end: str
+def test_doctor_output_fits_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, damage: str | None, end: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    if harm:
+    if damage:
         write_files(tmp_path / "data" / "rehearsal", {"train.csv": b""})
     cli.main(["--competition", "rehearsal", "doctor"], standalone_mode=False)
     shown = capfd.readouterr()
@@ -592,10 +620,10 @@ def test_what_a_person_sees_fits_80_columns(
     assert re.search(end, lines[-1]), lines[-1]
     assert "\x1b" not in shown.out
     assert re.search(r"^ok +Python +Version 3", shown.out, re.MULTILINE)
-    assert re.search(r"^ +Get them with: kaggle-digits", shown.out, re.MULTILINE)
+    assert re.search(r"^ +Download them with: kaggle-digits", shown.out, re.MULTILINE)
 
 
-def test_all_is_ready_is_said(
+def test_doctor_reports_that_everything_is_ready(
     rehearsal: Workspace, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(rehearsal.root)
@@ -606,7 +634,7 @@ def test_all_is_ready_is_said(
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_marks_in_a_terminal_and_no_color(
+def test_doctor_marks_results_in_terminal_without_color(
     rehearsal: Workspace, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, no_color: str
 ) -> None:
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": no_color}.items():

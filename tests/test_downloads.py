@@ -1,4 +1,4 @@
-"""Getting the files: from Kaggle, from a folder, from a zip, by hand."""
+"""Tests of `download`: files from a host, a folder or a zip file, and files that were copied by hand."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ OTHER = {
 }
 
 
-class HostOf:
-    """A host that hands out what is in a queue."""
+class QueueHost:
+    """A host that returns files from a queue."""
 
     def __init__(self, queue: list[dict[str, bytes]]) -> None:
         self.queue = queue
@@ -39,10 +39,10 @@ class HostOf:
 
 @pytest.fixture
 def hosted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bytes]]:
-    """What the host hands out, download by download; asking for more than there is fails."""
+    """The files that each download returns, in this order. When the list is empty, downloads fail."""
     queue: list[dict[str, bytes]] = []
 
-    monkeypatch.setattr("kaggle_digits.data.download.open_host", lambda workspace, mnist_dir: HostOf(queue))
+    monkeypatch.setattr("kaggle_digits.data.download.open_host", lambda workspace, mnist_dir: QueueHost(queue))
     return queue
 
 
@@ -50,7 +50,7 @@ def files_in(workspace: Workspace) -> dict[str, bytes]:
     return {name: (workspace.data / name).read_bytes() for name in FILES}
 
 
-def test_a_download_and_its_manifest(tmp_path: Path, hosted: list) -> None:
+def test_download_writes_files_and_manifest(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted.append(competition_files())
     result = download(workspace)
@@ -63,26 +63,26 @@ def test_a_download_and_its_manifest(tmp_path: Path, hosted: list) -> None:
     assert {p.name for p in workspace.data.iterdir()} == {*FILES, "manifest.json", "cache", ".lock"}
 
 
-def test_whole_files_are_not_asked_for_again(tmp_path: Path, hosted: list) -> None:
+def test_download_skips_complete_files(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted.append(competition_files())
     download(workspace)
     assert not download(workspace).fetched
 
 
-def test_files_by_hand_are_validated_and_accepted(workspace: Workspace, hosted: list) -> None:
+def test_download_accepts_valid_files_copied_by_hand(workspace: Workspace, hosted: list) -> None:
     assert not download(workspace).fetched
     assert (workspace.data / "manifest.json").exists()
 
 
-def test_bad_files_by_hand_are_refused_and_stay(workspace: Workspace, hosted: list) -> None:
+def test_download_rejects_and_keeps_invalid_files_copied_by_hand(workspace: Workspace, hosted: list) -> None:
     (workspace.data / "train.csv").write_text("label\n1\n")
     with pytest.raises(DataError, match="does not have the columns"):
         download(workspace)
     assert (workspace.data / "train.csv").read_text() == "label\n1\n"
 
 
-def test_a_file_damaged_since_the_download_is_healed(tmp_path: Path, hosted: list) -> None:
+def test_download_replaces_damaged_file(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted += [competition_files(), competition_files()]
     download(workspace)
@@ -90,19 +90,19 @@ def test_a_file_damaged_since_the_download_is_healed(tmp_path: Path, hosted: lis
         stream.write(b"0,0\r\n")
     assert download(workspace).fetched
     assert files_in(workspace) == competition_files()
-    (former,) = workspace.data.glob("test.csv.*.bak")
-    assert former.read_bytes() == competition_files()["test.csv"] + b"0,0\r\n"
+    (backup,) = workspace.data.glob("test.csv.*.bak")
+    assert backup.read_bytes() == competition_files()["test.csv"] + b"0,0\r\n"
 
 
-def everything_in(workspace: Workspace) -> dict[str, bytes]:
+def all_files_in(workspace: Workspace) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in workspace.data.iterdir() if path.is_file()}
 
 
-def test_a_fault_at_each_rename_leaves_the_former_state(tmp_path: Path, hosted: list) -> None:
+def test_download_restores_old_files_when_a_rename_fails(tmp_path: Path, hosted: list) -> None:
     hosted.append(competition_files())
     first = Workspace.at(tmp_path / "first")
     download(first)
-    refused = []
+    failed_writes = []
     for at in range(40):
         workspace = Workspace.at(tmp_path / str(at))
         shutil.copytree(first.root, workspace.root)
@@ -111,26 +111,26 @@ def test_a_fault_at_each_rename_leaves_the_former_state(tmp_path: Path, hosted: 
             download(workspace, force=True)
         if not failed:
             break
-        if files_in(workspace) != OTHER:  # a cache that cannot be written stops nothing
-            refused += failed
-            assert everything_in(workspace) == everything_in(first)
+        if files_in(workspace) != OTHER:  # the cache is optional, so a failed write of it is no error
+            failed_writes += failed
+            assert all_files_in(workspace) == all_files_in(first)
             assert not download(workspace).fetched
-    assert {*FILES, "manifest.json"} <= set(refused)
+    assert {*FILES, "manifest.json"} <= set(failed_writes)
     assert files_in(workspace) == OTHER
 
 
-def test_a_download_killed_between_two_files_is_healed(tmp_path: Path, hosted: list) -> None:
+def test_download_repairs_a_download_that_was_killed(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted += [competition_files(), OTHER, competition_files()]
     download(workspace)
     old = (workspace.data / "test.csv").read_bytes()
     download(workspace, force=True)
-    (workspace.data / "test.csv").write_bytes(old)  # as if only the others had been moved in
+    (workspace.data / "test.csv").write_bytes(old)  # as if the process was killed before it replaced this file
     assert download(workspace).fetched
     assert files_in(workspace) == competition_files()
 
 
-def test_what_changed_at_the_host_is_said_and_kept(tmp_path: Path, hosted: list) -> None:
+def test_download_reports_changed_files_and_keeps_backups(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     first = competition_files()
     hosted += [
@@ -139,19 +139,19 @@ def test_what_changed_at_the_host_is_said_and_kept(tmp_path: Path, hosted: list)
         first | {"test.csv": OTHER["test.csv"], "sample_submission.csv": OTHER["sample_submission.csv"]},
     ]
     assert download(workspace).changed == ()
-    (workspace.data / "train.csv").write_bytes(b"spoilt here")  # which is no change there
+    (workspace.data / "train.csv").write_bytes(b"damaged")  # changed on this machine, not at the host
     assert download(workspace).changed == ()
     assert download(workspace, force=True).changed == ("test.csv", "sample_submission.csv")
     digest = hashlib.sha256(first["test.csv"]).hexdigest()[:12]
     assert (workspace.data / f"test.csv.{digest}.bak").read_bytes() == first["test.csv"]
-    (workspace.data / "test.csv").write_bytes(b"spoilt here")
+    (workspace.data / "test.csv").write_bytes(b"damaged")
     hosted.append(OTHER | {"train.csv": first["train.csv"]})
     assert download(workspace).changed == ()
     kept = {path.read_bytes() for path in workspace.data.glob("test.csv.*.bak")}
-    assert kept == {first["test.csv"], b"spoilt here"}
+    assert kept == {first["test.csv"], b"damaged"}
 
 
-def test_training_on_files_that_were_not_downloaded_is_refused(tmp_path: Path, hosted: list) -> None:
+def test_check_manifest_rejects_changed_files(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     hosted.append(competition_files())
     download(workspace)
@@ -161,7 +161,7 @@ def test_training_on_files_that_were_not_downloaded_is_refused(tmp_path: Path, h
     assert not workspace.runs.exists()
 
 
-def test_whole_files_in_a_folder_that_cannot_be_written(
+def test_download_accepts_complete_files_in_read_only_folder(
     workspace: Workspace, hosted: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     download(workspace)
@@ -169,29 +169,31 @@ def test_whole_files_in_a_folder_that_cannot_be_written(
     assert not download(workspace).fetched
 
 
-def test_force_gets_them_again(workspace: Workspace, hosted: list) -> None:
+def test_download_force_replaces_complete_files(workspace: Workspace, hosted: list) -> None:
     hosted.append(OTHER)
     assert download(workspace, force=True).train_rows == 50
     assert files_in(workspace) == OTHER
 
 
-@pytest.mark.parametrize("spoilt", FILES)
-def test_invalid_files_never_take_the_place_of_valid_ones(workspace: Workspace, hosted: list, spoilt: str) -> None:
+@pytest.mark.parametrize("damaged", FILES)
+def test_download_keeps_old_files_when_new_ones_are_invalid(
+    workspace: Workspace, hosted: list, damaged: str
+) -> None:
     before = files_in(workspace)
-    hosted.append(OTHER | {spoilt: OTHER[spoilt][:-30]})
-    with pytest.raises(NetworkError, match="What arrived is damaged"):
+    hosted.append(OTHER | {damaged: OTHER[damaged][:-30]})
+    with pytest.raises(NetworkError, match="The downloaded files are damaged"):
         download(workspace, force=True)
     assert files_in(workspace) == before
 
 
-def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, hosted: list) -> None:
+def test_download_leaves_no_temporary_files_after_failure(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path)
     with pytest.raises(NetworkError):
         download(workspace)
     assert [p.name for p in workspace.data.iterdir()] == [".lock"]
 
 
-def test_from_a_folder(tmp_path: Path, hosted: list) -> None:
+def test_download_copies_from_folder(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path / "work")
     source = write_files(tmp_path / "kaggle" / "input", OTHER | {"notes.txt": b"?"})
     assert download(workspace, source=source).fetched
@@ -199,7 +201,7 @@ def test_from_a_folder(tmp_path: Path, hosted: list) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "digit-recognizer/", "../../"])
-def test_from_a_zip_wherever_it_has_the_files(tmp_path: Path, hosted: list, folder: str) -> None:
+def test_download_copies_from_any_folder_of_a_zip(tmp_path: Path, hosted: list, folder: str) -> None:
     workspace = Workspace.at(tmp_path / "work")
     with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as archive:
         for name, content in OTHER.items():
@@ -213,11 +215,13 @@ def test_from_a_zip_wherever_it_has_the_files(tmp_path: Path, hosted: list, fold
     ("name", "content", "message"),
     [
         ("there.zip", b"PK no zip", "not a complete zip file"),
-        ("there.zip", None, "There is no"),
-        ("folder/train.csv", b"", r"has no test\.csv"),
+        ("there.zip", None, "does not exist"),
+        ("folder/train.csv", b"", r"test\.csv is missing or cannot be read"),
     ],
 )
-def test_from_something_else(tmp_path: Path, hosted: list, name: str, content: bytes | None, message: str) -> None:
+def test_download_rejects_invalid_source(
+    tmp_path: Path, hosted: list, name: str, content: bytes | None, message: str
+) -> None:
     source = tmp_path / name
     if content is not None:
         write_files(source.parent, {source.name: content})
@@ -225,24 +229,24 @@ def test_from_something_else(tmp_path: Path, hosted: list, name: str, content: b
         download(Workspace.at(tmp_path / "work"), source=source if source.suffix == ".zip" else source.parent)
 
 
-def test_two_downloads_at_once(workspace: Workspace) -> None:
+def test_download_rejects_a_second_download_at_the_same_time(workspace: Workspace) -> None:
     with lock(workspace.data / ".lock", ""), pytest.raises(WriteError, match="Another download"):
         download(workspace)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("a file in the way")
+def test_download_names_folder_that_cannot_be_created(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file instead of a folder")
     with pytest.raises(WriteError, match="Cannot write"):
         download(Workspace.at(tmp_path))
 
 
-def test_download_never_waits_for_a_pipe(tmp_path: Path, hosted: list) -> None:
+def test_download_does_not_block_on_pipe(tmp_path: Path, hosted: list) -> None:
     workspace = Workspace.at(tmp_path / "work")
     hosted += [competition_files(), competition_files()]
     download(workspace)
     (workspace.data / "train.csv").unlink()
     os.mkfifo(workspace.data / "train.csv")
-    assert download(workspace).fetched  # as any other file that is not the one that arrived
+    assert download(workspace).fetched  # replaced like any other file that does not match the manifest
     assert files_in(workspace) == competition_files()
     source = write_files(tmp_path / "source", competition_files())
     (source / "test.csv").unlink()

@@ -1,4 +1,4 @@
-"""Files that are read: zips, whole or not, and what is no regular file."""
+"""Tests of `kaggle_digits.files`: valid and damaged zip files, and paths that are not regular files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def saved(folder: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_whole_zip(tmp_path: Path, method: int) -> None:
+def test_read_zipped_reads_every_compression_method(tmp_path: Path, method: int) -> None:
     assert read_zipped(saved(tmp_path, zipped(method)), "*.csv") == CONTENT
 
 
@@ -50,7 +50,7 @@ def test_a_whole_zip(tmp_path: Path, method: int) -> None:
     end=st.none() | st.floats(0, 1),
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_damaged_zip_is_bad_data_and_nothing_else(
+def test_read_zipped_raises_only_data_errors_for_damaged_zips(
     tmp_path: Path, method: int, spots: list[tuple[float, int]], end: float | None
 ) -> None:
     content = bytearray(zipped(method))
@@ -58,40 +58,42 @@ def test_a_damaged_zip_is_bad_data_and_nothing_else(
         content[int(place * (len(content) - 1))] ^= change
     if end is not None:
         del content[int(end * len(content)) :]
-    # The name may have changed and still match; the content may not.
+    # A changed name may still match the pattern, but changed content must be found by its checksum.
     with suppress(DataError):
         assert read_zipped(saved(tmp_path, bytes(content)), "*.csv") == CONTENT
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_read_zipped_rejects_names_that_are_not_text(tmp_path: Path) -> None:
     content = zipped(zipfile.ZIP_DEFLATED).replace("ü".encode(), b"\xff\xff")
     with pytest.raises(DataError, match="not a complete zip file"):
         read_zipped(saved(tmp_path, content), "*.csv")
 
 
-def test_an_lzma_stream_that_is_none(tmp_path: Path) -> None:
+def test_read_zipped_rejects_invalid_lzma_stream(tmp_path: Path) -> None:
     content = bytearray(zipped(zipfile.ZIP_LZMA))
-    # Behind the header, the name, the version of LZMA and the length of its properties.
+    # The offset of the LZMA properties: after the header, the name, the version and the length of the properties.
     content[30 + len("folder/ü.csv".encode()) + 4] = 0xFF
     with pytest.raises(DataError, match="not a complete zip file"):
         read_zipped(saved(tmp_path, bytes(content)), "*.csv")
 
 
-def test_a_file_too_large_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_zipped_rejects_too_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path, zipped(zipfile.ZIP_DEFLATED))
     monkeypatch.setattr(files, "LARGEST_MEMBER", len(CONTENT) - 1)
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
-    with pytest.raises(DataError, match=f"{len(CONTENT):,} bytes are said to be inside"):
+    with pytest.raises(DataError, match=f"{len(CONTENT):,} bytes after unpacking are too many"):
         read_zipped(path, "*.csv")
 
 
-def test_a_file_larger_than_it_says(tmp_path: Path) -> None:
+def test_read_zipped_rejects_file_larger_than_its_header_says(tmp_path: Path) -> None:
     content = zipped(zipfile.ZIP_DEFLATED).replace(struct.pack("<I", len(CONTENT)), struct.pack("<I", 10))
     with pytest.raises(DataError, match="not a complete zip file"):
         read_zipped(saved(tmp_path, content), "*.csv")
 
 
-def test_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_zipped_raises_data_error_when_memory_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
 
@@ -102,7 +104,7 @@ def test_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def special_file(folder: Path, kind: str) -> Path:
-    """Return something that is no regular file; to open the pipe would wait for a writer that never comes."""
+    """Create a path that is not a regular file. Opening the pipe would block, because nothing writes to it."""
     path = folder / kind
     if kind == "a pipe or a device":
         os.mkfifo(path)
@@ -114,17 +116,17 @@ def special_file(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["a pipe or a device", "a link to a device", "a folder"])
-def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
+def test_regular_file_rejects_pipes_devices_and_folders(tmp_path: Path, kind: str) -> None:
     path = special_file(tmp_path, kind)
-    said = "a folder" if kind == "a folder" else "a pipe or a device"
-    with pytest.raises(DataError, match=f"{kind} is {said}, not a regular file\\. Mend it\\."):
-        regular_file(path, "Mend it.")
+    description = "a folder" if kind == "a folder" else "a pipe or a device"
+    with pytest.raises(DataError, match=f"{kind} is {description}, not a regular file\\. Fix it\\."):
+        regular_file(path, "Fix it.")
     with pytest.raises(DataError, match="not a regular file"):
         read_json(path)
     assert read_npz(path) is None
 
 
-def test_regular_file_follows_links_and_leaves_what_is_missing_to_its_caller(tmp_path: Path) -> None:
+def test_regular_file_follows_links_and_passes_on_missing_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
     assert regular_file(tmp_path / "link", "") == tmp_path / "link"

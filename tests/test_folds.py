@@ -1,4 +1,4 @@
-"""The split."""
+"""Tests of `make_folds`, which splits the training rows into folds."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from kaggle_digits.errors import DataError, UsageError
 LABELS = np.repeat(np.arange(10, dtype=np.uint8), 20)
 
 
-def test_every_row_is_in_one_fold_and_classes_keep_their_shares() -> None:
+def test_make_folds_is_a_stratified_partition() -> None:
     folds = make_folds(LABELS, 5, seed=0)
     assert folds.dtype == np.uint8
     for digit in range(10):
         np.testing.assert_array_equal(np.bincount(folds[digit == LABELS]), [4] * 5)
 
 
-def test_the_seed_decides() -> None:
+def test_make_folds_depends_on_seed() -> None:
     np.testing.assert_array_equal(make_folds(LABELS, 5, 3), make_folds(LABELS, 5, 3))
     assert not np.array_equal(make_folds(LABELS, 5, 3), make_folds(LABELS, 5, 4))
 
 
 @pytest.mark.parametrize("folds", [-1, 0, 1, 256])
-def test_impossible_numbers_of_folds(folds: int) -> None:
+def test_make_folds_rejects_invalid_number_of_folds(folds: int) -> None:
     with pytest.raises(UsageError, match="folds must be between 2 and 255, got"):
         make_folds(LABELS, folds, 0)
 
 
-def test_more_folds_than_rows_of_a_digit() -> None:
+def test_make_folds_rejects_more_folds_than_rows_of_a_digit() -> None:
     with pytest.raises(DataError, match="The digit 9 has 3 rows, too few for 4 folds"):
         make_folds(LABELS[:183], 4, 0)
 
 
-def test_a_single_digit() -> None:
-    with pytest.raises(DataError, match=r"All rows of train\.csv are labelled 7"):
+def test_make_folds_rejects_a_single_class() -> None:
+    with pytest.raises(DataError, match=r"All rows of train\.csv have the label 7"):
         make_folds(np.full(50, 7, np.uint8), 5, 0)

@@ -1,4 +1,4 @@
-"""The real client against a server that plays Kaggle."""
+"""Tests of `KaggleHost` and the credentials: Kaggle's real client against a simulated server."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from kaggle_digits.submissions.submit import submit
 
 @pytest.fixture
 def host(kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> KaggleHost:
-    """The host, with a client that is imported anew."""
+    """A Kaggle host, with a new import of the client."""
     forget_the_client(monkeypatch)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return KaggleHost("digit-recognizer")
 
 
-def without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def remove_key(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
         monkeypatch.delenv(name)
 
@@ -50,7 +50,7 @@ def downloaded(host: KaggleHost, folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_download_brings_the_three_files(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
+def test_download_writes_three_files(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == kaggle.files
 
@@ -63,9 +63,9 @@ def test_download_brings_the_three_files(host: KaggleHost, kaggle: KaggleServer,
         Fault(spoil=True),
         Fault(status=200, body=b""),
     ],
-    ids=["cut", "html", "spoilt", "empty"],
+    ids=["incomplete", "html", "damaged", "empty"],
 )
-def test_a_damaged_bundle_is_replaced_by_single_files(
+def test_download_falls_back_to_single_files_when_bundle_is_damaged(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, fault: Fault
 ) -> None:
     kaggle.fail("digit-recognizer.zip", *[fault] * 9)
@@ -74,7 +74,7 @@ def test_a_damaged_bundle_is_replaced_by_single_files(
     assert kaggle.count("train.csv") == 2
 
 
-def test_a_bundle_damaged_once_is_fetched_again(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
+def test_download_retries_damaged_bundle(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
     kaggle.fail("digit-recognizer.zip", Fault(spoil=True))
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == kaggle.files
@@ -83,12 +83,12 @@ def test_a_bundle_damaged_once_is_fetched_again(host: KaggleHost, kaggle: Kaggle
 
 @pytest.fixture
 def no_bundle(kaggle: KaggleServer) -> KaggleServer:
-    """A server whose bundle never arrives whole."""
+    """A server whose bundle is always damaged."""
     kaggle.fail("digit-recognizer.zip", *[Fault(spoil=True)] * ATTEMPTS)
     return kaggle
 
 
-def test_a_single_file_may_arrive_zipped(host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path) -> None:
+def test_download_unzips_single_file(host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path) -> None:
     no_bundle.fail("train.csv", Fault(status=200, body=no_bundle.bundle()))
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == no_bundle.files
@@ -96,7 +96,7 @@ def test_a_single_file_may_arrive_zipped(host: KaggleHost, no_bundle: KaggleServ
 
 
 @pytest.mark.parametrize("faults", [[Fault(spoil=True)], [Fault(), Fault(spoil=True)]])
-def test_a_single_file_of_the_right_size_with_wrong_bytes(
+def test_download_repeats_single_file_until_two_copies_are_equal(
     host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path, faults: list[Fault]
 ) -> None:
     no_bundle.fail("train.csv", *faults)
@@ -105,16 +105,16 @@ def test_a_single_file_of_the_right_size_with_wrong_bytes(
     assert no_bundle.count("train.csv") == FETCHES
 
 
-def test_a_single_file_with_other_bytes_each_time(
+def test_download_rejects_single_file_that_always_differs(
     host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path
 ) -> None:
     size = len(no_bundle.files["train.csv"])
     no_bundle.fail("train.csv", *[Fault(status=200, body=bytes([48 + i]) * size) for i in range(FETCHES)])
-    with pytest.raises(NetworkError, match=r"damaged: train\.csv has other bytes each time"):
+    with pytest.raises(NetworkError, match=r"damaged: train\.csv has different content each time"):
         host.download(tmp_path)
 
 
-def test_a_bundle_with_names_that_are_no_text(
+def test_download_handles_bundle_with_names_that_are_not_text(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = io.BytesIO()
@@ -126,7 +126,7 @@ def test_a_bundle_with_names_that_are_no_text(
     assert downloaded(host, tmp_path / "new") == kaggle.files
 
 
-def test_wrong_sizes_are_damage_on_the_wire(
+def test_download_rejects_wrong_file_sizes(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listing = {"files": [{"name": name, "totalBytes": 1} for name in kaggle.files]}
@@ -135,29 +135,31 @@ def test_wrong_sizes_are_damage_on_the_wire(
         host.download(tmp_path)
 
 
-def test_server_trouble_is_retried(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_host_retries_on_server_errors(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("GetSubmissionLimits", error(500, "Oops"), Fault(drop=True), error(503, "Busy"))
     assert host.allowance() == 10
 
 
-def test_retries_are_capped(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_host_limits_retries(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("GetSubmissionLimits", *[error(503, "Busy with other things")] * 20)
     with pytest.raises(NetworkError, match="Busy with other things"):
         host.allowance()
     assert kaggle.count("GetSubmissionLimits") == ATTEMPTS
 
 
-def test_an_impatient_look_is_one_request(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_without_retries_makes_one_request(host: KaggleHost, kaggle: KaggleServer) -> None:
     assert list(host.submissions()) == []
     before = len(kaggle.requests)
     kaggle.fail("ListSubmissions", error(429, "Slow down", **{"Retry-After": "50"}))
     with pytest.raises(NetworkError):
-        list(host.impatient().submissions())
+        list(host.without_retries().submissions())
     assert len(kaggle.requests) == before + 1
-    assert list(host.impatient().submissions()) == []
+    assert list(host.without_retries().submissions()) == []
 
 
-def test_retry_after_is_obeyed(host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_waits_for_retry_after_seconds(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
     kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": "33"}))
@@ -167,7 +169,7 @@ def test_retry_after_is_obeyed(host: KaggleHost, kaggle: KaggleServer, monkeypat
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_may_be_a_date(
+def test_host_waits_for_retry_after_date(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     pauses: list[float] = []
@@ -179,19 +181,19 @@ def test_retry_after_may_be_a_date(
     assert 30 < pause < 42
 
 
-@pytest.mark.parametrize("nonsense", ["soon", "-5", "nan", "", "Thu, 99 Nov 2026 10:00:00 GMT"])
-def test_a_retry_after_of_nonsense_counts_for_nothing(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, nonsense: str
+@pytest.mark.parametrize("retry_after", ["soon", "-5", "nan", "", "Thu, 99 Nov 2026 10:00:00 GMT"])
+def test_host_ignores_invalid_retry_after(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, retry_after: str
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
-    kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": nonsense}))
+    kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": retry_after}))
     assert host.allowance() == 10
     assert 0 <= pauses[0] <= 1
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_the_pauses_of_a_question_are_bounded(
+def test_host_limits_total_pause_of_retries(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     pauses: list[float] = []
@@ -204,7 +206,7 @@ def test_the_pauses_of_a_question_are_bounded(
 
 
 @pytest.mark.parametrize("retry_after", ["86400", "20"])
-def test_a_throttled_bundle_is_not_answered_by_other_requests(
+def test_download_makes_no_other_request_when_rate_limited(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, retry_after: str
 ) -> None:
     kaggle.fail("DownloadDataFiles", *[error(429, "Slow down", **{"Retry-After": retry_after})] * ATTEMPTS)
@@ -213,7 +215,7 @@ def test_a_throttled_bundle_is_not_answered_by_other_requests(
     assert kaggle.count("DownloadDataFile") == 0
 
 
-def test_an_unreasonable_retry_after_is_an_error(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_host_rejects_too_long_retry_after(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": "86400"}))
     with pytest.raises(NetworkError, match="Slow down"):
         host.allowance()
@@ -223,44 +225,44 @@ def test_an_unreasonable_retry_after_is_an_error(host: KaggleHost, kaggle: Kaggl
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, CredentialsError), (403, RefusedError), (404, RefusedError), (400, RefusedError)]
 )
-def test_refusals_are_said_in_kaggles_words_and_not_retried(
+def test_host_shows_refusals_and_does_not_retry(
     host: KaggleHost, kaggle: KaggleServer, status: int, kind: type[Exception]
 ) -> None:
-    kaggle.fail("ListDataFiles", error(status, "Kaggle's own words"))
-    with pytest.raises(kind, match="Kaggle's own words"):
+    kaggle.fail("ListDataFiles", error(status, "Kaggle's message"))
+    with pytest.raises(kind, match="Kaggle's message"):
         host.download(Path("nowhere"))
     assert kaggle.count("ListDataFiles") == 1
 
 
-GOOGLE = {"code": 403, "message": "Own words.", "status": "PERMISSION_DENIED", "details": [{"reason": "no"}]}
+GOOGLE = {"code": 403, "message": "The message.", "status": "PERMISSION_DENIED", "details": [{"reason": "no"}]}
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"code": 403, "message": "Own words."}, "Own words"),
-        ({"error": GOOGLE}, "Own words"),
-        ({"error": json.dumps(GOOGLE)}, "Own words"),
-        ({"message": json.dumps({"error": GOOGLE})}, "Own words"),
-        ([{"error": GOOGLE}], "Own words"),
-        ({"error": "Own words"}, "Own words"),
-        ({"errors": [{"message": "Own words."}, "and more", {"code": 5}]}, "Own words; and more"),
-        ({"message": "", "error": {"message": "Own words"}}, "Own words"),
-        ("Own words", "Own words"),
-        (b"Own words", "Own words"),
+        ({"code": 403, "message": "The message."}, "The message"),
+        ({"error": GOOGLE}, "The message"),
+        ({"error": json.dumps(GOOGLE)}, "The message"),
+        ({"message": json.dumps({"error": GOOGLE})}, "The message"),
+        ([{"error": GOOGLE}], "The message"),
+        ({"error": "The message"}, "The message"),
+        ({"errors": [{"message": "The message."}, "and more", {"code": 5}]}, "The message; and more"),
+        ({"message": "", "error": {"message": "The message"}}, "The message"),
+        ("The message", "The message"),
+        (b"The message", "The message"),
         (b"403", "Forbidden"),
         ({"error": {"code": 403, "details": [{"reason": "no"}]}}, "Forbidden"),
         ({"message": "{'code': 403}"}, "Forbidden"),
-        ({"errors": ["Own words", "{'code': 403}"]}, "Own words"),
+        ({"errors": ["The message", "{'code': 403}"]}, "The message"),
         ({"message": "<html>Sorry</html>"}, "Forbidden"),
         ([], "Forbidden"),
-        (b'{"message": "Own wo', "Forbidden"),
+        (b'{"message": "The mess', "Forbidden"),
         (b"[" * 100_000, "Forbidden"),
         (b'{"error":' * 300 + b"1" + b"}" * 300, "Forbidden"),
         (b"", "Forbidden"),
     ],
 )
-def test_kaggles_words_are_taken_out_of_whatever_they_come_in(
+def test_host_extracts_message_from_error_response(
     host: KaggleHost, kaggle: KaggleServer, body: object, words: str
 ) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -268,7 +270,7 @@ def test_kaggles_words_are_taken_out_of_whatever_they_come_in(
     kaggle.fail("GetSubmissionLimits", Fault(403, content, {"Content-Type": kind}))
     with pytest.raises(RefusedError) as caught:
         host.allowance()
-    assert caught.value.problem == f"Kaggle refuses: {words}."
+    assert caught.value.problem == f"Kaggle refuses the request: {words}."
 
 
 @pytest.mark.parametrize(
@@ -279,62 +281,66 @@ def test_kaggles_words_are_taken_out_of_whatever_they_come_in(
         ("x" * 300, "xxx", "xxx."),
     ],
 )
-def test_kaggles_words_end_at_a_word_where_they_are_too_many(
+def test_host_shortens_long_message_at_a_word(
     host: KaggleHost, kaggle: KaggleServer, message: str, start: str, end: str
 ) -> None:
     kaggle.fail("GetSubmissionLimits", error(403, message))
     with pytest.raises(RefusedError) as caught:
         host.allowance()
-    words = caught.value.problem.removeprefix("Kaggle refuses: ")
+    words = caught.value.problem.removeprefix("Kaggle refuses the request: ")
     assert words.startswith(start)
     assert words.endswith(end)
     assert 290 < len(words) <= 301
 
 
-def test_rules_not_accepted_says_where_to_accept_them(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_download_names_rules_page_on_403(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("ListDataFiles", error(403, "You must accept this competition's rules"))
     with pytest.raises(RefusedError, match="competitions/digit-recognizer/rules"):
         host.download(Path("nowhere"))
 
 
 @pytest.mark.parametrize("document", [{}, {"files": None}, {"files": [{"name": "titanic.csv"}]}])
-def test_a_listing_that_makes_no_sense(
+def test_download_rejects_invalid_list_of_files(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, document: dict
 ) -> None:
     monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
-    with pytest.raises(NetworkError, match=r"Kaggle's (answer is not valid|client cannot read)"):
+    with pytest.raises(NetworkError, match=r"Kaggle's (response is not valid|client cannot read)"):
         host.download(Path("nowhere"))
     assert kaggle.count("ListDataFiles") == ATTEMPTS
 
 
-def test_limits_that_make_no_sense(
+def test_allowance_rejects_invalid_limits(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kaggle, "limits", {"numAllowedNow": "many"})
-    with pytest.raises(NetworkError, match="Kaggle's client cannot read Kaggle's answer"):
+    with pytest.raises(NetworkError, match="Kaggle's client cannot read the response"):
         host.allowance()
 
 
 @pytest.mark.parametrize(
-    ("body", "words"), [(b"<html>Sign in</html>", "it is a web page instead of JSON"), (b"", "something else")]
+    ("body", "words"), [(b"<html>Sign in</html>", "it is a web page instead of JSON"), (b"", "other content")]
 )
 @pytest.mark.parametrize("kind", ["text/html", "application/json"])
-def test_what_is_not_json(host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str, kind: str) -> None:
+def test_host_rejects_responses_that_are_not_json(
+    host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str, kind: str
+) -> None:
     kaggle.fail("GetSubmissionLimits", *[Fault(200, body, {"Content-Type": kind})] * ATTEMPTS)
     with pytest.raises(NetworkError, match=words) as caught:
         host.allowance()
     assert "JSONDecodeError" not in str(caught.value)
 
 
-def test_no_credentials(host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    without_a_key(monkeypatch)
+def test_host_needs_credentials(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    remove_key(monkeypatch)
     with pytest.raises(CredentialsError, match="no Kaggle credentials"):
         host.allowance()
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("with_key", [True, False])
-def test_a_bad_token_is_named_by_its_source(
+def test_host_names_source_of_rejected_token(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, with_key: bool
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_wrong")
@@ -345,20 +351,20 @@ def test_a_bad_token_is_named_by_its_source(
     assert "KGAT_wrong" not in str(caught.value)
     used_instead = "unset KAGGLE_API_TOKEN to use those from KAGGLE_USERNAME and KAGGLE_KEY"
     assert (used_instead in caught.value.remedy) == with_key
-    assert ("were passed over" in caught.value.problem) == with_key
+    assert ("were not used" in caught.value.problem) == with_key
 
 
-@pytest.mark.parametrize(("mode", "heard"), [(0o644, True), (0o640, True), (0o600, False)])
-def test_a_key_file_that_others_can_read(
+@pytest.mark.parametrize(("mode", "warns"), [(0o644, True), (0o640, True), (0o600, False)])
+def test_host_warns_when_others_can_read_key_file(
     host: KaggleHost,
     kaggle: KaggleServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture,
     mode: int,
-    heard: bool,
+    warns: bool,
 ) -> None:
-    without_a_key(monkeypatch)
+    remove_key(monkeypatch)
     path = Path.home() / ".kaggle" / "kaggle.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"username": USER, "key": KEY}))
@@ -366,40 +372,40 @@ def test_a_key_file_that_others_can_read(
     with caplog.at_level(logging.WARNING):
         assert host.allowance() == 10
         assert KaggleHost("digit-recognizer").allowance() == 10
-    assert len(caplog.messages) == heard
+    assert len(caplog.messages) == warns
     assert all(f"chmod 600 {path}" in message for message in caplog.messages)
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("token", ["KGAT_with\nline", "KGAT_" + "x" * 400, "KGAT_end\r\n", "KGAT_ü"])
-def test_what_cannot_be_a_token_is_not_shown(
+def test_credential_source_does_not_show_invalid_token(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", token)
-    with pytest.raises(CredentialsError, match="KAGGLE_API_TOKEN holds is no token") as caught:
+    with pytest.raises(CredentialsError, match="The content of KAGGLE_API_TOKEN is not a valid token") as caught:
         host.allowance()
     assert "KGAT" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("variable", "half"), [("KAGGLE_USERNAME", "username"), ("KAGGLE_KEY", "key")])
-def test_half_credentials_name_their_variable(
+def test_credential_source_names_variable_of_incomplete_credentials(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variable: str, half: str
 ) -> None:
     monkeypatch.delenv({"username": "KAGGLE_KEY", "key": "KAGGLE_USERNAME"}[half])
-    with pytest.raises(CredentialsError, match=f"In {variable} there is a Kaggle {half} but no"):
+    with pytest.raises(CredentialsError, match=f"{variable} has a Kaggle {half} but no"):
         host.allowance()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"username": "ada"}', r"In .*kaggle\.json there is a Kaggle username but no key"),
-        ('{"key": "0123"}', r"In .*kaggle\.json there is a Kaggle key but no username"),
-        ("{", "no JSON object"),
-        ("[]", "no JSON object"),
+        ('{"username": "ada"}', r"kaggle\.json has a Kaggle username but no key"),
+        ('{"key": "0123"}', r"kaggle\.json has a Kaggle key but no username"),
+        ("{", "is not a JSON object"),
+        ("[]", "is not a JSON object"),
     ],
 )
-def test_half_and_broken_key_files(
+def test_credential_source_rejects_incomplete_and_invalid_key_files(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, content: str, message: str
 ) -> None:
     monkeypatch.setenv("KAGGLE_USERNAME", "")
@@ -412,7 +418,7 @@ def test_half_and_broken_key_files(
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
-def test_a_token_file_that_cannot_be_read(host: KaggleHost, content: bytes | None) -> None:
+def test_credential_source_names_unreadable_token_file(host: KaggleHost, content: bytes | None) -> None:
     path = Path.home() / ".kaggle" / "access_token"
     path.parent.mkdir(exist_ok=True)
     if content is None:
@@ -423,36 +429,36 @@ def test_a_token_file_that_cannot_be_read(host: KaggleHost, content: bytes | Non
         host.allowance()
 
 
-def test_a_good_token(host: KaggleHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_accepts_token_from_environment(host: KaggleHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     assert host.allowance() == 10
 
 
 @pytest.fixture
 def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A home that cannot be made, not even by root."""
-    (tmp_path / "file").write_text("a file in the way")
+    """A home folder that nobody can create, not even root."""
+    (tmp_path / "file").write_text("a file instead of a folder")
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     return tmp_path / "file" / "home"
 
 
 @pytest.mark.parametrize("with_token", [True, False])
-def test_a_home_that_cannot_be_written(
+def test_host_works_with_read_only_home(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, no_home: Path, with_token: bool
 ) -> None:
     if with_token:
-        without_a_key(monkeypatch)
+        remove_key(monkeypatch)
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     before = dict(os.environ)
     assert host.allowance() == 10
     assert dict(os.environ) == before
 
 
-def test_a_bad_token_where_the_home_cannot_be_written(
+def test_host_names_rejected_token_with_read_only_home(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, no_home: Path
 ) -> None:
-    without_a_key(monkeypatch)
+    remove_key(monkeypatch)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_wrong")
     with pytest.raises(
         CredentialsError, match="not accept the credentials from KAGGLE_API_TOKEN: they are invalid"
@@ -461,11 +467,11 @@ def test_a_bad_token_where_the_home_cannot_be_written(
 
 
 @pytest.mark.parametrize("variable", ["KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"])
-def test_a_configuration_folder_that_cannot_be_made(
+def test_host_works_without_configuration_folder(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
 ) -> None:
-    without_a_key(monkeypatch)
-    (tmp_path / "file").write_text("a file in the way")
+    remove_key(monkeypatch)
+    (tmp_path / "file").write_text("a file instead of a folder")
     monkeypatch.setenv(variable, str(tmp_path / "file" / "kaggle"))
     if variable == "KAGGLE_CONFIG_DIR":
         (Path.home() / ".kaggle").mkdir()
@@ -479,10 +485,10 @@ def test_a_configuration_folder_that_cannot_be_made(
 @pytest.mark.parametrize(
     "variables", [{}, {"KAGGLE_API_TOKEN": TOKEN}, {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}]
 )
-def test_a_home_that_cannot_be_searched(
+def test_host_works_with_home_without_search_permission(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
-    without_a_key(monkeypatch)
+    remove_key(monkeypatch)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     home = str(Path.home())
@@ -495,7 +501,7 @@ def test_a_home_that_cannot_be_searched(
 
         return refuse
 
-    # Whoever runs the tests may be root, whom no permission bits stop.
+    # Not with permission bits, because they do not apply to root, who may run the tests.
     for name in ("stat", "mkdir"):
         monkeypatch.setattr(os, name, refused(getattr(os, name)))
     before = dict(os.environ)
@@ -507,7 +513,7 @@ def test_a_home_that_cannot_be_searched(
     assert dict(os.environ) == before
 
 
-def test_verbose_prints_no_secret(
+def test_host_prints_no_secret_with_verbose(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("VERBOSE", "1")
@@ -517,7 +523,7 @@ def test_verbose_prints_no_secret(
     assert KEY not in printed.err
 
 
-def test_all_zero_limits_are_no_used_up_allowance(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_allowance_is_unknown_when_all_limits_are_zero(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.limits = {"numToday": 0, "numTotal": 0, "numAllowedNow": 0}
     assert host.allowance() is None
     kaggle.limits = {"numToday": 5, "numTotal": 9, "numAllowedNow": 0}
@@ -531,7 +537,7 @@ def csv(tmp_path: Path) -> Path:
     return path
 
 
-def test_upload_and_create_make_a_submission(host: KaggleHost, kaggle: KaggleServer, csv: Path) -> None:
+def test_create_makes_submission_of_upload(host: KaggleHost, kaggle: KaggleServer, csv: Path) -> None:
     upload = host.upload(csv)
     assert kaggle.submissions == []
     assert host.create(upload, "a description") == "1000"
@@ -549,7 +555,7 @@ def test_upload_and_create_make_a_submission(host: KaggleHost, kaggle: KaggleSer
         ("StartSubmissionUpload", Fault(status=200, body=b"<html>")),
     ],
 )
-def test_upload_that_fails_is_a_network_error(
+def test_upload_raises_network_error_on_failure(
     host: KaggleHost, kaggle: KaggleServer, csv: Path, call: str, fault: Fault, capsys: pytest.CaptureFixture
 ) -> None:
     kaggle.fail(call, fault)
@@ -562,9 +568,13 @@ def test_upload_that_fails_is_a_network_error(
 @pytest.mark.parametrize("with_token", [True, False])
 @pytest.mark.parametrize(
     ("requests", "curl", "named"),
-    [("gone.pem", "", "REQUESTS"), ("", "gone.pem", "CURL"), ("gone.pem", "also-gone.pem", "REQUESTS")],
+    [
+        ("missing.pem", "", "REQUESTS"),
+        ("", "missing.pem", "CURL"),
+        ("missing.pem", "also-missing.pem", "REQUESTS"),
+    ],
 )
-def test_certificates_that_are_not_where_a_variable_says(
+def test_host_names_variable_of_missing_certificates(
     host: KaggleHost,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -575,7 +585,7 @@ def test_certificates_that_are_not_where_a_variable_says(
 ) -> None:
     if with_token:
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")  # certificates are for the real address, which nothing reaches
+    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")  # certificates are used only for the real address
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name, file in (("REQUESTS_CA_BUNDLE", requests), ("CURL_CA_BUNDLE", curl)):
@@ -585,22 +595,24 @@ def test_certificates_that_are_not_where_a_variable_says(
     variable = f"{named}_CA_BUNDLE"
     assert (
         caught.value.problem
-        == f"There is no {tmp_path / 'gone.pem'}, where {variable} says that certificates are."
+        == f"The file of certificates that {variable} names does not exist: {tmp_path / 'missing.pem'}."
     )
     assert caught.value.remedy == f"Unset {variable}, or set it to a file of certificates that exists."
 
 
-def test_upload_where_nobody_listens(host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_raises_network_error_without_server(
+    host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(NetworkError, match="cannot be reached"):
         host.upload(csv)
 
 
-def test_create_that_never_connected_was_not_made(
+def test_create_raises_not_reached_error_without_connection(
     host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network went away after the upload: no proxy there, or no name for the host."""
+    """After the upload, the proxy refuses connections, or its name cannot be resolved."""
     upload = host.upload(csv)
     for proxy in ("http://127.0.0.1:9", "http://there-is-no.invalid:80"):
         for name in ("HTTP_PROXY", "http_proxy"):
@@ -626,10 +638,10 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize("fault", UNCLEAR.values(), ids=UNCLEAR)
-def test_create_without_a_clear_answer_is_a_network_error(
+def test_create_raises_network_error_for_unclear_response(
     host: KaggleHost, kaggle: KaggleServer, csv: Path, fault: Fault
 ) -> None:
-    """For the submission may have been made."""
+    """The submission may have been made."""
     upload = host.upload(csv)
     kaggle.fail("CreateSubmission", fault)
     with pytest.raises(NetworkError) as caught:
@@ -648,7 +660,7 @@ def test_create_without_a_clear_answer_is_a_network_error(
         Fault(200, b'{"code": 400, "message": "Your daily limit is used up"}', JSON),
     ],
 )
-def test_create_that_kaggle_refuses_is_refused(
+def test_create_raises_refused_error_when_kaggle_refuses(
     host: KaggleHost, kaggle: KaggleServer, csv: Path, fault: Fault
 ) -> None:
     upload = host.upload(csv)
@@ -662,14 +674,14 @@ def test_create_that_kaggle_refuses_is_refused(
     [("0.99757", 0.99757), ("1", 1.0), ("0", 0.0)]
     + [(text, None) for text in ("NaN", "-1.0", "", "inf", "1.5", "best", None, [], 10**400)],
 )
-def test_scores_that_make_no_sense_are_none(
+def test_submissions_have_no_score_when_it_is_invalid(
     host: KaggleHost, kaggle: KaggleServer, text: object, score: float | None
 ) -> None:
     kaggle.submissions = [{"ref": 1, "date": DATE, "status": "COMPLETE", "publicScore": text}]
     assert next(host.submissions()).score == score
 
 
-def test_submissions_are_read_page_by_page(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_submissions_requests_pages_when_needed(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.submissions = [
         {"ref": ref, "date": "2026-11-24T10:00:00Z", "status": "COMPLETE", "publicScore": "0.99"}
         for ref in range(45, 0, -1)
@@ -679,19 +691,19 @@ def test_submissions_are_read_page_by_page(host: KaggleHost, kaggle: KaggleServe
     assert [s.ref for s in host.submissions()] == [str(ref) for ref in range(45, 0, -1)]
 
 
-def test_standing_on_the_leaderboard(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_standing_returns_rank_and_teams(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.board = [(1, "Best", "1.00000", "bob"), (2, "Ada's team", "0.99757", "ada"), (3, "c", "0.9", "c")]
     standing = host.standing()
     assert (standing.rank, standing.teams) == (2, 3)
     assert standing.percentile == pytest.approx(66.7, abs=0.1)
 
 
-def test_a_namesake_on_the_leaderboard(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_standing_ignores_team_with_same_name(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.board = [(1, "Ada's team", "1.00000", "another"), (2, "Ada's team", "0.99757", "ada")]
     assert host.standing().rank == 2
 
 
-def test_nobody_is_nobody_on_the_leaderboard(
+def test_standing_has_no_rank_for_unknown_user(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kaggle.board = [(1, "Best", "1.00000", ""), (2, "Ada's team", "0.99757", "")]
@@ -702,26 +714,26 @@ def test_nobody_is_nobody_on_the_leaderboard(
     assert host.standing().rank == 2
 
 
-def test_no_room_for_the_leaderboard(
+def test_standing_raises_write_error_on_full_disk(
     host: KaggleHost, kaggle: KaggleServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(workspace.root / "gone"))
-    for ask in (host.standing, host.try_download):
+    monkeypatch.setattr(tempfile, "tempdir", str(workspace.root / "missing"))
+    for request in (host.standing, host.try_download):
         with pytest.raises(WriteError, match="Cannot write"):
-            ask()
-    answer = workspace.root / "mine.csv"
-    answer.write_text("ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31)))
-    sent = submit(host, workspace, answer)
+            request()
+    file = workspace.root / "mine.csv"
+    file.write_text("ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31)))
+    sent = submit(host, workspace, file)
     assert (sent.entry.status, sent.entry.score) == ("COMPLETE", 0.99757)
 
 
-def test_a_leaderboard_of_another_form(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_standing_rejects_leaderboard_in_another_format(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("DownloadLeaderboard", Fault(status=200, body=b"no zip"))
-    with pytest.raises(NetworkError, match="arrived damaged"):
+    with pytest.raises(NetworkError, match="The download is damaged"):
         host.standing()
 
 
-def test_standing_of_somebody_who_dropped_out(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_standing_has_no_rank_when_kaggle_removed_entry(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.board = [(1, "Best", "1.00000", "bob")]
     assert host.standing().rank is None
 
@@ -750,7 +762,7 @@ BASIC = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
     ],
 )
 @pytest.mark.usefixtures("kaggle")
-def test_scrubbed(text: str, clean: str) -> None:
+def test_scrub_removes_secrets(text: str, clean: str) -> None:
     assert scrub(text) == clean
 
 
@@ -764,7 +776,7 @@ def test_scrubbed(text: str, clean: str) -> None:
         ("elsewhere", "s3cr3t-t0ken"),
     ],
 )
-def test_the_secrets_of_every_place_are_scrubbed(monkeypatch: pytest.MonkeyPatch, name: str, content: str) -> None:
+def test_scrub_removes_secrets_of_every_source(monkeypatch: pytest.MonkeyPatch, name: str, content: str) -> None:
     path = Path.home() / ".kaggle" / name
     path.parent.mkdir()
     path.write_text(content)
@@ -776,7 +788,7 @@ def test_the_secrets_of_every_place_are_scrubbed(monkeypatch: pytest.MonkeyPatch
     assert scrub(f"{path}: s3cr3t-t0ken") == f"{path}: {HIDDEN}"
 
 
-def test_kaggles_words_are_scrubbed(host: KaggleHost, kaggle: KaggleServer) -> None:
+def test_host_scrubs_messages(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("GetSubmissionLimits", error(400, f"Not \x1b[31m{KEY}\x1b[0m, nor {'.' * 270}{KEY}"))
     with pytest.raises(RefusedError, match="Not ") as caught:
         host.allowance()

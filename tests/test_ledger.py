@@ -1,4 +1,4 @@
-"""The ledger: written, read, and whatever people do to it by hand."""
+"""Tests of the ledger: writing, reading, and files that were edited by hand."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ENTRY = Entry("2026-11-24T10:00:00+00:00", "fast-k5-s0", "ab" * 32, "17", "PENDI
 HEADER = "time,run,sha256,ref,status,score,cv,rank"
 
 
-def test_the_header_is_the_contract() -> None:
+def test_ledger_columns_are_fixed() -> None:
     assert ",".join(COLUMNS) == HEADER
 
 
-def test_no_file_is_an_empty_ledger(tmp_path: Path) -> None:
+def test_entries_is_empty_without_file(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "ledger.csv").entries() == []
 
 
-def test_entries_are_added_and_replaced_by_reference(tmp_path: Path) -> None:
+def test_record_adds_and_replaces_entries(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.csv")
     other = Entry("2026-11-24T11:00:00+00:00", "lenet", "cd" * 32, "18", "PENDING")
     ledger.record(ENTRY)
@@ -44,7 +44,7 @@ names = st.text(max_size=20).filter(str.isprintable)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(names, max_size=5))
-def test_any_names_survive(tmp_path: Path, runs: list[str]) -> None:
+def test_record_keeps_any_run_name(tmp_path: Path, runs: list[str]) -> None:
     path = tmp_path / "ledger.csv"
     path.unlink(missing_ok=True)
     ledger = Ledger(path)
@@ -59,8 +59,8 @@ def test_any_names_survive(tmp_path: Path, runs: list[str]) -> None:
     [
         ("time,run\n", "line 1: the header"),
         (HEADER + ",mine\n", "line 1: the header"),
-        (f"{HEADER}\nt,r,s,1,PENDING\n", "line 2: 5 values, not 8"),
-        (f"{HEADER}\nt,r,s,1,DONE,,,\n", "line 2: 'DONE' is not a status"),
+        (f"{HEADER}\nt,r,s,1,PENDING\n", "line 2: expected 8 values, got 5"),
+        (f"{HEADER}\nt,r,s,1,DONE,,,\n", "line 2: 'DONE' is not a valid status"),
         (f"{HEADER}\nt,r,s,1,PENDING,,,\n\nt,r,s,2,COMPLETE,high,,\n", "line 4: score is 'high'"),
         (f"{HEADER}\nt,r,s,1,COMPLETE,nan,,\n", "line 2: score is 'nan'"),
         (f"{HEADER}\nt,r,s,1,COMPLETE,1,1,3.0\n", "line 2: rank is '3.0'"),
@@ -70,7 +70,7 @@ def test_any_names_survive(tmp_path: Path, runs: list[str]) -> None:
         (f'{HEADER}\nt,"r,s,1,PENDING,,,\n', "line 2|line 3"),
     ],
 )
-def test_a_ledger_spoilt_by_hand_names_its_line_and_stays(tmp_path: Path, text: str, message: str) -> None:
+def test_record_names_invalid_line_and_keeps_file(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "ledger.csv"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
@@ -80,25 +80,25 @@ def test_a_ledger_spoilt_by_hand_names_its_line_and_stays(tmp_path: Path, text: 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.booleans())
-def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: bytes, with_header: bool) -> None:
+def test_entries_raises_only_data_errors_for_any_bytes(tmp_path: Path, content: bytes, with_header: bool) -> None:
     path = tmp_path / "ledger.csv"
     path.write_bytes((HEADER.encode() + b"\n" if with_header else b"") + content)
     with suppress(DataError):
         Ledger(path).entries()
 
 
-def test_windows_line_ends_and_bom_are_met(tmp_path: Path) -> None:
+def test_entries_accepts_crlf_and_bom(tmp_path: Path) -> None:
     path = tmp_path / "ledger.csv"
     path.write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\nt,r,s,1,PENDING,,,\r\n".encode())
     assert Ledger(path).entries() == [Entry("t", "r", "s", "1", "PENDING")]
 
 
-def test_what_is_scored_stays_scored() -> None:
+def test_updated_keeps_scored_status() -> None:
     scored = updated(ENTRY, "COMPLETE", 0.9)
     assert updated(scored, "PENDING", None) == scored
 
 
-def test_an_entry_without_a_reference_is_completed_and_forgotten(tmp_path: Path) -> None:
+def test_record_completes_and_forget_removes_entry_without_reference(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.csv")
     before = Entry("t1", "fast", "ab", "", "UNKNOWN")
     ledger.record(before)
@@ -117,7 +117,7 @@ any_entries = st.builds(Entry, cells, cells, cells, cells, kinds, shares, shares
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(any_entries | st.builds(replace, st.just(ENTRY), run=cells, ref=cells, rank=ranks, score=shares))
-def test_an_entry_is_read_as_it_was_written_or_not_written(tmp_path: Path, entry: Entry) -> None:
+def test_record_writes_only_what_can_be_read_again(tmp_path: Path, entry: Entry) -> None:
     ledger = Ledger(tmp_path / "ledger.csv")
     ledger.path.write_text(f"{HEADER}\n")
     other = replace(ENTRY, ref="another")
@@ -133,19 +133,19 @@ def test_an_entry_is_read_as_it_was_written_or_not_written(tmp_path: Path, entry
 
 
 @pytest.mark.parametrize(
-    "odd", [{"score": float("nan")}, {"cv": -0.1}, {"rank": 10**12}, {"status": "DONE"}, {"run": "\ud800"}]
+    "changes", [{"score": float("nan")}, {"cv": -0.1}, {"rank": 10**12}, {"status": "DONE"}, {"run": "\ud800"}]
 )
-def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, odd: dict[str, object]) -> None:
+def test_record_rejects_entry_that_cannot_be_read_again(tmp_path: Path, changes: dict[str, object]) -> None:
     ledger = Ledger(tmp_path / "ledger.csv")
     ledger.record(ENTRY)
     with pytest.raises(DataError, match=r"ledger\.csv") as caught:
-        ledger.record(replace(ENTRY, ref="18", **odd))  # type: ignore[arg-type]
-    assert caught.value.remedy == "Nothing was changed."
+        ledger.record(replace(ENTRY, ref="18", **changes))  # type: ignore[arg-type]
+    assert caught.value.remedy == "The ledger is unchanged."
     assert ledger.entries() == [ENTRY]
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.5, 99.7])
-def test_a_score_that_is_no_accuracy_is_not_known(tmp_path: Path, score: float) -> None:
+def test_updated_ignores_invalid_score(tmp_path: Path, score: float) -> None:
     ledger = Ledger(tmp_path / "ledger.csv")
     ledger.record(updated(ENTRY, "COMPLETE", score))
     (entry,) = ledger.entries()

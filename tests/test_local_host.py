@@ -1,4 +1,4 @@
-"""The competition on this machine."""
+"""Tests of the local host, which runs a competition on this machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_answer(path: Path, labels: np.ndarray) -> Path:
     return path
 
 
-def test_rehearsal_is_a_tenth_of_the_real_one(workspace: Workspace) -> None:
+def test_download_rehearsal_has_a_tenth_of_the_rows(workspace: Workspace) -> None:
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     assert train_set.images.shape == (4200, 28, 28)
     assert test_set.images.shape == (2800, 28, 28)
@@ -49,19 +49,19 @@ def test_rehearsal_is_a_tenth_of_the_real_one(workspace: Workspace) -> None:
     assert 25 < train_set.images.mean() < 40  # MNIST's mean is 33
 
 
-def test_train_and_test_rows_are_different_digits(workspace: Workspace) -> None:
+def test_download_has_no_test_row_in_train(workspace: Workspace) -> None:
     train_rows = {image.tobytes() for image in load_train(workspace.data).images}
     assert not any(image.tobytes() in train_rows for image in load_test(workspace.data).images)
 
 
-def test_the_data_are_the_same_every_time(workspace: Workspace, tmp_path: Path) -> None:
+def test_download_is_deterministic(workspace: Workspace, tmp_path: Path) -> None:
     other = Workspace.at(tmp_path / "other", "rehearsal")
     download(other)
     for name in FILES:
         assert (other.data / name).read_bytes() == (workspace.data / name).read_bytes()
 
 
-def test_score_status_history_and_place(workspace: Workspace, tmp_path: Path) -> None:
+def test_create_scores_and_ranks_submissions(workspace: Workspace, tmp_path: Path) -> None:
     host = open_host(workspace)
     truth = local._rehearsal_rows().hidden_labels
     assert host.standing().rank is None
@@ -75,7 +75,7 @@ def test_score_status_history_and_place(workspace: Workspace, tmp_path: Path) ->
     assert (standing.rank, standing.teams) == (1, len(baselines("rehearsal")) + 1)
 
 
-def test_the_baselines_are_on_the_board(workspace: Workspace, tmp_path: Path) -> None:
+def test_standing_counts_the_baselines(workspace: Workspace, tmp_path: Path) -> None:
     board = baselines("rehearsal")
     assert len(board) >= 3
     assert all(0.8 < score < 1 for score in board.values())
@@ -88,17 +88,17 @@ def test_the_baselines_are_on_the_board(workspace: Workspace, tmp_path: Path) ->
     ("text", "reason"),
     [
         ("Id,Label\n1,1\n", "columns must be ImageId,Label"),
-        ("ImageId,Label\n1,1\n", "must have 2800 rows, not 1"),
+        ("ImageId,Label\n1,1\n", "must have 2800 rows, got 1"),
         ("ImageId,Label\n" + "1,1\n" * 2800, "not unique|each id once|Merge keys"),
         ("", "No columns"),
     ],
 )
-def test_what_cannot_be_scored_is_an_error_that_counts(
+def test_create_counts_submission_that_cannot_be_scored(
     workspace: Workspace, tmp_path: Path, text: str, reason: str
 ) -> None:
     host = open_host(workspace)
-    (tmp_path / "bad.csv").write_text(text)
-    send(host, tmp_path / "bad.csv", "")
+    (tmp_path / "invalid.csv").write_text(text)
+    send(host, tmp_path / "invalid.csv", "")
     (submission,) = host.submissions()
     assert submission.status == "ERROR"
     assert submission.score is None
@@ -106,24 +106,26 @@ def test_what_cannot_be_scored_is_an_error_that_counts(
     assert host.allowance() == DAILY_LIMIT - 1
 
 
-def test_ten_submissions_a_day(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_allows_ten_submissions_per_day(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = open_host(workspace)
     answer = write_answer(tmp_path / "a.csv", np.zeros(2800, int))
     for left in range(DAILY_LIMIT, 0, -1):
         assert host.allowance() == left
         send(host, answer, "")
-    with pytest.raises(RefusedError, match="used up"):
+    with pytest.raises(RefusedError, match="has been reached"):
         send(host, answer, "")
     assert len(list(host.submissions())) == DAILY_LIMIT
 
 
-def test_a_damaged_history_is_named(workspace: Workspace) -> None:
+def test_submissions_names_damaged_history(workspace: Workspace) -> None:
     (workspace.data / "host" / "submissions.json").write_text('{"submissions": [{}]}')
     with pytest.raises(DataError, match=r"submissions\.json is damaged"):
         list(open_host(workspace).submissions())
 
 
-GOOD_ENTRY = {
+VALID_ENTRY = {
     "ref": "1", "time": "2026-11-24T10:00:00+00:00", "description": "", "status": "COMPLETE", "score": 0.5,
     "reason": "", "team": "you",
 }  # fmt: skip
@@ -143,30 +145,30 @@ GOOD_ENTRY = {
         ("team", 0),
     ],
 )
-def test_a_history_of_other_types_is_named(workspace: Workspace, name: str, value: object) -> None:
+def test_submissions_rejects_history_with_wrong_types(workspace: Workspace, name: str, value: object) -> None:
     path = workspace.data / "host" / "submissions.json"
     host = open_host(workspace)
-    path.write_text(json.dumps({"submissions": [GOOD_ENTRY]}))
+    path.write_text(json.dumps({"submissions": [VALID_ENTRY]}))
     assert [submission.score for submission in host.submissions()] == [0.5]
-    path.write_text(json.dumps({"submissions": [GOOD_ENTRY | {name: value}]}))
+    path.write_text(json.dumps({"submissions": [VALID_ENTRY | {name: value}]}))
     for read in (host.submissions, host.standing, host.allowance):
         with pytest.raises(DataError, match=r"submissions\.json is damaged"):
             read()
 
 
 @pytest.mark.parametrize("document", [{"submissions": 5}, {"submissions": {}}, {"submissions": ["one"]}, {}])
-def test_a_history_that_is_none_is_named(workspace: Workspace, document: dict[str, object]) -> None:
+def test_submissions_rejects_file_that_is_not_a_history(workspace: Workspace, document: dict[str, object]) -> None:
     (workspace.data / "host" / "submissions.json").write_text(json.dumps(document))
     with pytest.raises(DataError, match=r"submissions\.json is damaged"):
         open_host(workspace).submissions()
 
 
-def test_an_order_that_no_library_version_changes() -> None:
+def test_shuffled_returns_fixed_order() -> None:
     assert shuffled(8, "rehearsal") == [2, 3, 6, 4, 5, 1, 7, 0]
     assert sorted(shuffled(1000, "x")) == list(range(1000))
 
 
-def test_idx_round_trip() -> None:
+def test_parse_idx_reads_format_idx() -> None:
     images, labels = small_digits(7)
     np.testing.assert_array_equal(parse_idx(format_idx(images)), images)
     np.testing.assert_array_equal(parse_idx(format_idx(labels)), labels)
@@ -175,16 +177,16 @@ def test_idx_round_trip() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\0\0\x08", b"\0\0\x08\x03\0\0", format_idx(small_digits(3)[0])[:-1], b"PK" * 50]
 )
-def test_damaged_idx(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"IDX|cut|fill"):
+def test_parse_idx_rejects_damaged_content(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"IDX|incomplete|fill"):
         parse_idx(content)
 
 
-def test_only_mnist_itself_is_taken_for_mnist(tmp_path: Path) -> None:
+def test_read_mnist_rejects_other_content(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no train-images-idx3-ubyte"):
         read_mnist(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(format_idx(small_digits(3)[0])))
-    with pytest.raises(DataError, match="is not MNIST"):
+    with pytest.raises(DataError, match="is not that of MNIST"):
         read_mnist(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8bno gzip")
     with pytest.raises(DataError, match="cannot be read"):
@@ -192,8 +194,8 @@ def test_only_mnist_itself_is_taken_for_mnist(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def little_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of IDX files, two plain and two gzipped, that passes for MNIST with a split to suit."""
+def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small IDX files, two plain and two gzipped, that is accepted as MNIST."""
     folder = tmp_path / "mnist"
     folder.mkdir()
     hashes = {}
@@ -207,23 +209,23 @@ def little_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_rehearsal_full_from_plain_and_gzipped_files(tmp_path: Path, little_mnist: Path) -> None:
+def test_download_rehearsal_full_reads_plain_and_gzipped_files(tmp_path: Path, small_mnist: Path) -> None:
     workspace = Workspace.at(tmp_path / "work", "rehearsal-full")
-    result = download(workspace, mnist_dir=little_mnist)
+    result = download(workspace, mnist_dir=small_mnist)
     assert (result.train_rows, result.test_rows) == (42, 28)
 
 
-def test_the_folder_of_mnist_from_the_environment(
-    tmp_path: Path, little_mnist: Path, monkeypatch: pytest.MonkeyPatch
+def test_download_rehearsal_full_uses_folder_from_environment(
+    tmp_path: Path, small_mnist: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KAGGLE_DIGITS_MNIST_DIR", str(little_mnist))
+    monkeypatch.setenv("KAGGLE_DIGITS_MNIST_DIR", str(small_mnist))
     assert download(Workspace.at(tmp_path / "work", "rehearsal-full")).train_rows == 42
 
 
-def test_a_mirror_that_hands_out_something_else(
-    tmp_path: Path, little_mnist: Path, monkeypatch: pytest.MonkeyPatch
+def test_fetch_mnist_rejects_other_content(
+    tmp_path: Path, small_mnist: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next mirror is asked, and nothing wrong stays."""
+    """The next mirror is tried, and no invalid file is kept."""
     digits = [small_digits(60, 0)[0], small_digits(60, 0)[1], small_digits(10, 1)[0], small_digits(10, 1)[1]]
     right = {
         f"{name}.gz": gzip.compress(format_idx(values))
@@ -237,13 +239,13 @@ def test_a_mirror_that_hands_out_something_else(
     monkeypatch.setattr(idx, "_retrieve", retrieve)
     monkeypatch.setattr(idx, "MIRRORS", ("http://first/",))
     workspace = Workspace.at(tmp_path / "work", "rehearsal-full")
-    with pytest.raises(NetworkError, match="No mirror"):
+    with pytest.raises(NetworkError, match="could not be downloaded from any mirror"):
         download(workspace)
     monkeypatch.setattr(idx, "MIRRORS", ("http://first/", "http://second/"))
     assert download(workspace).train_rows == 42
 
 
-def test_no_folder_and_no_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_mnist_raises_network_error_without_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idx, "MIRRORS", ("http://127.0.0.1:9/",))
     with pytest.raises(NetworkError, match="--mnist-dir"):
         download(Workspace.at(tmp_path, "rehearsal-full"))
@@ -251,7 +253,7 @@ def test_no_folder_and_no_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (MNIST / "train-images-idx3-ubyte.gz").exists(), reason="MNIST is not on this machine")
-def test_all_of_mnist(tmp_path: Path) -> None:
+def test_read_mnist_reads_all_digits(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path, "rehearsal-full")
     result = download(workspace, mnist_dir=MNIST)
     assert (result.train_rows, result.test_rows) == (42_000, 28_000)

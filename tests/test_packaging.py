@@ -1,4 +1,4 @@
-"""What pyproject.toml asks for and what constraints.txt pins go together."""
+"""Tests that constraints.txt pins a valid version of each dependency in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def pinned() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in PINS)}
 
 
-def applying(requirements: list[str], extra: str) -> list[Requirement]:
-    """Return the requirements that hold on this machine, for an extra or for none."""
+def applicable(requirements: list[str], extra: str) -> list[Requirement]:
+    """Return the requirements that apply to this machine, for an extra or (if it is empty) for none."""
     parsed = [Requirement(text) for text in requirements]
     return [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": extra})]
 
 
 def required(extra: str) -> list[tuple[str, Requirement]]:
-    """Return all that the package with an extra asks for, and all that this asks for, each with who asks."""
+    """Return all direct and indirect requirements of the package with an extra, and the package of each."""
     found: list[tuple[str, Requirement]] = []
     seen: set[tuple[str, str]] = set()
     queue = [(PROJECT["name"], part) for part in {"", extra}]
@@ -38,33 +38,33 @@ def required(extra: str) -> list[tuple[str, Requirement]]:
             continue
         seen.add((name, part))
         if name == PROJECT["name"]:
-            # As this checkout has it: an installation of the package may be older.
-            requirements = applying(EXTRAS[part] if part else PROJECT["dependencies"], part)
+            # From pyproject.toml, because the installed metadata may be older.
+            requirements = applicable(EXTRAS[part] if part else PROJECT["dependencies"], part)
         else:
-            requirements = applying(metadata.requires(name) or [], part)
+            requirements = applicable(metadata.requires(name) or [], part)
         for requirement in requirements:
-            asked = canonicalize_name(requirement.name)
-            queue += [(asked, more) for more in {"", *requirement.extras}]
-            if asked != PROJECT["name"]:
+            dependency = canonicalize_name(requirement.name)
+            queue += [(dependency, extra_name) for extra_name in {"", *requirement.extras}]
+            if dependency != PROJECT["name"]:
                 found.append((name, requirement))
     return found
 
 
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
-def test_all_that_is_needed_is_pinned_to_a_version_that_will_do(extra: str) -> None:
+def test_constraints_pin_all_dependencies(extra: str) -> None:
     pins, needed = pinned(), required(extra)
     assert len(needed) > len(PROJECT["dependencies"])
     for name, requirement in needed:
         pin = pins.get(canonicalize_name(requirement.name))
-        assert pin is not None, f"{name} asks for {requirement}, which has no pin"
-        assert requirement.specifier.contains(pin, prereleases=True), f"{name} asks for {requirement}, not {pin}"
+        assert pin is not None, f"{name} requires {requirement}, which has no pin"
+        assert requirement.specifier.contains(pin, prereleases=True), f"{name} requires {requirement}, not {pin}"
 
 
-def test_a_pin_is_a_name_and_a_version() -> None:
+def test_constraints_have_names_and_versions() -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in PINS)
     assert len(pinned()) == len(PINS)
 
 
-def test_the_tests_run_with_the_oldest_kaggle_client_allowed() -> None:
+def test_tests_use_oldest_supported_kaggle_client() -> None:
     (kaggle,) = (r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "kaggle")
     assert sorted(map(str, kaggle.specifier)) == ["<3", f">={pinned()['kaggle']}"]

@@ -1,4 +1,4 @@
-"""Runs from start to end: trained, continued, refused, ensembled."""
+"""Tests of `train` and `ensemble`: complete, resumed, rejected and interrupted runs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def files_of(run: Run) -> dict[str, bytes]:
 
 
 def artefacts_of(run: Run) -> dict[str, bytes]:
-    """Return all files but run.json, which has the time of the last work on the run."""
+    """Return all files except run.json, which has the time of the last update."""
     return {name: content for name, content in files_of(run).items() if name != "run.json"}
 
 
@@ -74,7 +74,7 @@ def quick(workspace: Workspace, **changes: object) -> Run:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with two finished runs, to be copied."""
+    """A workspace with two finished runs. Do not modify it; the fixture `trained` is a copy."""
     workspace = Workspace.at(tmp_path_factory.mktemp("shared"))
     write_files(workspace.data, competition_files())
     quick(workspace, run="one")
@@ -84,12 +84,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def trained(shared: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of it, to be spoilt."""
+    """A copy of `shared` that a test may modify."""
     shutil.copytree(shared.root, tmp_path / "copy")
     return Workspace.at(tmp_path / "copy")
 
 
-def test_a_run_leaves_what_the_contract_says(shared: Workspace) -> None:
+def test_train_writes_all_files_of_run(shared: Workspace) -> None:
     run = find_run(shared, "one")
     assert files_of(run).keys() == FILES
     info = json.loads((run.path / "run.json").read_text())
@@ -102,7 +102,7 @@ def test_a_run_leaves_what_the_contract_says(shared: Workspace) -> None:
     assert folds["fold"].value_counts().tolist() == [50, 50]
 
 
-def test_softmaxes_are_in_the_order_of_the_csv(shared: Workspace) -> None:
+def test_train_writes_softmaxes_in_order_of_csv(shared: Workspace) -> None:
     run = find_run(shared, "one")
     folds, oof = run.split(), np.load(run.path / "ensemble" / "oof_softmax.npy")
     assert oof.dtype == np.float32
@@ -113,7 +113,7 @@ def test_softmaxes_are_in_the_order_of_the_csv(shared: Workspace) -> None:
     assert run.ensemble_metrics()["accuracy"] == pytest.approx(accuracy(oof, load_train(shared.data).labels))
 
 
-def test_the_saved_network_predicts_what_was_saved(shared: Workspace) -> None:
+def test_train_saves_network_that_gives_the_saved_predictions(shared: Workspace) -> None:
     import keras
 
     from kaggle_digits.training.models import softmax_function
@@ -124,14 +124,14 @@ def test_the_saved_network_predicts_what_was_saved(shared: Workspace) -> None:
     np.testing.assert_allclose(softmax_function(model)(train_set.images[rows]), run.val_softmax(0), atol=1e-5)
 
 
-def test_the_submission_is_the_likeliest_digit(shared: Workspace) -> None:
+def test_train_writes_most_probable_digits_to_submission(shared: Workspace) -> None:
     table = pd.read_csv(submission_file(shared, "one"))
     assert list(table.columns) == ["ImageId", "Label"]
     np.testing.assert_array_equal(table["ImageId"], np.arange(1, 31))
     np.testing.assert_array_equal(table["Label"], find_run(shared, "one").test_softmax().argmax(1))
 
 
-def test_history_has_an_epoch_a_row(shared: Workspace) -> None:
+def test_train_writes_one_history_row_per_epoch(shared: Workspace) -> None:
     history = pd.read_csv(find_run(shared, "one").path / "fold-1" / "history.csv")
     assert list(history.columns) == [
         "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds", "images_per_second",
@@ -139,7 +139,7 @@ def test_history_has_an_epoch_a_row(shared: Workspace) -> None:
     assert history["epoch"].tolist() == [1]
 
 
-def test_a_finished_run_is_done_at_once(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_does_nothing_for_finished_run(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", lambda *_: pytest.fail("trained again"))
     before = files_of(find_run(trained, "one"))
     run = quick(trained, run="one")
@@ -147,10 +147,10 @@ def test_a_finished_run_is_done_at_once(trained: Workspace, monkeypatch: pytest.
     assert {name for name in before if after[name] != before[name]} == {"run.json"}
     was, now = json.loads(before["run.json"]), json.loads(after["run.json"])
     assert now == was | {"updated": now["updated"]}
-    assert list_runs(trained)[0].name == "one"  # what was asked for last is the latest
+    assert list_runs(trained)[0].name == "one"  # the run that was requested last
 
 
-def test_only_what_is_missing_is_trained(trained: Workspace) -> None:
+def test_train_trains_only_missing_folds(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     shutil.rmtree(run.fold_folder(1))
@@ -159,22 +159,20 @@ def test_only_what_is_missing_is_trained(trained: Workspace) -> None:
     assert [task.fold for task in finished] == [1]
     after = files_of(run)
     assert all(after[name] == before[name] for name in before if name.startswith("fold-0"))
-    # One thread and seeds of its own: what is trained again is the same again.
+    # Training is deterministic: a fold has its own seeds and one thread.
     assert after["fold-1/test_softmax.npy"] == before["fold-1/test_softmax.npy"]
     assert after["ensemble/oof_softmax.npy"] == before["ensemble/oof_softmax.npy"]
 
 
-def test_the_number_of_workers_changes_nothing(trained: Workspace) -> None:
+def test_train_result_does_not_depend_on_workers(trained: Workspace) -> None:
     before = submission_file(trained, "one").read_bytes()
-    run = quick(trained, run="alone", workers=1)
-    assert submission_file(trained, "alone").read_bytes() == before
+    run = quick(trained, run="sequential", workers=1)
+    assert submission_file(trained, "sequential").read_bytes() == before
     np.testing.assert_array_equal(run.oof_softmax(), find_run(trained, "one").oof_softmax())
 
 
-def test_a_fault_at_each_write_of_the_parent_loses_nothing(
-    trained: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its workers are played by a copier of a finished run's folds."""
+def test_train_loses_nothing_when_any_write_fails(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers are replaced by a function that copies the folds of a finished run."""
     finished = find_run(trained, "one")
     copied: list[int] = []
 
@@ -202,17 +200,17 @@ def test_a_fault_at_each_write_of_the_parent_loses_nothing(
         assert not list(trained.root.rglob("*.tmp"))
     arrays = ["oof_softmax.npy", "test_softmax.npy", "metrics.json"]
     assert writes == ["run.json", "folds.csv", "run.json", *arrays, "submission.csv", "run.json"]
-    assert copied == [0, 1] * (len(writes) + 1)  # never a second time
+    assert copied == [0, 1] * (len(writes) + 1)  # no fold is trained twice
 
 
-def test_seeds_differ(shared: Workspace) -> None:
+def test_train_result_depends_on_seed(shared: Workspace) -> None:
     one, two = find_run(shared, "one"), find_run(shared, "two")
     assert not np.array_equal(one.split(), two.split())
     assert not np.array_equal(one.test_softmax(), two.test_softmax())
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_the_name_follows_from_the_recipe(workspace: Workspace) -> None:
+def test_run_name_depends_on_recipe(workspace: Workspace) -> None:
     assert quick(workspace).name == "lenet-k2-s0-epochs=1-batch_size=20"
     assert quick(workspace, settings=SMALL | {"dropout": "0.3"}).name == "lenet-k2-s0-epochs=1-batch_size=20"
 
@@ -226,12 +224,12 @@ def test_the_name_follows_from_the_recipe(workspace: Workspace) -> None:
         ({"settings": SMALL | {"epochs": "2"}}, "another recipe: its epochs is 1, not 2"),
     ],
 )
-def test_a_named_run_of_another_recipe_is_refused(trained: Workspace, change: dict, message: str) -> None:
+def test_train_rejects_run_with_another_recipe(trained: Workspace, change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         quick(trained, run="one", **change)
 
 
-def test_a_run_of_other_data_is_refused(trained: Workspace) -> None:
+def test_train_rejects_run_of_other_data(trained: Workspace) -> None:
     write_files(trained.data, {"train.csv": csv_bytes(*small_digits(100, seed=9))})
     with pytest.raises(DataError, match=r"another train\.csv\."):
         quick(trained, run="one")
@@ -242,26 +240,26 @@ def test_a_run_of_other_data_is_refused(trained: Workspace) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"folds": 1}, "folds must be between 2 and 255, got 1"),
-        ({"folds": 0}, "folds must be between 2 and 255, got 0"),
-        ({"seed": -1}, "A seed must be between 0 and 4294967295"),
-        ({"seed": 2**32}, "A seed must be between 0 and 4294967295"),
+        ({"folds": 1}, "must be between 2 and 255, got"),
+        ({"folds": 0}, "must be between 2 and 255, got"),
+        ({"seed": -1}, "A seed must be between 0 and 4294967295, got"),
+        ({"seed": 2**32}, "A seed must be between 0 and 4294967295, got"),
         ({"seed": 2**32 - 1, "seeds": 2}, "got 4294967296"),
-        ({"seeds": 0}, "seeds must be between 1 and 200, got 0"),
-        ({"seeds": 201}, "seeds must be between 1 and 200, got 201"),
-        ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"run": "../elsewhere"}, "cannot be the name of a run"),
-        ({"run": ".hidden"}, "cannot be the name of a run"),
+        ({"seeds": 0}, "must be between 1 and 200, got"),
+        ({"seeds": 201}, "must be between 1 and 200, got"),
+        ({"workers": 0}, "workers must be at least 1, got"),
+        ({"run": "../elsewhere"}, "is not a valid run name"),
+        ({"run": ".hidden"}, "is not a valid run name"),
         ({"preset": "slow"}, "no preset called"),
     ],
 )
-def test_wrong_usage_leaves_no_run(workspace: Workspace, change: dict, message: str) -> None:
+def test_train_creates_no_run_for_invalid_arguments(workspace: Workspace, change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         quick(workspace, **change)
     assert list_runs(workspace) == []
 
 
-def test_too_many_folds_leave_no_run(workspace: Workspace) -> None:
+def test_train_creates_no_run_for_too_many_folds(workspace: Workspace) -> None:
     with pytest.raises(DataError, match="too few for 11 folds"):
         quick(workspace, folds=11)
     assert not workspace.runs.exists()
@@ -269,14 +267,14 @@ def test_too_many_folds_leave_no_run(workspace: Workspace) -> None:
 
 @pytest.mark.usefixtures("trains_here")
 @pytest.mark.parametrize("name", ["model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy"])
-@pytest.mark.parametrize("harm", ["cut", "removed"])
-def test_a_damaged_artefact_is_named_and_only_retrained_on_demand(
-    trained: Workspace, name: str, harm: str
+@pytest.mark.parametrize("damage", ["truncated", "removed"])
+def test_train_names_damaged_artefact_and_replaces_it_only_with_retrain(
+    trained: Workspace, name: str, damage: str
 ) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     path = run.path / "fold-1" / name
-    if harm == "cut":
+    if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-1])
     else:
         path.unlink()
@@ -289,17 +287,15 @@ def test_a_damaged_artefact_is_named_and_only_retrained_on_demand(
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_retrain_without_damage_trains_all(trained: Workspace) -> None:
+def test_train_retrain_trains_all_folds_when_none_is_damaged(trained: Workspace) -> None:
     finished: list[FoldTask] = []
     quick(trained, run="one", retrain=True, observer=Listener(finished=finished.append))
     assert sorted(task.fold for task in finished) == [0, 1]
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_train_refuses_another_network_under_the_same_preset(
-    trained: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As after an upgrade, or in another checkout."""
+def test_train_rejects_other_network_of_same_preset(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example after an upgrade, or with other source code."""
     run = find_run(trained, "one")
     shutil.rmtree(run.fold_folder(1))
     before = files_of(run)
@@ -308,7 +304,7 @@ def test_train_refuses_another_network_under_the_same_preset(
     with pytest.raises(UsageError, match="now builds a different network"):
         quick(trained, run="one")
     assert "fold-1/metrics.json" not in files_of(run)
-    # Nobody knows of the folds of older versions; these count as the same.
+    # Older versions did not save the network; their folds count as the same.
     metrics.pop("network")
     (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics))
     quick(trained, run="one")
@@ -316,7 +312,7 @@ def test_train_refuses_another_network_under_the_same_preset(
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_train_continues_a_run_of_an_older_version(trained: Workspace) -> None:
+def test_train_continues_run_of_older_version(trained: Workspace) -> None:
     """Its files have other names for two settings and a metric, and no network and widths."""
     run = find_run(trained, "one")
     before = files_of(run)
@@ -347,7 +343,7 @@ def test_train_continues_a_run_of_an_older_version(trained: Workspace) -> None:
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_train_says_when_finished_folds_were_trained_with_other_versions(trained: Workspace) -> None:
+def test_train_reports_other_versions_of_finished_folds(trained: Workspace) -> None:
     run = find_run(trained, "one")
     shutil.rmtree(run.fold_folder(1))
     metrics = run.fold_metrics(0).as_json()
@@ -365,13 +361,13 @@ def test_train_says_when_finished_folds_were_trained_with_other_versions(trained
     assert notices == [notice]  # nothing is left to train
 
 
-def test_a_run_in_use(trained: Workspace) -> None:
+def test_train_rejects_run_in_use(trained: Workspace) -> None:
     with lock(find_run(trained, "one").path / ".lock", ""), pytest.raises(WriteError, match="by another process"):
         quick(trained, run="one")
 
 
 @needs_proc
-def test_train_runs_no_code_of_the_current_folder(
+def test_train_runs_no_code_from_current_folder(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, mark = tmp_path / "here", tmp_path / "executed"
@@ -388,7 +384,7 @@ def test_train_runs_no_code_of_the_current_folder(
 @pytest.mark.parametrize(
     "settings", ['{"image_data_format": "channels_first", "floatx": "float16"}', '{"floatx": "none"}', "[]"]
 )
-def test_train_ignores_the_settings_of_keras(workspace: Workspace, trained: Workspace, settings: str) -> None:
+def test_train_ignores_keras_json(workspace: Workspace, trained: Workspace, settings: str) -> None:
     path = Path.home() / ".keras" / "keras.json"
     write_files(path.parent, {path.name: settings.encode()})
     run = quick(workspace)
@@ -396,7 +392,7 @@ def test_train_ignores_the_settings_of_keras(workspace: Workspace, trained: Work
     assert path.read_text() == settings
 
 
-def test_tensorflow_keras_ignores_the_settings_of_keras() -> None:
+def test_keras_import_ignores_keras_json() -> None:
     write_files(
         Path.home() / ".keras", {"keras.json": b'{"image_data_format": "channels_first", "backend": "jax"}'}
     )
@@ -407,11 +403,11 @@ config = tensorflow_keras().config
 print(config.image_data_format(), config.floatx(), config.backend(), os.environ.get("KERAS_HOME"))
 """
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    # What comes after it in a notebook has the person's environment again.
+    # After the import, the environment of the user is restored.
     assert shown.split() == ["channels_last", "float32", "tensorflow", "None"]
 
 
-def test_a_worker_that_dies_is_replaced_once(workspace: Workspace) -> None:
+def test_train_restarts_fold_once_when_its_worker_dies(workspace: Workspace) -> None:
     killed: list[int] = []
 
     def kill_a_worker(progress: object) -> None:
@@ -419,14 +415,16 @@ def test_a_worker_that_dies_is_replaced_once(workspace: Workspace) -> None:
             killed.append(next(iter(worker_processes())))
             os.kill(killed[0], signal.SIGKILL)
 
-    run = quick(workspace, run="shot", settings=SMALL | {"epochs": "4"}, observer=Listener(progress=kill_a_worker))
-    calm = quick(workspace, run="calm", settings=SMALL | {"epochs": "4"})
+    run = quick(
+        workspace, run="killed", settings=SMALL | {"epochs": "4"}, observer=Listener(progress=kill_a_worker)
+    )
+    normal = quick(workspace, run="normal", settings=SMALL | {"epochs": "4"})
     assert killed
-    np.testing.assert_array_equal(run.test_softmax(), calm.test_softmax())
+    np.testing.assert_array_equal(run.test_softmax(), normal.test_softmax())
 
 
 @needs_proc
-def test_a_worker_that_always_dies_ends_its_fold_alone(
+def test_train_finishes_other_folds_when_worker_always_dies(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_fold_0(progress: object) -> None:
@@ -437,27 +435,27 @@ def test_a_worker_that_always_dies_ends_its_fold_alone(
     with pytest.raises(KaggleDigitsError, match=r"worker of fold 0 of seed 0 died by signal 9\."):
         quick(
             workspace,
-            run="shot",
+            run="killed",
             settings=SMALL | {"epochs": "4"},
             workers=1,
             observer=Listener(progress=kill_fold_0),
         )
-    run = find_run(workspace, "shot")
+    run = find_run(workspace, "killed")
     assert run.is_trained(1)
     assert not run.is_trained(0)
     assert run.info.status == "unfinished"
     assert worker_processes() == set()
 
 
-def play_in_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Let workers run a script as they start, in which things go wrong: Python imports a sitecustomize.py then."""
+def run_in_workers(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Run a script when a worker starts: Python then imports sitecustomize.py, if there is one."""
     head = 'import sys\nif "kaggle_digits.execution.worker" in str(sys.orig_argv):\n'
     body = textwrap.indent(textwrap.dedent(script), "    ")
-    write_files(folder / "played", {"sitecustomize.py": (head + body).encode()})
-    monkeypatch.setenv("PYTHONPATH", import_first(folder / "played"))
+    write_files(folder / "script", {"sitecustomize.py": (head + body).encode()})
+    monkeypatch.setenv("PYTHONPATH", import_first(folder / "script"))
 
 
-def test_train_says_that_memory_ran_out_in_a_worker(
+def test_train_reports_worker_out_of_memory(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = """
@@ -465,7 +463,7 @@ def test_train_says_that_memory_ran_out_in_a_worker(
         def fail(*arguments): raise MemoryError
         kaggle_digits.training.fold.train_fold = fail
     """
-    play_in_workers(tmp_path, monkeypatch, script)
+    run_in_workers(tmp_path, monkeypatch, script)
     notices: list[str] = []
     with pytest.raises(KaggleDigitsError, match=r"^The worker of fold 0 of seed 0 ran out of memory\.") as caught:
         quick(workspace, run="large", workers=1, observer=Listener(notice=notices.append))
@@ -484,10 +482,10 @@ NO_FILE = """
 import resource
 import kaggle_digits.training.fold as training
 save = training._keras_bytes
-def save_where_files_may_be_small(model):
+def save_with_size_limit(model):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
     return save(model)
-training._keras_bytes = save_where_files_may_be_small
+training._keras_bytes = save_with_size_limit
 """
 
 
@@ -496,22 +494,22 @@ training._keras_bytes = save_where_files_may_be_small
     [(NO_FOLDER, "No space left on device"), (NO_FILE, "File too large")],
     ids=["folder", "file"],
 )
-def test_train_names_the_temporary_folder_when_it_cannot_be_written(
+def test_train_names_temporary_folder_that_cannot_be_written(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
 ) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    play_in_workers(tmp_path, monkeypatch, script)
+    run_in_workers(tmp_path, monkeypatch, script)
     with pytest.raises(WriteError, match=rf"^Cannot write {tmp_path / 'scratch'}: {why}\."):
         quick(workspace, run="full", workers=1)
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
 @needs_proc
-def test_train_leaves_nothing_in_the_temporary_folder(
+def test_train_leaves_no_files_in_temporary_folder(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers are killed: in the end, when all is done, and in the middle, when something is in their way."""
+    """Workers are killed when all folds are finished, and here also during the training."""
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     settings = SMALL | {"epochs": "4", "tta": "5", "preprocessing": "even"}
@@ -522,23 +520,23 @@ def test_train_leaves_nothing_in_the_temporary_folder(
             killed.append(next(iter(worker_processes())))
             os.kill(killed[0], signal.SIGKILL)
 
-    quick(workspace, run="tidy", settings=settings, observer=Listener(progress=kill_a_worker))
+    quick(workspace, run="killed", settings=settings, observer=Listener(progress=kill_a_worker))
     assert killed
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
 @needs_proc
-def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
+def test_train_workers_exit_when_parent_dies(workspace: Workspace) -> None:
     script = (
         # Without a __main__ guard, as in a notebook or a short script.
         "import kaggle_digits as kd\n"
-        "class Going(kd.Observer):\n    def progress(self, progress): print('going', flush=True)\n"
+        "class Printer(kd.Observer):\n    def progress(self, progress): print('training', flush=True)\n"
         f"kd.train(kd.Workspace.at({str(workspace.root)!r}), preset='lenet', folds=2,"
-        " settings={'epochs': '1000', 'batch_size': '20'}, observer=Going())\n"
+        " settings={'epochs': '1000', 'batch_size': '20'}, observer=Printer())\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert parent.stdout is not None
-    assert parent.stdout.readline() == b"going\n"
+    assert parent.stdout.readline() == b"training\n"
     workers = worker_processes(parent.pid)
     assert len(workers) == min(2, processes.default_workers(2))
     parent.kill()
@@ -550,7 +548,7 @@ def test_workers_end_when_their_parent_dies(workspace: Workspace) -> None:
         time.sleep(0.05)
 
 
-def test_an_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
+def test_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
     both = ensemble(trained, ["one", "two"])
     assert both.name == "one+two"
     one, two = find_run(trained, "one"), find_run(trained, "two")
@@ -563,7 +561,7 @@ def test_an_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_several_seeds_become_sibling_runs_and_their_mean(trained: Workspace) -> None:
+def test_train_with_seeds_creates_runs_and_their_mean(trained: Workspace) -> None:
     started: list[tuple[str, int, int]] = []
     finished: list[tuple[int, int]] = []
     mean = quick(
@@ -576,14 +574,14 @@ def test_several_seeds_become_sibling_runs_and_their_mean(trained: Workspace) ->
     )
     names = [f"lenet-k2-s{seed}-epochs=1-batch_size=20" for seed in range(3)]
     assert mean.name == "lenet-k2-s0..1-epochs=1-batch_size=20"
-    assert list_runs(trained)[0] == mean  # the latest, which `submit` takes
+    assert list_runs(trained)[0] == mean  # the latest run
     assert started == [(mean.name, 4, 4)]
     assert sorted(finished) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     one, two = (find_run(trained, name) for name in names[:2])
-    for sibling, alone in ((one, "one"), (two, "two")):
-        assert sibling.info.status == "finished"
-        np.testing.assert_array_equal(sibling.test_softmax(), find_run(trained, alone).test_softmax())
-        assert submission_file(trained, sibling.name).read_bytes() == submission_file(trained, alone).read_bytes()
+    for part, single in ((one, "one"), (two, "two")):
+        assert part.info.status == "finished"
+        np.testing.assert_array_equal(part.test_softmax(), find_run(trained, single).test_softmax())
+        assert submission_file(trained, part.name).read_bytes() == submission_file(trained, single).read_bytes()
     np.testing.assert_allclose(mean.test_softmax(), (one.test_softmax() + two.test_softmax()) / 2, atol=1e-6)
     assert mean.info.members == names[:2]
     finished.clear()
@@ -594,7 +592,7 @@ def test_several_seeds_become_sibling_runs_and_their_mean(trained: Workspace) ->
     assert more.info.members == names
 
 
-def test_a_named_mean_may_grow_but_not_shrink(trained: Workspace) -> None:
+def test_ensemble_adds_but_does_not_remove_members(trained: Workspace) -> None:
     for name in ("it-s0", "it-s1"):  # as if they had been trained under these names
         shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
     done: list[FoldTask] = []
@@ -608,14 +606,14 @@ def test_a_named_mean_may_grow_but_not_shrink(trained: Workspace) -> None:
         quick(trained, run="it", seeds=2)
 
 
-def test_a_name_that_is_taken_is_refused_before_anything_is_trained(trained: Workspace) -> None:
+def test_train_rejects_existing_name_of_mean_before_training(trained: Workspace) -> None:
     with pytest.raises(UsageError, match="run one is not a mean of runs"):
-        quick(trained, run="one", seeds=2, observer=Listener(start=lambda *_: pytest.fail("began")))
+        quick(trained, run="one", seeds=2, observer=Listener(start=lambda *_: pytest.fail("started")))
     assert not (trained.runs / "one-s0").exists()
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_retrain_of_several_seeds_trains_what_is_damaged_alone(trained: Workspace) -> None:
+def test_train_retrain_with_seeds_trains_only_damaged_folds(trained: Workspace) -> None:
     for name in ("it-s0", "it-s1"):
         shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
     (trained.runs / "it-s1" / "fold-0" / "model.keras").unlink()
@@ -632,29 +630,29 @@ def test_retrain_of_several_seeds_trains_what_is_damaged_alone(trained: Workspac
     assert finished == [(1, 0)]
 
 
-def test_ensembling_a_run_again_gives_the_same(trained: Workspace) -> None:
+def test_ensemble_is_deterministic(trained: Workspace) -> None:
     before = artefacts_of(find_run(trained, "one"))
     shutil.rmtree(trained.submissions / "one")
     assert artefacts_of(ensemble(trained, ["one"])) == before
     assert submission_file(trained, "one").exists()
 
 
-def test_an_unfinished_run_cannot_be_ensembled(trained: Workspace) -> None:
+def test_ensemble_rejects_unfinished_run(trained: Workspace) -> None:
     shutil.rmtree(find_run(trained, "one").fold_folder(1))
     with pytest.raises(DataError, match="is not finished"):
         ensemble(trained, ["one"])
 
 
-def test_names_that_are_not_there_or_taken(trained: Workspace) -> None:
+def test_ensemble_rejects_missing_and_existing_names(trained: Workspace) -> None:
     with pytest.raises(UsageError, match="no run called 'three'"):
         ensemble(trained, ["one", "three"])
     with pytest.raises(UsageError, match="run one is not a mean of runs"):
         ensemble(trained, ["one", "two"], name="one")
-    with pytest.raises(UsageError, match="--name names the mean of several runs"):
+    with pytest.raises(UsageError, match="Only the mean of several runs can get a new name"):
         ensemble(trained, ["one"], name="other")
 
 
-def test_no_run_yet(workspace: Workspace) -> None:
+def test_find_run_without_runs_names_train(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match="no run of digit-recognizer yet"):
         find_run(workspace)
 
@@ -673,11 +671,11 @@ if "SPY_LOG" in os.environ:
 """
 
 
-def test_training_never_opens_the_hidden_labels(tmp_path: Path) -> None:
-    """Every file that the command and its workers open is watched, from Python's start on."""
+def test_train_does_not_open_hidden_labels(tmp_path: Path) -> None:
+    """An audit hook records the files that the command and its workers open."""
     workspace = Workspace.at(tmp_path / "work", "rehearsal")
     download(workspace)
-    # What the spy cannot see, for it is opened by native code, would fail.
+    # Native code is not audited; it fails if it opens a file in this folder.
     shutil.rmtree(workspace.data / "host")
     write_files(tmp_path / "spy", {"sitecustomize.py": SPY.encode()})
     environment = os.environ | {"PYTHONPATH": import_first(tmp_path / "spy"), "SPY_LOG": str(tmp_path / "log")}
@@ -689,24 +687,24 @@ def test_training_never_opens_the_hidden_labels(tmp_path: Path) -> None:
         return (tmp_path / "log").read_text().splitlines()
 
     training = opened("train", "--preset", "lenet", "--folds", "2", "--set", "epochs=1")
-    assert any(name.endswith("train.npz") for name in training)  # the spy sees
+    assert any(name.endswith("train.npz") for name in training)  # the hook works
     assert not any("hidden" in name or "/host/" in name for name in training)
     assert not any("hidden" in name or "/host/" in name for name in opened("ensemble"))
     assert not any("hidden" in name for name in opened("report"))
-    assert any("hidden" in name for name in opened("submit"))  # the scorer, and it alone
+    assert any("hidden" in name for name in opened("submit"))  # the scoring opens them
 
 
 def interrupt(progress: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_retrain_loses_nothing(trained: Workspace) -> None:
+def test_train_retrain_keeps_old_folds_when_interrupted(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     with pytest.raises(KeyboardInterrupt):
         quick(trained, run="one", retrain=True, observer=Listener(progress=interrupt))
     after = files_of(run)
-    # Only what holds times may be new already; the softmaxes of the same training are the same.
+    # New folds may already be there. Their softmaxes are the same, because training is deterministic.
     assert after.keys() >= before.keys()
     assert all(after[name] == before[name] for name in before if name.endswith(".npy"))
     run.require_ensemble()
@@ -715,7 +713,7 @@ def test_an_interrupted_retrain_loses_nothing(trained: Workspace) -> None:
     assert done == []
 
 
-def test_an_ensemble_of_folds_that_were_trained_again_is_made_again(trained: Workspace) -> None:
+def test_train_replaces_ensemble_of_retrained_folds(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = run.ensemble_metrics()["folds"]
     with pytest.raises(KeyboardInterrupt):
@@ -729,7 +727,7 @@ def test_an_ensemble_of_folds_that_were_trained_again_is_made_again(trained: Wor
 
 
 @pytest.mark.parametrize("name", ["oof_softmax.npy", "test_softmax.npy", "metrics.json"])
-def test_a_damaged_ensemble_is_made_again_from_sound_folds(trained: Workspace, name: str) -> None:
+def test_train_replaces_damaged_ensemble(trained: Workspace, name: str) -> None:
     run = find_run(trained, "one")
     before = artefacts_of(run)
     (run.path / "ensemble" / name).write_bytes(b"")
@@ -740,7 +738,7 @@ def test_a_damaged_ensemble_is_made_again_from_sound_folds(trained: Workspace, n
 @pytest.mark.parametrize(
     "text", ["", "row,fold\n0,0\n", "row,fold\n" + "".join(f"{i},{i % 3}\n" for i in range(100))]
 )
-def test_a_damaged_split_is_named_and_only_made_anew_on_demand(trained: Workspace, text: str) -> None:
+def test_train_names_damaged_split_and_replaces_it_only_with_retrain(trained: Workspace, text: str) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     (run.path / "folds.csv").write_text(text)
@@ -752,7 +750,7 @@ def test_a_damaged_split_is_named_and_only_made_anew_on_demand(trained: Workspac
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"status": "finished"'])
-def test_a_damaged_run_json_is_named(trained: Workspace, text: str) -> None:
+def test_train_names_damaged_run_json(trained: Workspace, text: str) -> None:
     (trained.runs / "one" / "run.json").write_text(text)
     with pytest.raises(DataError, match=r"one/run\.json"):
         quick(trained, run="one")
@@ -760,14 +758,14 @@ def test_a_damaged_run_json_is_named(trained: Workspace, text: str) -> None:
     assert rows == {"one": "damaged", "two": "finished"}
 
 
-def test_training_that_diverges_is_no_finished_fold(workspace: Workspace) -> None:
+def test_train_rejects_diverged_training(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match="diverged in epoch 1"):
-        quick(workspace, run="wild", settings=SMALL | {"learning_rate": 1e30})
-    assert not find_run(workspace, "wild").is_trained(0)
+        quick(workspace, run="diverged", settings=SMALL | {"learning_rate": 1e30})
+    assert not find_run(workspace, "diverged").is_trained(0)
 
 
-def test_left_overs_of_a_killed_process_are_swept(trained: Workspace) -> None:
+def test_train_removes_temporary_files_of_killed_process(trained: Workspace) -> None:
     left_over = trained.runs / "one" / "fold-0" / ".model.keras.abc.tmp"
-    left_over.write_bytes(b"half")
+    left_over.write_bytes(b"incomplete")
     quick(trained, run="one")
     assert not left_over.exists()

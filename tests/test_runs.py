@@ -1,4 +1,4 @@
-"""The run directory: read as it was written, and refused in a sentence whatever was done to it."""
+"""Tests of run directories: valid files, damaged and modified files, and the workers that train the folds."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import find_preset
 
 FILES = ("one/run.json", "both/run.json", "one/fold-0/metrics.json", "one/ensemble/metrics.json")
-"""What the tests tamper with, below the folder of runs."""
+"""The JSON files that the tests modify, relative to the folder of runs."""
 
 
 def write_run(workspace: Workspace, name: str, seed: int) -> Run:
-    """Write a finished run as a training would, with softmaxes drawn at random."""
+    """Write a finished run as `train` does, but with random softmaxes."""
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     rng = np.random.default_rng(seed)
     facts = {"preset": "lenet", "folds": 2, "seed": seed, "settings": find_preset("lenet").settings.model_dump()}
@@ -83,7 +83,7 @@ def spec(workspace: Workspace) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Two runs and their mean, to be copied."""
+    """Two runs and their mean. Do not modify them; the fixture `workspace` is a copy."""
     workspace = Workspace.at(tmp_path_factory.mktemp("written"))
     write_files(workspace.data, competition_files())
     for seed, name in enumerate(("one", "two")):
@@ -110,7 +110,7 @@ def one(workspace: Workspace) -> FoldsRun:
 
 
 def read_all(workspace: Workspace) -> None:
-    """Read everything that there is of runs."""
+    """Read all JSON files of the runs; ignore the errors of damaged ones."""
     for name in ("one", "both"):
         with suppress(DataError):
             run = read_run(workspace.runs / name)
@@ -123,8 +123,8 @@ def read_all(workspace: Workspace) -> None:
     summarise_runs(workspace)
 
 
-def work_with_all(workspace: Workspace) -> None:
-    """Do what verbs do with runs, but for loading networks; what is read must be enough for all of it."""
+def use_all(workspace: Workspace) -> None:
+    """Use the runs as the commands do, except for loading networks: only runs that cannot be read raise errors."""
     data, runs = load_data(workspace.data), []
     for name in ("one", "both"):
         with suppress(DataError):
@@ -151,65 +151,65 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-several_times_in_one_folder = settings(
+in_one_folder = settings(
     max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 REMOVED = object()
 
 
-def places(document: Any) -> Iterator[tuple[str, ...]]:
-    """Yield the keys that lead to each value of a document, however deep."""
+def key_paths(document: Any) -> Iterator[tuple[str, ...]]:
+    """Yield the path of keys of each value of a document, at any depth."""
     for key, value in document.items() if isinstance(document, dict) else ():
         yield (key,)
-        yield from ((key, *rest) for rest in places(value))
+        yield from ((key, *rest) for rest in key_paths(value))
 
 
-def tampered(document: dict[str, Any], place: tuple[str, ...], value: object) -> bytes:
+def modified(document: dict[str, Any], keys: tuple[str, ...], value: object) -> bytes:
     document = copy.deepcopy(document)
     inner = document
-    for key in place[:-1]:
+    for key in keys[:-1]:
         inner = inner[key]
     if value is REMOVED:
-        del inner[place[-1]]
+        del inner[keys[-1]]
     else:
-        inner[place[-1]] = value
+        inner[keys[-1]] = value
     return json.dumps(document).encode()
 
 
 @contextmanager
-def tampering(workspace: Workspace, written: Workspace, file: str, data: st.DataObject) -> Iterator[None]:
-    """Put any value in the place of any one in a file, and its own back in the end."""
+def modifying(workspace: Workspace, written: Workspace, file: str, data: st.DataObject) -> Iterator[None]:
+    """Replace a random value in a JSON file by another one, and restore the file afterwards."""
     document = json.loads((written.runs / file).read_bytes())
-    place = data.draw(st.sampled_from(list(places(document))))
+    keys = data.draw(st.sampled_from(list(key_paths(document))))
     value = data.draw(json_values | st.just(REMOVED))
-    (workspace.runs / file).write_bytes(tampered(document, place, value))
+    (workspace.runs / file).write_bytes(modified(document, keys, value))
     try:
         yield
     finally:
         shutil.copyfile(written.runs / file, workspace.runs / file)
 
 
-@several_times_in_one_folder
+@in_one_folder
 @given(file=st.sampled_from(FILES), data=st.data())
-def test_any_value_in_any_place_is_read_or_refused(
+def test_read_run_reads_or_rejects_any_value(
     workspace: Workspace, written: Workspace, file: str, data: st.DataObject
 ) -> None:
-    with tampering(workspace, written, file, data):
+    with modifying(workspace, written, file, data):
         read_all(workspace)
 
 
-@settings(several_times_in_one_folder, max_examples=100)
+@settings(in_one_folder, max_examples=100)
 @given(file=st.sampled_from(FILES), data=st.data())
-def test_what_is_read_can_be_worked_with(
+def test_read_run_returns_usable_run(
     workspace: Workspace, written: Workspace, file: str, data: st.DataObject
 ) -> None:
-    with tampering(workspace, written, file, data):
-        work_with_all(workspace)
+    with modifying(workspace, written, file, data):
+        use_all(workspace)
 
 
-@several_times_in_one_folder
+@in_one_folder
 @given(file=st.sampled_from(FILES), content=st.binary(max_size=200) | json_values.map(json.dumps).map(str.encode))
-def test_any_bytes_are_read_or_refused(
+def test_read_run_reads_or_rejects_any_bytes(
     workspace: Workspace, written: Workspace, file: str, content: bytes
 ) -> None:
     (workspace.runs / file).write_bytes(content)
@@ -217,7 +217,7 @@ def test_any_bytes_are_read_or_refused(
     shutil.copyfile(written.runs / file, workspace.runs / file)
 
 
-def test_what_was_written_is_read(workspace: Workspace) -> None:
+def test_read_run_reads_what_was_written(workspace: Workspace) -> None:
     rows = {row["name"]: row for row in summarise_runs(workspace)}
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(("one", "two", "both"), FINISHED)
     assert (rows["one"]["trained"], rows["one"]["folds"], rows["both"]["folds"]) == (2, 2, None)
@@ -231,7 +231,7 @@ def test_what_was_written_is_read(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("keys", "value"),
     [
         (("folds",), "two"),
         (("folds",), 10**12),
@@ -249,9 +249,9 @@ def test_what_was_written_is_read(workspace: Workspace) -> None:
         (("train_seconds",), "long"),
     ],
 )
-def test_a_damaged_run_json_is_named(workspace: Workspace, place: tuple[str, ...], value: object) -> None:
+def test_read_run_names_damaged_run_json(workspace: Workspace, keys: tuple[str, ...], value: object) -> None:
     path = workspace.runs / "one" / "run.json"
-    path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
+    path.write_bytes(modified(json.loads(path.read_bytes()), keys, value))
     with pytest.raises(DataError, match=r"one/run\.json is damaged: ") as caught:
         read_run(path.parent)
     assert "Value error" not in caught.value.problem
@@ -261,20 +261,20 @@ def test_a_damaged_run_json_is_named(workspace: Workspace, place: tuple[str, ...
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("keys", "value"),
     [(("members",), "one"), (("members",), [1]), (("members",), []), (("folds",), 2), (("settings",), {})],
 )
-def test_a_damaged_run_json_of_a_mean_is_named(
-    workspace: Workspace, place: tuple[str, ...], value: object
+def test_read_run_names_damaged_run_json_of_mean(
+    workspace: Workspace, keys: tuple[str, ...], value: object
 ) -> None:
     path = workspace.runs / "both" / "run.json"
-    path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
+    path.write_bytes(modified(json.loads(path.read_bytes()), keys, value))
     with pytest.raises(DataError, match=r"both/run\.json is damaged: "):
         read_run(path.parent)
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("keys", "value"),
     [
         (("accuracy",), "high"),
         (("accuracy",), REMOVED),
@@ -284,23 +284,23 @@ def test_a_damaged_run_json_of_a_mean_is_named(
         (("files",), []),
     ],
 )
-def test_damaged_metrics_of_an_ensemble_are_named_and_made_again(
-    workspace: Workspace, place: tuple[str, ...], value: object
+def test_ensemble_metrics_names_damaged_file_and_ensemble_replaces_it(
+    workspace: Workspace, keys: tuple[str, ...], value: object
 ) -> None:
     run = one(workspace)
     path = run.path / "ensemble" / "metrics.json"
-    whole = path.read_bytes()
-    path.write_bytes(tampered(json.loads(whole), place, value))
+    before = path.read_bytes()
+    path.write_bytes(modified(json.loads(before), keys, value))
     with pytest.raises(DataError, match=r"one/ensemble/metrics\.json is damaged: "):
         run.ensemble_metrics()
     assert {row["name"]: row["status"] for row in summarise_runs(workspace)}["one"] == "damaged"
     assert not run.has_valid_ensemble()
     ensemble(workspace, ["one"])
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("keys", "value"),
     [
         (("files",), []),
         (("files",), REMOVED),
@@ -311,10 +311,10 @@ def test_damaged_metrics_of_an_ensemble_are_named_and_made_again(
         (("preprocessing",), "tilted"),
     ],
 )
-def test_damaged_metrics_of_a_fold_are_named(workspace: Workspace, place: tuple[str, ...], value: object) -> None:
+def test_fold_metrics_names_damaged_file(workspace: Workspace, keys: tuple[str, ...], value: object) -> None:
     run = one(workspace)
     path = run.path / "fold-1" / "metrics.json"
-    path.write_bytes(tampered(json.loads(path.read_bytes()), place, value))
+    path.write_bytes(modified(json.loads(path.read_bytes()), keys, value))
     for read in (run.fold_metrics, run.check_fold):
         with pytest.raises(DataError, match=r"fold-1/metrics\.json is damaged: "):
             read(1)
@@ -323,7 +323,7 @@ def test_damaged_metrics_of_a_fold_are_named(workspace: Workspace, place: tuple[
         ensemble(workspace, ["one"])
 
 
-def test_find_run_goes_by_what_run_json_says(workspace: Workspace) -> None:
+def test_find_run_uses_times_in_run_json(workspace: Workspace) -> None:
     """A file's time changes with `git clone`, `cp -r`, `touch` and `tar -m`."""
     assert [run.name for run in list_runs(workspace)] == ["both", "two", "one"]
     os.utime(workspace.runs / "one" / "run.json", (2e9, 2e9))
@@ -332,7 +332,7 @@ def test_find_run_goes_by_what_run_json_says(workspace: Workspace) -> None:
     assert find_run(workspace).name == "two"
 
 
-def test_find_run_is_not_misled_by_a_clock_that_was_ahead(workspace: Workspace) -> None:
+def test_find_run_handles_clock_that_was_ahead(workspace: Workspace) -> None:
     path = workspace.runs / "two" / "run.json"
     document = json.loads(path.read_bytes()) | {"updated": "2099-01-01T00:00:00+00:00"}
     path.write_text(json.dumps(document))
@@ -340,18 +340,18 @@ def test_find_run_is_not_misled_by_a_clock_that_was_ahead(workspace: Workspace) 
     find_run(workspace, "one").with_status(FINISHED)
     assert find_run(workspace).name == "one"
     path.write_text(json.dumps(document | {"updated": "9999-12-31T23:59:59.999999+00:00"}))
-    find_run(workspace, "one").with_status(FINISHED)  # nothing comes after that, which is no reason to fail
+    find_run(workspace, "one").with_status(FINISHED)  # no later time exists; this must not fail
 
 
-def test_find_run_passes_over_what_is_unfinished_or_damaged(workspace: Workspace) -> None:
+def test_find_run_skips_unfinished_and_damaged_runs(workspace: Workspace) -> None:
     find_run(workspace, "two").with_status(UNFINISHED)
     (workspace.runs / "both" / "run.json").write_text("{}")
     assert find_run(workspace).name == "one"
     find_run(workspace, "one").with_status(UNFINISHED)
-    assert find_run(workspace).name == "one"  # the latest of all
+    assert find_run(workspace).name == "one"  # the latest unfinished run
 
 
-def test_list_runs_knows_runs_of_older_versions(workspace: Workspace) -> None:
+def test_list_runs_reads_runs_of_older_versions(workspace: Workspace) -> None:
     for name, created in (("one", "2026-02-01T00:00:00+00:00"), ("two", "2026-01-01T00:00:00+00:00")):
         path = workspace.runs / name / "run.json"
         document = json.loads(path.read_bytes()) | {"created": created}
@@ -360,14 +360,14 @@ def test_list_runs_knows_runs_of_older_versions(workspace: Workspace) -> None:
     assert [run.name for run in list_runs(workspace)] == ["both", "one", "two"]
 
 
-def test_find_best_run_takes_the_best_finished_one(workspace: Workspace) -> None:
+def test_find_best_run_returns_best_finished_run(workspace: Workspace) -> None:
     def set_accuracy(name: str, accuracy: float) -> None:
         path = workspace.runs / name / "ensemble" / "metrics.json"
         path.write_text(json.dumps(json.loads(path.read_bytes()) | {"accuracy": accuracy}))
 
     for name, accuracy in (("one", 0.9), ("two", 0.8), ("both", 0.9)):
         set_accuracy(name, accuracy)
-    assert find_best_run(workspace).name == "both"  # of equal ones the latest
+    assert find_best_run(workspace).name == "both"  # the latest of equal runs
     find_run(workspace, "both").with_status(UNFINISHED)
     assert find_best_run(workspace).name == "one"
     (workspace.runs / "one" / "ensemble" / "metrics.json").write_text("{")
@@ -378,26 +378,26 @@ def test_find_best_run_takes_the_best_finished_one(workspace: Workspace) -> None
         find_best_run(workspace)
 
 
-def test_submit_names_the_best_finished_run_before_it_sends(workspace: Workspace, kaggle: KaggleServer) -> None:
-    """Not the latest one, and the person can still interrupt it."""
+def test_submit_names_best_finished_run_before_sending(workspace: Workspace, kaggle: KaggleServer) -> None:
+    """It is not the latest run, and the user can still interrupt the command."""
     softmax = np.zeros((30, 10), np.float32)
     for digit, name in enumerate(("one", "two", "both")):
         run, softmax[:, digit] = find_run(workspace, name), digit + 1
         write_submission(submission_file(workspace, name), np.arange(1, 31), softmax)
         metrics = run.ensemble_metrics().as_json() | {"accuracy": 0.9 if name == "one" else 0.8}
         (run.path / "ensemble" / "metrics.json").write_text(json.dumps(metrics))
-    said: list[tuple[str, int]] = []
+    notices: list[tuple[str, int]] = []
 
-    def take_note(sentence: str) -> None:
-        said.append((sentence, kaggle.count("CreateSubmission")))
+    def record(sentence: str) -> None:
+        notices.append((sentence, kaggle.count("CreateSubmission")))
 
-    sent = submit(workspace, wait=False, observer=Listener(notice=take_note))
-    assert said == [("The run is one (CV 0.90000), the finished one with the best out-of-fold accuracy.", 0)]
+    sent = submit(workspace, wait=False, observer=Listener(notice=record))
+    assert notices == [("The run is one (CV 0.90000), the finished one with the best out-of-fold accuracy.", 0)]
     assert (sent.entry.run, sent.entry.cv) == ("one", 0.9)
     assert b"\n1,0\n" in kaggle.submissions[0]["content"]
 
 
-def test_command_of_a_run_is_right_where_its_folders_are_now(workspace: Workspace, tmp_path: Path) -> None:
+def test_command_of_run_uses_current_folders(workspace: Workspace, tmp_path: Path) -> None:
     run = one(workspace)
     command = ["kaggle-digits", "--competition", "train", "--root", "train", "train", "--preset", "lenet"]
     document = run.info.as_json() | {"command": command, "competition": "unknown"}
@@ -409,7 +409,7 @@ def test_command_of_a_run_is_right_where_its_folders_are_now(workspace: Workspac
     assert copied.command() in copied.unfinished().remedy
 
 
-def test_json_that_is_too_deep(workspace: Workspace) -> None:
+def test_read_json_rejects_deeply_nested_json(workspace: Workspace) -> None:
     (workspace.runs / "one" / "run.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"one/run\.json cannot be read as JSON"):
         one(workspace)
@@ -433,7 +433,7 @@ def npy(array: np.ndarray, **options: Any) -> bytes:
 
 
 def put(workspace: Workspace, file: str, content: bytes) -> None:
-    """Put content in the place of an artefact, and its SHA-256 into the metrics beside it."""
+    """Replace the content of an artefact, and its SHA-256 in the ``metrics.json`` of the same folder."""
     path = workspace.runs / file
     path.write_bytes(content)
     metrics = path.with_name("metrics.json")
@@ -444,13 +444,13 @@ def put(workspace: Workspace, file: str, content: bytes) -> None:
 
 
 def restore(workspace: Workspace, written: Workspace) -> None:
-    """Bring back what `put` and the reading after it may have changed."""
+    """Restore all files that `put` and the commands after it may have changed."""
     for folder in ("one", "both"):
         shutil.copytree(written.runs / folder, workspace.runs / folder, dirs_exist_ok=True)
 
 
 def read_artefacts(workspace: Workspace, file: str) -> list[KaggleDigitsError]:
-    """Read what a file is of as every command does, but for networks, and return the errors a person would see."""
+    """Read the run of a file as each command does, except for networks, and return the errors."""
     data = load_data(workspace.data)
     try:
         first, both = one(workspace), find_run(workspace, "both")
@@ -538,9 +538,9 @@ def changed_table(content: bytes, data: st.DataObject) -> bytes:
     return text
 
 
-@settings(several_times_in_one_folder, max_examples=200)
+@settings(in_one_folder, max_examples=200)
 @given(file=st.sampled_from(ARRAYS) | st.sampled_from(TABLES), data=st.data())
-def test_any_artefact_with_a_corrected_hash_is_read_or_refused(
+def test_check_fold_reads_or_rejects_any_artefact_with_valid_hash(
     workspace: Workspace, written: Workspace, file: str, data: st.DataObject
 ) -> None:
     if file in ARRAYS:
@@ -552,22 +552,22 @@ def test_any_artefact_with_a_corrected_hash_is_read_or_refused(
     restore(workspace, written)
 
 
-GOOD_ROWS = np.full((50, 10), 0.1, np.float32)
+VALID_ROWS = np.full((50, 10), 0.1, np.float32)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (npy(GOOD_ROWS.astype(np.float64)), r"it holds float64 \[50, 10\], not float32 \[rows, 10\]"),
-        (npy(GOOD_ROWS.astype(">f4")), "it holds >f4"),
-        (npy(GOOD_ROWS[:, :9]), r"it holds float32 \[50, 9\]"),
-        (npy(GOOD_ROWS[0]), r"it holds float32 \[10\]"),
-        (npy(GOOD_ROWS[:49]), "it has 49 rows, not 50"),
-        (npy(np.where(np.eye(50, 10), np.float32(np.nan), GOOD_ROWS)), "not all of its values are from 0 to 1"),
-        (npy(np.where(np.eye(50, 10), np.float32(np.inf), GOOD_ROWS)), "not all of its values are from 0 to 1"),
-        (npy(GOOD_ROWS - 1), "not all of its values are from 0 to 1"),
-        (npy(GOOD_ROWS.astype(object), allow_pickle=True), "is damaged: .*[Oo]bject"),
-        (npy(GOOD_ROWS).replace(b"(50, 10)", b"(10000000000000, 10)"), "is damaged: "),
+        (npy(VALID_ROWS.astype(np.float64)), r"it holds float64 \[50, 10\], not float32 \[rows, 10\]"),
+        (npy(VALID_ROWS.astype(">f4")), "it holds >f4"),
+        (npy(VALID_ROWS[:, :9]), r"it holds float32 \[50, 9\]"),
+        (npy(VALID_ROWS[0]), r"it holds float32 \[10\]"),
+        (npy(VALID_ROWS[:49]), "it has 49 rows, not 50"),
+        (npy(np.where(np.eye(50, 10), np.float32(np.nan), VALID_ROWS)), "not all of its values are from 0 to 1"),
+        (npy(np.where(np.eye(50, 10), np.float32(np.inf), VALID_ROWS)), "not all of its values are from 0 to 1"),
+        (npy(VALID_ROWS - 1), "not all of its values are from 0 to 1"),
+        (npy(VALID_ROWS.astype(object), allow_pickle=True), "is damaged: .*[Oo]bject"),
+        (npy(VALID_ROWS).replace(b"(50, 10)", b"(10000000000000, 10)"), "is damaged: "),
         (b"", "is damaged: "),
         (b"PK\x05\x06" + bytes(18), "is damaged: "),
     ],
@@ -587,9 +587,7 @@ GOOD_ROWS = np.full((50, 10), 0.1, np.float32)
     ],
 )
 @pytest.mark.parametrize("file", ["one/fold-0/val_softmax.npy", "one/ensemble/oof_softmax.npy"])
-def test_a_softmax_file_with_wrong_content_is_named(
-    workspace: Workspace, file: str, content: bytes, message: str
-) -> None:
+def test_val_softmax_names_invalid_file(workspace: Workspace, file: str, content: bytes, message: str) -> None:
     run = one(workspace)
     put(workspace, file, content)
     with pytest.raises(DataError, match=rf"{file} .*{message}"):
@@ -599,7 +597,7 @@ def test_a_softmax_file_with_wrong_content_is_named(
         assert len([problem for problem in errors if file in problem]) == 3
         assert not run.is_valid_fold(0)
     else:
-        assert errors == []  # resuming makes the ensemble again from its folds
+        assert errors == []  # resuming replaces the ensemble
         assert len(run.oof_softmax()) == 100
 
 
@@ -611,13 +609,13 @@ def test_a_softmax_file_with_wrong_content_is_named(
         (b"\xff\xfe", "can't decode byte 0xff"),
         (b"epoch,loss\n1,2\n", "it has no column 'accuracy'"),
         (b"HEADER\n1,2,3,4,5,6,7,few\n", "could not convert string to float: 'few'"),
-        (b"HEADER\n1,2,3,4,5,6,7\n", "a row in it is too short"),
-        (b"HEADER\n1,2,3,4,5,6,7,nan\n", "a number in it is not finite"),
+        (b"HEADER\n1,2,3,4,5,6,7\n", "a row has too few values"),
+        (b"HEADER\n1,2,3,4,5,6,7,nan\n", "it has a value that is not finite"),
         (b"HEADER\n2,2,3,4,5,6,7,8\n", "its epochs are not 1 to 1"),
         (b"HEADER\n1,2,3,4,5,6,7,8\n2,2,3,4,5,6,7,8\n", "its epochs are not 1 to 1"),
     ],
 )
-def test_a_history_with_wrong_content_is_named(workspace: Workspace, content: bytes, message: str) -> None:
+def test_history_names_invalid_file(workspace: Workspace, content: bytes, message: str) -> None:
     header = (workspace.runs / "one/fold-0/history.csv").read_bytes().split()[0]
     put(workspace, "one/fold-0/history.csv", content.replace(b"HEADER", header))
     errors = [error.problem for error in read_artefacts(workspace, "one/fold-0/history.csv")]
@@ -635,12 +633,12 @@ def test_a_history_with_wrong_content_is_named(workspace: Workspace, content: by
         (b"row\n0\n", "it has no column 'fold'"),
         (b"row,fold\n0,first\n", "'first'"),
         (b"row,fold\n0,256\n1,0\n2,1\n", "its folds are not those of run.json"),
-        (b"row,fold\n0,0\n1,1\n", "it has 2 rows, train.csv 100"),
+        (b"row,fold\n0,0\n1,1\n", "it has 2 rows, but train.csv has 100"),
         (b"row,fold\n0,0\n2,1\n", "its rows are not numbered from 0"),
         (b"row,fold\n0,0\n1,2\n", "its folds are not those of run.json"),
     ],
 )
-def test_a_split_with_wrong_content_is_named(workspace: Workspace, content: bytes, message: str) -> None:
+def test_split_names_invalid_file(workspace: Workspace, content: bytes, message: str) -> None:
     put(workspace, "one/folds.csv", content)
     errors = [error.problem for error in read_artefacts(workspace, "one/folds.csv")]
     assert len(errors) == 3  # resuming, report, ensemble
@@ -649,9 +647,9 @@ def test_a_split_with_wrong_content_is_named(workspace: Workspace, content: byte
         assert message in problem
 
 
-def test_test_rows_of_folds_and_members_must_be_those_of_test_csv(workspace: Workspace) -> None:
-    put(workspace, "one/fold-1/test_softmax.npy", npy(GOOD_ROWS[:29]))
-    put(workspace, "two/ensemble/test_softmax.npy", npy(GOOD_ROWS[:31]))
+def test_ensemble_rejects_wrong_number_of_test_rows(workspace: Workspace) -> None:
+    put(workspace, "one/fold-1/test_softmax.npy", npy(VALID_ROWS[:29]))
+    put(workspace, "two/ensemble/test_softmax.npy", npy(VALID_ROWS[:31]))
     for run, message in (
         ("one", r"one/fold-1/test_softmax\.npy is damaged: it has 29 rows, not 30"),
         ("both", r"two/ensemble/test_softmax\.npy is damaged: it has 31 rows, not 30"),
@@ -672,8 +670,8 @@ def test_test_rows_of_folds_and_members_must_be_those_of_test_csv(workspace: Wor
         "one/fold-0/model.keras",
     ],
 )
-def test_no_artefact_is_waited_for(workspace: Workspace, file: str) -> None:
-    """A pipe has nobody who writes into it: to open it would never end."""
+def test_artefacts_that_are_pipes_do_not_block(workspace: Workspace, file: str) -> None:
+    """Opening such a pipe would block forever, because nothing writes to it."""
     (workspace.runs / file).unlink()
     os.mkfifo(workspace.runs / file)
     errors = [error.problem for error in read_artefacts(workspace, file)]
@@ -681,7 +679,7 @@ def test_no_artefact_is_waited_for(workspace: Workspace, file: str) -> None:
 
 
 def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1) -> None:
-    """Train folds in processes as a run does, with digits that nobody looks at."""
+    """Train folds in processes, as `train` does, with empty data."""
     nothing = np.zeros(0, np.uint8)
     settings = find_preset("lenet").settings
     jobs = [
@@ -692,7 +690,7 @@ def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1)
     processes.train_in_processes(jobs, digits, workers, Observer())
 
 
-def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_train_names_log_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "workers.log").mkdir()
     with pytest.raises(WriteError, match=r"workers\.log: Is a directory"):
         run_folds(tmp_path, tmp_path / "workers.log", 1)
@@ -701,27 +699,35 @@ def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("errors", "kind", "message"),
     [
-        ({1: UsageError("Fold 1 diverged.", "Slower.")}, UsageError, r"^Fold 1 diverged\. Slower\.$"),
         (
-            {2: UsageError("Fold 2 diverged.", "Slower."), 3: WriteError("Full.", "Tidy up.")},
+            {1: UsageError("Fold 1 diverged.", "Use a lower rate.")},
             UsageError,
-            r"^Fold 2 diverged\. Also failed: fold 3 of seed 0\. Slower\.$",
+            r"^Fold 1 diverged\. Use a lower rate\.$",
         ),
         (
-            {0: RuntimeError("fold 0: KeyError"), 2: WriteError("Full.", "Tidy up."), 3: RuntimeError("no")},
+            {2: UsageError("Fold 2 diverged.", "Use a lower rate."), 3: WriteError("Full.", "Free some space.")},
+            UsageError,
+            r"^Fold 2 diverged\. Also failed: fold 3 of seed 0\. Use a lower rate\.$",
+        ),
+        (
+            {
+                0: RuntimeError("fold 0: KeyError"),
+                2: WriteError("Full.", "Free some space."),
+                3: RuntimeError("no"),
+            },
             RuntimeError,
             r"^fold 0: KeyError\. Also failed: fold 2 of seed 0, fold 3 of seed 0\.$",
         ),
     ],
 )
-def test_all_folds_that_failed_are_named(
+def test_train_names_all_failed_folds(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     errors: dict[int, Exception],
     kind: type[Exception],
     message: str,
 ) -> None:
-    """Workers are played by objects that answer at once."""
+    """The workers are replaced by objects that return their result at once."""
 
     class Worker:
         gpu = ""
@@ -747,7 +753,7 @@ def test_all_folds_that_failed_are_named(
 @pytest.mark.parametrize(
     ("limit", "workers"), [("2500000000\n", 2), ("1000\n", 1), ("max\n", 4), (str(2**63 - 4096), 4), (None, 4)]
 )
-def test_a_container_gets_the_workers_it_can_hold(
+def test_default_workers_depends_on_container_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, workers: int
 ) -> None:
     if limit is not None:
@@ -762,7 +768,7 @@ FAKE_TENSORFLOW = """
 import os
 class config:
     def list_physical_devices(kind):
-        return list(range(int(os.environ["PLAYED_GPUS"]))) if kind == "GPU" else []
+        return list(range(int(os.environ["FAKE_GPUS"]))) if kind == "GPU" else []
 """
 
 
@@ -776,24 +782,24 @@ class config:
         (0, "", []),
     ],
 )
-def test_gpus_are_found_by_asking_tensorflow(
+def test_find_gpus_asks_tensorflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, visible: str | None, found: list[str]
 ) -> None:
     write_files(tmp_path / "bin", {"nvidia-smi": b"#!/bin/sh\n"})
     (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
-    write_files(tmp_path / "played", {"tensorflow.py": FAKE_TENSORFLOW.encode()})
-    monkeypatch.setenv("PYTHONPATH", import_first(tmp_path / "played"))
-    monkeypatch.setenv("PLAYED_GPUS", str(usable))
+    write_files(tmp_path / "fake", {"tensorflow.py": FAKE_TENSORFLOW.encode()})
+    monkeypatch.setenv("PYTHONPATH", import_first(tmp_path / "fake"))
+    monkeypatch.setenv("FAKE_GPUS", str(usable))
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setenv("PATH", os.defpath)
-    assert processes.find_gpus() == []  # nobody to ask
+    assert processes.find_gpus() == []  # there is no nvidia-smi, so TensorFlow is not imported
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert processes.find_gpus() == found
 
 
-def test_each_worker_gets_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers are played by a process that tells which GPUs it sees."""
+def test_train_in_processes_gives_each_worker_its_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers are replaced by objects that record their GPU."""
     busy: list[str] = []
     seen: list[str] = []
 
@@ -824,7 +830,7 @@ def test_each_worker_gets_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.M
 
 
 @needs_proc
-def test_a_worker_sees_its_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     nothing = np.zeros(0, np.uint8)
     task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, nothing)

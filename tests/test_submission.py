@@ -1,4 +1,4 @@
-"""A submission: checked, sent once, waited for, found again."""
+"""Tests of submissions: validate a file, send it once, wait for its score, and find it after a lost response."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from kaggle_digits.submissions.ledger import Entry, Ledger
 from kaggle_digits.submissions.submit import LAG, ledger_of, read_scores, read_submission, submit, write_submission
 
 IDS = np.arange(1, 31)
-GOOD = "ImageId,Label\n" + "".join(f"{i},{i % 10}\n" for i in IDS)
+VALID = "ImageId,Label\n" + "".join(f"{i},{i % 10}\n" for i in IDS)
 
 
 def one_hot(digits: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def one_hot(digits: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(digits=st.lists(st.integers(0, 9), min_size=1, max_size=50))
-def test_what_is_written_is_what_the_sample_wants(tmp_path: Path, digits: list[int]) -> None:
+def test_write_submission_follows_the_sample(tmp_path: Path, digits: list[int]) -> None:
     path, ids = tmp_path / "submission.csv", np.arange(1, len(digits) + 1)
     write_submission(path, ids, one_hot(np.array(digits)))
     read_submission(path, ids)
@@ -54,7 +54,7 @@ def test_what_is_written_is_what_the_sample_wants(tmp_path: Path, digits: list[i
     )
 
 
-def test_predictions_for_another_number_of_rows(tmp_path: Path) -> None:
+def test_write_submission_rejects_wrong_number_of_predictions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="29 predictions for 30 rows"):
         write_submission(tmp_path / "submission.csv", IDS, one_hot(np.zeros(29, int)))
     assert list(tmp_path.glob("*.csv")) == []
@@ -64,19 +64,19 @@ def test_predictions_for_another_number_of_rows(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "line 1"),
-        (GOOD.replace("Label", "label"), "line 1: the header is 'ImageId,label'"),
-        ("\ufeff" + GOOD, "line 1"),
-        (GOOD.replace("3,3\n", "3,10\n", 1), "line 4: the label is '10'"),
-        (GOOD.replace("3,3\n", "3,3.0\n", 1), "line 4: the label is '3.0'"),
-        (GOOD.replace("3,3\n", "3,\n", 1), "line 4: the label is ''"),
-        (GOOD.replace("3,3\n", "3,٣\n", 1), "line 4: the label is"),
-        (GOOD.replace("3,3\n", "4,3\n", 1), "line 4: '4,3' does not begin with the id 3"),
-        (GOOD.replace("3,3\n", "", 1), "line 4: '4,4' does not begin with the id 3"),
-        (GOOD[:-5], "line 30 is the last, where 31 lines are wanted"),
-        (GOOD + "31,1\n", "line 32 is the last, where 31 lines are wanted"),
+        (VALID.replace("Label", "label"), "line 1: the header is 'ImageId,label'"),
+        ("\ufeff" + VALID, "line 1"),
+        (VALID.replace("3,3\n", "3,10\n", 1), "line 4: the label is '10'"),
+        (VALID.replace("3,3\n", "3,3.0\n", 1), "line 4: the label is '3.0'"),
+        (VALID.replace("3,3\n", "3,\n", 1), "line 4: the label is ''"),
+        (VALID.replace("3,3\n", "3,٣\n", 1), "line 4: the label is"),
+        (VALID.replace("3,3\n", "4,3\n", 1), "line 4: '4,3' does not start with the id 3"),
+        (VALID.replace("3,3\n", "", 1), "line 4: '4,4' does not start with the id 3"),
+        (VALID[:-5], "expected 31 lines, got 30"),
+        (VALID + "31,1\n", "expected 31 lines, got 32"),
     ],
 )
-def test_a_wrong_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_read_submission_names_invalid_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "submission.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
@@ -87,7 +87,7 @@ def test_a_wrong_file_names_its_line(tmp_path: Path, text: str, message: str) ->
 @given(st.binary(max_size=200))
 @example(b"\xff\xfe")
 @example(b"ImageId,Label\n1,1\r2,2")
-def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: bytes) -> None:
+def test_read_submission_raises_only_data_errors_for_any_bytes(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "submission.csv"
     path.write_bytes(content)
     with pytest.raises(DataError):
@@ -95,7 +95,7 @@ def test_no_bytes_end_in_anything_but_a_data_error(tmp_path: Path, content: byte
 
 
 class FakeHost:
-    """A host whose answers a test sets."""
+    """A host whose responses and errors are set by a test."""
 
     def __init__(self) -> None:
         self.sent: list[Submission] = []
@@ -103,9 +103,9 @@ class FakeHost:
         self.outcomes: list[tuple[str, float | None, str]] = []
         self.uploads: list[bytes] = []
         self.fail_upload = False
-        self.lose_answer = False
-        self.hidden_looks = 0
-        self.looks = 0
+        self.lose_response = False
+        self.hidden_polls = 0
+        self.polls = 0
         self.ledger: Ledger | None = None
         self.seen_in_ledger: list[str] = []
         self.clock: Clock | None = None
@@ -130,20 +130,20 @@ class FakeHost:
         )
         if self.clock is not None:
             self.made_at.append(self.clock.slept)
-        if self.lose_answer:
+        if self.lose_response:
             raise NetworkError("Kaggle cannot be reached.", "Try later.")
         return self.sent[0].ref
 
     def submissions(self) -> Iterator[Submission]:
-        self.looks += 1
+        self.polls += 1
         if self.sent and self.clock is not None:
             age = self.clock.slept - self.made_at[-1]
             if age < self.unreadable_for:
-                raise NetworkError("Kaggle has trouble.", "Try later.")
+                raise NetworkError("Kaggle reports an error.", "Try later.")
             if age < self.lag:
                 return
-        if self.sent and self.hidden_looks > 0:
-            self.hidden_looks -= 1
+        if self.sent and self.hidden_polls > 0:
+            self.hidden_polls -= 1
             return
         if self.sent and self.ledger is not None:
             self.seen_in_ledger.append(",".join(entry.ref for entry in self.ledger.entries()))
@@ -153,7 +153,7 @@ class FakeHost:
                 submission = replace(submission, status=status, score=score, reason=reason)
             yield submission
 
-    def impatient(self) -> FakeHost:
+    def without_retries(self) -> FakeHost:
         return self
 
     def standing(self) -> Standing:
@@ -170,7 +170,7 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def csv(tmp_path: Path) -> Path:
     path = tmp_path / "submission.csv"
-    path.write_text(GOOD)
+    path.write_text(VALID)
     return path
 
 
@@ -181,7 +181,7 @@ def host(clock: Clock) -> FakeHost:
     return host
 
 
-def test_sent_scored_and_in_the_ledger(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_scores_and_records_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     sent = submit(host, workspace, csv, run="fast", cv=0.995, message="hello")
     assert not sent.was_known
     (entry,) = ledger_of(workspace).entries()
@@ -191,33 +191,31 @@ def test_sent_scored_and_in_the_ledger(workspace: Workspace, csv: Path, host: Fa
     assert host.sent[0].description == f"hello {sha256(csv)[:12]}"
 
 
-def test_the_reference_is_in_the_ledger_before_the_first_look(
-    workspace: Workspace, csv: Path, host: FakeHost
-) -> None:
+def test_submit_records_reference_before_first_poll(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.ledger = ledger_of(workspace)
     submit(host, workspace, csv)
-    assert host.seen_in_ledger[0] == "1"  # the first look after the sending
+    assert host.seen_in_ledger[0] == "1"  # the first poll after the submission
 
 
-def test_pending_is_waited_for(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_waits_for_pending_score(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.outcomes = [("PENDING", None, "")] * 3 + [("COMPLETE", 0.9, "")]
     seen: list[str] = []
     assert submit(host, workspace, csv, observer=Listener(waiting=seen.append)).entry.score == 0.9
     assert seen == ["PENDING"] * 3 + ["COMPLETE"]
 
 
-def test_pending_for_ever_ends_at_the_timeout(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_stops_waiting_at_timeout(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.outcomes = [("PENDING", None, "")]
     with pytest.raises(NetworkError, match="still pending after 0 seconds"):
         submit(host, workspace, csv, timeout=0)
     assert ledger_of(workspace).entries()[0].status == "PENDING"
 
 
-def test_without_waiting(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_does_not_poll_without_wait(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     assert submit(host, workspace, csv, wait=False).entry.status == "PENDING"
 
 
-def test_a_second_time_sends_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_sends_a_file_once(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     first = submit(host, workspace, csv)
     second = submit(host, workspace, csv)
     assert second.was_known
@@ -225,20 +223,20 @@ def test_a_second_time_sends_nothing(workspace: Workspace, csv: Path, host: Fake
     assert len(host.sent) == 1
 
 
-def test_a_second_time_waits_for_what_was_pending(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_waits_for_earlier_pending_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv, wait=False)
     second = submit(host, workspace, csv)
     assert second.was_known
     assert second.entry.status == "COMPLETE"
 
 
-def test_again_sends_it_once_more(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_again_sends_the_file_again(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv)
     assert not submit(host, workspace, csv, again=True).was_known
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", "2"]
 
 
-def test_a_file_that_the_host_knows_is_adopted(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_adopts_submission_listed_by_host(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv)
     ledger_of(workspace).path.unlink()
     assert submit(host, workspace, csv, run="fast", cv=0.995).was_known
@@ -247,11 +245,11 @@ def test_a_file_that_the_host_knows_is_adopted(workspace: Workspace, csv: Path, 
     assert (entry.ref, entry.run, entry.cv) == ("1", "fast", 0.995)
 
 
-def test_a_lost_answer_that_cannot_be_looked_up_is_remembered(
+def test_submit_records_lost_response_when_list_fails(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With --again too, what may have come to be is looked up before anything is sent."""
-    host.lose_answer = True
+    """Also with again=True, a submission that may have been made is searched for before the file is sent."""
+    host.lose_response = True
     submissions = host.submissions
 
     def unreachable() -> Iterator[Submission]:
@@ -272,7 +270,7 @@ def test_a_lost_answer_that_cannot_be_looked_up_is_remembered(
     assert len(ledger_of(workspace).entries()) == 1
 
 
-def test_score_finds_a_lost_answer_too(
+def test_read_scores_finds_lost_response(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(host, workspace, csv, run="fast")
@@ -283,8 +281,10 @@ def test_score_finds_a_lost_answer_too(
     assert ledger_of(workspace).entries()[0].ref == "1"
 
 
-def test_submit_never_sends_over_an_unresolved_line(workspace: Workspace, csv: Path, host: FakeHost) -> None:
-    """Whatever its time is: somebody may have edited it, or another clock have written it."""
+def test_submit_does_not_send_while_an_entry_is_unresolved(
+    workspace: Workspace, csv: Path, host: FakeHost
+) -> None:
+    """The time of the entry does not matter: it may have been edited, or written by a clock that was wrong."""
     for time in ("t", "2020-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00"):
         ledger_of(workspace).path.unlink(missing_ok=True)
         ledger_of(workspace).record(Entry(time, "fast", sha256(csv), "", "UNKNOWN"))
@@ -295,23 +295,23 @@ def test_submit_never_sends_over_an_unresolved_line(workspace: Workspace, csv: P
     assert host.sent == []
 
 
-def test_trouble_while_polling_is_waited_out(
+def test_submit_polls_again_after_network_errors(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[int] = []
+    calls: list[int] = []
     submissions = host.submissions
 
-    def sometimes() -> Iterator[Submission]:
-        looks.append(1)
-        if host.sent and len(looks) % 2:
+    def fail_every_second_time() -> Iterator[Submission]:
+        calls.append(1)
+        if host.sent and len(calls) % 2:
             raise NetworkError("Kaggle cannot be reached.", "Try later.")
         return submissions()
 
-    monkeypatch.setattr(host, "submissions", sometimes)
+    monkeypatch.setattr(host, "submissions", fail_every_second_time)
     assert submit(host, workspace, csv).entry.status == "COMPLETE"
 
 
-def test_a_leaderboard_that_cannot_be_read_hides_no_score(
+def test_submit_returns_score_when_leaderboard_fails(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreadable() -> Standing:
@@ -322,7 +322,7 @@ def test_a_leaderboard_that_cannot_be_read_hides_no_score(
     assert (entry.score, entry.rank) == (0.99757, None)
 
 
-def test_the_rank_belongs_to_the_best_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_read_scores_gives_rank_to_best_submission(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv)
     host.sent[0] = replace(host.sent[0], status="COMPLETE", score=0.99757)
     host.outcomes = [("COMPLETE", 0.9, "")]
@@ -330,9 +330,7 @@ def test_the_rank_belongs_to_the_best_submission(workspace: Workspace, csv: Path
     assert [entry.rank for entry in ledger_of(workspace).entries()] == [3, None]
 
 
-def test_a_dry_run_of_a_known_file_writes_and_waits_for_nothing(
-    workspace: Workspace, csv: Path, host: FakeHost
-) -> None:
+def test_submit_dry_run_of_known_file_changes_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv, wait=False)
     ledger_of(workspace).path.unlink()
     sent = submit(host, workspace, csv, dry_run=True)
@@ -340,7 +338,7 @@ def test_a_dry_run_of_a_known_file_writes_and_waits_for_nothing(
     assert not ledger_of(workspace).path.exists()
 
 
-def test_a_file_scored_as_an_error_says_so_again(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_repeats_error_of_known_file(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.outcomes = [("ERROR", None, "no such id")]
     for _ in range(2):
         with pytest.raises(ScoringError, match="no such id"):
@@ -348,22 +346,22 @@ def test_a_file_scored_as_an_error_says_so_again(workspace: Workspace, csv: Path
     assert len(host.sent) == 1
 
 
-def test_a_lost_answer_is_looked_up(workspace: Workspace, csv: Path, host: FakeHost) -> None:
-    host.lose_answer = True
+def test_submit_finds_lost_response(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    host.lose_response = True
     sent = submit(host, workspace, csv, run="fast", cv=0.995)
     assert (sent.entry.ref, sent.entry.run, sent.entry.cv) == ("1", "fast", 0.995)
     assert len(host.sent) == 1
 
 
-def test_a_lost_answer_of_a_second_sending_is_not_the_first(
+def test_submit_again_does_not_mistake_first_submission_for_lost_second(
     workspace: Workspace, csv: Path, host: FakeHost
 ) -> None:
     submit(host, workspace, csv)
-    host.lose_answer = True
+    host.lose_response = True
     assert submit(host, workspace, csv, again=True).entry.ref == "2"
 
 
-def test_submit_again_does_not_take_a_first_submission_that_is_listed_late_for_the_second(
+def test_submit_again_does_not_mistake_late_first_submission_for_second(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def down(upload: str, description: str) -> str:
@@ -371,15 +369,15 @@ def test_submit_again_does_not_take_a_first_submission_that_is_listed_late_for_t
 
     submit(host, workspace, csv, wait=False)
     monkeypatch.setattr(host, "create", down)
-    host.hidden_looks = 1
+    host.hidden_polls = 1
     with pytest.raises(NetworkError, match="may have been made"):
         submit(host, workspace, csv, again=True)
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", ""]
 
 
-def test_submit_waits_for_a_list_that_lags(workspace: Workspace, csv: Path, host: FakeHost) -> None:
-    """The answer is lost, and nothing says whether the submission was made."""
-    host.lose_answer, host.left, host.hidden_looks = True, None, 6
+def test_submit_waits_for_list_that_lags(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    """The response is lost, and the allowance is unknown, so it is unclear whether the submission was made."""
+    host.lose_response, host.left, host.hidden_polls = True, None, 6
     with pytest.raises(NetworkError, match="may have been made, but is not listed"):
         submit(host, workspace, csv, run="fast")
     sent = submit(host, workspace, csv)
@@ -389,19 +387,19 @@ def test_submit_waits_for_a_list_that_lags(workspace: Workspace, csv: Path, host
 
 
 @pytest.mark.parametrize("lag", [12, 60, 600, 1e9])
-@pytest.mark.parametrize("leap", [0, 3600, -3600])
-def test_submit_makes_one_submission_after_a_slow_upload_and_a_lost_answer(
-    workspace: Workspace, csv: Path, host: FakeHost, clock: Clock, lag: float, leap: float
+@pytest.mark.parametrize("clock_change", [0, 3600, -3600])
+def test_submit_makes_one_submission_after_slow_upload_and_lost_response(
+    workspace: Workspace, csv: Path, host: FakeHost, clock: Clock, lag: float, clock_change: float
 ) -> None:
-    """The list cannot be read, then lags, and the clock may leap in between; the allowance says nothing."""
-    host.clock, host.upload_seconds, host.lag, host.lose_answer = clock, 40, lag, True
+    """The list cannot be read at first and then lags, the clock may change, and the allowance does not change."""
+    host.clock, host.upload_seconds, host.lag, host.lose_response = clock, 40, lag, True
     host.unreadable_for = 20
     started = clock.now
     with pytest.raises(NetworkError, match="may have been made"):
         submit(host, workspace, csv)
     (entry,) = ledger_of(workspace).entries()
     assert datetime.fromisoformat(entry.time).timestamp() == pytest.approx(started + 40, abs=0.01)
-    clock.now += leap
+    clock.now += clock_change
     for _ in range(3):
         with suppress(NetworkError):
             submit(host, workspace, csv)
@@ -412,11 +410,11 @@ def test_submit_makes_one_submission_after_a_slow_upload_and_a_lost_answer(
 
 
 @pytest.mark.parametrize("before", [5, None])
-def test_submit_says_what_the_host_has_counted_in_a_later_process_too(
+def test_submit_reports_counted_submission_in_a_later_process(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, before: int | None
 ) -> None:
-    host.lose_answer, host.hidden_looks, left = True, 1000, [before, None, 4]
-    # The allowance cannot be read as the answer is lost; the next process compares it with what it was.
+    host.lose_response, host.hidden_polls, left = True, 1000, [before, None, 4]
+    # The allowance is unknown when the response is lost; the next process compares it with the saved value.
     monkeypatch.setattr(host, "allowance", lambda: left.pop(0) if len(left) > 1 else left[0])
     with pytest.raises(NetworkError, match="may have been made"):
         submit(host, workspace, csv)
@@ -426,16 +424,16 @@ def test_submit_says_what_the_host_has_counted_in_a_later_process_too(
             submit(host, workspace, csv)
     assert len(host.sent) == 1
     assert [(entry.ref, entry.status) for entry in ledger_of(workspace).entries()] == [("", "PENDING")]
-    host.hidden_looks = 0
+    host.hidden_polls = 0
     assert submit(host, workspace, csv).entry.ref == "1"
     assert len(host.sent) == 1
 
 
-def test_submit_does_not_take_another_submission_for_the_lost_one(
+def test_submit_does_not_mistake_another_submission_for_lost_one(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     create, other = host.create, tmp_path / "other.csv"
-    other.write_text(GOOD.replace("7,7", "7,8"))
+    other.write_text(VALID.replace("7,7", "7,8"))
 
     def down(upload: str, description: str) -> str:
         raise NetworkError("Kaggle cannot be reached.", "Try later.")
@@ -451,10 +449,10 @@ def test_submit_does_not_take_another_submission_for_the_lost_one(
     assert ledger_of(workspace).entries()[0].status == "UNKNOWN"
 
 
-def test_submit_keeps_a_reference_that_score_finds_meanwhile(
+def test_submit_keeps_reference_found_by_score_meanwhile(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.lose_answer, host.hidden_looks = True, 3
+    host.lose_response, host.hidden_polls = True, 3
 
     def read_scores_meanwhile() -> int:
         if host.sent:
@@ -468,14 +466,14 @@ def test_submit_keeps_a_reference_that_score_finds_meanwhile(
 
 
 @pytest.mark.parametrize("error", [RefusedError, CredentialsError])
-def test_submit_says_that_the_answer_is_unclear_when_the_list_is_refused_too(
+def test_submit_reports_unclear_response_when_list_is_refused(
     workspace: Workspace,
     csv: Path,
     host: FakeHost,
     monkeypatch: pytest.MonkeyPatch,
     error: type[KaggleDigitsError],
 ) -> None:
-    """As where a proxy asks for a sign-in half-way."""
+    """For example, a proxy requires a sign-in after the upload."""
     submissions = host.submissions
 
     def refuse() -> Iterator[Submission]:
@@ -483,13 +481,13 @@ def test_submit_says_that_the_answer_is_unclear_when_the_list_is_refused_too(
             raise error("Kaggle refuses.", "Accept the rules.")
         return submissions()
 
-    host.lose_answer = True
+    host.lose_response = True
     monkeypatch.setattr(host, "submissions", refuse)
     with pytest.raises(NetworkError, match="may have been made"):
         submit(host, workspace, csv)
 
 
-def test_submit_again_gives_a_submission_made_elsewhere_a_line_of_its_own(
+def test_submit_again_adds_entry_for_submission_made_elsewhere(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def down(upload: str, description: str) -> str:
@@ -504,17 +502,17 @@ def test_submit_again_gives_a_submission_made_elsewhere_a_line_of_its_own(
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", ""]
 
 
-def test_submit_takes_a_larger_allowance_for_a_new_day(
+def test_submit_treats_larger_allowance_as_new_day(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.lose_answer, host.hidden_looks = True, 1000
+    host.lose_response, host.hidden_polls = True, 1000
     monkeypatch.setattr(host, "allowance", lambda: 4 if not host.sent else 10)
     with pytest.raises(NetworkError, match="cannot be reached"):
         submit(host, workspace, csv)
     assert [entry.status for entry in ledger_of(workspace).entries()] == ["UNKNOWN"]
 
 
-def test_submit_sends_what_may_have_been_made_only_with_again(
+def test_submit_sends_unresolved_file_only_with_again(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     create = host.create
@@ -526,47 +524,47 @@ def test_submit_sends_what_may_have_been_made_only_with_again(
     with pytest.raises(NetworkError, match="cannot be reached: the submission may have been made"):
         submit(host, workspace, csv)
     monkeypatch.setattr(host, "create", create)
-    asleep = clock.slept
+    slept = clock.slept
     with pytest.raises(NetworkError, match="may have been made") as caught:
         submit(host, workspace, csv)
-    assert LAG - 10 <= clock.slept - asleep <= LAG
+    assert LAG - 10 <= clock.slept - slept <= LAG
     assert "kaggle-digits --root" in caught.value.remedy
     assert "--again" in caught.value.remedy
     assert not submit(host, workspace, csv, again=True).was_known
-    # The first line stays, for the day when the first submission turns up after all.
+    # The first entry is kept, because the first submission may still be listed later.
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["", "1"]
 
 
-def test_submit_again_keeps_the_line_of_a_counted_answer_that_was_lost(
+def test_submit_again_keeps_entry_of_counted_lost_response(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.lose_answer, host.hidden_looks = True, 1000
+    host.lose_response, host.hidden_polls = True, 1000
     monkeypatch.setattr(host, "allowance", lambda: 5 - len(host.sent))
     with pytest.raises(NetworkError, match="has been counted"):
         submit(host, workspace, csv, run="fast")
-    host.lose_answer = False
+    host.lose_response = False
     submit(host, workspace, csv, run="fast", again=True, wait=False)
     lines = [(entry.ref, entry.status) for entry in ledger_of(workspace).entries()]
     assert lines == [("", "PENDING"), ("2", "PENDING")]
-    host.hidden_looks = 0
+    host.hidden_polls = 0
     read_scores(host, workspace)
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", "2"]
 
 
-def test_submit_shows_the_first_submission_while_a_second_one_is_unresolved(
+def test_submit_returns_first_submission_while_second_is_unresolved(
     workspace: Workspace, csv: Path, host: FakeHost
 ) -> None:
     submit(host, workspace, csv)
-    host.lose_answer, host.hidden_looks = True, 1000
+    host.lose_response, host.hidden_polls = True, 1000
     with pytest.raises(NetworkError):
         submit(host, workspace, csv, again=True)
-    host.hidden_looks, host.sent[:1] = 0, []
+    host.hidden_polls, host.sent[:1] = 0, []
     assert submit(host, workspace, csv).entry.ref == "1"
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["1", ""]
 
 
 @pytest.mark.parametrize("description", ["", "the best one", "changed 0123456789ab"])
-def test_submit_knows_a_file_by_its_name_when_the_description_was_edited(
+def test_submit_recognizes_file_name_when_description_was_edited(
     workspace: Workspace, csv: Path, host: FakeHost, description: str
 ) -> None:
     submit(host, workspace, csv, run="fast")
@@ -576,36 +574,36 @@ def test_submit_knows_a_file_by_its_name_when_the_description_was_edited(
     assert len(host.sent) == 1
 
 
-def test_submit_sends_the_bytes_that_were_checked(
+def test_submit_sends_validated_bytes(
     workspace: Workspace, csv: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def replace_file() -> int:
-        csv.write_text(GOOD.replace("7,7", "7,8"))
+        csv.write_text(VALID.replace("7,7", "7,8"))
         return 5
 
     monkeypatch.setattr(host, "allowance", replace_file)
     entry = submit(host, workspace, csv).entry
-    assert host.uploads == [GOOD.encode()]
-    assert entry.sha256 == hashlib.sha256(GOOD.encode()).hexdigest()
+    assert host.uploads == [VALID.encode()]
+    assert entry.sha256 == hashlib.sha256(VALID.encode()).hexdigest()
 
 
-def test_submit_takes_a_pipe(workspace: Workspace, csv: Path, tmp_path: Path, host: FakeHost) -> None:
+def test_submit_accepts_pipe(workspace: Workspace, csv: Path, tmp_path: Path, host: FakeHost) -> None:
     os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=[GOOD])
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=[VALID])
     writer.start()
     submit(host, workspace, tmp_path / "pipe")
     writer.join()
-    assert host.uploads == [GOOD.encode()]
+    assert host.uploads == [VALID.encode()]
     assert submit(host, workspace, csv).was_known
 
 
-def test_read_submission_reads_no_more_than_a_submission_can_have() -> None:
+def test_read_submission_limits_bytes_read() -> None:
     with pytest.raises(DataError, match="/dev/zero"):
         read_submission(Path("/dev/zero"), IDS)
 
 
 @pytest.mark.parametrize("error", [RefusedError, WriteError, NotReachedError])
-def test_submit_leaves_no_line_when_the_host_refuses(
+def test_submit_leaves_no_entry_when_host_refuses(
     workspace: Workspace,
     csv: Path,
     host: FakeHost,
@@ -613,17 +611,17 @@ def test_submit_leaves_no_line_when_the_host_refuses(
     error: type[KaggleDigitsError],
 ) -> None:
     def refuse(upload: str, description: str) -> str:
-        raise error("No.", "Try otherwise.")
+        raise error("No.", "Try something else.")
 
     monkeypatch.setattr(host, "create", refuse)
-    looks = host.looks
+    polls = host.polls
     with pytest.raises(error):
         submit(host, workspace, csv)
     assert ledger_of(workspace).entries() == []
-    assert host.looks == looks + 2  # none to find what cannot be there
+    assert host.polls == polls + 2  # no search for a submission that was not made
 
 
-def test_submit_leaves_no_line_when_the_upload_fails(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_leaves_no_entry_when_upload_fails(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.fail_upload = True
     with pytest.raises(NetworkError, match="upload failed"):
         submit(host, workspace, csv)
@@ -632,7 +630,7 @@ def test_submit_leaves_no_line_when_the_upload_fails(workspace: Workspace, csv: 
     assert submit(host, workspace, csv).entry.ref == "1"
 
 
-def test_score_shows_what_only_the_ledger_knows(workspace: Workspace, host: FakeHost) -> None:
+def test_read_scores_includes_entries_only_in_ledger(workspace: Workspace, host: FakeHost) -> None:
     ledger_of(workspace).record(Entry("2026-11-01T10:00:00+00:00", "old", "0" * 64, "77", "COMPLETE", 0.991))
     ((submission, entry),) = read_scores(host, workspace).submissions
     assert (submission.ref, submission.score, submission.reason) == ("77", 0.991, "only in the ledger")
@@ -640,7 +638,7 @@ def test_score_shows_what_only_the_ledger_knows(workspace: Workspace, host: Fake
     assert entry.run == "old"
 
 
-def test_a_line_without_a_digest_adopts_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_read_scores_matches_no_entry_without_digest(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv, wait=False)
     ledger_of(workspace).path.unlink()
     ledger_of(workspace).record(Entry("t", "", "", "", "UNKNOWN"))
@@ -649,51 +647,51 @@ def test_a_line_without_a_digest_adopts_nothing(workspace: Workspace, csv: Path,
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), -1.0])
-def test_a_timeout_that_is_none(workspace: Workspace, csv: Path, host: FakeHost, timeout: float) -> None:
-    with pytest.raises(UsageError, match="at least 0 seconds"):
+def test_submit_rejects_invalid_timeout(workspace: Workspace, csv: Path, host: FakeHost, timeout: float) -> None:
+    with pytest.raises(UsageError, match="The timeout must be at least 0 seconds, got"):
         submit(host, workspace, csv, timeout=timeout)
     assert host.sent == []
 
 
-def test_the_allowance_is_looked_up_before(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_checks_allowance_before_upload(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.left = 0
-    with pytest.raises(RefusedError, match="used up"):
+    with pytest.raises(RefusedError, match="has been reached"):
         submit(host, workspace, csv)
     assert host.sent == []
 
 
-def test_an_unknown_allowance_is_no_used_up_one(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_continues_with_unknown_allowance(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.left = None
     assert submit(host, workspace, csv).entry.ref == "1"
 
 
-def test_a_wrong_file_is_not_sent(workspace: Workspace, csv: Path, host: FakeHost) -> None:
-    csv.write_text(GOOD.replace("7,7", "7,77"))
+def test_submit_does_not_send_invalid_file(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+    csv.write_text(VALID.replace("7,7", "7,77"))
     with pytest.raises(DataError, match="line 8"):
         submit(host, workspace, csv)
     assert host.sent == []
 
 
-def test_a_dry_run_sends_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_dry_run_sends_nothing(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     sent = submit(host, workspace, csv, dry_run=True, message="hello")
     assert sent.description == f"hello {sha256(csv)[:12]}"
     assert host.sent == []
     assert ledger_of(workspace).entries() == []
 
 
-def test_the_hosts_reason_for_an_error(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_shows_reason_of_scoring_error(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     host.outcomes = [("ERROR", None, "Evaluation Exception: no such id.")]
     with pytest.raises(ScoringError, match="Evaluation Exception: no such id"):
         submit(host, workspace, csv)
     assert ledger_of(workspace).entries()[0].status == "ERROR"
 
 
-def test_two_submits_at_once(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_submit_rejects_a_second_submit_at_the_same_time(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     with lock(workspace.submissions / ".lock", ""), pytest.raises(WriteError, match="Another submission"):
         submit(host, workspace, csv)
 
 
-def test_score_brings_the_ledger_up_to_date(workspace: Workspace, csv: Path, host: FakeHost) -> None:
+def test_read_scores_updates_ledger(workspace: Workspace, csv: Path, host: FakeHost) -> None:
     submit(host, workspace, csv, wait=False, cv=0.995)
     board = read_scores(host, workspace)
     ((submission, entry),) = board.submissions

@@ -1,4 +1,4 @@
-"""Whatever happens, one file is submitted at most once: thousands of cases against a model of the host."""
+"""Simulate faults in thousands of cases with a model of the host: a file must be submitted at most once."""
 
 from __future__ import annotations
 
@@ -38,28 +38,34 @@ T = TypeVar("T")
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """The process is killed."""
 
 
 @dataclass
 class ModelHost:
-    """A host in memory, whose faults a test draws.
+    """A host in memory, with random faults.
 
     Attributes
     ----------
     clock : Clock
-        Its own time is that of `Clock.slept`, which no leap of the person's clock changes.
+        The host's time is `Clock.slept`, which does not change when the user's clock is set.
     made : list of (float, bytes, Submission)
-        All submissions, the oldest first: when each was made, of what, and as it will be listed.
+        All submissions, oldest first: the time, the content of the file, and the submission as it will be listed.
     lag : float
         Seconds until a submission is listed.
     allowance_moves : bool
-        Whether the allowance tells of submissions; or else it is the same for ever.
+        Whether submissions lower the allowance; otherwise it never changes.
+    upload_seconds : float
+        Duration of an upload.
     faults : dict of int to str
-        What happens to which of the next calls: ``"kill before"`` it is handled or ``"kill after"``, ``"down"``
-        (not handled), ``"lost"`` (handled without an answer).
+        Faults of the next calls, keyed by the number of the call: ``"kill before"`` or ``"kill after"`` the call
+        is handled, ``"down"`` (not handled), ``"lost"`` (handled, but the response is lost).
     fault_of_create : str
-        The same for the call that makes a submission, or ``"refused"``.
+        The fault of the call that makes a submission; also ``"refused"``.
+    calls : int
+        The number of calls since the faults were set.
+    uploads : dict of str to bytes
+        The uploaded files.
     """
 
     clock: Clock
@@ -79,12 +85,12 @@ class ModelHost:
             raise Killed
         if fault == "down":
             raise NetworkError("The host cannot be reached.", "Try later.")
-        answer = handle()
+        response = handle()
         if fault == "kill after":
             raise Killed
         if fault == "lost":
-            raise NetworkError("The host's answer was lost.", "Try later.")
-        return answer
+            raise NetworkError("The host's response was lost.", "Try later.")
+        return response
 
     def allowance(self) -> int | None:
         return self._call(lambda: 1000 - len(self.made) if self.allowance_moves else 1000)
@@ -100,7 +106,7 @@ class ModelHost:
     def create(self, upload: str, description: str) -> str:
         def handle() -> str:
             if self.fault_of_create == "refused":
-                raise RefusedError("No.", "Try otherwise.")
+                raise RefusedError("No.", "Try something else.")
             ref = str(len(self.made) + 1)
             listed = Submission(ref, "2026-11-24T10:00:00+00:00", description, "COMPLETE", 0.9, "", "", upload)
             self.made.append((self.clock.slept, self.uploads[upload], listed))
@@ -117,12 +123,12 @@ class ModelHost:
     def standing(self) -> Standing:
         return Standing(None, 0)
 
-    def impatient(self) -> ModelHost:
+    def without_retries(self) -> ModelHost:
         return self
 
 
-class OneSubmissionAFile(RuleBasedStateMachine):
-    """A person submits two files, over and over, while all sorts of things go wrong."""
+class OneSubmissionPerFile(RuleBasedStateMachine):
+    """A user submits two files repeatedly while faults of all types occur."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +142,7 @@ class OneSubmissionAFile(RuleBasedStateMachine):
         self.patch.setattr("time.sleep", self.clock.sleep)
         self.host = ModelHost(self.clock)
         self.asked_again = dict.fromkeys(FILES, 0)
-        self.lines = 0
+        self.entries = 0
 
     def teardown(self) -> None:
         self.patch.undo()
@@ -147,7 +153,7 @@ class OneSubmissionAFile(RuleBasedStateMachine):
         upload_seconds=st.sampled_from([0, 1, 40]),
         allowance_moves=st.booleans(),
     )
-    def begin(self, lag: float, upload_seconds: float, allowance_moves: bool) -> None:
+    def set_host(self, lag: float, upload_seconds: float, allowance_moves: bool) -> None:
         self.host.lag, self.host.upload_seconds = lag, upload_seconds
         self.host.allowance_moves = allowance_moves
 
@@ -167,10 +173,10 @@ class OneSubmissionAFile(RuleBasedStateMachine):
                 sent = submit(
                     self.host, self.workspace, self.root / f"{name}.csv", again=again, dry_run=dry_run, timeout=0
                 )
-            except RefusedError:  # nothing was made, and nothing stands in the way of the next try
+            except RefusedError:  # no submission was made, and no entry blocks the next one
                 assert self.unresolved() <= unresolved
                 return
-            # What it says is true.
+            # The result of submit is true.
             ref, content = sent.entry.ref, FILES[name].encode()
             assert not ref or any(s.ref == ref and c == content for _, c, s in self.host.made)
             assert len(self.host.made) - before == (not (dry_run or sent.was_known))
@@ -186,7 +192,7 @@ class OneSubmissionAFile(RuleBasedStateMachine):
             read_scores(self.host, self.workspace)
 
     @rule(seconds=st.sampled_from([-1e6, -3600, -60, 60, 3600, 86400, 1e6]))
-    def leap(self, seconds: float) -> None:
+    def set_clock(self, seconds: float) -> None:
         self.clock.now += seconds
 
     @rule(seconds=st.sampled_from([1, 10, 30, 100, 1000]))
@@ -196,7 +202,7 @@ class OneSubmissionAFile(RuleBasedStateMachine):
     @precondition(lambda self: self.host.made)
     @rule(data=st.data(), description=st.sampled_from(["", "the best", "0123456789ab"]))
     def edit_description(self, data: st.DataObject, description: str) -> None:
-        """On the host's site."""
+        """The user edits a description on the host's site."""
         i = data.draw(st.integers(0, len(self.host.made) - 1))
         when, content, submission = self.host.made[i]
         self.host.made[i] = (when, content, replace(submission, description=description))
@@ -204,30 +210,30 @@ class OneSubmissionAFile(RuleBasedStateMachine):
     @precondition(lambda self: len(self.host.listed()) == len(self.host.made))
     @rule()
     def delete_ledger(self) -> None:
-        """While all submissions are listed: without a list and without a ledger nobody can know."""
+        """Only while all submissions are listed: without list and ledger, earlier submissions cannot be known."""
         ledger_of(self.workspace).path.unlink(missing_ok=True)
-        self.lines = 0
+        self.entries = 0
 
     @invariant()
-    def one_submission_a_file_unless_again(self) -> None:
+    def one_submission_per_file_unless_again(self) -> None:
         for name, text in FILES.items():
             made = sum(content == text.encode() for _, content, _ in self.host.made)
             assert made <= 1 + self.asked_again[name]
 
     @invariant()
-    def no_line_is_dropped(self) -> None:
-        lines, self.lines = self.lines, len(ledger_of(self.workspace).entries())
-        assert self.lines >= lines
+    def no_entry_is_removed(self) -> None:
+        entries, self.entries = self.entries, len(ledger_of(self.workspace).entries())
+        assert self.entries >= entries
 
     @invariant()
-    def no_line_has_the_reference_of_another_file(self) -> None:
+    def no_entry_has_the_reference_of_another_file(self) -> None:
         contents = {s.ref: content for _, content, s in self.host.made}
         for entry in ledger_of(self.workspace).entries():
             if entry.ref:
                 assert entry.sha256 == hashlib.sha256(contents[entry.ref]).hexdigest()
 
 
-def test_submit_makes_one_submission_of_a_file_whatever_happens() -> None:
+def test_submit_makes_one_submission_after_any_faults() -> None:
     run_state_machine_as_test(
-        OneSubmissionAFile, settings=settings(max_examples=300, stateful_step_count=20, deadline=None)
+        OneSubmissionPerFile, settings=settings(max_examples=300, stateful_step_count=20, deadline=None)
     )

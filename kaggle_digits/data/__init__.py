@@ -1,1 +1,1 @@
-"""The competition's files: got, parsed, checked, and split into folds."""
+"""Download, parse and validate the competition's files, and split the rows into folds."""

@@ -1,4 +1,4 @@
-"""CSV to arrays: the competition's files parsed, validated and cached."""
+"""Parse, validate and cache the competition's CSV files."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class LabelledDigits:
     Attributes
     ----------
     images : ndarray of uint8, shape (n, 28, 28)
-        Grey values, 0 (paper) to 255 (ink).
+        Grey values, from 0 (background) to 255 (ink).
     labels : ndarray of uint8, shape (n,)
         The digit, 0 to 9.
     sha256 : str
-        Of the CSV file.
+        SHA-256 of the CSV file.
     """
 
     images: UInt8
@@ -54,11 +54,11 @@ class UnlabelledDigits:
     Attributes
     ----------
     images : ndarray of uint8, shape (m, 28, 28)
-        Grey values, 0 (paper) to 255 (ink).
+        Grey values, from 0 (background) to 255 (ink).
     ids : ndarray of int64, shape (m,)
         The ``ImageId`` of each row, from ``sample_submission.csv``.
     sha256 : str
-        Of ``test.csv``.
+        SHA-256 of ``test.csv``.
     """
 
     images: UInt8
@@ -75,7 +75,7 @@ class Data:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The SHA-256 of both files, by their names."""
+        """The SHA-256 of both files, keyed by file name."""
         return {TRAIN_CSV: self.train.sha256, TEST_CSV: self.test.sha256}
 
 
@@ -87,14 +87,14 @@ def load_data(folder: Path) -> Data:
 def load_train(folder: Path) -> LabelledDigits:
     """Load ``train.csv`` of a competition's data folder.
 
-    The file is parsed and validated once; after that its arrays come from ``cache/``, for as long as the file's
-    size and modification time, or else its SHA-256, are those of the parsed one.
+    The file is parsed and validated once. After that, its arrays are read from ``cache/`` as long as the file's
+    size and modification time, or its SHA-256, have not changed.
 
     Raises
     ------
     DataError
-        If the file is missing, or not 785 columns ``label,pixel0..pixel783`` of whole numbers with labels from
-        0 to 9 and grey values from 0 to 255.
+        If the file is missing, or does not have the 785 columns ``label,pixel0..pixel783`` with integer labels
+        from 0 to 9 and integer grey values from 0 to 255.
     """
     arrays = _cached(folder / TRAIN_CSV, _parse_train, ("images", "labels"))
     return LabelledDigits(arrays["images"], arrays["labels"], str(arrays["sha256"]))
@@ -106,35 +106,40 @@ def load_test(folder: Path) -> UnlabelledDigits:
     Raises
     ------
     DataError
-        If ``test.csv`` is not 784 columns ``pixel0..pixel783`` of whole numbers from 0 to 255, if
-        ``sample_submission.csv`` is not one (see `load_sample`), or if they differ in length.
+        If ``test.csv`` does not have the 784 columns ``pixel0..pixel783`` with integers from 0 to 255, if
+        ``sample_submission.csv`` is not valid (see `load_sample`), or if they differ in the number of rows.
     """
     arrays = _cached(folder / TEST_CSV, _parse_test, ("images",))
     images, ids = arrays["images"], load_sample(folder)
     if len(images) != len(ids):
         raise DataError(
             f"{folder / TEST_CSV} has {len(images):,} rows but {SAMPLE_CSV} has {len(ids):,}.",
-            "Get all three files again with the command: download --force.",
+            "Download all three files again with the command: download --force.",
         )
     return UnlabelledDigits(images, ids, str(arrays["sha256"]))
 
 
 def load_sample(folder: Path) -> Int64:
-    """Load the ids of ``sample_submission.csv``, int64 [m]: what a submission must hold, in this order.
+    """Load the ids of ``sample_submission.csv``.
+
+    Returns
+    -------
+    ndarray of int64, shape (m,)
+        The ``ImageId`` column. A submission must have these ids, in this order.
 
     Raises
     ------
     DataError
-        If the file is missing, its columns aren't ``ImageId,Label``, or an id stands twice.
+        If the file is missing, its columns are not ``ImageId,Label``, or an id occurs more than once.
     """
     path = folder / SAMPLE_CSV
     ids = _column(_read_csv(path, SUBMISSION_COLUMNS, "int64"), SUBMISSION_COLUMNS[0])
     if len(np.unique(ids)) != len(ids):
-        raise DataError(f"{path} has an {SUBMISSION_COLUMNS[0]} twice.", _GET_AGAIN)
+        raise DataError(f"{path} has duplicate values in the column {SUBMISSION_COLUMNS[0]}.", _GET_AGAIN)
     return ids
 
 
-_GET_AGAIN = "Get the file again with the command: download --force."
+_GET_AGAIN = "Download the file again with the command: download --force."
 
 
 def _parse_train(path: Path) -> dict[str, UInt8]:
@@ -142,7 +147,7 @@ def _parse_train(path: Path) -> dict[str, UInt8]:
     labels = _column(table, LABEL_COLUMN)
     if labels.max() >= CLASSES:
         row = int(np.argmax(labels >= CLASSES))
-        raise DataError(f"{path}, row {row + 1}: the label is {labels[row]}, which is no digit.", _GET_AGAIN)
+        raise DataError(f"{path}, row {row + 1}: the label is {labels[row]}, not a digit from 0 to 9.", _GET_AGAIN)
     return {"images": _images(table), "labels": labels}
 
 
@@ -151,7 +156,7 @@ def _parse_test(path: Path) -> dict[str, UInt8]:
 
 
 def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
-    """Read a CSV file of whole numbers with exactly these columns, in this order."""
+    """Read a CSV file of integers with exactly these columns, in this order."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -159,7 +164,8 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
         table = csv.read_csv(
             _existing(path),
             csv.ReadOptions(use_threads=threads),
-            # No cell of ours holds a line break, so a stray quote must not swallow the rest of the file.
+            # Valid files have no line breaks in values. Without this, a stray quote would make the reader take
+            # the rest of the file for one value.
             csv.ParseOptions(newlines_in_values=False),
             csv.ConvertOptions(column_types=dict.fromkeys(columns, dtype), null_values=[]),
         )
@@ -171,7 +177,7 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.", _GET_AGAIN) from error
     except (pa.ArrowInvalid, UnicodeDecodeError):
-        # Only the single-threaded reader knows the number of the row it stumbles over.
+        # Only the single-threaded reader reports the number of the row that is not valid.
         try:
             table = parse(threads=False)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -183,7 +189,7 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
 
 def _existing(path: Path) -> Path:
     try:
-        return regular_file(path, "Remove it, then get the file with the command: download.")
+        return regular_file(path, "Remove it, then download the file with the command: download.")
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path} is missing.", "Get it with the command: download.") from None
     except OSError as error:
@@ -191,7 +197,7 @@ def _existing(path: Path) -> Path:
 
 
 def _refuse(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
-    """Say in a sentence what the CSV reader found wrong."""
+    """Raise a `DataError` that says in plain words what the CSV reader reported."""
     text = str(error).splitlines()[0]
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty.", _GET_AGAIN) from error
@@ -207,22 +213,25 @@ def _refuse(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
         # The reader counts the header as row 1; people count data rows from 1.
         row = f"row {int(cell['row']) - 1}, " if cell["row"] else ""
         value = f"{cell['value'][:40]!r}" if cell["value"] else "missing"
+        name = header[int(cell["column"])]
+        limit = (
+            "" if columns == SUBMISSION_COLUMNS else f" from 0 to {CLASSES - 1 if name == LABEL_COLUMN else 255}"
+        )
         raise DataError(
-            f"{path}, {row}column {header[int(cell['column'])]}: the value is {value}, "
-            "where a whole number within the column's range belongs.",
+            f"{path}, {row}column {name}: the value is {value}, expected an integer{limit}.",
             _GET_AGAIN,
         ) from error
     counts = re.search(r"(?:Row #(?P<row>\d+): )?Expected (?P<expected>\d+) columns, got (?P<got>\d+)", text)
     if counts:
         row = f", row {int(counts['row']) - 1}" if counts["row"] else ""
         raise DataError(
-            f"{path}{row}: {counts['got']} values in a row of {counts['expected']} columns.", _GET_AGAIN
+            f"{path}{row}: expected {counts['expected']} values, got {counts['got']}.", _GET_AGAIN
         ) from error
     raise DataError(f"{path} is not a CSV file of digits: {text[:200].rstrip('.')}.", _GET_AGAIN) from error
 
 
 def _header(path: Path) -> list[str] | None:
-    """Return the column names in the first line of a file, or None if it has no readable line."""
+    """Return the column names in the first line of a file, or None if it cannot be read."""
     try:
         with open(path, encoding="utf-8-sig", errors="strict") as stream:
             line = stream.readline(100_000).strip("\r\n")
@@ -235,7 +244,7 @@ def _check_columns(path: Path, found: list[str], expected: tuple[str, ...]) -> N
     if tuple(found) == expected:
         return
     if len(found) != len(expected):
-        detail = f"it has {len(found)} columns, not {len(expected)}"
+        detail = f"expected {len(expected)} columns, got {len(found)}"
     else:
         at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
         detail = f"column {at + 1} is {found[at][:40]!r}, not {expected[at]!r}"
@@ -255,8 +264,8 @@ def _images(table: pa.Table) -> UInt8:
     return pixels.reshape(-1, SIDE, SIDE)
 
 
-def _is_sound(known: dict[str, npt.NDArray[Any]], names: tuple[str, ...]) -> bool:
-    """Tell whether a cache holds what it should: other versions and other programs may have written it."""
+def _is_valid_cache(known: dict[str, npt.NDArray[Any]], names: tuple[str, ...]) -> bool:
+    """Return whether a cache has the expected arrays: another version or another program may have written it."""
     if not {"stamp", "sha256", *names} <= known.keys():
         return False
     rows = known["images"].shape[:1]
@@ -272,12 +281,12 @@ def _is_sound(known: dict[str, npt.NDArray[Any]], names: tuple[str, ...]) -> boo
 
 
 def _cached(path: Path, parse: Any, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays called `names` that `parse` makes of a CSV file, from the cache beside it if it can."""
+    """Return the arrays called `names` that `parse` returns for a CSV file, from its cache if that is valid."""
     status = _existing(path).stat()
     cache = path.parent / "cache" / f"{path.stem}.npz"
     stamp = np.array([status.st_size, status.st_mtime_ns])
     known = read_npz(cache)
-    if known is not None and not _is_sound(known, names):
+    if known is not None and not _is_valid_cache(known, names):
         known = None
     if known and np.array_equal(known["stamp"], stamp):
         return known
@@ -293,5 +302,5 @@ def _cached(path: Path, parse: Any, names: tuple[str, ...]) -> dict[str, npt.NDA
         with replacing(cache) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)
     except WriteError:
-        pass  # A folder mounted read-only: the next load parses again.
+        pass  # The folder may be read-only. Without a cache, the next load parses the file again.
     return arrays

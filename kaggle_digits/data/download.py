@@ -1,4 +1,4 @@
-"""Downloading the competition's files into ``data/<competition>/``, complete and checked."""
+"""Download the competition's files into ``data/<competition>/`` and verify them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from kaggle_digits.hosts import open_host
 from kaggle_digits.workspace import FILES, Workspace
 
 MANIFEST = "manifest.json"
+_DOWNLOAD = "Download the file again with the command: download."
 _NO_FILES = (
-    "Name the zip that the browser saved, or a folder that holds train.csv, test.csv and sample_submission.csv."
+    "Give the zip file that the browser saved, or a folder with train.csv, test.csv and sample_submission.csv."
 )
 
 
@@ -38,14 +39,14 @@ class Download:
     Attributes
     ----------
     folder : pathlib.Path
-        Where they are.
+        The folder of the files.
     train_rows, test_rows : int
-        How many digits they hold.
+        The number of rows of ``train.csv`` and ``test.csv``.
     fetched : bool
-        False if complete files were there already, and no request was made.
+        False if complete files were there already, and nothing was downloaded.
     changed : tuple of str
-        Files that are others at their source than when they were got before; the former ones stay beside them, as
-        ``.<digits of their SHA-256>.bak``.
+        Files that have changed at their source since the last download. The old versions are kept in the same
+        folder, with ``.<first digits of their SHA-256>.bak`` added to their names.
     """
 
     folder: Path
@@ -62,36 +63,39 @@ def download(
     source: str | Path | None = None,
     mnist_dir: str | Path | None = None,
 ) -> Download:
-    """Download the competition's files, unless complete ones are there.
+    """Download the competition's files, unless complete files are there already.
 
-    New files are complete and valid before they take the place of old ones, which stay as
-    ``.<digits of their SHA-256>.bak`` where they differ; if that goes wrong, the old ones are back in their place.
-    Files put in place by hand, without a manifest, are validated and accepted.
+    New files are validated before they replace old ones. Old files with different content are kept, with
+    ``.<first digits of their SHA-256>.bak`` added to their names. If a file cannot be replaced, all old files are
+    restored. Files that were copied there by hand, without a manifest, are validated and accepted.
 
     Parameters
     ----------
     workspace : Workspace
-        The competition, and where its files go.
+        The competition and its folders.
     force : bool
-        Get them again, whatever is there.
+        Download the files even if complete files are there.
     source : str or pathlib.Path, optional
-        A zip from the browser, or a folder with the files, to take them from instead of the host.
+        A zip file that was downloaded in a browser, or a folder with the files. They are copied from there
+        instead of downloaded.
     mnist_dir : str or pathlib.Path, optional
-        For ``rehearsal-full``: the folder of MNIST's IDX files.
+        For ``rehearsal-full``: the folder with the IDX files of MNIST.
 
     Returns
     -------
     Download
-        Where they are and how many rows they have.
+        The folder of the files, and their numbers of rows.
 
     Raises
     ------
     DataError
-        If files put in place by hand, or from `source`, are not valid.
+        If files that were copied by hand, or files from `source`, are not valid.
     NetworkError
-        If those from the host are not.
-    KaggleDigitsError
-        What the host has to say: no credentials, a refusal, network trouble.
+        If downloaded files are not valid, or the host cannot be reached.
+    CredentialsError, RefusedError
+        If there are no valid credentials, or the host refuses the download.
+    WriteError
+        If a file cannot be written, or another download into the folder is running.
 
     Examples
     --------
@@ -103,112 +107,149 @@ def download(
     """
     folder = workspace.data
     keep = not force and source is None
-    if keep and _is_whole(folder):
-        return _described(folder, fetched=False)
+    # Before the lock, because the folder may be read-only.
+    if keep and _is_complete(folder):
+        return _validate(folder, fetched=False)
     make_folder(folder)
-    with lock(folder / ".lock", "Another download into this folder is under way."):
-        if keep and _is_by_hand(folder):
-            files = _described(folder, fetched=False)
+    with lock(folder / ".lock", "Another download into this folder is running."):
+        if keep and _is_copied_by_hand(folder):
+            files = _validate(folder, fetched=False)
             _write_manifest(folder, folder, "by hand")
             return files
-        for left_over in folder.glob(".download-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        # A process that was killed may have left its temporary folder.
+        for leftover in folder.glob(".download-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         with write_errors(folder), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as name:
-            arrived = Path(name)
+            new_folder = Path(name)
             if source is not None:
-                _take(Path(source), arrived)
-                _described(arrived, fetched=True)
+                _copy(Path(source), new_folder)
+                _validate(new_folder, fetched=True)
             else:
-                open_host(workspace, Path(mnist_dir) if mnist_dir else None).download(arrived)
+                open_host(workspace, Path(mnist_dir) if mnist_dir else None).download(new_folder)
                 try:
-                    _described(arrived, fetched=True)
+                    _validate(new_folder, fetched=True)
                 except DataError as error:
                     raise NetworkError(
-                        f"What arrived is damaged: {error.problem}", "Run the same command again later."
+                        f"The downloaded files are damaged: {error.problem}", "Download them again later."
                     ) from error
-            changed = _changed(folder, arrived)
-            _move_in(arrived, folder, str(source or workspace.competition.host))
-    return replace(_described(folder, fetched=True), changed=changed)
+            changed = _changed(folder, new_folder)
+            _replace_files(new_folder, folder, str(source or workspace.competition.host))
+    return replace(_validate(folder, fetched=True), changed=changed)
 
 
 def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Check that files are those that were downloaded.
+    """Check the SHA-256 of files against the manifest of the download.
 
     Parameters
     ----------
     folder : pathlib.Path
-        The competition's data.
+        The competition's data folder.
     hashes : mapping of str to str
-        Names of files to their SHA-256 as they are now.
+        File names and the SHA-256 of their current content.
 
     Raises
     ------
     DataError
-        If there is a manifest, and it says otherwise.
+        If a SHA-256 differs from the manifest. A manifest that is missing or damaged is ignored.
     """
-    for name, listed in _listed(folder).items():
+    for name, listed in _manifest_hashes(folder).items():
         if name in hashes and hashes[name] != listed:
             raise DataError(
                 f"{folder / name} is not the file that was downloaded.",
-                f"Get it again with the command: download. If another is meant, remove {folder / MANIFEST}.",
+                "Download it again with the command: download. If you replaced it on purpose, remove "
+                f"{folder / MANIFEST}.",
             )
 
 
-def _listed(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file by the manifest; empty if there is none or it cannot be read."""
+def _manifest_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in the manifest; empty if the manifest is missing or damaged."""
     try:
         return {name: str(entry["sha256"]) for name, entry in read_json(folder / MANIFEST)["files"].items()}
     except (DataError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def _changed(folder: Path, arrived: Path) -> tuple[str, ...]:
-    """Return which files have arrived as others than the manifest has from before."""
-    listed = _listed(folder)
-    return tuple(name for name in FILES if name in listed and listed[name] != sha256(arrived / name))
+def _changed(folder: Path, new_folder: Path) -> tuple[str, ...]:
+    """Return the names of new files whose SHA-256 differs from the existing manifest."""
+    listed = _manifest_hashes(folder)
+    return tuple(name for name in FILES if name in listed and listed[name] != sha256(new_folder / name))
 
 
-def _is_whole(folder: Path) -> bool:
-    """Tell whether the files are those that the manifest describes."""
+def manifest_differences(folder: Path) -> list[str]:
+    """Compare the three files with the manifest of the download.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The competition's data folder, with all three files.
+
+    Returns
+    -------
+    list of str
+        One sentence for each file whose size or SHA-256 differs; empty if all files match.
+
+    Raises
+    ------
+    DataError
+        If the manifest is missing or damaged, or a file is not a regular file.
+    OSError
+        If a file is missing or cannot be read.
+    """
+    entries = read_json(folder / MANIFEST).get("files")
     try:
-        entries = read_json(folder / MANIFEST)["files"]
-        return all(_entry(folder / name) == entries[name] for name in FILES)
-    except (DataError, OSError, KeyError, TypeError):
+        expected = {name: (entries[name]["bytes"], entries[name]["sha256"]) for name in FILES}  # type: ignore[index]
+        sentences = []
+        for name, (size, digest) in expected.items():
+            actual = _entry(folder / name)
+            if actual["bytes"] != size:
+                sentences.append(f"{folder / name} has {actual['bytes']:,} bytes, but {size:,} were downloaded.")
+            elif actual["sha256"] != digest:
+                sentences.append(f"{folder / name} is not the file that was downloaded: its SHA-256 differs.")
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / MANIFEST} is damaged.", _DOWNLOAD) from error
+    return sentences
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether all files are there and match the manifest."""
+    try:
+        return not manifest_differences(folder)
+    except (DataError, OSError):
         return False
 
 
-def _is_by_hand(folder: Path) -> bool:
-    """Tell whether all three files are there without a manifest: somebody put them there."""
+def _is_copied_by_hand(folder: Path) -> bool:
+    """Return whether all three files are there without a manifest: the user has copied them there."""
     return not (folder / MANIFEST).exists() and all((folder / name).is_file() for name in FILES)
 
 
-def _described(folder: Path, *, fetched: bool) -> Download:
-    """Validate the three files, which fills their cache, and count their rows."""
+def _validate(folder: Path, *, fetched: bool) -> Download:
+    """Validate the three files, which also writes their cache, and count their rows."""
     return Download(folder, len(load_train(folder).labels), len(load_test(folder).ids), fetched)
 
 
-def _take(source: Path, folder: Path) -> None:
-    """Copy the files from a zip or a folder."""
+def _copy(source: Path, folder: Path) -> None:
+    """Copy the files from a zip file or a folder."""
     if source.is_dir():
         for name in FILES:
             try:
                 content = regular_file(source / name, _NO_FILES).read_bytes()
             except OSError as error:
-                raise DataError(f"{source} has no {name} to read.", _NO_FILES) from error
+                raise DataError(f"{source / name} is missing or cannot be read.", _NO_FILES) from error
             write_bytes(folder / name, content)
     elif source.is_file():
         unzip(source, FILES, folder)
     else:
-        raise DataError(f"There is no {source}.", _NO_FILES)
+        raise DataError(f"{source} does not exist.", _NO_FILES)
 
 
-def _move_in(arrived: Path, folder: Path, origin: str) -> None:
-    """Put new files, and the cache made of them, in the place of old ones.
+def _replace_files(new_folder: Path, folder: Path, origin: str) -> None:
+    """Replace old files with new ones and their cache.
 
-    Should this fail half-way, all is put back. Should the process be killed then, the manifest, which goes first,
-    tells the next download that these are not the files it lists.
+    If this fails, all old files are restored. The manifest is replaced first: if the process is killed before the
+    last file is replaced, the files do not match the manifest, and the next download repeats the work.
     """
-    _write_manifest(arrived, arrived, origin)
+    _write_manifest(new_folder, new_folder, origin)
     moves: list[tuple[Path, Path]] = []
 
     def move(source: Path, target: Path) -> None:
@@ -219,22 +260,22 @@ def _move_in(arrived: Path, folder: Path, origin: str) -> None:
         for name in (MANIFEST, *FILES):
             target = folder / name
             if target.is_file():
-                move(target, _place_of_former(target, arrived))
-            move(arrived / name, target)
+                move(target, _backup_path(target, new_folder))
+            move(new_folder / name, target)
     except BaseException:
         for source, target in reversed(moves):
             target.replace(source)
         raise
     (folder / "cache").mkdir(exist_ok=True)
-    for path in (arrived / "cache").iterdir():
+    for path in (new_folder / "cache").iterdir():
         path.replace(folder / "cache" / path.name)
 
 
-def _place_of_former(path: Path, arrived: Path) -> Path:
-    """Return where a file goes that another replaces: beside it, under its own name, unless it is the same."""
+def _backup_path(path: Path, new_folder: Path) -> Path:
+    """Return where to move an old file: to a backup, or to the temporary folder if it has not changed."""
     digest = sha256(path)
-    if path.name == MANIFEST or digest == sha256(arrived / path.name):
-        return arrived / f"{path.name}.former"
+    if path.name == MANIFEST or digest == sha256(new_folder / path.name):
+        return new_folder / f"{path.name}.old"
     return path.with_name(f"{path.name}.{digest[:12]}.bak")
 
 
@@ -249,5 +290,5 @@ def _write_manifest(folder: Path, files: Path, origin: str) -> None:
 
 
 def _entry(path: Path) -> dict[str, int | str]:
-    regular_file(path, "Get it again with the command: download.")
+    regular_file(path, _DOWNLOAD)
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}

@@ -1,4 +1,4 @@
-"""The split: which row is in which fold."""
+"""Assign rows to folds for cross-validation."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ from kaggle_digits.errors import DataError, UsageError
 
 
 def make_folds(labels: UInt8, folds: int, seed: int) -> UInt8:
-    """Assign every row to one of `folds` folds, each with the classes in their proportions.
+    """Assign every row to one of `folds` folds, stratified by class.
 
     Parameters
     ----------
     labels : ndarray of uint8, shape (n,)
         The digit of each row.
     folds : int
-        Their number, at least 2.
+        The number of folds, from 2 to 255.
     seed : int
-        Same seed, same split.
+        Seed of the random split.
 
     Returns
     -------
     ndarray of uint8, shape (n,)
-        The fold of each row, 0 to `folds` - 1: the rows the fold's model is validated on.
+        For each row, the fold from 0 to `folds` - 1 whose model is validated on it.
 
     Raises
     ------
     UsageError
         If `folds` is below 2 or above 255.
     DataError
-        If there are fewer than two digits among the labels, or a digit has fewer rows than there are folds.
+        If there are fewer than two different digits, or a digit has fewer rows than there are folds.
     """
     if not 2 <= folds <= 255:
-        raise UsageError(f"folds must be between 2 and 255, got {folds}.", "Choose another number of folds.")
+        # 255, because the folds are stored as uint8.
+        raise UsageError(
+            f"The number of folds must be between 2 and 255, got {folds}.", "Choose another number of folds."
+        )
     digits, counts = np.unique(labels, return_counts=True)
     if len(digits) < 2:
         raise DataError(
-            f"All rows of train.csv are labelled {digits[0]}.",
-            "Get the file again with the command: download --force.",
+            f"All rows of train.csv have the label {digits[0]}.",
+            "Download the file again with the command: download --force.",
         )
     rarest = int(np.argmin(counts))
     if counts[rarest] < folds:
         raise DataError(
             f"The digit {digits[rarest]} has {counts[rarest]} rows, too few for {folds} folds.",
-            f"Choose --folds {counts[rarest]} or fewer." if counts[rarest] > 1 else "Get more rows of it.",
+            f"Choose {counts[rarest]} folds or fewer." if counts[rarest] > 1 else "Add more rows of this digit.",
         )
     from sklearn.model_selection import StratifiedKFold
 

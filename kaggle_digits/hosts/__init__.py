@@ -1,4 +1,4 @@
-"""Where a competition lives: one interface to Kaggle and to a competition held on this machine."""
+"""The interface to a competition's host: Kaggle, or a local host on this machine."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ Status = Literal["PENDING", "COMPLETE", "ERROR", "UNKNOWN"]
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission as its host remembers it.
+    """A submission as its host lists it.
 
     Attributes
     ----------
     ref : str
         The host's reference.
     time : str
-        When it was made, ISO 8601 in UTC.
+        When it was made, in ISO 8601 and UTC.
     description : str
         The message it was sent with.
     status : {"PENDING", "COMPLETE", "ERROR", "UNKNOWN"}
-        How far the host's scoring is.
+        The host's status of the scoring.
     score : float or None
         The public score, an accuracy from 0 to 1.
     reason : str
-        The host's words on a status of ERROR, else empty.
+        The host's error message for the status ERROR, else empty.
     team : str
         The team's name on the leaderboard, empty if the host does not say.
     file_name : str
-        The name that the file was uploaded under, empty if the host does not say.
+        The name of the uploaded file, empty if the host does not say.
     """
 
     ref: str
@@ -53,9 +53,9 @@ class Standing:
     Attributes
     ----------
     rank : int or None
-        1 is the best; None when the person is not on the board.
+        1 is the best; None if the user is not on the leaderboard.
     teams : int
-        How many are.
+        The number of teams on the leaderboard.
     """
 
     rank: int | None
@@ -68,39 +68,39 @@ class Standing:
 
 
 class Host(Protocol):
-    """What the pipeline asks of a host.
+    """The methods that every host has.
 
-    Every method raises a `KaggleDigitsError`, and nothing else, for what a person or the network can cause.
+    Errors that the user, the network or the server can cause are raised as a `KaggleDigitsError`.
     """
 
     def download(self, folder: Path) -> None:
-        """Put the competition's three CSV files, complete and unpacked, into an existing empty folder."""
+        """Download the competition's three CSV files, unzipped, into an existing empty folder."""
 
     def allowance(self) -> int | None:
         """Return how many submissions are left today, or None if the host does not say."""
 
     def upload(self, csv: Path) -> str:
-        """Upload a submission file, which makes no submission yet, and return what `create` needs to name it."""
+        """Upload a submission file and return its token for `create`. This does not make a submission."""
 
     def create(self, upload: str, description: str) -> str:
-        """Make a submission of an uploaded file, in a single try, and return its reference.
+        """Make a submission of an uploaded file, without retries, and return its reference.
 
         Raises
         ------
         NetworkError
-            If the answer was lost or is unclear: the submission may have been made all the same.
+            If there is no clear response: the submission may have been made.
         NotReachedError, or any other KaggleDigitsError
-            If the submission was certainly not made.
+            If the submission was not made.
         """
 
     def submissions(self) -> Iterable[Submission]:
-        """Return the person's submissions, newest first."""
+        """Return the user's submissions, newest first."""
 
     def standing(self) -> Standing:
-        """Return the person's rank on the leaderboard."""
+        """Return the user's rank on the leaderboard."""
 
-    def impatient(self) -> Host:
-        """Return the same host, asked once and briefly: for looks that are repeated anyway."""
+    def without_retries(self) -> Host:
+        """Return the same host with a short timeout and no retries, for polling."""
 
 
 def open_host(workspace: Workspace, mnist_dir: Path | None = None) -> Host:
@@ -109,10 +109,10 @@ def open_host(workspace: Workspace, mnist_dir: Path | None = None) -> Host:
     Parameters
     ----------
     workspace : Workspace
-        The competition, and where its files are.
+        The competition and its folders.
     mnist_dir : pathlib.Path, optional
-        For ``rehearsal-full``: the folder of MNIST's IDX files. Default: ``$KAGGLE_DIGITS_MNIST_DIR``, else
-        they are downloaded from a public mirror.
+        For ``rehearsal-full``: the folder with the IDX files of MNIST. By default it is
+        ``$KAGGLE_DIGITS_MNIST_DIR``; if that is not set, the files are downloaded from a public mirror.
     """
     if workspace.competition.host == "kaggle":
         from kaggle_digits.hosts.kaggle import KaggleHost

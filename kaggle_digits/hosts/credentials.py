@@ -1,4 +1,4 @@
-"""Kaggle's credentials: where the client finds them, and how what they hold stays out of what is printed."""
+"""Find Kaggle's credentials the way the client does, and remove secrets from output."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from kaggle_digits.errors import CredentialsError
 from kaggle_digits.files import write_errors
 
 HIDDEN = "***"
-"""What stands in the place of a secret."""
+"""The text that replaces a secret."""
 SHORTEST_SECRET = 6
-"""Characters: what is shorter is no key, and taking it out would spoil innocent words."""
+"""Minimum length of a secret in characters. A shorter string is not a key, and may be part of ordinary words."""
 
 _SETTINGS = "https://www.kaggle.com/settings/api"
 _GET_CREDENTIALS = (
-    f"Make a token at {_SETTINGS} and save it as ~/.kaggle/access_token, or set KAGGLE_API_TOKEN to it."
+    f"Create a token at {_SETTINGS} and save it as ~/.kaggle/access_token, or set KAGGLE_API_TOKEN to it."
 )
 _VARIABLES = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
 
 _CONTROL = re.compile(
-    # A complete escape sequence, then every other control character but newline and tab, and text-direction marks.
+    # Complete escape sequences, then all other control characters except newline and tab, and the characters that
+    # change the direction of text.
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 )
-_SECRET_FORMS = (
+_SECRET_PATTERNS = (
     (re.compile(r"(\w://)[^\s/]*@"), rf"\1{HIDDEN}@"),
     (re.compile(r"(\bhttps?://[^\s?\"'<>]+\?)[^\s\"'<>]+"), rf"\1{HIDDEN}"),
-    # In a query whose address has been left out, as urllib3 does.
+    # Parameters of a query without its address: urllib3 prints only the path and the query of a URL.
     (
         re.compile(
             r"\b(X-(?:Goog|Amz)-[\w-]+|\w*Signature|\w*AccessId|\w*AccessKeyId|upload_id|\w*token)(=|%3D)[^&\s\"'<>]+",
@@ -49,12 +50,12 @@ _SECRET_FORMS = (
 
 
 def credential_source() -> str:
-    """Return the name of the place whose credentials the client uses: the first one that has any.
+    """Return the name of the source whose credentials the client uses: the first that has any.
 
     Raises
     ------
     CredentialsError
-        If there are none, or what is there cannot be credentials.
+        If there are no credentials, or they are not valid.
     """
     for source in credential_sources():
         return source
@@ -62,14 +63,14 @@ def credential_source() -> str:
 
 
 def credential_sources() -> Iterator[str]:
-    """Yield the names of the places that have credentials, in the client's order: it uses those of the first.
+    """Yield the names of the sources that have credentials, in the client's order.
 
-    A token beats a key, a bad token too.
+    The client uses the first one. It prefers a token to a key, even if the token is not valid.
 
     Raises
     ------
     CredentialsError
-        Where the next place is reached, if what it has cannot be credentials.
+        When the iteration reaches a source whose content is not valid.
     """
     token = os.environ.get("KAGGLE_API_TOKEN")
     if token:
@@ -77,7 +78,7 @@ def credential_sources() -> Iterator[str]:
         _check_token(_read_text(Path(token)).strip() if is_path else token, "KAGGLE_API_TOKEN")
         yield "KAGGLE_API_TOKEN"
     for path in _token_files():
-        # Path.exists raises in a home that may not be searched, where there is nothing to find.
+        # Not Path.exists, which raises if there is no permission to search the home folder.
         if os.path.exists(path) and (text := _read_text(path).strip()):
             _check_token(text, str(path))
             yield str(path)
@@ -89,7 +90,7 @@ def credential_sources() -> Iterator[str]:
             stored = json.loads(_read_text(key_file))
             given = {name: str(key_file) for name in _VARIABLES if stored.get(name)} | given
         except (ValueError, AttributeError):
-            raise CredentialsError(f"{key_file} is no JSON object.", _GET_CREDENTIALS) from None
+            raise CredentialsError(f"{key_file} is not a JSON object.", _GET_CREDENTIALS) from None
     if len(given) == 2:
         yield "KAGGLE_USERNAME and KAGGLE_KEY" if len(variables) == 2 else str(key_file)
     if os.path.exists(_oauth_file()):
@@ -97,86 +98,91 @@ def credential_sources() -> Iterator[str]:
     elif len(given) == 1:
         ((half, source),) = given.items()
         missing = "key" if half == "username" else "username"
-        raise CredentialsError(f"In {source} there is a Kaggle {half} but no {missing}.", _GET_CREDENTIALS)
+        raise CredentialsError(f"{source} has a Kaggle {half} but no {missing}.", _GET_CREDENTIALS)
 
 
 def credential_file(source: str) -> Path | None:
-    """Return the file that holds the credentials of a source, unless variables do."""
-    # A variable may hold the path of the file.
+    """Return the file that contains the credentials of a source, or None if environment variables do."""
+    # An environment variable may contain the path of the file.
     path = Path(os.environ.get(source, source))
     return path if path.is_file() else None
 
 
-@contextmanager
-def room_for_the_client() -> Iterator[None]:
-    """Lend the client an empty folder in place of a home that it stumbles over.
+def is_readable_by_others(path: Path) -> bool:
+    """Return whether the group or other users of this machine may read a file."""
+    return bool(path.stat().st_mode & 0o044)
 
-    It makes the folder of its key file as it is imported, and looks for a token in the home with every question.
-    Where it cannot, as in many a container, it ends, even if variables hold the credentials; and where it cannot,
-    there is no file that it could read.
+
+@contextmanager
+def usable_home() -> Iterator[None]:
+    """Give the client an empty temporary folder as its home if the real home cannot be written or searched.
+
+    The client creates the folder of its key file when it is imported, and looks for a token in the home folder at
+    every request. It exits if it cannot, as in many containers, even if environment variables contain the
+    credentials. No file is missed: the client could not read one in such a home either.
 
     Raises
     ------
     WriteError
-        If there is no room in the temporary folder either.
+        If the temporary folder cannot be written either.
     """
-    lacking = []
+    unusable = []
     try:
         os.makedirs(_kaggle_json().parent, exist_ok=True)
     except OSError:
-        lacking.append("KAGGLE_CONFIG_DIR")
+        unusable.append("KAGGLE_CONFIG_DIR")
     try:
         _token_files()[0].exists()
     except OSError:
-        lacking.append("HOME")
-    if not lacking:
+        unusable.append("HOME")
+    if not unusable:
         yield
         return
     with write_errors(Path("into the temporary folder")):
-        lent = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    former = {name: os.environ.get(name) for name in lacking}
-    with lent as folder:
-        os.environ |= dict.fromkeys(lacking, folder)
+        temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    before = {name: os.environ.get(name) for name in unusable}
+    with temporary as folder:
+        os.environ |= dict.fromkeys(unusable, folder)
         try:
             yield
         finally:
-            for name, value in former.items():
+            for name, value in before.items():
                 os.environ.pop(name)
                 os.environ |= {} if value is None else {name: value}
 
 
-def unknown_credentials(words: str) -> CredentialsError:
-    """Return the error of credentials that Kaggle does not accept, with its `words` on them."""
+def rejected_credentials(reason: str) -> CredentialsError:
+    """Return the error for credentials that Kaggle does not accept, for a `reason`."""
     sources: list[str] = []
-    # What is wrong with a place that is passed over is for later.
+    # Errors of sources that the client does not use do not matter here.
     with suppress(CredentialsError):
         sources += credential_sources()
     used, *others = sources or ["this machine"]
-    problem = f"Kaggle does not accept the credentials from {used}: {words}"
-    remedy = f"Make a new token at {_SETTINGS} and put it there"
+    problem = f"Kaggle does not accept the credentials from {used}: {reason}"
+    remedy = f"Create a new token at {_SETTINGS} and put it there"
     if others:
         away = f"unset {used}" if used in os.environ else f"remove {used}"
-        problem += f"; those from {others[0]} were passed over"
+        problem += f"; those from {others[0]} were not used"
         remedy += f", or {away} to use those from {others[0]}"
     return CredentialsError(f"{problem}.", f"{remedy}.")
 
 
 def scrub(text: str) -> str:
-    """Return a text without secrets and control characters; newlines and tabs stay.
+    """Return a text without secrets and control characters; newlines and tabs are kept.
 
-    What goes are this machine's tokens and keys, whether they are used or not, passwords and queries in URLs, and
-    what could move a terminal's cursor.
+    It removes all tokens and keys that are stored on this machine, passwords and queries in URLs, and escape
+    sequences for terminals.
     """
     text = _CONTROL.sub("", text)
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    for form, shown in _SECRET_FORMS:
-        text = form.sub(shown, text)
+    for pattern, replacement in _SECRET_PATTERNS:
+        text = pattern.sub(replacement, text)
     return text
 
 
 def _secrets() -> set[str]:
-    """Return the tokens and keys of all places, and the form in which a key goes over the wire."""
+    """Return the tokens and keys of all sources, and the Base64 text of each key that is sent in HTTP headers."""
     environment = os.environ.get
     users, keys = {environment("KAGGLE_USERNAME")}, {environment("KAGGLE_KEY")}
     tokens: set[str | None] = set()
@@ -198,9 +204,9 @@ def _secrets() -> set[str]:
 
 
 def _check_token(text: str, source: str) -> None:
-    """Refuse what the client would choke on, with the text in its message."""
+    """Raise if the client would fail at a token, because its error message would contain the token."""
     if not re.fullmatch(r"[\x21-\x7e]{1,250}", text):
-        raise CredentialsError(f"What {source} holds is no token.", _GET_CREDENTIALS)
+        raise CredentialsError(f"The content of {source} is not a valid token.", _GET_CREDENTIALS)
 
 
 def _folder() -> Path:
@@ -216,7 +222,7 @@ def _oauth_file() -> Path:
 
 
 def _kaggle_json() -> Path:
-    """Return where the client looks for the key file."""
+    """Return the path where the client looks for the key file."""
     folder = _folder()
     if os.environ.get("KAGGLE_CONFIG_DIR"):
         folder = Path(os.environ["KAGGLE_CONFIG_DIR"])

@@ -1,4 +1,4 @@
-"""MNIST's IDX files: reading them, checking their content, fetching them from a public mirror."""
+"""Read, verify and download the IDX files of MNIST."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def parse_idx(content: bytes) -> UInt8:
     Raises
     ------
     ValueError
-        If the content is not such a file.
+        If the content is not a valid IDX file of unsigned bytes.
     """
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError("not an IDX file of unsigned bytes")
     header = 4 + 4 * content[3]
     if len(content) < header:
-        raise ValueError("cut short")
+        raise ValueError("the header is incomplete")
     shape = struct.unpack(f">{content[3]}I", content[4:header])
     values = np.frombuffer(content, np.uint8, offset=header)
     if values.size != np.prod(shape, dtype=np.int64):
@@ -68,19 +68,19 @@ def read_idx(path: Path) -> UInt8:
 
 
 def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
-    """Read all of MNIST from a folder of its four IDX files, plain or gzipped.
+    """Read MNIST from a folder with its four IDX files, plain or gzipped.
 
     Returns
     -------
     images : ndarray of uint8, shape (70000, 28, 28)
         MNIST's training images, then its test images.
     labels : ndarray of uint8, shape (70000,)
-        Their digits.
+        The digit of each image.
 
     Raises
     ------
     DataError
-        If a file is missing, or its content is not MNIST's own by its SHA-256.
+        If a file is missing, or its SHA-256 is not that of MNIST.
     """
     arrays = []
     for name, expected in MNIST_SHA256.items():
@@ -88,23 +88,23 @@ def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
         if path is None:
             raise DataError(
                 f"{folder} has no {name} or {name}.gz.",
-                "Name the folder of MNIST's four IDX files with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR.",
+                "Choose the folder with the four IDX files of MNIST, with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR.",
             )
         content = _read(path)
         if hashlib.sha256(content).hexdigest() != expected:
-            raise DataError(f"The content of {path} is not MNIST's.", "Get the file again from its source.")
+            raise DataError(f"The content of {path} is not that of MNIST.", "Download the file again.")
         arrays.append(_parse(path, content))
     train_images, train_labels, test_images, test_labels = arrays
     return np.concatenate([train_images, test_images]), np.concatenate([train_labels, test_labels])
 
 
 def fetch_mnist(folder: Path) -> None:
-    """Download MNIST's four IDX files into `folder` from a public mirror; files already there stay.
+    """Download the four IDX files of MNIST into `folder` from a public mirror, unless valid ones are there.
 
     Raises
     ------
     NetworkError
-        If no mirror has them.
+        If no mirror has a valid file.
     """
     for name, expected in MNIST_SHA256.items():
         path = folder / f"{name}.gz"
@@ -113,13 +113,13 @@ def fetch_mnist(folder: Path) -> None:
                 _retrieve(mirror + path.name, path)
         if not _has_content(path, expected):
             raise NetworkError(
-                f"No mirror hands out MNIST's {name}.",
-                "Check the network, or name a folder of MNIST's four IDX files with --mnist-dir.",
+                f"The file {name} of MNIST could not be downloaded from any mirror.",
+                "Check the network, or choose a folder with the four IDX files of MNIST, with --mnist-dir.",
             )
 
 
 def _has_content(path: Path, expected: str) -> bool:
-    """Tell whether an IDX file is there with the content of this SHA-256."""
+    """Return whether an IDX file exists and its uncompressed content has this SHA-256."""
     try:
         return path.exists() and hashlib.sha256(_read(path)).hexdigest() == expected
     except DataError:
@@ -127,7 +127,7 @@ def _has_content(path: Path, expected: str) -> bool:
 
 
 def _retrieve(url: str, path: Path) -> None:
-    """Try to download a file into the place of whatever is there; its content is for the caller to check."""
+    """Try to download a file and replace an existing one; the caller checks the content."""
     import pooch
     import requests
 
@@ -144,11 +144,11 @@ def _read(path: Path) -> bytes:
                 return stream.read()
         return path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}.", "Get the file again from its source.") from error
+        raise DataError(f"{path} cannot be read: {error}.", "Download the file again.") from error
 
 
 def _parse(path: Path, content: bytes) -> UInt8:
     try:
         return parse_idx(content)
     except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}.", "Get the file again from its source.") from error
+        raise DataError(f"{path} is damaged: {error}.", "Download the file again.") from error

@@ -1,8 +1,8 @@
-"""Kaggle, through its official client: the only module that touches the `kaggle` package.
+"""Kaggle as a host, through its official client. Only this module imports the `kaggle` package.
 
-The client prints where it should raise, waits without end and never retries; this module gives it a clean stdout,
-a deadline, and a sentence for each of its failures. Whatever of an answer is used is read inside the request, so
-that invalid and damaged answers are retried like network trouble.
+The client prints some errors instead of raising them, has no timeouts and does not retry. This module keeps stdout
+clean, sets timeouts and turns failures into errors of this package. Responses are parsed inside the function that
+is retried, so that a response that is not valid is retried like a network error.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ from kaggle_digits.hosts import Standing, Status, Submission
 from kaggle_digits.hosts.credentials import (
     credential_file,
     credential_source,
-    room_for_the_client,
+    is_readable_by_others,
+    rejected_credentials,
     scrub,
-    unknown_credentials,
+    usable_home,
 )
 from kaggle_digits.workspace import FILES, SAMPLE_CSV
 
@@ -47,19 +48,19 @@ T = TypeVar("T")
 
 ATTEMPTS = 4
 SOCKET_TIMEOUT = 60.0
-"""Seconds without a byte after which a connection counts as dropped."""
+"""Seconds without data after which a connection counts as dropped."""
 BRIEF_TIMEOUT = 10.0
-"""The same where a look is repeated anyway."""
+"""The same for polling, where the next poll follows soon."""
 LONGEST_WAIT = 120.0
-"""Seconds that the pauses between the tries of one question may come to; no server is waited for longer."""
+"""Maximum total of the pauses between the retries of one request, in seconds."""
 REFUSALS = (400, 401, 403, 404)
-"""Statuses with which Kaggle refuses to make a submission. Others, such as 408, 409 and 5xx, may come after it."""
-LONGEST_WORDS = 300
-"""Characters that are shown of what Kaggle says."""
+"""Status codes that mean that no submission was made. After others, such as 408 and 5xx, it may have been made."""
+LONGEST_MESSAGE = 300
+"""Maximum length of a message from Kaggle that is shown, in characters."""
 FETCHES = 3
-"""How often a file without a checksum is fetched, until it has come twice with the same bytes."""
+"""Maximum number of downloads of a file without a checksum, until two of them have the same content."""
 
-_TRY_LATER = "Check the network and Kaggle's status, then run the same command again."
+_TRY_LATER = "Check the network and Kaggle's status, then try again."
 
 
 class KaggleHost:
@@ -70,9 +71,9 @@ class KaggleHost:
     slug : str
         The competition's name at Kaggle.
     attempts : int
-        How often to ask what is safe to ask again, when the network or the server is in the way.
+        Maximum number of attempts for requests that are safe to repeat, after network and server errors.
     timeout : float
-        Seconds without a byte after which a connection counts as dropped.
+        Seconds without data after which a connection counts as dropped.
     """
 
     def __init__(self, slug: str, attempts: int = ATTEMPTS, timeout: float = SOCKET_TIMEOUT) -> None:
@@ -81,14 +82,14 @@ class KaggleHost:
         self._timeout = timeout
 
     def download(self, folder: Path) -> None:
-        """Download the files and check their sizes against Kaggle's listing.
+        """Download the files and check their sizes against Kaggle's list of files.
 
-        The bundle comes first: its zip carries checksums, and the client checks nothing. Where it keeps arriving
-        damaged, the files are fetched one by one, which Kaggle serves by another way.
+        The bundle is tried first, because its zip file has checksums and the client checks nothing. If it is still
+        damaged after all retries, the files are downloaded one by one, from other URLs.
         """
-        sizes = self._ask(self._sizes)
+        sizes = self._request(self._sizes)
         try:
-            self._ask(lambda api: self._download_bundle(api, folder, sizes))
+            self._request(lambda api: self._download_bundle(api, folder, sizes))
         except _ThrottledError:
             raise
         except NetworkError:
@@ -96,45 +97,47 @@ class KaggleHost:
                 self._download_file(folder, name, sizes[name])
 
     def try_download(self) -> None:
-        """Get the smallest file and forget it: a download is refused to whoever has not accepted the rules."""
-        with _scratch() as folder:
-            self._ask(lambda api: api.competition_download_file(self._slug, SAMPLE_CSV, str(folder), True, True))
+        """Download the smallest file and discard it. Kaggle refuses this if the rules have not been accepted."""
+        with _temporary_folder() as folder:
+            self._request(
+                lambda api: api.competition_download_file(self._slug, SAMPLE_CSV, str(folder), True, True)
+            )
 
     def allowance(self) -> int | None:
-        """Return how many submissions are left today; None for somebody who is on no team yet."""
+        """Return how many submissions are left today, or None if the user has no team yet."""
 
         def numbers(api: Any) -> list[int]:
             limits = api.competition_get_submission_limits(self._slug)
             return [int(n) for n in (limits.num_allowed_now, limits.num_today, limits.num_total)]
 
-        allowed, *used = self._ask(numbers)
-        # All zero is Kaggle's answer before the first submission, not a used-up allowance.
+        allowed, *used = self._request(numbers)
+        # Before the first submission, Kaggle returns zero for all numbers. This is not a used-up limit.
         return allowed if allowed or any(used) else None
 
     def upload(self, csv: Path) -> str:
-        """Upload a submission file in a single try, and return the token by which `create` names it.
+        """Upload a submission file, without retries, and return the token for `create`.
 
-        Nothing is submitted by this. The client's own `competition_submit` does both steps in one, and what goes
-        wrong in the first could not be told from what goes wrong in the second.
+        This submits nothing. The client's own `competition_submit` does both steps in one call, so that an error
+        would not say whether a submission may have been made.
         """
-        return self._ask_once(lambda api: self._upload(api, csv))
+        return self._request_once(lambda api: self._upload(api, csv))
 
     def create(self, upload: str, description: str) -> str:
-        """Make a submission of an uploaded file, in a single try: a second one could make a second submission.
+        """Make a submission of an uploaded file, without retries: a retry could make a second submission.
 
         Raises
         ------
         NetworkError
-            If Kaggle may have made it: there is no answer, or none that is certainly Kaggle's refusal.
+            If Kaggle may have made it: there is no response, or it is not clearly a refusal by Kaggle.
         NotReachedError
-            If there was no connection to Kaggle.
+            If no connection to Kaggle was made.
         RefusedError, CredentialsError
-            If Kaggle has refused it.
+            If Kaggle refused it.
         """
-        return self._ask_once(lambda api: self._create(api, upload, description))
+        return self._request_once(lambda api: self._create(api, upload, description))
 
     def submissions(self) -> Iterator[Submission]:
-        """Yield the person's submissions, newest first; pages are asked for as they are needed."""
+        """Yield the user's submissions, newest first. Pages are requested as they are needed."""
         seen: set[str] = set()
         page = 1
         while fresh := [s for s in self._submissions_page(page) if s.ref not in seen]:
@@ -144,17 +147,17 @@ class KaggleHost:
             page += 1
 
     def standing(self) -> Standing:
-        """Return the rank on the public leaderboard, whose entries Kaggle drops after two months."""
+        """Return the rank on the public leaderboard. Kaggle removes entries after two months."""
         import pandas as pd
 
-        # In a folder of its own, for the client gives it the name of the data bundle.
-        with _scratch() as folder:
-            self._ask(lambda api: api.competition_leaderboard_download(self._slug, str(folder)))
-            with _as_damage_on_the_wire():
+        # In a separate folder, because the client gives the file the same name as the data bundle.
+        with _temporary_folder() as folder:
+            self._request(lambda api: api.competition_leaderboard_download(self._slug, str(folder)))
+            with _as_damaged_download():
                 content = read_zipped(_only_file(folder), "*.csv")
         try:
             board = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", dtype=str, keep_default_na=False)
-            # Names of teams are not unique, those of users are.
+            # Team names are not unique, user names are.
             user = self._api.config_values.get("username")
             if user and "TeamMemberUserNames" in board:
                 mine = board["TeamMemberUserNames"].map(lambda names: user in re.split(r"[,;\s]+", names))
@@ -167,9 +170,9 @@ class KaggleHost:
         except (ValueError, KeyError) as error:
             raise NetworkError("Kaggle's leaderboard cannot be read.", _TRY_LATER) from error
 
-    def impatient(self) -> KaggleHost:
-        """Return the same host, asked once and briefly: for looks that are repeated anyway."""
-        host = copy(self)  # with the client, which is authenticated
+    def without_retries(self) -> KaggleHost:
+        """Return the same host with a short timeout and no retries, for polling."""
+        host = copy(self)  # shares the authenticated client
         host._attempts, host._timeout = 1, BRIEF_TIMEOUT
         return host
 
@@ -179,38 +182,38 @@ class KaggleHost:
         missing = [name for name in FILES if name not in sizes]
         if missing:
             raise NetworkError(
-                f"Kaggle's answer is not valid: its list of files has no {', '.join(missing)}.", _TRY_LATER
+                f"Kaggle's response is not valid: its list of files has no {', '.join(missing)}.", _TRY_LATER
             )
         return sizes
 
     def _download_bundle(self, api: Any, folder: Path, sizes: dict[str, int]) -> None:
-        with _scratch(folder) as scratch, _as_damage_on_the_wire():
-            api.competition_download_files(self._slug, str(scratch), force=True, quiet=True)
-            unzip(_only_file(scratch), FILES, folder)
+        with _temporary_folder(folder) as temporary, _as_damaged_download():
+            api.competition_download_files(self._slug, str(temporary), force=True, quiet=True)
+            unzip(_only_file(temporary), FILES, folder)
         for name in FILES:
             _check_size(folder / name, sizes[name])
 
     def _download_file(self, folder: Path, name: str, size: int) -> None:
-        """Download a single file: zipped, with a checksum, or plain, and then with the same bytes twice."""
-        fetched: set[str] = set()
+        """Download a single file. If it is not zipped, it has no checksum: repeat until two copies are equal."""
+        digests: set[str] = set()
         for _ in range(FETCHES):
-            digest = self._ask(lambda api: self._fetch_file(api, folder, name, size))
-            if digest is None or digest in fetched:
+            digest = self._request(lambda api: self._download_once(api, folder, name, size))
+            if digest is None or digest in digests:
                 return
-            fetched.add(digest)
-        raise NetworkError(f"The download arrived damaged: {name} has other bytes each time.", _TRY_LATER)
+            digests.add(digest)
+        raise NetworkError(f"The download is damaged: {name} has different content each time.", _TRY_LATER)
 
-    def _fetch_file(self, api: Any, folder: Path, name: str, size: int) -> str | None:
-        """Fetch a single file; return its SHA-256, or None if it came with a checksum, which is right."""
-        with _scratch(folder) as scratch, _as_damage_on_the_wire():
-            api.competition_download_file(self._slug, name, str(scratch), force=True, quiet=True)
-            arrived = _only_file(scratch)
-            # It may arrive zipped, under whatever name.
-            zipped = arrived.stat().st_size != size
+    def _download_once(self, api: Any, folder: Path, name: str, size: int) -> str | None:
+        """Download a single file once; return its SHA-256, or None if it was zipped and its checksum is valid."""
+        with _temporary_folder(folder) as temporary, _as_damaged_download():
+            api.competition_download_file(self._slug, name, str(temporary), force=True, quiet=True)
+            downloaded = _only_file(temporary)
+            # Kaggle may send it zipped, under any name.
+            zipped = downloaded.stat().st_size != size
             if zipped:
-                unzip(arrived, (name,), folder)
+                unzip(downloaded, (name,), folder)
             else:
-                arrived.replace(folder / name)
+                downloaded.replace(folder / name)
         _check_size(folder / name, size)
         return None if zipped else sha256(folder / name)
 
@@ -224,14 +227,14 @@ class KaggleHost:
         request.content_length = csv.stat().st_size
         request.last_modified_epoch_seconds = int(csv.stat().st_mtime)
         with api.build_kaggle_client() as client:
-            answer = client.competitions.competition_api_client.start_submission_upload(request)
-            # What goes wrong is not raised: the client prints it, with the secret address of the upload in it.
-            if api.upload_complete(str(csv), answer.create_url, quiet=True) != ResumableUploadResult.COMPLETE:
+            response = client.competitions.competition_api_client.start_submission_upload(request)
+            # The client does not raise upload errors: it prints them, with the secret URL of the upload.
+            if api.upload_complete(str(csv), response.create_url, quiet=True) != ResumableUploadResult.COMPLETE:
                 raise NetworkError(
                     "The upload of the file to Kaggle failed.",
-                    "Nothing was submitted; run the same command again.",
+                    "Nothing was submitted; try again.",
                 )
-            return str(answer.token)
+            return str(response.token)
 
     def _create(self, api: Any, upload: str, description: str) -> str:
         import requests
@@ -243,24 +246,24 @@ class KaggleHost:
         request.submission_description = description
         with api.build_kaggle_client() as client:
             try:
-                answer = client.competitions.competition_api_client.create_submission(request)
+                response = client.competitions.competition_api_client.create_submission(request)
             except requests.HTTPError as error:
                 if error.response is not None and _is_refusal(error.response):
                     raise
-                # A proxy or a gateway on the way may answer anything after Kaggle has made the submission.
-                raise _unclear(error.response) from error
+                # A proxy or gateway may have sent this response after Kaggle has made the submission.
+                raise _unclear_response(error.response) from error
             except Exception as error:
-                explained = _explained(error, self._slug)
+                explained = _translated(error, self._slug)
                 if _never_connected(error):
                     raise NotReachedError(explained.problem, explained.remedy) from error
-                # Whatever it is, it came after the request had gone out.
+                # The error occurred after the request was sent, so the submission may have been made.
                 raise NetworkError(explained.problem, _TRY_LATER) from error
-        if not answer.ref:
-            raise NetworkError("Kaggle's answer to the submission has no reference.", _TRY_LATER)
-        return str(answer.ref)
+        if not response.ref:
+            raise NetworkError("Kaggle's response to the submission has no reference.", _TRY_LATER)
+        return str(response.ref)
 
     def _submissions_page(self, page: int) -> list[Submission]:
-        return self._ask(
+        return self._request(
             lambda api: [_submission(s) for s in api.competition_submissions(self._slug, page_number=page) or []]
         )
 
@@ -269,24 +272,24 @@ class KaggleHost:
         """The authenticated client."""
         file = credential_file(credential_source())
         if file is not None:
-            _warn_of_readers(file)
-        with _tamed_client(self._timeout):
+            _warn_if_readable_by_others(file)
+        with _client_settings(self._timeout):
             try:
                 api = _import_client()
-                # The import swallows what goes wrong in it; asking again tells.
+                # The import hides authentication errors; authenticating again raises them.
                 if not api.config_values.get("auth_method"):
                     api.authenticate()
             except SystemExit:
-                raise unknown_credentials("they are invalid or expired") from None
+                raise rejected_credentials("they are invalid or expired") from None
             except Exception as error:
-                raise _explained(error, self._slug) from error
-        # One layer of retries, ours, which starts a download anew: the client's goes on where a body was cut, and
-        # can splice an error page into the file.
+                raise _translated(error, self._slug) from error
+        # Disable the client's own retries. They resume an interrupted download and may append an error page to
+        # the file; the retries of this class start the download again.
         api.download_file = partial(api.download_file, max_retries=0)
         return api
 
-    def _ask(self, question: Callable[[Any], T]) -> T:
-        """Ask Kaggle what is safe to ask twice: with capped, jittered retries on network and server trouble."""
+    def _request(self, call: Callable[[Any], T]) -> T:
+        """Make a request that is safe to repeat, with jittered retries after network and server errors."""
         from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
         backoff = wait_random_exponential(multiplier=1, max=10)
@@ -298,74 +301,76 @@ class KaggleHost:
         def stop(state: RetryCallState) -> bool:
             return state.attempt_number >= self._attempts or state.idle_for + state.upcoming_sleep > LONGEST_WAIT
 
-        def may_pass(error: BaseException) -> bool:
+        def is_retryable(error: BaseException) -> bool:
             return isinstance(error, NetworkError)
 
-        retrying = Retrying(retry=retry_if_exception(may_pass), stop=stop, wait=wait, reraise=True)
-        answer: T = retrying(self._ask_once, question)
-        return answer
+        retrying = Retrying(retry=retry_if_exception(is_retryable), stop=stop, wait=wait, reraise=True)
+        result: T = retrying(self._request_once, call)
+        return result
 
-    def _ask_once(self, question: Callable[[Any], T]) -> T:
-        """Ask Kaggle in a single try."""
+    def _request_once(self, call: Callable[[Any], T]) -> T:
+        """Make a request without retries."""
         api = self._api
-        with _tamed_client(self._timeout):
+        with _client_settings(self._timeout):
             try:
-                return question(api)
+                return call(api)
             except Exception as error:
-                raise _explained(error, self._slug) from error
+                raise _translated(error, self._slug) from error
 
 
 @contextmanager
-def _tamed_client(timeout: float) -> Iterator[None]:
-    """Keep the client's prints off stdout, and its waits for a byte bounded."""
+def _client_settings(timeout: float) -> Iterator[None]:
+    """Redirect the client's output, and set a timeout and no retries for its requests."""
     from requests.adapters import HTTPAdapter
     from urllib3 import Retry
 
     send = HTTPAdapter.send
 
-    def send_in_time(adapter: Any, request: Any, **options: Any) -> Any:
+    def send_with_timeout(adapter: Any, request: Any, **options: Any) -> Any:
         adapter.max_retries = Retry(0, read=False)
         return send(adapter, request, **options | {"timeout": timeout})
 
-    # The client mostly sets no timeout, gives an upload ten tries, and offers no place to set either.
-    HTTPAdapter.send = send_in_time  # type: ignore[method-assign, assignment]
+    # The client mostly sets no timeout, tries an upload ten times, and has no setting for either.
+    HTTPAdapter.send = send_with_timeout  # type: ignore[method-assign, assignment]
     try:
-        with room_for_the_client(), redirect_stdout(io.StringIO()):
+        with usable_home(), redirect_stdout(io.StringIO()):
             yield
     finally:
         HTTPAdapter.send = send  # type: ignore[method-assign]
 
 
 @cache
-def _warn_of_readers(path: Path) -> None:
-    """Say once, on stderr unless logging goes elsewhere, that others can read a file of credentials."""
-    if path.stat().st_mode & 0o044:
+def _warn_if_readable_by_others(path: Path) -> None:
+    """Log a warning, once per file, if other users can read a file with credentials."""
+    if is_readable_by_others(path):
         logging.getLogger(__name__).warning(
-            "Other users of this machine can read %s. Keep them out: chmod 600 %s", path, shlex.quote(str(path))
+            "Other users of this machine can read %s. Fix its permissions with: chmod 600 %s",
+            path,
+            shlex.quote(str(path)),
         )
 
 
 def _import_client() -> Any:
-    """Import the client's ready-made `KaggleApi`, which authenticates as it is imported."""
-    # With one of these set the client prints tokens and Authorization headers; it decides so when imported.
-    chatty = {name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ}
+    """Import the client's `KaggleApi` object, which authenticates when it is imported."""
+    # If one of these is set during the import, the client prints tokens and Authorization headers.
+    verbose = {name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ}
     try:
         import kaggle
     finally:
-        os.environ |= chatty
+        os.environ |= verbose
     return kaggle.api
 
 
 class _ThrottledError(NetworkError):
-    """The server asks for fewer requests, or for a pause of `retry_after` seconds."""
+    """The server asks for fewer requests, or for a pause of `retry_after` seconds (rate limit)."""
 
     def __init__(self, problem: str, remedy: str, retry_after: float = 0.0) -> None:
         super().__init__(problem, remedy)
         self.retry_after = retry_after
 
 
-def _explained(error: Exception, slug: str) -> KaggleDigitsError:
-    """Turn whatever the client raised into an error with two sentences and an exit code."""
+def _translated(error: Exception, slug: str) -> KaggleDigitsError:
+    """Return the error of this package for an exception from the client."""
     import requests
     import urllib3
 
@@ -373,51 +378,51 @@ def _explained(error: Exception, slug: str) -> KaggleDigitsError:
         return error
     # A response is false when its status is an error, so compare with None.
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        return _explained_status(error.response, slug)
+        return _status_error(error.response, slug)
     if isinstance(error, json.JSONDecodeError | requests.JSONDecodeError):
-        found = "a web page" if error.doc.lstrip().startswith("<") else "something else"
+        found = "a web page" if error.doc.lstrip().startswith("<") else "other content"
         return NetworkError(
-            f"Kaggle's answer is not valid: it is {found} instead of JSON.",
-            "See in a browser whether this network asks you to sign in first, then run the same command again.",
+            f"Kaggle's response is not valid: it is {found} instead of JSON.",
+            "Check in a browser whether this network requires you to sign in first, then try again.",
         )
     if isinstance(
         error, requests.RequestException | urllib3.exceptions.HTTPError | ConnectionError | TimeoutError
     ):
         return NetworkError(f"Kaggle cannot be reached: {type(error).__name__}.", _TRY_LATER)
     if isinstance(error, OSError):
-        # What fails to be written has an errno.
+        # Errors while writing a file have an errno; the client's library raises OSError without one.
         if error.errno is None and (variable := _missing_certificates()):
-            # Neither Kaggle nor the network is at fault, and no other try would go better: it is wrong usage.
+            # A retry cannot succeed before the variable is changed, so this is not a network error.
             return UsageError(
-                f"There is no {os.environ[variable]}, where {variable} says that certificates are.",
+                f"The file of certificates that {variable} names does not exist: {os.environ[variable]}.",
                 f"Unset {variable}, or set it to a file of certificates that exists.",
             )
         return WriteError(
             f"Cannot write {error.filename or 'the download'}: {error.strerror or error}.",
             "Free some space or fix the permissions of the folder, then run the same command again.",
         )
-    # What the client makes of an answer that isn't the API's, or of a file that is too short. Its words may hold a
-    # secret, so they are for --debug.
-    return NetworkError(f"Kaggle's client cannot read Kaggle's answer: {type(error).__name__}.", _TRY_LATER)
+    # The client raises such errors for responses that are not from the API and for files that are too short. The
+    # message may contain a secret, so only --debug shows it.
+    return NetworkError(f"Kaggle's client cannot read the response: {type(error).__name__}.", _TRY_LATER)
 
 
 def _missing_certificates() -> str | None:
-    """Return the variable that makes requests look for certificates where there is nothing, if one does."""
-    # Not SSL_CERT_FILE, which requests passes over.
+    """Return the variable that names a missing file of certificates for requests, or None."""
+    # Not SSL_CERT_FILE, which requests ignores.
     used = next(filter(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")), None)
     return used if used and not os.path.exists(os.environ[used]) else None
 
 
-def _explained_status(response: Any, slug: str) -> KaggleDigitsError:
-    status, words = response.status_code, _kaggles_words(response)
-    pause = _pause_asked_for(response.headers.get("Retry-After", ""))
+def _status_error(response: Any, slug: str) -> KaggleDigitsError:
+    status, words = response.status_code, _error_message(response)
+    pause = _parse_retry_after(response.headers.get("Retry-After", ""))
     if status == 401:
-        return unknown_credentials(words)
+        return rejected_credentials(words)
     if status == 403:
         return RefusedError(
-            f"Kaggle refuses: {words}.",
+            f"Kaggle refuses the request: {words}.",
             "If you have not joined the competition yet, accept its rules at "
-            f"https://www.kaggle.com/competitions/{slug}/rules, then run the same command again.",
+            f"https://www.kaggle.com/competitions/{slug}/rules, then try again.",
         )
     if status == 404:
         return RefusedError(
@@ -426,32 +431,34 @@ def _explained_status(response: Any, slug: str) -> KaggleDigitsError:
         )
     if status == 429:
         return _ThrottledError(
-            f"Kaggle asks for fewer requests: {words}.", "Wait a while, then try again.", pause or 0.0
+            f"Kaggle asks for fewer requests: {words}.", "Wait a few minutes, then try again.", pause or 0.0
         )
     if status >= 500:
-        problem = f"Kaggle has trouble of its own (status {status}): {words}."
+        problem = f"Kaggle's server reports an error (status {status}): {words}."
         return NetworkError(problem, _TRY_LATER) if pause is None else _ThrottledError(problem, _TRY_LATER, pause)
-    return RefusedError(f"Kaggle refuses (status {status}): {words}.", "Fix what it names, then try again.")
+    return RefusedError(
+        f"Kaggle refuses the request (status {status}): {words}.", "Fix what the message names, then try again."
+    )
 
 
 def _is_refusal(response: Any) -> bool:
-    """Tell whether an answer is certainly Kaggle's own refusal: a status that it refuses with, in its own form."""
+    """Return whether a response is clearly a refusal by Kaggle: one of `REFUSALS`, with Kaggle's JSON format."""
     try:
         document = response.json()
     except ValueError:
         return False
-    form = document.get("error", document) if isinstance(document, dict) else None
-    if not isinstance(form, dict) or not isinstance(form.get("message"), str):
+    content = document.get("error", document) if isinstance(document, dict) else None
+    if not isinstance(content, dict) or not isinstance(content.get("message"), str):
         return False
-    # The client takes a code in the body for the status too, whatever the status line says.
-    return form.get("code") in REFUSALS and response.status_code in (200, form["code"])
+    # The client also treats a code in the body as the status, whatever the status line says.
+    return content.get("code") in REFUSALS and response.status_code in (200, content["code"])
 
 
 def _never_connected(error: BaseException | None) -> bool:
-    """Tell whether a request failed before there was a connection that it could have gone out by."""
+    """Return whether a request failed before a connection was made, so that it cannot have been sent."""
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
-    # The client's library wraps them, as arguments and as causes, several times over.
+    # requests and urllib3 wrap the original error several times, as an argument or as an attribute.
     while error is not None:
         reason = getattr(error, "reason", None) or getattr(error, "original_error", None)
         inner = reason if isinstance(reason, BaseException) else next(iter(error.args), None)
@@ -461,18 +468,18 @@ def _never_connected(error: BaseException | None) -> bool:
     return False
 
 
-def _unclear(response: Any) -> NetworkError:
-    """Return the error of an answer that leaves open whether a submission was made."""
+def _unclear_response(response: Any) -> NetworkError:
+    """Return the error for a response that does not say whether a submission was made."""
     if response is None:
-        return NetworkError("Kaggle's answer to the submission is unclear.", _TRY_LATER)
-    words = _kaggles_words(response)
+        return NetworkError("Kaggle's response to the submission is unclear.", _TRY_LATER)
+    words = _error_message(response)
     return NetworkError(
-        f"The answer to the submission is unclear (status {response.status_code}): {words}.", _TRY_LATER
+        f"The response to the submission is unclear (status {response.status_code}): {words}.", _TRY_LATER
     )
 
 
-def _pause_asked_for(retry_after: str) -> float | None:
-    """Return the seconds in a Retry-After header, a number or a date, or None if it has neither."""
+def _parse_retry_after(retry_after: str) -> float | None:
+    """Return the seconds in a Retry-After header, which has a number or a date; None if it is not valid."""
     with suppress(ValueError):
         seconds = float(retry_after)
         return seconds if seconds >= 0 else None
@@ -483,27 +490,27 @@ def _pause_asked_for(retry_after: str) -> float | None:
     return None
 
 
-def _kaggles_words(response: Any) -> str:
-    """Return what the server says in the body of an error, which the client's own exceptions leave out."""
+def _error_message(response: Any) -> str:
+    """Return the message in the body of an error response, which the client's exceptions do not include."""
     import requests
 
     try:
         text = response.text.strip()
     except requests.RequestException:
-        return "its answer was cut off"
+        return "the response is incomplete"
     words = ""
-    with suppress(RecursionError):  # a document without a bottom
+    with suppress(RecursionError):  # JSON that is nested too deeply
         words = _message(text)
     return _shortened(_line(words or response.reason or "no reason given"))
 
 
 def _message(document: Any) -> str:
-    """Return the words in what a server answers an error with, as text or parsed; empty if it has none."""
+    """Return the message in the body of an error response, given as text or parsed JSON; empty if it has none."""
     if isinstance(document, str):
         try:
             parsed = json.loads(document)
         except ValueError:
-            # A web page, or a document that is damaged or written by Python, is nothing for a person to read.
+            # Do not show web pages, damaged JSON or the text of Python objects to the user.
             return "" if document.lstrip().startswith(("<", "{", "[")) else document
         return _message(parsed)
     if isinstance(document, list):
@@ -514,15 +521,15 @@ def _message(document: Any) -> str:
 
 
 def _shortened(words: str) -> str:
-    """Return a line without its full stop, cut after a word if it is longer than `LONGEST_WORDS`."""
-    if len(words) > LONGEST_WORDS:
-        start = words[: LONGEST_WORDS - 1]
+    """Return a line without its full stop, shortened at a word boundary if it is longer than `LONGEST_MESSAGE`."""
+    if len(words) > LONGEST_MESSAGE:
+        start = words[: LONGEST_MESSAGE - 1]
         words = (start.rpartition(" ")[0] or start).rstrip(" .,;:") + "…"
     return words.rstrip(".")
 
 
 def _line(text: str) -> str:
-    """Return a server's words without secrets and control characters, in one line."""
+    """Return a server's message in one line, without secrets and control characters."""
     return " ".join(scrub(text).split())
 
 
@@ -542,7 +549,7 @@ def _submission(entry: Any) -> Submission:
 
 
 def _score(text: Any) -> float | None:
-    """Return the accuracy that a server's text stands for, or None if it stands for none."""
+    """Return the accuracy in a server's text, or None if it is not a number from 0 to 1."""
     try:
         score = float(text)
     except (TypeError, ValueError, OverflowError):
@@ -551,34 +558,34 @@ def _score(text: Any) -> float | None:
 
 
 @contextmanager
-def _scratch(folder: Path | None = None) -> Iterator[Path]:
-    """Yield an empty folder for what the client leaves, inside `folder` or in the system's temporary one."""
+def _temporary_folder(folder: Path | None = None) -> Iterator[Path]:
+    """Yield an empty temporary folder for the client's files, inside `folder` or the system's temporary folder."""
     with write_errors(folder or Path("into the temporary folder")):
-        scratch = tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True)
-    with scratch as name:
+        temporary = tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True)
+    with temporary as name:
         yield Path(name)
 
 
 @contextmanager
-def _as_damage_on_the_wire() -> Iterator[None]:
+def _as_damaged_download() -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise NetworkError(f"The download arrived damaged: {error.problem}", _TRY_LATER) from error
+        raise NetworkError(f"The download is damaged: {error.problem}", _TRY_LATER) from error
 
 
 def _check_size(path: Path, size: int) -> None:
     found = path.stat().st_size
     if found != size:
         raise NetworkError(
-            f"The download arrived damaged: {path.name} has {found:,} bytes, Kaggle lists {size:,}.",
+            f"The download is damaged: {path.name} has {found:,} bytes, but Kaggle lists {size:,}.",
             _TRY_LATER,
         )
 
 
 def _only_file(folder: Path) -> Path:
-    """Return the one file that the client left somewhere in `folder`, under a name made from a URL."""
+    """Return the only file that the client saved in `folder`; its name comes from a URL."""
     files = [p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".kaggle-partial")]
     if len(files) != 1:
-        raise NetworkError("The download did not arrive.", _TRY_LATER)
+        raise NetworkError("The client downloaded no file.", _TRY_LATER)
     return files[0]

@@ -1,4 +1,4 @@
-"""A competition on this machine, with data, hidden labels, a scorer, a daily limit and a leaderboard."""
+"""A competition on this machine: data, hidden labels, scoring, a daily limit and a leaderboard."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ from kaggle_digits.workspace import (
 )
 
 DAILY_LIMIT = 10
+"""Maximum number of submissions per day (UTC)."""
 FULL_TRAIN_ROWS = 42_000
+"""Training rows of ``rehearsal-full``, as many as Digit Recognizer has; the other 28,000 are test rows."""
 MNIST_DIR_VARIABLE = "KAGGLE_DIGITS_MNIST_DIR"
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """A competition's images and labels, those of the test rows included: for the host alone."""
+    """A competition's images and labels, including the hidden labels of the test rows."""
 
     train_images: UInt8
     train_labels: UInt8
@@ -44,17 +46,17 @@ class _Rows:
 
 
 class LocalHost:
-    """A complete competition on this machine: see `kaggle_digits.hosts.Host` for its methods.
+    """A competition on this machine: see `kaggle_digits.hosts.Host` for its methods.
 
-    Its state is three things under ``data/<competition>/host/``: the hidden labels, which nothing outside this
-    module reads, the submissions, and a lock.
+    Its state is in ``data/<competition>/host/``: the hidden labels, which only this module reads, the submissions,
+    and a lock file.
 
     Parameters
     ----------
     workspace : Workspace
-        ``rehearsal`` or ``rehearsal-full``, and the folders of it.
+        The competition, ``rehearsal`` or ``rehearsal-full``, and its folders.
     mnist_dir : pathlib.Path, optional
-        The folder of MNIST's IDX files, for ``rehearsal-full``.
+        For ``rehearsal-full``: the folder with the IDX files of MNIST.
     """
 
     def __init__(self, workspace: Workspace, mnist_dir: Path | None = None) -> None:
@@ -65,7 +67,7 @@ class LocalHost:
         self._uploads: dict[str, bytes] = {}
 
     def download(self, folder: Path) -> None:
-        """Write the three CSV files into `folder`, and the hidden labels into the host's own."""
+        """Write the three CSV files into `folder`, and the hidden labels into the host's folder."""
         rows = self._rows()
         self._write_hidden_labels(rows.hidden_labels)
         _write_images_csv(folder / TRAIN_CSV, rows.train_images, rows.train_labels)
@@ -73,21 +75,21 @@ class LocalHost:
         _write_submission_csv(folder / SAMPLE_CSV, np.zeros_like(rows.hidden_labels))
 
     def allowance(self) -> int:
-        """Return how many of the day's submissions (UTC) are left."""
+        """Return how many submissions are left today (UTC)."""
         today = datetime.now(UTC).date().isoformat()
         return DAILY_LIMIT - sum(s.time.startswith(today) for s in self.submissions())
 
     def upload(self, csv: Path) -> str:
-        """Keep a file's content for `create`, under its name."""
+        """Store a file's content for `create`, and return its name."""
         self._uploads[csv.name] = csv.read_bytes()
         return csv.name
 
     def create(self, upload: str, description: str) -> str:
-        """Score a file and remember it; a file that cannot be scored is remembered as an error, as at Kaggle."""
-        with lock(self._state / ".lock", f"Another submission to {self._competition} is under way."):
+        """Score a file and store the result. A file that cannot be scored gets the status ERROR, as at Kaggle."""
+        with lock(self._state / ".lock", f"Another submission to {self._competition} is running."):
             if self.allowance() <= 0:
                 raise RefusedError(
-                    f"The day's {DAILY_LIMIT} submissions to {self._competition} are used up.",
+                    f"The daily limit of {DAILY_LIMIT} submissions to {self._competition} has been reached.",
                     "Submit again after midnight UTC.",
                 )
             try:
@@ -95,7 +97,7 @@ class LocalHost:
             except ValueError as error:
                 score, reason = None, str(error)
             submission = Submission(
-                # Not a count, which would begin anew with a new history.
+                # Not a counter: it would start at 1 again, and repeat references, if the history was removed.
                 ref=secrets.token_hex(4),
                 time=datetime.now(UTC).isoformat(timespec="seconds"),
                 description=description,
@@ -119,17 +121,19 @@ class LocalHost:
         try:
             found = TypeAdapter(list[Submission]).validate_python(read_json(path)["submissions"])
         except (KeyError, ValidationError) as error:
-            raise DataError(f"{path} is damaged.", "Remove it to begin a new history.") from error
+            raise DataError(f"{path} is damaged.", "Remove it to start a new history.") from error
         if not all(s.score is None or 0 <= s.score <= 1 for s in found):
-            raise DataError(f"{path} is damaged: a score is no accuracy.", "Remove it to begin a new history.")
+            raise DataError(
+                f"{path} is damaged: a score is not between 0 and 1.", "Remove it to start a new history."
+            )
         return found
 
-    def impatient(self) -> LocalHost:
-        """Return the host itself, which answers at once."""
+    def without_retries(self) -> LocalHost:
+        """Return the host itself, which never retries."""
         return self
 
     def standing(self) -> Standing:
-        """Return the rank of the best submission among the measured baselines."""
+        """Return the rank of the best submission among the baselines on the leaderboard."""
         others = baselines(self._competition)
         own = [s.score for s in self.submissions() if s.score is not None]
         if not own:
@@ -137,7 +141,7 @@ class LocalHost:
         return Standing(1 + sum(score > max(own) for score in others.values()), len(others) + 1)
 
     def _score(self, content: bytes) -> float:
-        """Return the accuracy of a submission file; ValueError says why it has none."""
+        """Return the accuracy of a submission file; raise a `ValueError` if it cannot be scored."""
         import pandas as pd
 
         truth_path = self._state / "hidden_labels.csv"
@@ -148,11 +152,11 @@ class LocalHost:
         if tuple(answer.columns) != SUBMISSION_COLUMNS:
             raise ValueError(f"The columns must be {','.join(SUBMISSION_COLUMNS)}")
         if len(answer) != len(truth):
-            raise ValueError(f"The file must have {len(truth)} rows, not {len(answer)}")
+            raise ValueError(f"The file must have {len(truth)} rows, got {len(answer)}")
         key, target = SUBMISSION_COLUMNS
         both = truth.merge(answer, on=key, suffixes=("_true", ""), validate="one_to_one")
         if len(both) != len(truth):
-            raise ValueError(f"The {key} column must hold each id once")
+            raise ValueError(f"The column {key} must contain each id once")
         return round(float((both[f"{target}_true"] == both[target]).mean()), 5)
 
     def _write_hidden_labels(self, labels: UInt8) -> None:
@@ -172,15 +176,16 @@ class LocalHost:
 
 
 def shuffled(count: int, name: str) -> list[int]:
-    """Return the numbers from 0 to `count` - 1 in an order that depends on `name` alone.
+    """Return the numbers from 0 to `count` - 1, shuffled in an order that depends only on `name`.
 
-    Sorted by the SHA-256 of ``kaggle-digits <name> <number>``: the same with every version of every library.
+    They are sorted by the SHA-256 of ``kaggle-digits <name> <number>``, because the order of a random number
+    generator may change with the version of its library.
     """
     return sorted(range(count), key=lambda i: hashlib.sha256(f"kaggle-digits {name} {i}".encode()).digest())
 
 
 def baselines(competition: str) -> dict[str, float]:
-    """Return the leaderboard's other entries, really measured by ``scripts/measure_baselines.py``."""
+    """Return the scores of the other teams on the leaderboard, measured with ``scripts/measure_baselines.py``."""
     import csv
 
     text = resources.files("kaggle_digits.hosts").joinpath("leaderboard.csv").read_text(encoding="utf-8")
@@ -202,7 +207,7 @@ def _rehearsal_rows() -> _Rows:
 
 
 def _write_images_csv(path: Path, images: UInt8, labels: UInt8 | None = None) -> None:
-    """Write ``train.csv`` or, without labels, ``test.csv``: a row an image, a column a pixel."""
+    """Write ``train.csv`` or, without labels, ``test.csv``: one row per image, one column per pixel."""
     import pyarrow as pa
     from pyarrow import csv
 

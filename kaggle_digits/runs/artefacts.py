@@ -1,4 +1,4 @@
-"""The files of a fold and of an ensemble: written with metrics.json last, and checked when they are read."""
+"""Write and validate the files of a fold and of an ensemble. ``metrics.json`` is written last."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HISTORY_COLUMNS = (
     "images_per_second",
 )
 PACKAGES = ("kaggle-digits", "tensorflow", "keras", "numpy", "scikit-learn", "pandas")
-"""What a run depends on, as package indexes call it."""
+"""Names on PyPI of the packages whose versions are recorded in a run."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class FoldCheckpoint:
         return self.folder / "checkpoint" / "state.npz"
 
     def exists(self) -> bool:
-        """Tell whether the fold was started before and not finished."""
+        """Return whether a checkpoint exists: training has started but is not finished."""
         return self._path.exists()
 
     def load(self) -> dict[str, Any] | None:
-        """Return ``variables``, ``likelihood`` and ``history``; None if there is no valid state to go on from."""
+        """Return ``variables``, ``likelihood`` and ``history``; None if there is no valid checkpoint."""
         arrays = read_npz(self._path) or {}
         try:
             return {
@@ -77,7 +77,7 @@ class FoldCheckpoint:
     def save(
         self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
     ) -> None:
-        """Write the state after an epoch, in one file, so that it is complete or not there at all."""
+        """Write the state after an epoch. It is one file, which is replaced atomically."""
         arrays = {f"variable-{i}": value for i, value in enumerate(variables)}
         with replacing(self._path) as temporary, open(temporary, "wb") as stream:
             np.savez(
@@ -85,22 +85,22 @@ class FoldCheckpoint:
             )
 
     def discard(self) -> None:
-        """Remove the state."""
+        """Remove the checkpoint."""
         shutil.rmtree(self._path.parent, ignore_errors=True)
 
 
 def tensorboard_callback(folder: Path) -> keras.callbacks.Callback:
-    """Return Keras's own callback that writes a fold's events for TensorBoard, below its directory."""
+    """Return the Keras callback that writes a fold's TensorBoard events into its directory."""
     import keras
 
     events = folder / "tensorboard"
     if not FoldCheckpoint(folder).exists():
-        shutil.rmtree(events, ignore_errors=True)  # of an earlier training
+        shutil.rmtree(events, ignore_errors=True)  # events of an earlier training
     return keras.callbacks.TensorBoard(events, write_graph=False)
 
 
 def write_fold(folder: Path, result: FoldResult) -> None:
-    """Write a trained fold into its directory, with the versions that it was trained with in its metrics."""
+    """Write a trained fold into its directory; its metrics include the versions it was trained with."""
     import pandas as pd
 
     contents = (
@@ -116,13 +116,16 @@ def write_fold(folder: Path, result: FoldResult) -> None:
 
 
 def write_ensemble(folder: Path, oof: Float32, test: Float32, metrics: dict[str, Any]) -> None:
-    """Write an ensemble: out-of-fold softmaxes [n, 10], the test rows' [m, 10], and metrics."""
+    """Write an ensemble: softmaxes of the training rows [n, 10] and the test rows [m, 10], and metrics."""
     write_artefacts(folder, {"oof_softmax.npy": _npy_bytes(oof), "test_softmax.npy": _npy_bytes(test)}, metrics)
 
 
 def write_artefacts(folder: Path, contents: dict[str, bytes], metrics: dict[str, Any]) -> None:
-    """Write files into a folder, and last of all ``metrics.json`` with their SHA-256: with it they are valid."""
-    # Old files may be here. They stay valid until the first new one is written.
+    """Write files into a folder, then ``metrics.json`` with their SHA-256.
+
+    A folder is complete if it has ``metrics.json``, so this file is removed first and written last.
+    """
+    # Without this, old metrics would describe a mixture of old and new files if the process was killed.
     with write_errors(folder):
         (folder / METRICS).unlink(missing_ok=True)
     for name, content in contents.items():
@@ -132,7 +135,7 @@ def write_artefacts(folder: Path, contents: dict[str, bytes], metrics: dict[str,
 
 
 def checked_file(folder: Path, name: str) -> Path:
-    """Return the path of an artefact whose SHA-256 is the one in the ``metrics.json`` beside it.
+    """Check an artefact's SHA-256 against the ``metrics.json`` in the same folder, and return its path.
 
     Raises
     ------
@@ -152,25 +155,25 @@ def checked_file(folder: Path, name: str) -> Path:
 
 
 def read_softmax(folder: Path, name: str, rows: int | None = None) -> Float32:
-    """Read softmaxes, float32 [rows, 10]; a `DataError` says what is wrong with them."""
+    """Read softmaxes, float32 [rows, 10]; raise a `DataError` if they are not valid."""
     path = checked_file(folder, name)
     try:
-        # Mapped, so that a header with a wrong shape is found before memory is asked for.
+        # Memory-mapped, so that the shape is checked before memory is allocated for it.
         mapped = np.lib.format.open_memmap(path, mode="r")
         if mapped.dtype != np.float32 or mapped.ndim != 2 or mapped.shape[1] != CLASSES:
             raise ValueError(f"it holds {mapped.dtype} {list(mapped.shape)}, not float32 [rows, {CLASSES}]")
         if rows not in (None, len(mapped)):
             raise ValueError(f"it has {len(mapped):,} rows, not {rows:,}")
         softmax: Float32 = np.array(mapped, np.float32, order="C")
-    except Exception as error:  # NumPy raises many kinds of errors at headers that were tampered with
+    except Exception as error:  # NumPy raises many types of errors for corrupt headers
         raise damaged(path, error) from error
-    if not ((softmax >= 0) & (softmax <= 1)).all():  # NaN is neither
+    if not ((softmax >= 0) & (softmax <= 1)).all():  # false for NaN too
         raise damaged(path, "not all of its values are from 0 to 1")
     return softmax
 
 
 def read_numbers(path: Path, columns: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Read columns of a CSV file, float64 [rows, columns]; a `DataError` says where they are not numbers."""
+    """Read columns of a CSV file, float64 [rows, columns]; raise a `DataError` if a value is not a number."""
     try:
         with open(regular_file(path, RETRAIN), encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
@@ -183,15 +186,15 @@ def read_numbers(path: Path, columns: Sequence[str]) -> npt.NDArray[np.float64]:
     except FileNotFoundError:
         raise missing(path) from None
     except IndexError as error:
-        raise damaged(path, "a row in it is too short") from error
+        raise damaged(path, "a row has too few values") from error
     except (ValueError, OSError, csv.Error) as error:
         raise damaged(path, error) from error
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a run depends on, and a digest of our own source.
+    """Return the versions of Python and of `PACKAGES`, and a digest of this package's source code.
 
-    The digest tells apart what has the same version number, such as two states of a checkout.
+    The digest distinguishes states of the source code that have the same version number.
     """
     source = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
@@ -204,7 +207,7 @@ def versions() -> dict[str, str]:
 
 
 def different_versions(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    """Say which of their versions are not ours, leaving out what only one side knows."""
+    """Return a text that lists the versions that differ; packages that only one side has are ignored."""
     differences = [name for name, version in theirs.items() if ours.get(name, version) != version]
     return ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in differences)
 

@@ -1,4 +1,4 @@
-"""The run directory, as two types: a run of folds, and a mean of runs."""
+"""Run directories of two types: a run of folds, and a mean of runs."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ from kaggle_digits.runs.schema import (
 from kaggle_digits.workspace import Workspace
 
 RUN_JSON = "run.json"
-_REMOVE = "Remove it and run the command that makes it again."
+_REMOVE = "Remove it and create it again."
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of folds and a mean of runs have in common: a name, an ensemble, a report.
+    """Base class of both types of runs, which have a name, an ensemble and a report.
 
     Attributes
     ----------
     path : pathlib.Path
-        Its directory, which is named like the run.
+        Its directory, whose name is the run's name.
     info : RunInfo
-        ``run.json``, as it was when it was read.
+        The content of ``run.json`` when it was read.
     """
 
     path: Path
@@ -69,21 +69,21 @@ class Run:
 
     @property
     def report_folder(self) -> Path:
-        """Where the run's report goes."""
+        """The folder of the run's report."""
         return self.path / "report"
 
     @property
     def log_file(self) -> Path:
-        """What the libraries print while folds train."""
+        """The file with the output of libraries during training."""
         return self.path / "workers.log"
 
     @property
     def is_finished(self) -> bool:
-        """Whether it is trained and ensembled."""
+        """Whether all folds are trained and the ensemble is written."""
         return self.info.status == FINISHED and self.has_ensemble()
 
     def with_status(self, status: Status, train_seconds: float | None = None) -> Self:
-        """Write how far the run is, which also makes it the latest, and return it so."""
+        """Write the run's status, which also makes it the latest run, and return the updated run."""
         document = self.info.as_json() | {"status": status, "updated": _next_update(self.path.parent)}
         document.pop("train_seconds", None)
         kept = self.info.train_seconds if status == FINISHED else None
@@ -93,7 +93,7 @@ class Run:
         return replace(self, info=type(self.info).model_validate(document))
 
     def command(self) -> str:
-        """Return the command line that made the run, as it has to be now: its folders may have been moved."""
+        """Return the command line that made the run, with its current folders and setting names."""
         words = self.info.command[1:]
         while words and words[0] in ("--competition", "--root"):
             words = words[2:]
@@ -109,16 +109,16 @@ class Run:
         return DataError(f"The run {self.name} is not finished.", f"Finish it with: {self.command()}.")
 
     def require_ensemble(self) -> None:
-        """Raise a `DataError` that says how to finish the run if it has no ensemble."""
+        """Raise a `DataError` if the run has no ensemble."""
         if not self.has_ensemble():
             raise self.unfinished()
 
     def has_ensemble(self) -> bool:
-        """Tell whether the ensemble is written. Its metrics are written last."""
+        """Return whether the ensemble is complete. Its metrics are written last."""
         return (self.path / "ensemble" / METRICS).exists()
 
     def has_valid_ensemble(self, train_rows: int | None = None, test_rows: int | None = None) -> bool:
-        """Tell whether the ensemble is written and undamaged, and of so many rows."""
+        """Return whether the ensemble is complete and valid, with these numbers of rows."""
         try:
             self.ensemble_metrics()
             self.oof_softmax(train_rows)
@@ -128,7 +128,7 @@ class Run:
         return True
 
     def write_ensemble(self, oof: Float32, test: Float32, metrics: dict[str, Any]) -> None:
-        """Write the ensemble: out-of-fold softmaxes [n, 10], the test rows' [m, 10], and metrics."""
+        """Write the ensemble: softmaxes of the training rows [n, 10] and the test rows [m, 10], and metrics."""
         write_ensemble(self.path / "ensemble", oof, test, metrics)
 
     def ensemble_metrics(self) -> EnsembleMetrics:
@@ -144,15 +144,15 @@ class Run:
         return read_softmax(self.path / "ensemble", "test_softmax.npy", rows)
 
     def describe(self) -> str:
-        """Return in a few words what the run is made by."""
+        """Return a short description of the run."""
         raise NotImplementedError
 
     def shares(self) -> list[tuple[FoldsRun, float]]:
-        """Return the runs of folds behind the ensemble, each with its share in the mean; the shares sum to 1."""
+        """Return the runs of folds in the ensemble with their weights in the mean, which sum to 1."""
         raise NotImplementedError
 
     def networks(self) -> list[tuple[FoldsRun, int]]:
-        """Return the trained folds behind the ensemble."""
+        """Return the trained folds of the ensemble."""
         return [(run, fold) for run, _ in self.shares() for fold in range(run.info.folds) if run.is_trained(fold)]
 
 
@@ -163,7 +163,7 @@ class FoldsRun(Run):
     info: FoldsInfo = field(compare=False)
 
     def describe(self) -> str:
-        """Return in a few words what the run is made by."""
+        """Return a short description of the run."""
         return f"{self.info.preset}, {self.info.folds} folds, seed {self.info.seed}"
 
     def shares(self) -> list[tuple[FoldsRun, float]]:
@@ -171,16 +171,16 @@ class FoldsRun(Run):
         return [(self, 1.0)]
 
     def remove_partial_files(self) -> None:
-        """Remove what was being written when a process was killed."""
+        """Remove temporary files that a killed process has left."""
         for left_over in self.path.rglob(".*.tmp"):
             left_over.unlink(missing_ok=True)
 
     def has_split(self) -> bool:
-        """Tell whether the split is written."""
+        """Return whether the split is written."""
         return (self.path / "folds.csv").exists()
 
     def write_split(self, split: UInt8) -> None:
-        """Write the split, once."""
+        """Write the split."""
         import pandas as pd
 
         table = pd.DataFrame({"row": np.arange(len(split)), "fold": split})
@@ -188,7 +188,7 @@ class FoldsRun(Run):
             table.to_csv(temporary, index=False)
 
     def split(self, rows: int | None = None) -> UInt8:
-        """Return the split, uint8 [n]: the fold that each row of ``train.csv`` validates.
+        """Return the split, uint8 [n]: for each row of ``train.csv``, the fold whose validation set has it.
 
         Raises
         ------
@@ -202,7 +202,7 @@ class FoldsRun(Run):
         if set(split) != set(range(self.info.folds)):
             raise damaged(path, "its folds are not those of run.json")
         if rows not in (None, len(split)):
-            raise damaged(path, f"it has {len(split):,} rows, train.csv {rows:,}")
+            raise damaged(path, f"it has {len(split):,} rows, but train.csv has {rows:,}")
         folds: UInt8 = split.astype(np.uint8)
         return folds
 
@@ -211,11 +211,11 @@ class FoldsRun(Run):
         return self.path / f"fold-{fold}"
 
     def is_trained(self, fold: int) -> bool:
-        """Tell whether a fold is finished. Its metrics are written last."""
+        """Return whether a fold is finished. Its metrics are written last."""
         return (self.fold_folder(fold) / METRICS).exists()
 
-    def is_begun(self, fold: int) -> bool:
-        """Tell whether a fold has a state to go on from."""
+    def is_started(self, fold: int) -> bool:
+        """Return whether a fold has a checkpoint."""
         return FoldCheckpoint(self.fold_folder(fold)).exists()
 
     def trained_folds(self) -> list[int]:
@@ -230,7 +230,7 @@ class FoldsRun(Run):
         self.fold_test_softmax(fold, test_rows)
 
     def is_valid_fold(self, fold: int, test_rows: int | None = None) -> bool:
-        """Tell whether all artefacts of a finished fold are there and undamaged."""
+        """Return whether all artefacts of a finished fold are there and valid."""
         try:
             self.check_fold(fold, test_rows)
         except DataError:
@@ -247,7 +247,7 @@ class FoldsRun(Run):
         epochs = self.fold_metrics(fold).epochs
         numbers = read_numbers(path, HISTORY_COLUMNS)
         if not np.isfinite(numbers).all():
-            raise damaged(path, "a number in it is not finite")
+            raise damaged(path, "it has a value that is not finite")
         if not epochs or not np.array_equal(numbers[:, 0], np.arange(1, epochs + 1)):
             raise damaged(path, f"its epochs are not 1 to {epochs}")
         return [dict(zip(HISTORY_COLUMNS, row, strict=True)) for row in numbers.tolist()]
@@ -257,7 +257,7 @@ class FoldsRun(Run):
         return checked_file(self.fold_folder(fold), "model.keras")
 
     def val_softmax(self, fold: int) -> Float32:
-        """Return a finished fold's softmaxes of its own rows, float32 [n_k, 10]: those that the split gives it."""
+        """Return a finished fold's softmaxes of its validation rows, float32 [n_k, 10]."""
         return read_softmax(self.fold_folder(fold), "val_softmax.npy", int((self.split() == fold).sum()))
 
     def fold_test_softmax(self, fold: int, rows: int | None = None) -> Float32:
@@ -267,12 +267,12 @@ class FoldsRun(Run):
 
 @dataclass(frozen=True)
 class MeanRun(Run):
-    """A mean of other runs, its members, which are beside it."""
+    """A mean of other runs of the same competition, its members."""
 
     info: MeanInfo = field(compare=False)
 
     def describe(self) -> str:
-        """Return in a few words what the run is made by."""
+        """Return a short description of the run."""
         return f"mean of {', '.join(self.info.members)}"
 
     def members(self) -> list[Run]:
@@ -280,7 +280,7 @@ class MeanRun(Run):
         return [_existing(self.path.parent / name) for name in self.info.members]
 
     def shares(self, inside: Sequence[str] = ()) -> list[tuple[FoldsRun, float]]:
-        """Return the runs of folds behind the ensemble; `inside` are the means that this one is a member of."""
+        """Return the runs of folds with their weights; `inside` has the means that contain this one."""
         if self.name in inside:
             raise damaged(self.path / RUN_JSON, "the run is a member of itself", _REMOVE)
         shares: dict[str, tuple[FoldsRun, float]] = {}
@@ -307,7 +307,7 @@ def read_run(path: Path) -> FoldsRun | MeanRun:
 
 
 def create_run(path: Path, spec: dict[str, Any], command: Sequence[str]) -> FoldsRun | MeanRun:
-    """Start a run: write ``run.json`` with `spec`, versions and command, unfinished."""
+    """Create a run: write ``run.json`` with `spec`, versions, command and the status unfinished."""
     document = {
         "version": 1,
         "name": path.name,
@@ -333,25 +333,25 @@ def run_folder(workspace: Workspace, name: str) -> Path:
     Raises
     ------
     UsageError
-        If `name` cannot be the name of a folder.
+        If `name` is not a valid name.
     """
     if not name.isprintable() or name.startswith(".") or "/" in name or not 1 <= len(name.encode()) <= 200:
         raise UsageError(
-            f"{name[:50]!r} cannot be the name of a run.",
-            "Choose another, of at most 200 letters, without / and a leading dot, with --run or --name.",
+            f"{name[:50]!r} is not a valid run name.",
+            "Choose another name for the run, of at most 200 bytes, without / and without a leading dot.",
         )
     return workspace.runs / name
 
 
 def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRun:
-    """Return a run of the workspace's competition by name, or else the latest finished one.
+    """Return the run called `name`; without a name, the finished run that was updated last.
 
-    That is the finished run that was last worked on, as ``run.json`` says; if none is finished, the last of all.
+    If no run is finished, it is the unfinished run that was updated last. The times are those in ``run.json``.
 
     Raises
     ------
     UsageError
-        If there is no such run, or none at all.
+        If there is no run with this name, or no run at all.
     DataError
         If its ``run.json`` is damaged.
     """
@@ -359,12 +359,12 @@ def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRu
         return _existing(run_folder(workspace, name))
     runs = list_runs(workspace)
     if not runs:
-        return read_run(_folders(workspace)[0])  # damaged, which this will say
+        return read_run(_folders(workspace)[0])  # all runs are damaged; this raises the error
     return next((run for run in runs if run.is_finished), runs[0])
 
 
 def find_best_run(workspace: Workspace) -> FoldsRun | MeanRun:
-    """Return the finished run with the best out-of-fold accuracy; of equal ones the latest.
+    """Return the finished run with the best out-of-fold accuracy; the latest one if several are equal.
 
     Raises
     ------
@@ -377,22 +377,22 @@ def find_best_run(workspace: Workspace) -> FoldsRun | MeanRun:
     accuracies: dict[str, float] = {}
     for run in runs:
         if run.is_finished:
-            with suppress(DataError):  # a damaged one is named when it is asked for by name
+            with suppress(DataError):  # skip damaged runs; they are reported when they are requested by name
                 accuracies[run.name] = run.ensemble_metrics().accuracy
     if not accuracies:
         raise find_run(workspace).unfinished()
-    # The first of equal ones, which is the latest.
+    # max returns the first of equal runs, which is the latest one.
     best = max(accuracies, key=accuracies.__getitem__)
     return next(run for run in runs if run.name == best)
 
 
 def list_runs(workspace: Workspace) -> list[FoldsRun | MeanRun]:
-    """Return the competition's runs that are not damaged, the one last worked on first."""
+    """Return the competition's runs that are not damaged, the most recently updated first."""
     runs = []
     for folder in workspace.runs.glob(f"*/{RUN_JSON}"):
         with suppress(DataError):
             runs.append(read_run(folder.parent))
-    # Older versions noted only when a run was started.
+    # Older versions saved only the time when a run was started.
     return sorted(runs, key=lambda run: (run.info.updated or run.info.created, run.name), reverse=True)
 
 
@@ -410,7 +410,7 @@ def _folders(workspace: Workspace) -> list[Path]:
     folders = sorted(path.parent for path in workspace.runs.glob(f"*/{RUN_JSON}"))
     if not folders:
         raise UsageError(
-            f"There is no run of {workspace.competition.name} yet.", "Make one with the command: train."
+            f"There is no run of {workspace.competition.name} yet.", "Train one with the command: train."
         )
     return folders
 
@@ -418,16 +418,16 @@ def _folders(workspace: Workspace) -> list[Path]:
 def _existing(path: Path) -> FoldsRun | MeanRun:
     if not (path / RUN_JSON).exists():
         raise UsageError(
-            f"There is no run called {path.name!r} of {path.parent.name}.",
-            "List the runs there are with the command: runs.",
+            f"There is no run called {path.name!r} for {path.parent.name}.",
+            "List all runs with the command: runs.",
         )
     return read_run(path)
 
 
 def _next_update(folder: Path) -> str:
-    """Return the time, or the moment after the last update of any run there, should the clock have gone back.
+    """Return the current time or, if a run has a later time, the microsecond after it.
 
-    So the order of the runs is that of the work on them, even if a clock was once ahead.
+    This keeps the runs in the order of their updates even if the clock was ahead before.
     """
     now = datetime.now(UTC)
     for path in folder.glob(f"*/{RUN_JSON}"):

@@ -1,4 +1,4 @@
-"""The mean of softmaxes: of a run's folds, and of several runs."""
+"""Average the softmaxes of a run's folds, and of several runs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from kaggle_digits.workspace import CLASSES
 
 
 def ensemble_folds(run: FoldsRun, data: Data) -> None:
-    """Ensemble the finished folds of a run: mean on the test rows, each training row by the fold it validates.
+    """Ensemble the finished folds of a run.
+
+    A test row gets the mean of all folds, a training row the prediction of the fold whose validation set has it.
 
     Parameters
     ----------
     run : FoldsRun
-        Has all its folds.
+        A run with all folds trained.
     data : Data
-        The rows.
+        The training and test rows.
 
     Raises
     ------
@@ -42,16 +44,16 @@ def ensemble_folds(run: FoldsRun, data: Data) -> None:
 
 
 def gather_oof(run: FoldsRun, finished: Sequence[int], labels: UInt8) -> tuple[Float32, UInt8]:
-    """Return the softmaxes of the rows that finished folds validate, zeros elsewhere, and the split.
+    """Return the out-of-fold softmaxes of finished folds, zeros for rows of other folds, and the split.
 
     Parameters
     ----------
     run : FoldsRun
-        Has these folds.
+        The run.
     finished : sequence of int
-        Folds.
+        The finished folds to read.
     labels : ndarray of uint8, shape (n,)
-        Of the training rows.
+        The labels of the training rows.
 
     Returns
     -------
@@ -71,14 +73,14 @@ def gather_oof(run: FoldsRun, finished: Sequence[int], labels: UInt8) -> tuple[F
 
 
 def is_current(run: FoldsRun, data: Data) -> bool:
-    """Tell whether a run has an undamaged ensemble of its folds as they are now, and of all rows of the data."""
+    """Return whether a run has a valid ensemble of all rows, made from its current folds."""
     if not run.has_valid_ensemble(len(data.train.labels), len(data.test.ids)):
         return False
     return run.ensemble_metrics().folds == [_fold_row(run, fold) for fold in range(run.info.folds)]
 
 
 def check_members(run: Run) -> None:
-    """Raise a `DataError` if the members of a mean of runs are others now than when it was made."""
+    """Raise a `DataError` if a member of a mean of runs has changed since the mean was made."""
     if not isinstance(run, MeanRun):
         return
     known = run.ensemble_metrics().runs
@@ -92,15 +94,16 @@ def check_members(run: Run) -> None:
 
 
 def ensemble_runs(run: MeanRun, data: Data) -> None:
-    """Ensemble the members of `run`: means of their softmaxes, of the test and of the training rows.
+    """Ensemble the members of `run`: average their softmaxes of the training and of the test rows.
 
-    The temperature is that of a training row's mean, of as many networks as there are runs. A test row's is of
-    more networks, and needs a lower one.
+    The temperature is fitted to the training rows, whose mean has one network per run. The mean of a test row has
+    more networks, so that its best temperature is lower.
     """
     members, labels = run.members(), data.train.labels
     oof = mean_softmax(member.oof_softmax(len(labels)) for member in members)
     test = mean_softmax(member.test_softmax(len(data.test.ids)) for member in members)
-    # For cross-fitting any parts do: no network is new to the rows of one and not of another.
+    # The members may have different splits, so there are no common folds for cross-fitting. Any parts will do:
+    # every row already has out-of-fold predictions.
     parts = (np.arange(len(labels)) % 5).astype(np.uint8)
     facts = {
         "calibration": calibrate(oof, labels, parts, []),

@@ -1,4 +1,4 @@
-"""What is to be done for a run: whether it may be continued, and which of its folds are missing."""
+"""Check whether a run can be continued, and find out which of its folds have to be trained."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from kaggle_digits.workspace import Workspace
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run of folds is made by.
+    """The preset, settings and seed of a run of folds.
 
     Attributes
     ----------
     preset : Preset
-        With the number of folds and the settings that the person has chosen.
+        The preset, with the chosen number of folds and settings.
     seed : int
-        Of the split and of every random draw of training.
+        The seed of the split and of all random numbers in training.
     """
 
     preset: Preset
@@ -36,7 +36,7 @@ class Recipe:
 
     @classmethod
     def make(cls, preset: str, folds: int | None, settings: Mapping[str, object], seed: int) -> Recipe:
-        """Return the recipe of a preset with some changes; `UsageError` if they are not possible."""
+        """Return the recipe of a preset with some changes; raise a `UsageError` if they are not valid."""
         changed = find_preset(preset).with_settings(settings)
         return cls(changed if folds is None else replace(changed, folds=folds), seed)
 
@@ -46,12 +46,12 @@ class Recipe:
         return [f"{key}={value}" for key, value in self.preset.settings.model_dump().items() if value != own[key]]
 
     def run_name(self, seeds: int = 1) -> str:
-        """Return the name of a run that was not given one: preset, folds, seeds and changes."""
+        """Return the default name of a run: preset, folds, seeds and changed settings."""
         numbers = f"s{self.seed}" if seeds == 1 else f"s{self.seed}..{self.seed + seeds - 1}"
         return "-".join([self.preset.name, f"k{self.preset.folds}", numbers, *self.changes()])
 
     def command(self, workspace: Workspace, run: str) -> str:
-        """Return the command that trains a run of this recipe, wherever it is typed."""
+        """Return the command that trains a run of this recipe."""
         words = ["train", "--preset", self.preset.name]
         words += ["--folds", str(self.preset.folds), "--seed", str(self.seed)]
         for change in self.changes():
@@ -61,7 +61,7 @@ class Recipe:
         return workspace.command(*words)
 
     def spec(self, workspace: Workspace, data: Data) -> dict[str, Any]:
-        """Return what ``run.json`` says of a run of this recipe."""
+        """Return the fields of ``run.json`` for this recipe."""
         return {
             "competition": workspace.competition.name,
             "preset": self.preset.name,
@@ -74,16 +74,16 @@ class Recipe:
 
 @dataclass
 class RunPlan:
-    """What is to be done for a run of folds.
+    """The folds of a run that have to be trained.
 
     Attributes
     ----------
     run : FoldsRun
         The run.
     tasks : list of FoldTask
-        All its folds.
+        The tasks of all folds.
     missing : set of int
-        The folds to train. What is there stays until the new one takes its place.
+        The folds to train. Existing folds are kept until the new ones replace them.
     has_damaged_folds : bool
         Whether finished folds have to be trained again.
     """
@@ -94,34 +94,34 @@ class RunPlan:
     has_damaged_folds: bool = False
 
     def kept_metrics(self) -> list[FoldMetrics]:
-        """Return the metrics of the finished folds that stay as they are."""
+        """Return the metrics of the finished folds that are not trained again."""
         return [self.run.fold_metrics(task.fold) for task in self.tasks if task.fold not in self.missing]
 
     def tasks_to_train(self) -> list[FoldTask]:
-        """Return the missing folds, to be trained with the same network as those that stay."""
+        """Return the tasks of the missing folds, with the same network as the folds that are kept."""
         network = next((metrics.network for metrics in self.kept_metrics() if metrics.network), None)
         return [replace(task, network=network) for task in self.tasks if task.fold in self.missing]
 
     def other_versions(self) -> str:
-        """Say which versions the finished folds were trained with that are not those of the folds to come."""
+        """Return a text with the versions of finished folds that differ from the current ones, or an empty one."""
         now = versions()
         found = (different_versions(metrics.versions, now) for metrics in self.kept_metrics())
         return next(filter(None, found), "")
 
-    def starts_from_nothing(self) -> bool:
-        """Tell whether all folds are to be trained, from their beginning."""
-        return len(self.missing) == len(self.tasks) and not any(map(self.run.is_begun, self.missing))
+    def is_from_scratch(self) -> bool:
+        """Return whether all folds have to be trained, and none has a checkpoint."""
+        return len(self.missing) == len(self.tasks) and not any(map(self.run.is_started, self.missing))
 
 
 def plan_run(
     run: FoldsRun, recipe: Recipe, split: UInt8, data: Data, *, retrain: bool = False, tensorboard: bool = False
 ) -> RunPlan:
-    """Find out which folds of a run are missing; `split` is for a run that has none yet.
+    """Find out which folds of a run have to be trained. `split` is written if the run has none yet.
 
     Raises
     ------
     DataError
-        If an artefact is damaged, unless `retrain` allows to make it again.
+        If an artefact is damaged and `retrain` is false.
     """
     run.remove_partial_files()
     split, is_new = _open_split(run, split, retrain)
@@ -140,19 +140,21 @@ def plan_run(
 
 
 def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data) -> FoldsRun:
-    """Return the run in a directory, and start it if it does not exist; check that it has this recipe.
+    """Open the run in a directory, or create it if it does not exist.
 
     Raises
     ------
-    UsageError, DataError
-        If it has another recipe, or was made from other data.
+    UsageError
+        If it has another recipe.
+    DataError
+        If it was made from other data, or is damaged.
     """
     if not (path / RUN_JSON).exists():
         run = create_run(path, recipe.spec(workspace, data), shlex.split(recipe.command(workspace, path.name)))
     else:
         run = read_run(path)
         if not isinstance(run, FoldsRun):
-            raise _other_recipe(run, "is a mean of runs")
+            raise _other_recipe(run, "already exists and is a mean of runs")
         _check_recipe(run, FoldsInfo.model_validate(run.info.as_json() | recipe.spec(workspace, data)))
         check_data(run, data)
     assert isinstance(run, FoldsRun)  # noqa: S101 (for the type checker: a spec of a recipe has folds)
@@ -160,12 +162,14 @@ def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data)
 
 
 def open_mean_run(path: Path, members: list[str], workspace: Workspace, data: Data) -> MeanRun:
-    """Return the mean of runs in a directory; start it if it does not exist, and add the members it lacks.
+    """Open the mean of runs in a directory, create it if it does not exist, or add missing members to it.
 
     Raises
     ------
-    UsageError, DataError
-        If it is no mean of some of these runs, or was made from other data.
+    UsageError
+        If it is not a mean, or has members that are not in `members`.
+    DataError
+        If it was made from other data, or is damaged.
     """
     check_mean(path, members, data)
     run = read_run(path) if (path / RUN_JSON).exists() else None
@@ -191,8 +195,8 @@ def check_mean(path: Path, members: list[str], data: Data) -> None:
 
 
 def check_data(run: Run, data: Data) -> None:
-    """Raise a `DataError` if a run was made from other data than these."""
-    if others := run.info.data.differing(DataHashes.model_validate(data.hashes)):
+    """Raise a `DataError` if a run was made from other data."""
+    if others := run.info.data.differences(DataHashes.model_validate(data.hashes)):
         raise DataError(
             f"The run {run.name} was made from other data than is here now: another {' and '.join(others)}.",
             "Restore its data, or choose another name for the run.",
@@ -200,14 +204,14 @@ def check_data(run: Run, data: Data) -> None:
 
 
 def _check_recipe(run: FoldsRun, wanted: FoldsInfo) -> None:
-    """Raise a `UsageError` if a run was not made by the recipe that is wanted."""
+    """Raise a `UsageError` if a run has another recipe."""
     for name in ("competition", "preset", "folds", "seed"):
         was, value = run.info[name], wanted[name]
         if was != value:
             raise _other_recipe(run, f"has another recipe: its {name} is {was}, not {value}")
     settings = wanted.settings.as_json()
     for name, was in run.info.settings.as_json().items():
-        # What an older version had no setting for was as it is now by default.
+        # Settings that an older version did not have are ignored: it behaved like the current default.
         if name in settings and settings[name] != was:
             raise _other_recipe(run, f"has another recipe: its {name} is {was}, not {settings[name]}")
 
@@ -220,7 +224,7 @@ def _other_recipe(run: Run, why: str) -> UsageError:
 
 
 def _open_split(run: FoldsRun, split: UInt8, retrain: bool) -> tuple[UInt8, bool]:
-    """Return the run's split, and whether it had to be written; a damaged one is written again only on demand."""
+    """Return the run's split, and whether it was written; replace a damaged one only if `retrain` is true."""
     if run.has_split():
         try:
             return run.split(len(split)), False

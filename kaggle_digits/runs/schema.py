@@ -1,4 +1,4 @@
-"""What a run's JSON files hold: validated once, where they are read, and typed from there on."""
+"""Pydantic models of a run's JSON files."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Status = Literal["unfinished", "finished"]
 UNFINISHED: Status = "unfinished"
 FINISHED: Status = "finished"
 
-RETRAIN = "Make it again with the run's train command and --retrain."
+RETRAIN = "Create it again with the run's train command and --retrain."
 """How to fix an artefact of a fold or of an ensemble."""
 
 _OLD_NAMES = {"forms": "preprocessing", "form": "preprocessing", "views": "tta"}
-"""Names of settings and metrics in files of older versions, and what they are called now."""
+"""Names of settings and metrics in files of older versions, and their current names."""
 
-# Larger counts are not ours, and would keep exact tests busy for ever.
+# No run has larger counts, and the run time of exact tests grows with them.
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Amount = Annotated[float, Field(ge=0)]
 
 
 class Document(BaseModel):
-    """A JSON object with at least these fields; others are kept as they are."""
+    """A JSON object with at least these fields; other fields are kept."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True, extra="allow", populate_by_name=True)
 
@@ -50,51 +50,51 @@ def _renamed(document: Any) -> Any:
 
 
 def current_change(word: str) -> str:
-    """Return a ``key=value`` of a command, as it was typed for an older version, with the key's name of now."""
+    """Return a ``key=value`` of a command of an older version, with the current name of the key."""
     key, equals, value = word.partition("=")
     return f"{_OLD_NAMES.get(key, key)}{equals}{value}"
 
 
 class DataHashes(Document):
-    """The SHA-256 of the files that a run was made from."""
+    """The SHA-256 of the data files of a run."""
 
     train: str = Field(alias="train.csv")
     test: str = Field(alias="test.csv")
 
-    def differing(self, other: DataHashes) -> list[str]:
-        """Return the names of the files that are not the same in another run, or here."""
+    def differences(self, other: DataHashes) -> list[str]:
+        """Return the names of the files whose SHA-256 differs."""
         pairs = {"train.csv": (self.train, other.train), "test.csv": (self.test, other.test)}
         return [name for name, (one, two) in pairs.items() if one != two]
 
 
 class Machine(Document):
-    """Where a run was started."""
+    """The machine on which a run was started."""
 
     system: str
     cores: int | None
 
 
 class RunInfo(Document):
-    """``run.json``, of both kinds of run.
+    """``run.json``: the fields that both kinds of runs have.
 
     Attributes
     ----------
     name, competition : str
-        What the run is called, and what it is for.
+        The names of the run and of its competition.
     status : {"unfinished", "finished"}
-        How far it is.
+        Whether it is finished.
     created, updated : str
-        When it was started and last worked on, ISO 8601 in UTC; `updated` is empty in runs of older versions.
+        When it was started and last updated, in ISO 8601 and UTC; `updated` is empty in runs of older versions.
     command : list of str
-        What made it, as it was typed.
+        The command line that made it.
     data : DataHashes
-        The files it was made from.
+        The SHA-256 of its data files.
     machine : Machine
-        Where it was started.
+        The machine on which it was started.
     versions : dict of str to str
-        The versions it was started with; each fold has its own.
+        The package versions when it was started; each fold has its own.
     train_seconds : float or None
-        Elapsed time of the training, if it was never interrupted.
+        Elapsed time of the training in seconds, if it was not interrupted.
     """
 
     name: str
@@ -110,7 +110,7 @@ class RunInfo(Document):
 
 
 class RunSettings(Document):
-    """The settings of a preset as they were for a run, of which these are needed afterwards."""
+    """The settings of a run; only the fields that are read later are listed."""
 
     tta: Literal[1, 5]
     hard_rows: float
@@ -129,7 +129,7 @@ class FoldsInfo(RunInfo):
     @model_validator(mode="before")
     @classmethod
     def _with_the_network_of_its_preset(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """Older versions had no settings for the network and its widths, but one network for each preset."""
+        """Add the settings `network` and `widths`, which older versions did not save."""
         preset, settings = document.get("preset"), document.get("settings")
         if not isinstance(settings, dict) or not isinstance(preset, str) or preset not in PRESETS:
             return document
@@ -146,18 +146,18 @@ class MeanInfo(RunInfo):
     @classmethod
     def _without_a_recipe(cls, document: dict[str, Any]) -> dict[str, Any]:
         if {"preset", "folds", "seed", "settings"} & document.keys():
-            raise ValueError("a mean of runs has no recipe of its own")
+            raise ValueError("a mean of runs must not have a preset, folds, a seed or settings")
         return document
 
 
 class Artefacts(Document):
-    """The part of ``metrics.json`` that names the files beside it, with their SHA-256."""
+    """The part of ``metrics.json`` with the names and SHA-256 of the files in the same folder."""
 
     files: dict[str, str]
 
 
 class Metrics(Artefacts):
-    """How good predictions are of rows with labels."""
+    """Metrics of predictions on labelled rows."""
 
     rows: Count
     errors: Count
@@ -167,12 +167,12 @@ class Metrics(Artefacts):
     @model_validator(mode="after")
     def _no_more_errors_than_rows(self) -> Metrics:
         if self.errors > self.rows:
-            raise ValueError("it has more errors than rows")
+            raise ValueError("there are more errors than rows")
         return self
 
 
 class FoldMetrics(Metrics):
-    """``metrics.json`` of a finished fold; None or empty is what older versions did not write."""
+    """``metrics.json`` of a finished fold. Fields that older versions did not write are None or empty."""
 
     preprocessing: str = Field(pattern=f"^({'|'.join(PREPROCESSINGS)})$")
     epochs: Count
@@ -188,7 +188,7 @@ class FoldMetrics(Metrics):
 
 
 class Calibration(Document):
-    """The temperature of an ensemble, and what it does to out-of-fold rows."""
+    """The temperature of an ensemble, and its log loss on out-of-fold rows."""
 
     temperature: float = Field(gt=0)
     log_loss_after: float
@@ -202,7 +202,7 @@ class EnsembleMetrics(Metrics):
     calibration : Calibration
         The temperature.
     folds : list of dict or None
-        A row for each fold that it was made of.
+        One row per fold of the ensemble.
     runs : dict of str to dict
         For a mean of runs: the files of each member's ensemble, with their SHA-256.
     """
@@ -218,13 +218,13 @@ def read_document(path: Path, kind: type[DocumentT], remedy: str) -> DocumentT:
     Raises
     ------
     DataError
-        With `remedy`, if it is missing or does not hold what it should.
+        With `remedy`, if it is missing or its content is not valid.
     """
     return validated(path, read_json(path), kind, remedy)
 
 
 def validated(path: Path, document: dict[str, Any], kind: type[DocumentT], remedy: str) -> DocumentT:
-    """Return what was read from a JSON file as a typed object; a `DataError` with `remedy` says what is wrong."""
+    """Validate the content of a JSON file; raise a `DataError` with `remedy` if it is not valid."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:
@@ -235,12 +235,12 @@ def validated(path: Path, document: dict[str, Any], kind: type[DocumentT], remed
 
 
 def missing(path: Path) -> DataError:
-    """Return the error of an artefact that is missing."""
+    """Return the error for a missing artefact."""
     return DataError(f"{path} is missing.", RETRAIN)
 
 
 def damaged(path: Path, why: object, remedy: str = RETRAIN) -> DataError:
-    """Return the error of an artefact that is damaged; `why` may be an exception."""
-    # Words of libraries may have several lines, or none.
+    """Return the error for a damaged artefact; `why` may be an exception."""
+    # Messages of libraries may have several lines or be empty.
     words = " ".join(str(why).split()).rstrip(".") or type(why).__name__
     return DataError(f"{path} is damaged: {words}.", remedy)

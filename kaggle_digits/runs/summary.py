@@ -1,4 +1,4 @@
-"""The runs of a competition at a glance: how far they are, and how good."""
+"""A summary of a competition's runs: their status, accuracy and score."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from kaggle_digits.workspace import Workspace
 
 
 def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
-    """Return a row for each run of the competition, the one last worked on first, damaged ones last.
+    """Return one row per run of the competition: the most recently updated first, damaged runs last.
 
     Returns
     -------
     list of dict
         ``name``, ``status`` (also ``damaged``), ``trained`` and ``folds`` (counts, None for a mean of runs),
-        ``errors`` and ``accuracy`` out-of-fold (None until the run is ensembled), ``score`` (None until one of its
-        submission file, as that is now, is in the ledger).
+        ``errors`` and ``accuracy`` out-of-fold (None until the run is ensembled), ``score`` (None until the ledger
+        has a score of the current submission file).
     """
     rows = [_row(workspace, run) for run in list_runs(workspace)]
     return rows + [_empty_row(workspace, name, "damaged") for name in damaged_runs(workspace)]

@@ -1,4 +1,4 @@
-"""Submissions: checked, sent once, waited for, and kept in a ledger."""
+"""Validate submissions, send each file once, wait for its score and record it in a ledger."""
 
 TIMEOUT = 600.0
-"""Seconds that a score is waited for."""
+"""Default time to wait for a score, in seconds."""

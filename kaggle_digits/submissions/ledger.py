@@ -18,22 +18,22 @@ from kaggle_digits.hosts import Status
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the ledger. What is not known is None, or empty where it is text.
+    """A line of the ledger. Unknown values are None, or an empty string for text.
 
     Attributes
     ----------
     time : str
-        When the file was sent, ISO 8601 in UTC.
+        When the file was sent, in ISO 8601 and UTC.
     run : str
-        The run it came from.
+        The run that the file belongs to.
     sha256 : str
-        Of the file.
+        SHA-256 of the file.
     ref : str
         The host's reference.
     status : {"PENDING", "COMPLETE", "ERROR", "UNKNOWN"}
-        How far the host's scoring is.
+        The host's status of the scoring.
     score, cv : float or None
-        Public score and out-of-fold accuracy, from 0 to 1, with five decimals.
+        The public score and the out-of-fold accuracy, from 0 to 1, with five decimals.
     rank : int or None
         The rank on the leaderboard when it was last read.
     """
@@ -47,29 +47,29 @@ class Entry:
     cv: float | None = None
     rank: int | None = None
 
-    def is_same_sending(self, other: Entry) -> bool:
-        """Tell whether two entries are about the same submission; the reference may not have been known yet."""
+    def is_same_submission(self, other: Entry) -> bool:
+        """Return whether two entries are of the same submission, of which one may have no reference yet."""
         if self.ref and other.ref:
             return self.ref == other.ref
         return (self.time, self.sha256) == (other.time, other.sha256)
 
     @property
     def gap(self) -> float | None:
-        """Public score less out-of-fold accuracy, or None if one is not known."""
+        """The public score minus the out-of-fold accuracy, or None if one is unknown."""
         return None if self.score is None or self.cv is None else self.score - self.cv
 
     def as_json(self) -> dict[str, Any]:
-        """Return the line for JSON, with None for all that is not known."""
+        """Return the entry as a dict for JSON, with None for unknown values."""
         return {name: None if value == "" else value for name, value in asdict(self).items()}
 
     def as_cells(self) -> list[str]:
-        """Return the line as the CSV file has it: scores with five decimals, as Kaggle writes them."""
+        """Return the cells of the CSV file, with scores to five decimals, as Kaggle writes them."""
         values = (self.time, self.run, self.sha256, self.ref, self.status, self.score, self.cv, self.rank)
         return ["" if v is None else _number(v) if isinstance(v, float) else str(v) for v in values]
 
 
 COLUMNS = tuple(field.name for field in fields(Entry))
-_SHARE = r"(\d{1,9}(\.\d{0,20})?)?"
+_ACCURACY = r"(\d{1,9}(\.\d{0,20})?)?"
 _RANK = r"\d{0,9}"
 
 
@@ -80,19 +80,19 @@ class Ledger:
     path: Path
 
     def entries(self) -> list[Entry]:
-        """Return all lines, the oldest first.
+        """Return all entries, oldest first.
 
         Raises
         ------
         DataError
-            If the file is not a ledger; the error names the line.
+            If the file is not a valid ledger; the message has the number of the line.
         """
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise self._error("which cannot be read as text") from error
+            raise self._error("the file cannot be read as UTF-8 text") from error
         return self._parse(content)
 
     def _parse(self, content: bytes) -> list[Entry]:
@@ -101,7 +101,7 @@ class Ledger:
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise self._error("which cannot be read as text") from error
+            raise self._error("the file cannot be read as UTF-8 text") from error
         entries = []
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -116,63 +116,64 @@ class Ledger:
         return entries
 
     def record(self, entry: Entry) -> None:
-        """Write an entry: in the place of the one of the same sending, or as a new last line."""
+        """Write an entry: replace the entry of the same submission, or append it."""
         with self._changed() as entries:
             for i, old in enumerate(entries):
-                if old.is_same_sending(entry):
+                if old.is_same_submission(entry):
                     entries[i] = entry
                     return
             entries.append(entry)
 
     def record_attempt(self, entry: Entry, allowance: int | None) -> None:
-        """Write the entry of a submission that is about to be made.
+        """Write the entry of a submission that will be made next.
 
         Parameters
         ----------
         entry : Entry
-            Without a reference.
+            The entry, without a reference.
         allowance : int or None
-            How many submissions are left before it, by which `was_counted` can tell later whether it was made, in
-            another process too. It goes into a file of its own, since the ledger's columns are fixed.
+            How many submissions are left before this one. `was_counted` compares it with a later value, also in
+            another process. It is saved in a separate file, because the ledger's columns are fixed.
         """
         unresolved = [old for old in self.entries() if not old.ref]
         known = self._allowances()
         kept = {key: known[key] for key in map(_key, unresolved) if key in known}
+        # Before the entry: an entry without its allowance could never be recognized as counted.
         write_json(self._allowance_file, kept | {_key(entry): allowance})
         self.record(entry)
 
     def was_counted(self, entry: Entry, allowance: int | None) -> bool:
-        """Tell whether the host has counted a submission whose answer was lost, given the allowance now.
+        """Return whether the host has counted a submission whose response was lost, given the current allowance.
 
-        True means that more has been counted than is in the ledger since then. False means nothing: a host counts
-        late, or a new day has started.
+        True means that the host has counted more submissions since then than the ledger has. False proves
+        nothing: the host may count later, or a new day may have started.
         """
         known = self._allowances()
         if allowance is None or _key(entry) not in known:
             return False
         others = sum(1 for other in self.entries() if other.ref and other.time > entry.time)
-        # None before: the host begins to count with the first submission.
+        # None before this submission means that it was the first one: the host reports no limit until then.
         before = known[_key(entry)]
         return not others if before is None else allowance + others < before
 
     def mark_counted(self, entry: Entry) -> None:
-        """Note that a submission without a reference has been counted, unless its reference is known by now."""
+        """Set the status of an entry without a reference to PENDING, unless it has got a reference meanwhile."""
         with self._changed() as entries:
             for i, old in enumerate(entries):
-                if old.is_same_sending(entry) and not old.ref:
+                if old.is_same_submission(entry) and not old.ref:
                     entries[i] = replace(old, status="PENDING")
 
     def forget(self, entry: Entry) -> None:
-        """Remove the entry of a submission that the host refused to make."""
+        """Remove the entry of a submission that was not made."""
         with self._changed() as entries:
-            entries[:] = [old for old in entries if not old.is_same_sending(entry)]
+            entries[:] = [old for old in entries if not old.is_same_submission(entry)]
 
     @property
     def _allowance_file(self) -> Path:
         return self.path.with_name(".allowance.json")
 
     def _allowances(self) -> dict[str, int | None]:
-        """Return the allowance before each attempt; nothing for what cannot be read."""
+        """Return the saved allowance before each attempt; without those that cannot be read."""
         try:
             document = read_json(self._allowance_file)
         except DataError:
@@ -181,14 +182,14 @@ class Ledger:
 
     @contextmanager
     def _changed(self) -> Iterator[list[Entry]]:
-        """Yield the entries for changing, and write them, while nobody else does."""
-        with lock(self.path.with_name(".ledger.lock"), f"{self.path} is in use by another process.", patience=10):
+        """Yield the entries to be changed, and write them afterwards, while holding the lock."""
+        with lock(self.path.with_name(".ledger.lock"), f"{self.path} is in use by another process.", timeout=10):
             entries = self.entries()
             yield entries
             write_bytes(self.path, self._format(entries))
 
     def _format(self, entries: list[Entry]) -> bytes:
-        """Return the content of a file that will be read as these entries again, or raise a `DataError`."""
+        """Return the content of the ledger file; raise a `DataError` if reading it would give other entries."""
         import pandas as pd
 
         try:
@@ -196,20 +197,20 @@ class Ledger:
             content = table.to_csv(index=False).encode()
             if self._parse(content) == entries:
                 return content
-            why = f"{self.path}, it would be read as something else."
+            why = f"{self.path}, its values cannot be saved as CSV."
         except UnicodeEncodeError as error:
             why = f"{self.path}, {error.reason}."
         except DataError as error:
             why = error.problem
-        raise DataError(f"The ledger cannot hold this submission: {why}", "Nothing was changed.")
+        raise DataError(f"The ledger cannot hold this submission: {why}", "The ledger is unchanged.")
 
     def _entry(self, row: list[str], line: int) -> Entry:
         if len(row) != len(COLUMNS):
-            raise self._error(f"line {line}: {len(row)} values, not {len(COLUMNS)}")
+            raise self._error(f"line {line}: expected {len(COLUMNS)} values, got {len(row)}")
         cells = dict(zip(COLUMNS, row, strict=True))
         if cells["status"] not in get_args(Status):
-            raise self._error(f"line {line}: {cells['status'][:40]!r} is not a status")
-        for name, pattern in (("score", _SHARE), ("cv", _SHARE), ("rank", _RANK)):
+            raise self._error(f"line {line}: {cells['status'][:40]!r} is not a valid status")
+        for name, pattern in (("score", _ACCURACY), ("cv", _ACCURACY), ("rank", _RANK)):
             if not re.fullmatch(pattern, cells[name], re.ASCII):
                 raise self._error(f"line {line}: {name} is {cells[name][:40]!r}, not a number")
         numbers = {name: float(cells[name]) if cells[name] else None for name in ("score", "cv")}
@@ -221,7 +222,7 @@ class Ledger:
 
 
 def _number(value: float) -> str:
-    """Return a score with five decimals, or with all it has where somebody has typed more into the ledger."""
+    """Return a score with five decimals, or with all its decimals if the user has typed more into the ledger."""
     text = f"{value:.5f}"
     return text if float(text) == value else f"{Decimal(repr(value)):f}"
 
@@ -231,10 +232,10 @@ def _key(entry: Entry) -> str:
 
 
 def updated(entry: Entry, status: Status, score: float | None, rank: int | None = None) -> Entry:
-    """Return an entry with what its host says now; a rank that is not known now stays what it was.
+    """Return an entry updated with the host's status, score and rank; a rank of None keeps the old one.
 
-    What is scored stays scored, should the news be older than what is known. A score that is no accuracy, such as
-    nan, is not known.
+    An entry that is scored is not changed back to PENDING or UNKNOWN, because the host's list may be outdated. A
+    score that is not from 0 to 1, such as NaN, becomes None.
     """
     if status in ("PENDING", "UNKNOWN") and entry.status in ("COMPLETE", "ERROR"):
         return entry

@@ -1,4 +1,4 @@
-"""A submission: written, checked, sent once, waited for, and found again."""
+"""Write and validate submission files, submit each file once, and wait for its score."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import CLASSES, SAMPLE_CSV, SUBMISSION_COLUMNS, Workspace
 
 DIGEST_LENGTH = 12
-"""How much of the file's SHA-256 its description and its name at the host end in, to find it again in the list."""
-LOOK_UP_PAUSES = (0.0, 2.0, 5.0)
-"""Seconds before each look for a submission whose answer was lost."""
+"""Digits of the file's SHA-256 at the end of its description and file name, to find it in the host's list."""
+SEARCH_PAUSES = (0.0, 2.0, 5.0)
+"""Seconds before each search for a submission whose response was lost."""
 LAG = 30.0
-"""Seconds after a lost answer for which the next `submit` looks for the submission before it gives up."""
+"""Seconds after a lost response during which the next `submit` still searches for it: the host's list may lag."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
-"""Seconds between two looks at a pending submission; the pause doubles from the first to the longest."""
+"""Seconds between two polls of a pending submission; the pause doubles from the first to the longest."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a `submit`.
+    """The result of `submit`.
 
     Attributes
     ----------
     entry : Entry
-        The submission's line in the ledger; without a reference if it was a dry run.
+        The submission's entry in the ledger; for a dry run, an entry without a reference.
     description : str
-        The message it was sent with.
+        The description at the host.
     was_known : bool
         True if the file had been submitted before, and nothing was sent.
     """
@@ -61,12 +61,12 @@ class Sent:
 
 @dataclass(frozen=True)
 class ScoreBoard:
-    """What `score` shows.
+    """The result of `score`.
 
     Attributes
     ----------
     submissions : list of tuple of Submission and Entry or None
-        Those at the host, newest first, each with its line in the ledger.
+        The submissions at the host, newest first, each with its entry in the ledger.
     standing : Standing or None
         None if the host's leaderboard could not be read.
     """
@@ -76,7 +76,7 @@ class ScoreBoard:
 
 
 def submission_file(workspace: Workspace, run: str) -> Path:
-    """Return the path of a run's submission."""
+    """Return the path of a run's submission file."""
     return workspace.submissions / run / "submission.csv"
 
 
@@ -86,9 +86,9 @@ def ledger_of(workspace: Workspace) -> Ledger:
 
 
 def entry_of_run(workspace: Workspace, run: str) -> Entry | None:
-    """Return the last line in the ledger of a run's submission file as it is now, or None.
+    """Return the last ledger entry of a run's current submission file, or None.
 
-    By its digest: the run may have been trained again since another file of it was submitted.
+    Entries are compared by SHA-256: if the run was trained again, older entries are of another file.
     """
     path = submission_file(workspace, run)
     entries = [entry for entry in ledger_of(workspace).entries() if entry.run == run]
@@ -99,16 +99,23 @@ def entry_of_run(workspace: Workspace, run: str) -> Entry | None:
 
 
 def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
-    """Write a submission, the likeliest digit of each row, and check it.
+    """Write a submission file with the most probable digit of each row, and validate it.
 
     Parameters
     ----------
     path : pathlib.Path
-        The file; it appears complete or not at all.
+        The file, which is written atomically.
     ids : ndarray of int64, shape (m,)
-        From ``sample_submission.csv``.
+        The ids from ``sample_submission.csv``.
     softmax : ndarray of float32, shape (m, 10)
-        Of the test rows.
+        The predicted probabilities of the test rows.
+
+    Raises
+    ------
+    DataError
+        If there are not as many predictions as ids.
+    WriteError
+        If the file cannot be written.
     """
     import pandas as pd
 
@@ -116,7 +123,7 @@ def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
     if len(ids) != len(softmax):
         raise DataError(
             f"There are {len(softmax):,} predictions for {len(ids):,} rows of {SAMPLE_CSV}.",
-            "Train on the data that is here now, with another --run name.",
+            "Train on the current data, under another run name.",
         )
     with replacing(path) as temporary:
         pd.DataFrame({key: ids, target: softmax.argmax(1)}).to_csv(temporary, index=False, lineterminator="\n")
@@ -124,24 +131,24 @@ def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
 
 
 def read_submission(path: Path, ids: Int64) -> bytes:
-    """Read a submission file, once, and check its encoding, header, rows, ids and labels.
+    """Read a submission file and validate its encoding, header, rows, ids and labels.
 
     Parameters
     ----------
     path : pathlib.Path
-        The file, which may be a pipe.
+        The file, which may be a pipe: it is read only once.
     ids : ndarray of int64, shape (m,)
-        What ``sample_submission.csv`` asks for, in its order.
+        The ids from ``sample_submission.csv``, in its order.
 
     Returns
     -------
     bytes
-        The content, which is what has to be sent: the file may be another one by then.
+        The validated content. Send this and not the file, which may have changed meanwhile.
 
     Raises
     ------
     DataError
-        If the host would refuse it, or score it as something else than was meant; the error names the line.
+        If the file is missing or not valid; the message has the number of the line.
     """
 
     def refuse(detail: str) -> NoReturn:
@@ -150,32 +157,32 @@ def read_submission(path: Path, ids: Int64) -> bytes:
             "Fix the file, or write the submission of a run again with the command: ensemble.",
         )
 
-    # More than a right file can have, with CRLF, and an end of what a wrong one or a device may send.
-    most = 100 + sum(len(str(key)) + len(",0\r\n") for key in ids.tolist()) * 2
+    # More bytes than a valid file can have, even with CRLF. The limit is needed because a device may never end.
+    size_limit = 100 + sum(len(str(key)) + len(",0\r\n") for key in ids.tolist()) * 2
     try:
         with open(path, "rb") as stream:
-            content = stream.read(most)
+            content = stream.read(size_limit)
         lines = content.decode("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
-        raise DataError(f"There is no {path}.", "Write it with the command: train.") from None
+        raise DataError(f"{path} does not exist.", "Write it with the command: train.") from None
     except OSError as error:
-        refuse(f"which cannot be read: {error.strerror or error}")
+        refuse(f"the file cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
         refuse("which is not text in UTF-8")
     lines = [line.removesuffix("\r") for line in lines]
     header = ",".join(SUBMISSION_COLUMNS)
     if lines[0] != header:
         refuse(f"line 1: the header is {lines[0][:60]!r}, not {header!r}")
-    for number, (line, wanted) in enumerate(zip(lines[1:], ids.tolist(), strict=False), start=2):
+    for number, (line, expected_id) in enumerate(zip(lines[1:], ids.tolist(), strict=False), start=2):
         key, comma, label = line.partition(",")
-        if not comma or key != str(wanted):
-            refuse(f"line {number}: {line[:60]!r} does not begin with the id {wanted}")
+        if not comma or key != str(expected_id):
+            refuse(f"line {number}: {line[:60]!r} does not start with the id {expected_id}")
         if not (label.isascii() and label.isdigit() and len(label) == 1 and int(label) < CLASSES):
             refuse(f"line {number}: the label is {label[:60]!r}, not a digit from 0 to 9")
-    if len(content) == most:
-        refuse(f"which goes on after its {len(ids) + 1:,} lines")
+    if len(content) == size_limit:
+        refuse(f"the file has more than {len(ids) + 1:,} lines")
     if len(lines) - 1 != len(ids):
-        refuse(f"line {len(lines)} is the last, where {len(ids) + 1:,} lines are wanted")
+        refuse(f"expected {len(ids) + 1:,} lines, got {len(lines):,}")
     return content
 
 
@@ -193,61 +200,73 @@ def submit(
     timeout: float = TIMEOUT,
     observer: Observer | None = None,
 ) -> Sent:
-    """Check a submission file, send it once, and wait for its score.
+    """Validate a submission file, send it once, and wait for its score.
 
-    A file that was submitted before, by the ledger's or the host's word, is not sent again unless `again`. The
-    file is uploaded first, which submits nothing. Then its line goes into the ledger, and only then is the host
-    asked to make the submission: from that line on it counts as possibly made, whatever happens to the answer or
-    to this process, and it is looked for in the host's list. As long as it is not known what became of it, the
-    file is not sent again unless `again`.
+    A file that was submitted before, according to the ledger or the host's list, is not sent again unless `again`
+    is true. The file is uploaded first, which submits nothing. Then its entry is written to the ledger, and after
+    that the host is asked to make the submission. With this order, a submission that may have been made always has
+    an entry, even if the response is lost or the process is killed. While it is unknown whether the submission was
+    made, it is searched for in the host's list, and the file is not sent again unless `again` is true.
 
     Parameters
     ----------
     host : Host
-        Where to.
+        The host that the file is submitted to.
     workspace : Workspace
-        Whose sample and ledger to use.
+        The folders with the sample submission and the ledger.
     csv : pathlib.Path
-        The file.
+        The submission file.
     run : str
-        The run it came from, for the ledger.
+        The name of the run that the file belongs to, for the ledger.
     cv : float, optional
         The run's out-of-fold accuracy, for the ledger.
     message : str
-        The description, to which the first digits of the file's SHA-256 are added.
+        The description at the host. The first digits of the file's SHA-256 are appended to it.
     dry_run : bool
-        Check everything and send nothing.
+        Validate the file and search for earlier submissions, but send nothing.
     again : bool
-        Send a file that was submitted before.
+        Send the file even if it was submitted before.
     wait : bool
         Wait for the score.
     timeout : float
-        Seconds to wait for it.
+        Maximum time to wait for it, in seconds.
     observer : Observer, optional
-        Told of the status at each look.
+        Called with the status at each poll.
+
+    Returns
+    -------
+    Sent
+        The submission's entry in the ledger, and whether it was submitted before.
 
     Raises
     ------
+    UsageError
+        If `timeout` is negative or NaN.
     DataError
-        If the file is not one to submit.
+        If the file or the ledger is not valid.
+    CredentialsError
+        If the host does not accept the credentials.
     RefusedError
-        If the host refuses, or today's allowance is used up.
+        If the host refuses the submission, or the daily limit has been reached.
     NetworkError
-        If the host did not take the file, or the score is still pending at the timeout.
+        If the host cannot be reached, it is unknown whether the submission was made, or the score is still
+        pending at the timeout.
     ScoringError
         If the host scored the submission as an error.
+    WriteError
+        If the ledger cannot be written, or another submission is running.
     """
     if not timeout >= 0:
         raise UsageError(f"The timeout must be at least 0 seconds, got {timeout}.", "Choose another timeout.")
     content = read_submission(csv, load_sample(workspace.data))
     digest = hashlib.sha256(content).hexdigest()
-    # One line of bounded length, as the host gives it back.
+    # One short line, because the host changes line breaks and cuts long descriptions.
     description = f"{' '.join(message.split())[:200]} {digest[:DIGEST_LENGTH]}".strip()
     entry = Entry(
         time=_now(), run=run, sha256=digest, ref="", status="UNKNOWN", cv=None if cv is None else round(cv, 5)
     )
     ledger = ledger_of(workspace)
-    with lock(workspace.submissions / ".lock", "Another submission is under way."):
+    with lock(workspace.submissions / ".lock", "Another submission is running."):
         made = _find_made(host, workspace, entry, again, dry_run)
         if dry_run:
             return Sent(made or entry, description, was_known=made is not None)
@@ -255,10 +274,11 @@ def submit(
             ledger.record(made)
             sent = Sent(made, description, was_known=True)
         else:
+            # Before the upload, so that no file is uploaded that cannot be submitted today.
             left = host.allowance()
             if left is not None and left <= 0:
                 raise RefusedError(
-                    "Today's submissions are used up.", "Submit again after midnight UTC; the file stays."
+                    "The daily limit of submissions has been reached.", "Submit the file after midnight UTC."
                 )
             with _private_copy(workspace, content, digest) as copy:
                 upload = host.upload(copy)
@@ -269,10 +289,10 @@ def submit(
 
 
 def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
-    """Ask the host for all submissions and the rank on the leaderboard, and update the ledger.
+    """Read all submissions and the rank on the leaderboard from the host, and update the ledger.
 
-    What only the ledger knows comes last. A rank is written to the entry of the best submission, for it is this
-    one that has the rank.
+    Entries that are only in the ledger come last. The rank is written to the entry of the best submission, because
+    the leaderboard ranks a team by its best score.
     """
     ledger = ledger_of(workspace)
     submissions = list(host.submissions())
@@ -298,7 +318,7 @@ def _as_submission(entry: Entry) -> Submission:
 
 @contextmanager
 def _private_copy(workspace: Workspace, content: bytes, digest: str) -> Iterator[Path]:
-    """Yield a copy of what was checked, under a name that tells the file in the host's list."""
+    """Yield a copy of the validated content, with a file name that identifies it in the host's list."""
     folder = workspace.submissions / ".upload"
     path = folder / f"submission-{digest[:DIGEST_LENGTH]}.csv"
     try:
@@ -313,10 +333,10 @@ def _now() -> str:
 
 
 def _matched(submissions: Iterable[Submission], entries: Sequence[Entry]) -> list[tuple[Submission, Entry | None]]:
-    """Pair the submissions, newest first, with their entries.
+    """Pair the submissions, newest first, with their ledger entries.
 
-    By the reference, or by the digest where the answer with the reference was lost. Of several lost answers about
-    one file, the oldest entry goes with the oldest submission, and no entry with two.
+    They are matched by reference or, if the response with the reference was lost, by digest. If there are several
+    such entries for one file, the oldest entry is paired with the oldest submission. Each entry is used once.
     """
     by_ref = {entry.ref: entry for entry in entries if entry.ref}
     lost = [entry for entry in entries if not entry.ref]
@@ -330,24 +350,25 @@ def _matched(submissions: Iterable[Submission], entries: Sequence[Entry]) -> lis
 
 
 def _is_of(submission: Submission, digest: str) -> bool:
-    """Tell whether a submission is of the file with this SHA-256.
+    """Return whether a submission is of the file with this SHA-256.
 
-    By the name that the file was uploaded under, or by the end of the description, which can be edited on the
-    host's site. Sizes tell nothing: all valid submissions to a competition have the same.
+    The digest is in the name of the uploaded file and at the end of the description. Both are checked, because
+    the user can edit the description on the host's site. The file size is no help: all valid submissions to a
+    competition have the same size.
     """
     mark = digest[:DIGEST_LENGTH]
     return len(mark) == DIGEST_LENGTH and (mark in submission.file_name or submission.description.endswith(mark))
 
 
 def _find_made(host: Host, workspace: Workspace, entry: Entry, again: bool, dry_run: bool) -> Entry | None:
-    """Return the entry of a submission of the same file that was made before, by whomever; None to make one.
+    """Return the entry of an earlier submission of the same file, or None if the file has to be submitted.
 
-    With `again` only one counts whose answer was lost: it may have been made after all.
+    With `again`, only submissions whose response was lost are searched for: they may have been made.
 
     Raises
     ------
     NetworkError
-        If it is not known whether one was made, and not `again`.
+        If it is unknown whether a submission was made, and `again` is false.
     """
     ledger = ledger_of(workspace)
     entries = ledger.entries()
@@ -355,9 +376,9 @@ def _find_made(host: Host, workspace: Workspace, entry: Entry, again: bool, dry_
     lost = [old for old in entries if old.sha256 == entry.sha256 and not old.ref]
     if not lost and (again or known):
         return None if again else known[-1]
-    for look in range(1 + (_looks_left(lost[-1]) if lost else 0)):
-        if look:
-            time.sleep(LOOK_UP_PAUSES[-1])
+    for attempt in range(1 + (_remaining_searches(lost[-1]) if lost else 0)):
+        if attempt:
+            time.sleep(SEARCH_PAUSES[-1])
         for submission, old in _matched(host.submissions(), entries):
             if _is_of(submission, entry.sha256) and (old is None or not old.ref):
                 found = replace(old or replace(entry, time=submission.time), ref=submission.ref)
@@ -365,23 +386,23 @@ def _find_made(host: Host, workspace: Workspace, entry: Entry, again: bool, dry_
     if again or known or not lost:
         return None if again or not known else known[-1]
     when = lost[-1].time[:16].replace("T", " ")
-    problem = f"The answer to a submission of this file ({when} UTC) was lost"
+    problem = f"The response to a submission of this file ({when} UTC) was lost"
     raise _unresolved(host, workspace, lost[-1], problem, dry_run)
 
 
-def _looks_left(lost: Entry) -> int:
-    """Return how many more looks a submission whose answer was lost is worth, by its age."""
+def _remaining_searches(lost: Entry) -> int:
+    """Return how often to search again for a submission whose response was lost, which depends on its age."""
     try:
         age = time.time() - datetime.fromisoformat(lost.time).timestamp()
-    except ValueError:  # somebody has edited the ledger
+    except ValueError:  # the time was edited by hand
         return 0
-    return int(min(max(0.0, LAG - age), LAG) / LOOK_UP_PAUSES[-1])
+    return int(min(max(0.0, LAG - age), LAG) / SEARCH_PAUSES[-1])
 
 
 def _unresolved(
     host: Host, workspace: Workspace, lost: Entry, problem: str, dry_run: bool = False
 ) -> NetworkError:
-    """Return the error of a submission whose answer was lost and that is not listed; note if it was counted."""
+    """Return the error for a submission that is not listed; update its entry if the host has counted it."""
     ledger, left = ledger_of(workspace), None
     with suppress(KaggleDigitsError):
         left = host.allowance()
@@ -391,29 +412,29 @@ def _unresolved(
     known = "has been counted, but is not listed yet" if counted else "may have been made, but is not listed"
     return NetworkError(
         f"{problem}: the submission {known}.",
-        f"Look for it with: {workspace.command('score')}; only --again sends the file once more.",
+        f"Check for it with: {workspace.command('score')}; the file is sent again only with --again.",
     )
 
 
 def _make(
     host: Host, workspace: Workspace, entry: Entry, upload: str, description: str, left: int | None
 ) -> Entry:
-    """Make a submission of an uploaded file, and return its entry once the reference is in the ledger.
+    """Make a submission of an uploaded file, write its reference to the ledger and return its entry.
 
-    The entry is there before the host is asked, with the time of just before. It is forgotten only if the host
-    refuses. If the answer is lost the submission may have been made: it is looked up in the list, and if it is
-    not there, the entry stays for the next `submit` or `score` to resolve. With the status PENDING if the host
-    has counted it, for of the allowance, which was `left` before, less is left.
+    The entry is written before the request is sent, and removed only if the host refuses or was not reached. If
+    the response is lost, the submission may have been made. It is searched for in the host's list; if it is not
+    there, the entry is kept, and the next `submit` or `score` searches again. The entry gets the status PENDING if
+    the host has counted the submission, which is the case if the allowance is now lower than `left`.
     """
     ledger = ledger_of(workspace)
     listed = list(host.submissions())
     for submission, old in _matched(listed, ledger.entries()):
         if old is None and _is_of(submission, entry.sha256):
-            # Made elsewhere: it gets a line of its own, so as not to be taken for the one that is made now.
+            # Submitted elsewhere: give it its own entry, so that it is not mistaken for the new submission.
             known = replace(entry, time=submission.time, ref=submission.ref)
             ledger.record(updated(known, submission.status, submission.score))
     before = {submission.ref for submission in listed}
-    # Not the time when `submit` began: the upload may have taken minutes.
+    # The time of the request, not of the call of `submit`: the upload may have taken minutes.
     entry = replace(entry, time=_now())
     ledger.record_attempt(entry, left)
     try:
@@ -422,7 +443,7 @@ def _make(
         ledger.forget(entry)
         raise
     except NetworkError as error:
-        found = _look_up(host, ledger, entry, before)
+        found = _search(host, ledger, entry, before)
         if found is None:
             raise _unresolved(host, workspace, entry, error.problem.rstrip(".")) from error
         ref = found
@@ -434,19 +455,19 @@ def _make(
     return entry
 
 
-def _look_up(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str | None:
-    """Return the reference of a submission whose answer was lost, or None if it is not listed.
+def _search(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str | None:
+    """Return the reference of a submission whose response was lost, or None if it is not listed.
 
-    Not one that was listed `before`, nor one of another entry which is listed only now. A host's list may lag, or
-    fail for as long as the answer did, so look several times.
+    Submissions that were listed `before`, and late ones of other entries, are skipped. The search is repeated,
+    because the host's list may lag or fail for some time.
     """
     entries = ledger.entries()
-    for pause in LOOK_UP_PAUSES:
+    for pause in SEARCH_PAUSES:
         time.sleep(pause)
-        with suppress(KaggleDigitsError):  # what is in the way of the list says nothing of the submission
+        with suppress(KaggleDigitsError):  # an error of the list does not say whether the submission was made
             fresh = [submission for submission in host.submissions() if submission.ref not in before]
             for submission, old in _matched(fresh, entries):
-                if old is not None and old.is_same_sending(entry):
+                if old is not None and old.is_same_submission(entry):
                     return submission.ref
     return None
 
@@ -454,39 +475,40 @@ def _look_up(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str 
 def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, observer: Observer) -> Entry:
     ledger = ledger_of(workspace)
     deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
-    brief = host.impatient()
+    polled = host.without_retries()
     while True:
         try:
-            submission = next((s for s in brief.submissions() if s.ref == entry.ref), None)
+            submission = next((s for s in polled.submissions() if s.ref == entry.ref), None)
         except NetworkError:
-            submission = None  # There is time left; the deadline bounds the patience.
+            submission = None  # Poll again until the deadline.
         status = submission.status if submission else "UNKNOWN"
         observer.waiting(status)
         if submission and status == "ERROR":
             ledger.record(updated(entry, status, None))
+            reason = submission.reason.rstrip(".") or "no reason given"
             raise ScoringError(
-                f"Submission {entry.ref} was scored as an error: {submission.reason.rstrip('.') or 'no reason'}.",
-                "If the reason is in the file, fix it and submit the new one; if it was trouble at the host, send "
-                "the same file once more with --again.",
+                f"Submission {entry.ref} was scored as an error: {reason}.",
+                "If the file is not valid, fix it and submit the new file; if the host had an error, send "
+                "the same file again with --again.",
             )
         if submission and status == "COMPLETE":
             entry = updated(entry, status, submission.score)
             ledger.record(entry)
             with suppress(KaggleDigitsError):
                 read_scores(host, workspace)
-            return next((e for e in ledger.entries() if e.is_same_sending(entry)), entry)
+            return next((e for e in ledger.entries() if e.is_same_submission(entry)), entry)
         left = deadline - time.monotonic()
         if left <= 0:
             raise NetworkError(
                 f"Submission {entry.ref} is still {status.lower()} after {timeout:.0f} seconds.",
-                "It is in the ledger and counts; look for its score later with the command: score.",
+                "It was submitted and is in the ledger; check its score later with the command: score.",
             )
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _standing(host: Host) -> Standing | None:
-    """Return the rank on the leaderboard, or None: a score is worth showing without it."""
+    """Return the rank on the leaderboard, or None if it cannot be read: scores are shown without it."""
     try:
         return host.standing()
     except KaggleDigitsError:
