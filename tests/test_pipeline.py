@@ -765,7 +765,7 @@ def test_train_rejects_diverged_training(workspace: Workspace) -> None:
 
 
 def test_train_removes_temporary_files_of_killed_process(trained: Workspace) -> None:
-    left_over = trained.runs / "one" / "fold-0" / ".model.keras.abc.tmp"
-    left_over.write_bytes(b"incomplete")
+    leftover = trained.runs / "one" / "fold-0" / ".model.keras.abc.tmp"
+    leftover.write_bytes(b"incomplete")
     quick(trained, run="one")
-    assert not left_over.exists()
+    assert not leftover.exists()

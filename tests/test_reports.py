@@ -238,7 +238,7 @@ def test_report_fails_if_a_member_run_was_trained_again(trained: Workspace) -> N
     document = json.loads(metrics.read_text())
     document["files"]["extra.npy"] = "0" * 64
     metrics.write_text(json.dumps(document))
-    with pytest.raises(DataError, match="second has changed since both was made of it"):
+    with pytest.raises(DataError, match="second has changed since the mean both was made"):
         report(trained, "both")
 
 

@@ -409,6 +409,13 @@ def test_command_of_run_uses_current_folders(workspace: Workspace, tmp_path: Pat
     assert copied.command() in copied.unfinished().remedy
 
 
+@pytest.mark.parametrize("command", [[], ["kaggle-digits"], ["kaggle-digits", "--root", "work"]])
+def test_command_of_run_accepts_command_without_words(workspace: Workspace, command: list[str]) -> None:
+    run = one(workspace)
+    (run.path / "run.json").write_text(json.dumps(run.info.as_json() | {"command": command}))
+    assert one(workspace).command() == workspace.command()
+
+
 def test_read_json_rejects_deeply_nested_json(workspace: Workspace) -> None:
     (workspace.runs / "one" / "run.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"one/run\.json cannot be read as JSON"):
@@ -558,10 +565,10 @@ VALID_ROWS = np.full((50, 10), 0.1, np.float32)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (npy(VALID_ROWS.astype(np.float64)), r"it holds float64 \[50, 10\], not float32 \[rows, 10\]"),
-        (npy(VALID_ROWS.astype(">f4")), "it holds >f4"),
-        (npy(VALID_ROWS[:, :9]), r"it holds float32 \[50, 9\]"),
-        (npy(VALID_ROWS[0]), r"it holds float32 \[10\]"),
+        (npy(VALID_ROWS.astype(np.float64)), r"its array is float64 \[50, 10\], not float32 \[rows, 10\]"),
+        (npy(VALID_ROWS.astype(">f4")), "its array is >f4"),
+        (npy(VALID_ROWS[:, :9]), r"its array is float32 \[50, 9\]"),
+        (npy(VALID_ROWS[0]), r"its array is float32 \[10\]"),
         (npy(VALID_ROWS[:49]), "it has 49 rows, not 50"),
         (npy(np.where(np.eye(50, 10), np.float32(np.nan), VALID_ROWS)), "not all of its values are from 0 to 1"),
         (npy(np.where(np.eye(50, 10), np.float32(np.inf), VALID_ROWS)), "not all of its values are from 0 to 1"),

@@ -135,11 +135,11 @@ def load_sample(folder: Path) -> Int64:
     path = folder / SAMPLE_CSV
     ids = _column(_read_csv(path, SUBMISSION_COLUMNS, "int64"), SUBMISSION_COLUMNS[0])
     if len(np.unique(ids)) != len(ids):
-        raise DataError(f"{path} has duplicate values in the column {SUBMISSION_COLUMNS[0]}.", _GET_AGAIN)
+        raise DataError(f"{path} has duplicate values in the column {SUBMISSION_COLUMNS[0]}.", _DOWNLOAD_AGAIN)
     return ids
 
 
-_GET_AGAIN = "Download the file again with the command: download --force."
+_DOWNLOAD_AGAIN = "Download the file again with the command: download --force."
 
 
 def _parse_train(path: Path) -> dict[str, UInt8]:
@@ -147,7 +147,9 @@ def _parse_train(path: Path) -> dict[str, UInt8]:
     labels = _column(table, LABEL_COLUMN)
     if labels.max() >= CLASSES:
         row = int(np.argmax(labels >= CLASSES))
-        raise DataError(f"{path}, row {row + 1}: the label is {labels[row]}, not a digit from 0 to 9.", _GET_AGAIN)
+        raise DataError(
+            f"{path}, row {row + 1}: the label is {labels[row]}, not a digit from 0 to 9.", _DOWNLOAD_AGAIN
+        )
     return {"images": _images(table), "labels": labels}
 
 
@@ -162,7 +164,7 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
 
     def parse(threads: bool) -> pa.Table:
         table = csv.read_csv(
-            _existing(path),
+            _regular_file(path),
             csv.ReadOptions(use_threads=threads),
             # Valid files have no line breaks in values. Without this, a stray quote would make the reader take
             # the rest of the file for one value.
@@ -175,32 +177,32 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
     try:
         table = parse(threads=True)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.", _GET_AGAIN) from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.", _DOWNLOAD_AGAIN) from error
     except (pa.ArrowInvalid, UnicodeDecodeError):
         # Only the single-threaded reader reports the number of the row that is not valid.
         try:
             table = parse(threads=False)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            _refuse(path, columns, error)
+            _raise_invalid(path, columns, error)
     if table.num_rows == 0:
-        raise DataError(f"{path} has a header but no rows.", _GET_AGAIN)
+        raise DataError(f"{path} has a header but no rows.", _DOWNLOAD_AGAIN)
     return table
 
 
-def _existing(path: Path) -> Path:
+def _regular_file(path: Path) -> Path:
     try:
         return regular_file(path, "Remove it, then download the file with the command: download.")
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path} is missing.", "Get it with the command: download.") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", _GET_AGAIN) from error
+        raise DataError(f"{path} cannot be read: {error.strerror}.", _DOWNLOAD_AGAIN) from error
 
 
-def _refuse(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
+def _raise_invalid(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
     """Raise a `DataError` that says in plain words what the CSV reader reported."""
     text = str(error).splitlines()[0]
     if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty.", _GET_AGAIN) from error
+        raise DataError(f"{path} is empty.", _DOWNLOAD_AGAIN) from error
     header = _header(path)
     if header is not None:
         _check_columns(path, header, columns)
@@ -219,15 +221,15 @@ def _refuse(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
         )
         raise DataError(
             f"{path}, {row}column {name}: the value is {value}, expected an integer{limit}.",
-            _GET_AGAIN,
+            _DOWNLOAD_AGAIN,
         ) from error
     counts = re.search(r"(?:Row #(?P<row>\d+): )?Expected (?P<expected>\d+) columns, got (?P<got>\d+)", text)
     if counts:
         row = f", row {int(counts['row']) - 1}" if counts["row"] else ""
         raise DataError(
-            f"{path}{row}: expected {counts['expected']} values, got {counts['got']}.", _GET_AGAIN
+            f"{path}{row}: expected {counts['expected']} values, got {counts['got']}.", _DOWNLOAD_AGAIN
         ) from error
-    raise DataError(f"{path} is not a CSV file of digits: {text[:200].rstrip('.')}.", _GET_AGAIN) from error
+    raise DataError(f"{path} is not a CSV file of digits: {text[:200].rstrip('.')}.", _DOWNLOAD_AGAIN) from error
 
 
 def _header(path: Path) -> list[str] | None:
@@ -249,7 +251,7 @@ def _check_columns(path: Path, found: list[str], expected: tuple[str, ...]) -> N
         at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
         detail = f"column {at + 1} is {found[at][:40]!r}, not {expected[at]!r}"
     shape = ",".join(expected) if len(expected) < 4 else f"{expected[0]},{expected[1]},…,{expected[-1]}"
-    raise DataError(f"{path} does not have the columns {shape}: {detail}.", _GET_AGAIN)
+    raise DataError(f"{path} does not have the columns {shape}: {detail}.", _DOWNLOAD_AGAIN)
 
 
 def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
@@ -282,7 +284,7 @@ def _is_valid_cache(known: dict[str, npt.NDArray[Any]], names: tuple[str, ...]) 
 
 def _cached(path: Path, parse: Any, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays called `names` that `parse` returns for a CSV file, from its cache if that is valid."""
-    status = _existing(path).stat()
+    status = _regular_file(path).stat()
     cache = path.parent / "cache" / f"{path.stem}.npz"
     stamp = np.array([status.st_size, status.st_mtime_ns])
     known = read_npz(cache)
@@ -293,7 +295,7 @@ def _cached(path: Path, parse: Any, names: tuple[str, ...]) -> dict[str, npt.NDA
     try:
         digest = sha256(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", _GET_AGAIN) from error
+        raise DataError(f"{path} cannot be read: {error.strerror}.", _DOWNLOAD_AGAIN) from error
     if known and str(known["sha256"]) == digest:
         arrays = known | {"stamp": stamp}
     else:

@@ -138,14 +138,7 @@ def download(
 
 
 def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Check the SHA-256 of files against the manifest of the download.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        The competition's data folder.
-    hashes : mapping of str to str
-        File names and the SHA-256 of their current content.
+    """Check `hashes`, the current SHA-256 of files by name, against the manifest of the download.
 
     Raises
     ------
@@ -176,17 +169,7 @@ def _changed(folder: Path, new_folder: Path) -> tuple[str, ...]:
 
 
 def manifest_differences(folder: Path) -> list[str]:
-    """Compare the three files with the manifest of the download.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        The competition's data folder, with all three files.
-
-    Returns
-    -------
-    list of str
-        One sentence for each file whose size or SHA-256 differs; empty if all files match.
+    """Return one sentence for each of the three files whose size or SHA-256 differs from the manifest.
 
     Raises
     ------

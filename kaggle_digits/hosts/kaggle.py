@@ -559,7 +559,11 @@ def _score(text: Any) -> float | None:
 
 @contextmanager
 def _temporary_folder(folder: Path | None = None) -> Iterator[Path]:
-    """Yield an empty temporary folder for the client's files, inside `folder` or the system's temporary folder."""
+    """Yield an empty temporary folder for the client's files, inside `folder` or the system's temporary folder.
+
+    Unlike `files.temporary_folder`, it does not turn errors of the block into write errors, because network errors
+    of requests are also `OSError`.
+    """
     with write_errors(folder or Path("into the temporary folder")):
         temporary = tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True)
     with temporary as name:

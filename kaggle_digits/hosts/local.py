@@ -148,13 +148,13 @@ class LocalHost:
         if not truth_path.exists():
             self._write_hidden_labels(self._rows().hidden_labels)
         truth = pd.read_csv(truth_path)
-        answer = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig")
-        if tuple(answer.columns) != SUBMISSION_COLUMNS:
+        submitted = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig")
+        if tuple(submitted.columns) != SUBMISSION_COLUMNS:
             raise ValueError(f"The columns must be {','.join(SUBMISSION_COLUMNS)}")
-        if len(answer) != len(truth):
-            raise ValueError(f"The file must have {len(truth)} rows, got {len(answer)}")
+        if len(submitted) != len(truth):
+            raise ValueError(f"The file must have {len(truth)} rows, got {len(submitted)}")
         key, target = SUBMISSION_COLUMNS
-        both = truth.merge(answer, on=key, suffixes=("_true", ""), validate="one_to_one")
+        both = truth.merge(submitted, on=key, suffixes=("_true", ""), validate="one_to_one")
         if len(both) != len(truth):
             raise ValueError(f"The column {key} must contain each id once")
         return round(float((both[f"{target}_true"] == both[target]).mean()), 5)

@@ -161,7 +161,7 @@ def read_softmax(folder: Path, name: str, rows: int | None = None) -> Float32:
         # Memory-mapped, so that the shape is checked before memory is allocated for it.
         mapped = np.lib.format.open_memmap(path, mode="r")
         if mapped.dtype != np.float32 or mapped.ndim != 2 or mapped.shape[1] != CLASSES:
-            raise ValueError(f"it holds {mapped.dtype} {list(mapped.shape)}, not float32 [rows, {CLASSES}]")
+            raise ValueError(f"its array is {mapped.dtype} {list(mapped.shape)}, not float32 [rows, {CLASSES}]")
         if rows not in (None, len(mapped)):
             raise ValueError(f"it has {len(mapped):,} rows, not {rows:,}")
         softmax: Float32 = np.array(mapped, np.float32, order="C")

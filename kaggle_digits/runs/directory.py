@@ -97,10 +97,9 @@ class Run:
         words = self.info.command[1:]
         while words and words[0] in ("--competition", "--root"):
             words = words[2:]
-        previous = ["", *words[:-1]]
         words = [
             current_change(word) if before == "--set" else word
-            for before, word in zip(previous, words, strict=True)
+            for before, word in zip(["", *words], words, strict=False)
         ]
         return Workspace.at(self.path.parents[2], self.path.parent.name).command(*words)
 
@@ -172,8 +171,8 @@ class FoldsRun(Run):
 
     def remove_partial_files(self) -> None:
         """Remove temporary files that a killed process has left."""
-        for left_over in self.path.rglob(".*.tmp"):
-            left_over.unlink(missing_ok=True)
+        for leftover in self.path.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
     def has_split(self) -> bool:
         """Return whether the split is written."""

@@ -88,7 +88,7 @@ def check_members(run: Run) -> None:
         files = member.ensemble_metrics().files
         if known.get(member.name, files) != files:
             raise DataError(
-                f"The run {member.name} has changed since {run.name} was made of it.",
+                f"The run {member.name} has changed since the mean {run.name} was made.",
                 f"Average it again with: {run.command()}.",
             )
 

@@ -198,7 +198,7 @@ def check_data(run: Run, data: Data) -> None:
     """Raise a `DataError` if a run was made from other data."""
     if others := run.info.data.differences(DataHashes.model_validate(data.hashes)):
         raise DataError(
-            f"The run {run.name} was made from other data than is here now: another {' and '.join(others)}.",
+            f"The run {run.name} was made from different data: another {' and '.join(others)}.",
             "Restore its data, or choose another name for the run.",
         )
 

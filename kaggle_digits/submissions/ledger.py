@@ -157,7 +157,7 @@ class Ledger:
         return not others if before is None else allowance + others < before
 
     def mark_counted(self, entry: Entry) -> None:
-        """Set the status of an entry without a reference to PENDING, unless it has got a reference meanwhile."""
+        """Set the status of an entry to PENDING, unless another process has added its reference."""
         with self._changed() as entries:
             for i, old in enumerate(entries):
                 if old.is_same_submission(entry) and not old.ref:
@@ -202,7 +202,7 @@ class Ledger:
             why = f"{self.path}, {error.reason}."
         except DataError as error:
             why = error.problem
-        raise DataError(f"The ledger cannot hold this submission: {why}", "The ledger is unchanged.")
+        raise DataError(f"The submission cannot be saved in the ledger: {why}", "The ledger is unchanged.")
 
     def _entry(self, row: list[str], line: int) -> Entry:
         if len(row) != len(COLUMNS):
@@ -218,7 +218,7 @@ class Ledger:
         return Entry(**{**cells, **numbers, "rank": rank})  # type: ignore[arg-type]
 
     def _error(self, detail: str) -> DataError:
-        return DataError(f"{self.path}, {detail}.", "Fix that line by hand; nothing was changed.")
+        return DataError(f"{self.path}, {detail}.", "Fix the file by hand; nothing was changed.")
 
 
 def _number(value: float) -> str:

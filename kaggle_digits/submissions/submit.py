@@ -143,7 +143,7 @@ def read_submission(path: Path, ids: Int64) -> bytes:
     Returns
     -------
     bytes
-        The validated content. Send this and not the file, which may have changed meanwhile.
+        The validated content. Send this and not the file, which may change after the validation.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def read_submission(path: Path, ids: Int64) -> bytes:
     except OSError as error:
         refuse(f"the file cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
-        refuse("which is not text in UTF-8")
+        refuse("the file is not UTF-8 text")
     lines = [line.removesuffix("\r") for line in lines]
     header = ",".join(SUBMISSION_COLUMNS)
     if lines[0] != header:
