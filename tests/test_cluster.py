@@ -422,8 +422,8 @@ def test_train_on_dask_logs_the_traceback_of_an_internal_error(dask: Cluster, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"workers": 2}, "Leave --workers out"),
-        ({"tensorboard": True}, "Leave out one of --tensorboard and --dask"),
+        ({"workers": 2}, "Leave out the number of workers"),
+        ({"tensorboard": True}, "Leave out either TensorBoard or Dask"),
     ],
 )
 def test_train_rejects_options_that_do_not_work_with_dask(

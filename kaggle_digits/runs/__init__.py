@@ -1,1 +1,1 @@
-"""Runs: their directories, what is to be done for them, and the means of their softmaxes."""
+"""Run directories, the plan of what to train for a run, and ensembles."""
