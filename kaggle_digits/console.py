@@ -13,7 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kaggle_digits.training import DEFAULT_PRESET
 from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.time_left import TimeLeft
 
 if TYPE_CHECKING:
     from kaggle_digits.arrays import UInt8
@@ -78,8 +80,7 @@ class TrainingView(Observer):
         self._live: Live | None = None
         self._folds: dict[tuple[int, int], Progress | None] = {}
         self._done: set[tuple[int, int]] = set()
-        # For each fold to train, the fraction of its steps that earlier commands had already done.
-        self._done_before: dict[tuple[int, int], float] = {}
+        self._time_left = TimeLeft([], 0.0)
         self._started = time.monotonic()
         self._name = ""
 
@@ -96,15 +97,16 @@ class TrainingView(Observer):
         self._name = run
         self._started = time.monotonic()
         self._folds = {(task.seed, task.fold): None for task in tasks}
-        self._done_before = {(task.seed, task.fold): 0.0 for task in missing}
-        self._done = self._folds.keys() - self._done_before.keys()
+        to_train = [(task.seed, task.fold) for task in missing]
+        self._time_left = TimeLeft(to_train, self._started)
+        self._done = self._folds.keys() - set(to_train)
         if not missing:
             self._console.print(f"The run {run} is already trained.", markup=False)
         elif self._console.is_terminal:
             self._live = Live(self._table(), console=self._console, refresh_per_second=4)
             self._live.start()
         else:
-            names = ", ".join(self._title(fold) for fold in self._done_before)
+            names = ", ".join(map(self._title, to_train))
             self._console.print(
                 f"Training {run}: fold{'s' * (len(missing) > 1)} {names}.", markup=False, soft_wrap=True
             )
@@ -112,16 +114,11 @@ class TrainingView(Observer):
     def progress(self, progress: Progress) -> None:
         """Update the progress of a fold."""
         fold = progress.seed, progress.fold
-        before = self._folds.get(fold)
-        if before is None:
-            # A fold may resume from the checkpoint of an interrupted command.
-            self._done_before[fold] = (progress.epoch - 1) / progress.epochs
         self._folds[fold] = progress
+        self._time_left.update(progress, time.monotonic())
         if self._live is not None:
             self._live.update(self._table())
-        elif progress.val_accuracy is not None and (
-            before is None or _epochs_done(before) < _epochs_done(progress)
-        ):
+        elif progress.is_epoch_end:
             self._console.print(
                 f"fold {self._title(fold)}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
                 f"val accuracy {progress.val_accuracy:.4f}  {progress.images_per_second:,.0f} images/s  "
@@ -132,6 +129,7 @@ class TrainingView(Observer):
     def finished(self, task: FoldTask) -> None:
         """Mark a fold as finished."""
         self._done.add((task.seed, task.fold))
+        self._time_left.finish((task.seed, task.fold), time.monotonic())
         if self._live is not None:
             self._live.update(self._table())
 
@@ -145,19 +143,9 @@ class TrainingView(Observer):
         return str(fold[1]) if len(seeds) == 1 else f"{fold[0]}/{fold[1]}"
 
     def _left(self) -> str:
-        """Estimate the remaining time from the fraction of this command's training steps that are done.
-
-        Steps that an earlier command did are excluded: they took no time in this one.
-        """
-        fractions = [
-            (self._done_before[fold], 1.0 if fold in self._done else progress.done if progress else 0.0)
-            for fold, progress in self._folds.items()
-            if fold in self._done_before
-        ]
-        done, total = sum(now - before for before, now in fractions), sum(1 - before for before, _ in fractions)
-        if done <= 0:
-            return "–"
-        return duration((time.monotonic() - self._started) * (total - done) / done)
+        """Return the estimated time that is left, or a dash if it cannot be estimated yet."""
+        seconds = self._time_left.seconds(time.monotonic())
+        return "–" if seconds is None else duration(seconds)
 
     def _table(self) -> Group:
         """Return the table of folds; if it does not fit on the screen, only the folds that are being trained."""
@@ -228,6 +216,22 @@ def show_runs(rows: list[dict[str, Any]]) -> None:
             "" if row["score"] is None else f"{row['score']:.5f}",
         )
     out().print(table if rows else "No runs yet. Create one with the command: train")
+
+
+def show_presets(rows: list[dict[str, Any]]) -> None:
+    """Show the presets in a table, and what they are."""
+    table = _table("preset", "folds", "score", "TFLOP", "about", "")
+    for row in rows:
+        is_default = row["name"] == DEFAULT_PRESET
+        table.add_row(
+            row["name"],
+            str(row["folds"]),
+            f"{row['score']:.5f}",
+            f"{row['tflop']:.0f}",
+            about(row["seconds"]),
+            Text(row["summary"] + (" (the default)" if is_default else ""), overflow="fold"),
+        )
+    out().print(table)
 
 
 def show_sent(sent: Sent, dry_run: bool) -> None:
@@ -436,6 +440,14 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d} h" if hours else f"{minutes}:{rest:02d}"
 
 
+def about(seconds: float) -> str:
+    """Return a time that is only estimated, such as ``40 s``, ``12 min`` or ``1 h 20 min``."""
+    if seconds < 100:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60 // 10 * 10} min"
+
+
 def _picture(image: UInt8, plain: bool) -> Text:
     """Return an image [28, 28] as 14 lines of text; one character shows two pixels, one above the other.
 
@@ -453,13 +465,9 @@ def _picture(image: UInt8, plain: bool) -> Text:
     return text
 
 
-def _epochs_done(progress: Progress) -> int:
-    return int(progress.done * progress.epochs + 1e-6)
-
-
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    text_columns = ("run", "status", "time (UTC)", "val accuracy", "preprocessing")
+    text_columns = ("run", "preset", "", "status", "time (UTC)", "val accuracy", "preprocessing")
     for name in columns:
         is_text = name in text_columns
         table.add_column(name, justify="left" if is_text else "right", header_style="dim", no_wrap=not is_text)

@@ -20,8 +20,8 @@ def tasks(seeds: int, folds: int) -> list[FoldTask]:
     return [FoldTask("lenet", SETTINGS, seed, fold, split) for seed in range(seeds) for fold in range(folds)]
 
 
-def progress(seed: int, fold: int, epoch: int) -> Progress:
-    return Progress(seed, fold, epoch, 4, epoch / 4, 0.5, 0.9, 1000.0)
+def progress(seed: int, fold: int, epoch: int, is_epoch_end: bool = True) -> Progress:
+    return Progress(seed, fold, epoch, 4, epoch / 4, 0.5, 0.9, 1000.0, is_epoch_end)
 
 
 def shown(view: TrainingView) -> list[str]:
@@ -70,7 +70,7 @@ def test_training_view_prints_one_line_per_epoch_without_a_terminal(capsys: pyte
     with TrainingView() as view:
         view.start("it", everything, everything[1:])
         view.progress(progress(1, 0, 1))
-        view.progress(progress(1, 0, 1))
+        view.progress(progress(1, 0, 2, is_epoch_end=False))
         view.progress(progress(1, 0, 2))
         view.notice("A worker is gone.")
     lines = capsys.readouterr().err.splitlines()

@@ -70,9 +70,9 @@ class LocalHost:
         """Write the three CSV files into `folder`, and the hidden labels into the host's folder."""
         rows = self._rows()
         self._write_hidden_labels(rows.hidden_labels)
-        _write_images_csv(folder / TRAIN_CSV, rows.train_images, rows.train_labels)
-        _write_images_csv(folder / TEST_CSV, rows.test_images)
-        _write_submission_csv(folder / SAMPLE_CSV, np.zeros_like(rows.hidden_labels))
+        write_images_csv(folder / TRAIN_CSV, rows.train_images, rows.train_labels)
+        write_images_csv(folder / TEST_CSV, rows.test_images)
+        write_submission_csv(folder / SAMPLE_CSV, np.zeros_like(rows.hidden_labels))
 
     def allowance(self) -> int:
         """Return how many submissions are left today (UTC)."""
@@ -160,7 +160,7 @@ class LocalHost:
         return round(float((both[f"{target}_true"] == both[target]).mean()), 5)
 
     def _write_hidden_labels(self, labels: UInt8) -> None:
-        _write_submission_csv(self._state / "hidden_labels.csv", labels)
+        write_submission_csv(self._state / "hidden_labels.csv", labels)
 
     def _rows(self) -> _Rows:
         if self._competition == "rehearsal":
@@ -206,7 +206,7 @@ def _rehearsal_rows() -> _Rows:
         )
 
 
-def _write_images_csv(path: Path, images: UInt8, labels: UInt8 | None = None) -> None:
+def write_images_csv(path: Path, images: UInt8, labels: UInt8 | None = None) -> None:
     """Write ``train.csv`` or, without labels, ``test.csv``: one row per image, one column per pixel."""
     import pyarrow as pa
     from pyarrow import csv
@@ -218,7 +218,8 @@ def _write_images_csv(path: Path, images: UInt8, labels: UInt8 | None = None) ->
         csv.write_csv(pa.table(columns), temporary, csv.WriteOptions(quoting_style="none"))
 
 
-def _write_submission_csv(path: Path, labels: UInt8) -> None:
+def write_submission_csv(path: Path, labels: UInt8) -> None:
+    """Write a submission, or any other file of its format, such as ``sample_submission.csv``."""
     import pandas as pd
 
     key, target = SUBMISSION_COLUMNS

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import read_json
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
-from kaggle_digits.training.presets import PRESETS
 
 Status = Literal["unfinished", "finished"]
 UNFINISHED: Status = "unfinished"
@@ -21,6 +20,14 @@ RETRAIN = "Create it again with the run's train command and --retrain."
 
 _OLD_NAMES = {"forms": "preprocessing", "form": "preprocessing", "views": "tta"}
 """Names of settings and metrics in files of older versions, and their current names."""
+
+_OLD_SETTINGS = {
+    "lenet": {"network": "lenet", "widths": "36,36,128,64", "optimizer": "adamw"},
+    "fast": {"network": "residual", "widths": "32,48,96", "optimizer": "adamw"},
+    "default": {"network": "residual", "widths": "48,64,128", "optimizer": "adamw"},
+    "best": {"network": "residual", "widths": "48,64,128", "optimizer": "adamw"},
+}
+"""What the presets of older versions used, but did not save as settings."""
 
 # No run has larger counts, and the run time of exact tests grows with them.
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -128,13 +135,12 @@ class FoldsInfo(RunInfo):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_the_network_of_its_preset(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """Add the settings `network` and `widths`, which older versions did not save."""
-        preset, settings = document.get("preset"), document.get("settings")
-        if not isinstance(settings, dict) or not isinstance(preset, str) or preset not in PRESETS:
+    def _with_settings_of_old_versions(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """Add the settings `network`, `widths` and `optimizer`, which older versions did not save."""
+        settings = document.get("settings")
+        if not isinstance(settings, dict):
             return document
-        own = PRESETS[preset].settings.model_dump(include={"network", "widths"})
-        return document | {"settings": own | settings}
+        return document | {"settings": _OLD_SETTINGS.get(str(document.get("preset")), {}) | settings}
 
 
 class MeanInfo(RunInfo):
@@ -181,6 +187,7 @@ class FoldMetrics(Metrics):
     test_seconds: Amount
     data_seconds: Amount | None = None
     peak_memory: Amount | None = None
+    tflop: Amount | None = None
     network: str | None = None
     versions: dict[str, str] = {}
 

@@ -17,10 +17,11 @@ from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.metrics import accuracy, log_loss, summarise
 from kaggle_digits.files import temporary_folder
 from kaggle_digits.training.augmentation import augment
+from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.models import network_digest, softmax_function
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.training.presets import Settings, build_network
-from kaggle_digits.training.schedule import augmentation_strength_at, choose_rows, epoch_sizes, learning_rate_at
+from kaggle_digits.training.schedule import augmentation_strength_at, choose_rows, learning_rate_at, plan_steps
 from kaggle_digits.workspace import CLASSES
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class Progress:
         The validation accuracy after the last complete epoch.
     images_per_second : float
         The training speed in the current epoch so far.
+    is_epoch_end : bool
+        Whether the current epoch is complete and validated. Each epoch has exactly one such report.
     """
 
     seed: int
@@ -124,6 +127,7 @@ class Progress:
     loss: float
     val_accuracy: float | None
     images_per_second: float
+    is_epoch_end: bool
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,8 @@ class FoldResult:
         The predictions for the test rows.
     metrics : dict
         ``rows, errors, accuracy, log_loss`` on the validation rows, ``preprocessing``, ``epochs``, ``parameters``,
-        ``network`` (its digest), ``seconds`` in total, ``data_seconds``, ``training_seconds``, ``test_seconds``,
-        and ``peak_memory`` of the process in bytes.
+        ``tflop`` (the compute of the training), ``network`` (its digest), ``seconds`` in total, ``data_seconds``,
+        ``training_seconds``, ``test_seconds``, and ``peak_memory`` of the process in bytes.
     """
 
     model: bytes
@@ -255,11 +259,7 @@ class FoldTrainer:
 
     def _plan_steps(self) -> None:
         """Compute the number of steps of each epoch, on which learning rate and augmentation depend."""
-        sizes = epoch_sizes(len(self._labels), self._settings)
-        self._batch_size = min(self._settings.batch_size, *sizes)
-        # A smaller last batch is dropped: its shape would be compiled separately, and batch normalisation is noisy
-        # on few rows. The dropped rows are different in each epoch.
-        self._steps = [size // self._batch_size for size in sizes]
+        self._batch_size, self._steps = plan_steps(len(self._labels), self._settings)
         self._first_steps = [0, *accumulate(self._steps)]
         self._all_steps = self._first_steps[-1]
 
@@ -400,6 +400,7 @@ class FoldTrainer:
 
     def progress(self, epoch: int, figures: dict[str, float], steps: int | None = None) -> Progress:
         """Return the progress after `steps` steps of an epoch (default: all); `figures` has its loss and speed."""
+        is_epoch_end = steps is None
         steps = self._steps[epoch] if steps is None else steps
         return Progress(
             seed=self._task.seed,
@@ -410,6 +411,7 @@ class FoldTrainer:
             loss=figures["loss"],
             val_accuracy=self.history[-1]["val_accuracy"] if self.history else None,
             images_per_second=figures["images_per_second"],
+            is_epoch_end=is_epoch_end,
         )
 
     def result(self) -> FoldResult:
@@ -432,6 +434,7 @@ class FoldTrainer:
                 "preprocessing": self._preprocessing,
                 "epochs": self._settings.epochs,
                 "parameters": self.model.count_params(),
+                "tflop": training_flops(self._settings, len(self._labels)) / 1e12,
                 "network": self._digest,
                 "seconds": finished - self._started + former_seconds,
                 "data_seconds": self._data_seconds,
@@ -443,10 +446,13 @@ class FoldTrainer:
 
 
 def make_optimizer(model: keras.Model, settings: Settings) -> keras.optimizers.Optimizer:
-    """Return AdamW (Loshchilov and Hutter, ICLR 2019) for a network, with all its variables."""
+    """Return the optimiser for a network, with all its variables: AdamW (Loshchilov and Hutter, 2019) or Muon."""
     import keras
 
-    optimizer = keras.optimizers.AdamW(settings.learning_rate, settings.weight_decay, beta_2=settings.beta_2)
+    from kaggle_digits.training.muon import Muon
+
+    kind = {"adamw": keras.optimizers.AdamW, "muon": Muon}[settings.optimizer]
+    optimizer = kind(settings.learning_rate, settings.weight_decay, beta_2=settings.beta_2)
     # As usual, without weight decay for biases and for the scales and offsets of batch normalisation ("gamma",
     # "beta"): small values of these do not regularise the network.
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])

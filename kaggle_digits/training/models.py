@@ -129,6 +129,32 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     return _classifier(pixels, x)
 
 
+def lenet_kernels(widths: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+    """Return the kernels of `lenet`, as `kernels_of` does for settings."""
+    first, second, third, fourth = widths
+    return [
+        (28 * 28, (5, 5, 1, first)),
+        (10 * 10, (5, 5, first, second)),
+        (1, (5 * 5 * second, third)),
+        (1, (third, fourth)),
+        (1, (fourth, CLASSES)),
+    ]
+
+
+def residual_cnn_kernels(widths: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+    """Return the kernels of `residual_cnn`, as `kernels_of` does for settings."""
+    stem, first, second = widths
+    return [
+        (12 * 12, (4, 4, 1, stem)),
+        (12 * 12, (3, 3, stem, first)),
+        (12 * 12, (3, 3, first, first)),
+        (6 * 6, (3, 3, first, second)),
+        (6 * 6, (3, 3, second, second)),
+        (6 * 6, (3, 3, second, second)),
+        (1, (6 * 6 * second, CLASSES)),
+    ]
+
+
 def network_digest(model: keras.Model) -> str:
     """Return a digest of the structure of a network, as 12 hexadecimal digits.
 

@@ -14,6 +14,15 @@ def epoch_sizes(rows: int, settings: Settings) -> list[int]:
     return [rows] + [hard + others] * (settings.epochs - 1)
 
 
+def plan_steps(rows: int, settings: Settings) -> tuple[int, list[int]]:
+    """Return the number of rows in a batch, and the number of steps in each epoch, for `rows` training rows."""
+    sizes = epoch_sizes(rows, settings)
+    batch_size = min(settings.batch_size, *sizes)
+    # A smaller last batch is dropped: its shape would be compiled separately, and batch normalisation is noisy
+    # on few rows. The dropped rows are different in each epoch.
+    return batch_size, [size // batch_size for size in sizes]
+
+
 def choose_rows(likelihood: Float32, epoch: int, settings: Settings, rng: np.random.Generator) -> Int64:
     """Choose and shuffle the rows of an epoch, by hard-example mining.
 

@@ -1,0 +1,67 @@
+"""The compute of a training, counted from the layers of the network."""
+
+from __future__ import annotations
+
+import math
+
+from kaggle_digits.training.presets import Preset, Settings, kernels_of
+from kaggle_digits.training.schedule import plan_steps
+
+NEWTON_SCHULZ_ITERATIONS = 5
+"""How often the optimiser Muon improves the orthogonalisation of an update."""
+
+
+def training_flops(settings: Settings, rows: int) -> int:
+    """Return the number of floating-point operations in all steps of the training of a fold.
+
+    Counted are the matrix products of the convolutions and dense layers, where an addition and a multiplication
+    are two operations, and those of Muon. All other operations are less than a hundredth of them.
+
+    Parameters
+    ----------
+    settings : Settings
+        The network, and how it is trained.
+    rows : int
+        The number of training rows of the fold.
+    """
+    kernels = kernels_of(settings)
+    batch_size, steps = plan_steps(rows, settings)
+    forward = sum(2 * positions * math.prod(shape) for positions, shape in kernels)
+    # The backward pass has two matrix products for each one of the forward pass: one gives the gradient of the
+    # kernel, the other that of the layer's input.
+    step = 3 * forward * batch_size
+    if settings.optimizer == "muon":
+        step += sum(_newton_schulz_flops(shape) for _, shape in kernels)
+    return sum(steps) * step
+
+
+def run_flops(preset: Preset, rows: int) -> int:
+    """Return the number of floating-point operations of the training of all folds.
+
+    Parameters
+    ----------
+    preset : Preset
+        The settings and the number of folds.
+    rows : int
+        The number of rows of ``train.csv``.
+    """
+    # Folds differ by at most one row for each digit, which is at most one step.
+    return preset.folds * training_flops(preset.settings, rows - rows // preset.folds)
+
+
+def is_orthogonalised(shape: tuple[int, ...]) -> bool:
+    """Tell whether Muon orthogonalises the updates of a variable of this shape.
+
+    The kernels of convolutions, except those for images with one channel: their matrices have few rows, whose
+    scales differ for a reason. The last layer is left to AdamW too, as Jordan et al. recommend.
+    """
+    return len(shape) == 4 and shape[2] > 1
+
+
+def _newton_schulz_flops(shape: tuple[int, ...]) -> int:
+    """Return the floating-point operations that one update of a variable of this shape takes in Muon."""
+    if not is_orthogonalised(shape):
+        return 0
+    sides = math.prod(shape[:3]), shape[3]
+    short, long = min(sides), max(sides)
+    return NEWTON_SCHULZ_ITERATIONS * (4 * short**2 * long + 2 * short**3)

@@ -1,0 +1,85 @@
+"""The estimate of the time that is left of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from kaggle_digits.training.fold import Progress
+from kaggle_digits.training.time_left import TimeLeft
+
+EPOCHS = 10
+
+
+def report(fold: int, done: float) -> Progress:
+    return Progress(0, fold, 1 + int(done * EPOCHS), EPOCHS, done, 0.5, None, 1000.0, False)
+
+
+def train(
+    folds: int, workers: int, start_up: float, steps: float, ending: float, done_before: float = 0.0
+) -> Iterator[tuple[float, float | None]]:
+    """Yield (seconds really left, estimate) once a second of a training in which each fold takes the same time."""
+    length = start_up + steps * (1 - done_before) + ending
+    starts = [length * (fold // workers) for fold in range(folds)]
+    total = starts[-1] + length
+    time_left = TimeLeft([(0, fold) for fold in range(folds)], 0.0)
+    finished: set[int] = set()
+    for now in range(1, int(total) + 1):
+        for fold, start in enumerate(starts):
+            seconds = now - start - start_up
+            if fold not in finished and now >= start + length:
+                time_left.finish((0, fold), float(now))
+                finished.add(fold)
+            elif seconds >= 0 and fold not in finished:
+                time_left.update(report(fold, min(1.0, done_before + seconds / steps)), float(now))
+        yield total - now, time_left.seconds(float(now))
+
+
+@pytest.mark.parametrize(
+    ("folds", "workers", "done_before"), [(1, 1, 0.0), (4, 2, 0.0), (5, 2, 0.0), (6, 4, 0.0), (2, 2, 0.5)]
+)
+def test_seconds_are_right_within_20_percent_from_a_tenth_of_the_training_on(
+    folds: int, workers: int, done_before: float
+) -> None:
+    course = list(train(folds, workers, start_up=10, steps=200, ending=8, done_before=done_before))
+    for left, estimate in course[len(course) // 10 + 5 :]:
+        assert estimate is not None
+        assert estimate == pytest.approx(left, rel=0.2, abs=6)
+
+
+def test_seconds_do_not_count_the_start_up_as_training() -> None:
+    """The average speed since the start would give hours here."""
+    for left, estimate in train(1, 1, start_up=76, steps=100, ending=2):
+        if estimate is not None:
+            # The ending is not known yet, and assumed to take as long as the start-up.
+            assert left - 3 <= estimate <= left + 80
+
+
+def test_seconds_are_unknown_before_the_speed_is_measured() -> None:
+    time_left = TimeLeft([(0, 0)], 0.0)
+    assert time_left.seconds(5.0) is None
+    time_left.update(report(0, 0.01), 10.0)
+    assert time_left.seconds(10.0) is None
+    time_left.update(report(0, 0.02), 11.0)
+    assert time_left.seconds(11.0) is None
+
+
+def test_seconds_start_again_for_a_fold_that_is_retried() -> None:
+    time_left = TimeLeft([(0, 0)], 0.0)
+    for now in range(10, 60):
+        time_left.update(report(0, (now - 10) / 100), float(now))
+    before = time_left.seconds(59.0)
+    for now in range(70, 80):
+        time_left.update(report(0, (now - 70) / 100), float(now))
+    after = time_left.seconds(79.0)
+    assert before is not None
+    assert after is not None
+    assert after > before + 30
+
+
+def test_seconds_are_zero_at_the_end() -> None:
+    time_left = TimeLeft([(0, 0)], 0.0)
+    time_left.update(report(0, 0.5), 1.0)
+    time_left.finish((0, 0), 9.0)
+    assert time_left.seconds(9.0) == 0
