@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -35,10 +35,11 @@ from kaggle_digits.submissions.submit import (
     ScoreBoard,
     Sent,
     read_scores,
+    send,
     submission_file,
+    wait_for_score,
     write_submission,
 )
-from kaggle_digits.submissions.submit import submit as submit_file
 from kaggle_digits.training import DEFAULT_PRESET
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
 from kaggle_digits.training.observer import Observer
@@ -311,8 +312,12 @@ def submit(
         A submission file to send instead of a run's file; cannot be combined with `run`.
     message : str, optional
         The description at the host. Default: the run's preset, folds, seed and out-of-fold accuracy.
-    dry_run, again, wait, timeout
-        As in `kaggle_digits.submissions.submit.submit`, which also lists the errors.
+    dry_run, again
+        As in `kaggle_digits.submissions.submit.send`.
+    wait : bool
+        Wait for the score.
+    timeout : float
+        Maximum time to wait for the score, in seconds.
     observer : Observer, optional
         Called with a sentence about the run before anything is sent, then with the status at each poll.
 
@@ -320,6 +325,13 @@ def submit(
     -------
     Sent
         The submission's entry in the ledger, and whether it was submitted before.
+
+    Raises
+    ------
+    UsageError
+        If `run` and `file` are both given, a run does not exist or is not finished, or `timeout` is not valid.
+    KaggleDigitsError
+        The errors of `kaggle_digits.submissions.submit.send` and `wait_for_score`.
 
     Examples
     --------
@@ -329,6 +341,8 @@ def submit(
     """
     if run is not None and file is not None:
         raise UsageError("A run and a file cannot be submitted together.", "Choose one of --run and --file.")
+    if not timeout >= 0:
+        raise UsageError(f"The timeout must be at least 0 seconds, got {timeout}.", "Choose another timeout.")
     observer = observer or Observer()
     name, cv, path = "", None, Path(file or "")
     if file is None:
@@ -338,19 +352,11 @@ def submit(
         message = message or f"{source.describe()}, CV {cv:.5f}"
         why = ", the finished one with the best out-of-fold accuracy" if run is None else ""
         observer.notice(f"The run is {name} (CV {cv:.5f}){why}.")
-    return submit_file(
-        open_host(workspace),
-        workspace,
-        path,
-        run=name,
-        cv=cv,
-        message=message or path.name,
-        dry_run=dry_run,
-        again=again,
-        wait=wait,
-        timeout=timeout,
-        observer=observer,
-    )
+    host = open_host(workspace)
+    sent = send(host, workspace, path, run=name, cv=cv, message=message or path.name, dry_run=dry_run, again=again)
+    if dry_run or not wait or sent.entry.status == "COMPLETE":
+        return sent
+    return replace(sent, entry=wait_for_score(host, workspace, sent.entry, timeout, observer))
 
 
 def score(workspace: Workspace) -> ScoreBoard:

@@ -80,10 +80,9 @@ def main() -> None:
             _, test = row_numbers(split, len(images))
             wrong[preset].append(run.test_softmax().argmax(1) != labels[list(test)])
             errors, rows, metrics = int(wrong[preset][-1].sum()), len(test), run.ensemble_metrics()
-            print(
-                f"| {preset} | {split} | {metrics.errors} of {metrics.rows:,} | {errors} "
-                f"| {1 - errors / rows:.5f} | {compute(preset, split):.0f} | {run.info.train_seconds or float('nan'):.0f} |"
-            )
+            cost = f"{compute(preset, split):.0f} | {run.info.train_seconds or float('nan'):.0f}"
+            out_of_fold = f"{metrics.errors} of {metrics.rows:,}"
+            print(f"| {preset} | {split} | {out_of_fold} | {errors} | {1 - errors / rows:.5f} | {cost} |")
         pooled = np.concatenate(wrong[preset])
         print(f"| {preset} | mean | | {pooled.sum()} | {np.mean([1 - w.mean() for w in wrong[preset]]):.5f} | | |")
     for first, second in itertools.combinations(wrong, 2):

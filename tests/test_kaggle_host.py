@@ -29,7 +29,8 @@ from kaggle_digits.errors import (
 )
 from kaggle_digits.hosts.credentials import HIDDEN, scrub
 from kaggle_digits.hosts.kaggle import ATTEMPTS, FETCHES, LONGEST_WAIT, KaggleHost
-from kaggle_digits.submissions.submit import submit
+from kaggle_digits.submissions.submit import send, wait_for_score
+from kaggle_digits.training.observer import Observer
 
 
 @pytest.fixture
@@ -723,8 +724,8 @@ def test_standing_raises_write_error_on_full_disk(
             request()
     file = workspace.root / "mine.csv"
     file.write_text("ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31)))
-    sent = submit(host, workspace, file)
-    assert (sent.entry.status, sent.entry.score) == ("COMPLETE", 0.99757)
+    entry = wait_for_score(host, workspace, send(host, workspace, file).entry, 10, Observer())
+    assert (entry.status, entry.score) == ("COMPLETE", 0.99757)
 
 
 def test_standing_rejects_leaderboard_in_another_format(host: KaggleHost, kaggle: KaggleServer) -> None:

@@ -397,6 +397,13 @@ def test_submit_names_best_finished_run_before_sending(workspace: Workspace, kag
     assert b"\n1,0\n" in kaggle.submissions[0]["content"]
 
 
+@pytest.mark.parametrize("timeout", [float("nan"), -1.0])
+def test_submit_rejects_invalid_timeout(workspace: Workspace, kaggle: KaggleServer, timeout: float) -> None:
+    with pytest.raises(UsageError, match="The timeout must be at least 0 seconds, got"):
+        submit(workspace, timeout=timeout)
+    assert kaggle.submissions == []
+
+
 def test_command_of_run_uses_current_folders(workspace: Workspace, tmp_path: Path) -> None:
     run = one(workspace)
     command = ["kaggle-digits", "--competition", "train", "--root", "train", "train", "--preset", "lenet"]

@@ -27,7 +27,8 @@ from hypothesis.stateful import (
 from kaggle_digits import Workspace
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, RefusedError
 from kaggle_digits.hosts import Standing, Submission
-from kaggle_digits.submissions.submit import ledger_of, read_scores, submit
+from kaggle_digits.submissions.submit import ledger_of, read_scores, send, wait_for_score
+from kaggle_digits.training.observer import Observer
 
 FILES = {name: f"ImageId,Label\n1,{digit}\n2,{digit}\n" for name, digit in (("a", 1), ("b", 2))}
 
@@ -170,16 +171,16 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
         before, unresolved = len(self.host.made), self.unresolved()
         with suppress(NetworkError, Killed):
             try:
-                sent = submit(
-                    self.host, self.workspace, self.root / f"{name}.csv", again=again, dry_run=dry_run, timeout=0
-                )
+                sent = send(self.host, self.workspace, self.root / f"{name}.csv", again=again, dry_run=dry_run)
             except RefusedError:  # no submission was made, and no entry blocks the next one
                 assert self.unresolved() <= unresolved
                 return
-            # The result of submit is true.
+            # The result is true.
             ref, content = sent.entry.ref, FILES[name].encode()
             assert not ref or any(s.ref == ref and c == content for _, c, s in self.host.made)
             assert len(self.host.made) - before == (not (dry_run or sent.was_known))
+            if not dry_run:
+                wait_for_score(self.host, self.workspace, sent.entry, 0, Observer())
         assert len(self.host.made) <= before + (not dry_run)
 
     def unresolved(self) -> int:

@@ -21,11 +21,9 @@ from kaggle_digits.errors import (
     NotReachedError,
     RefusedError,
     ScoringError,
-    UsageError,
 )
 from kaggle_digits.files import lock, replacing, sha256, write_bytes
 from kaggle_digits.hosts import Host, Standing, Submission
-from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.submissions.ledger import Entry, Ledger, updated
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import CLASSES, SAMPLE_CSV, SUBMISSION_COLUMNS, Workspace
@@ -186,7 +184,7 @@ def read_submission(path: Path, ids: Int64) -> bytes:
     return content
 
 
-def submit(
+def send(
     host: Host,
     workspace: Workspace,
     csv: Path,
@@ -196,11 +194,8 @@ def submit(
     message: str = "",
     dry_run: bool = False,
     again: bool = False,
-    wait: bool = True,
-    timeout: float = TIMEOUT,
-    observer: Observer | None = None,
 ) -> Sent:
-    """Validate a submission file, send it once, and wait for its score.
+    """Validate a submission file and send it once; `wait_for_score` waits for its score.
 
     A file that was submitted before, according to the ledger or the host's list, is not sent again unless `again`
     is true. The file is uploaded first, which submits nothing. Then its entry is written to the ledger, and after
@@ -226,12 +221,6 @@ def submit(
         Validate the file and search for earlier submissions, but send nothing.
     again : bool
         Send the file even if it was submitted before.
-    wait : bool
-        Wait for the score.
-    timeout : float
-        Maximum time to wait for it, in seconds.
-    observer : Observer, optional
-        Called with the status at each poll.
 
     Returns
     -------
@@ -240,8 +229,6 @@ def submit(
 
     Raises
     ------
-    UsageError
-        If `timeout` is negative or NaN.
     DataError
         If the file or the ledger is not valid.
     CredentialsError
@@ -249,15 +236,10 @@ def submit(
     RefusedError
         If the host refuses the submission, or the daily limit has been reached.
     NetworkError
-        If the host cannot be reached, it is unknown whether the submission was made, or the score is still
-        pending at the timeout.
-    ScoringError
-        If the host scored the submission as an error.
+        If the host cannot be reached, or it is unknown whether the submission was made.
     WriteError
         If the ledger cannot be written, or another submission is running.
     """
-    if not timeout >= 0:
-        raise UsageError(f"The timeout must be at least 0 seconds, got {timeout}.", "Choose another timeout.")
     content = read_submission(csv, load_sample(workspace.data))
     digest = hashlib.sha256(content).hexdigest()
     # One short line, because the host changes line breaks and cuts long descriptions.
@@ -272,20 +254,78 @@ def submit(
             return Sent(made or entry, description, was_known=made is not None)
         if made is not None:
             ledger.record(made)
-            sent = Sent(made, description, was_known=True)
-        else:
-            # Before the upload, so that no file is uploaded that cannot be submitted today.
-            left = host.allowance()
-            if left is not None and left <= 0:
-                raise RefusedError(
-                    "The daily limit of submissions has been reached.", "Submit the file after midnight UTC."
-                )
-            with _private_copy(workspace, content, digest) as copy:
-                upload = host.upload(copy)
-            sent = Sent(_make(host, workspace, entry, upload, description, left), description)
-    if not wait or sent.entry.status == "COMPLETE":
-        return sent
-    return replace(sent, entry=_wait(host, workspace, sent.entry, timeout, observer or Observer()))
+            return Sent(made, description, was_known=True)
+        # Before the upload, so that no file is uploaded that cannot be submitted today.
+        left = host.allowance()
+        if left is not None and left <= 0:
+            raise RefusedError(
+                "The daily limit of submissions has been reached.", "Submit the file after midnight UTC."
+            )
+        with _private_copy(workspace, content, digest) as copy:
+            upload = host.upload(copy)
+        return Sent(_make(host, workspace, entry, upload, description, left), description)
+
+
+def wait_for_score(host: Host, workspace: Workspace, entry: Entry, timeout: float, observer: Observer) -> Entry:
+    """Poll the host until a submission is scored, and update the ledger.
+
+    Parameters
+    ----------
+    host : Host
+        The host that has the submission.
+    workspace : Workspace
+        The folders with the ledger.
+    entry : Entry
+        The submission's entry in the ledger.
+    timeout : float
+        Maximum time to wait, in seconds.
+    observer : Observer
+        Called with the status at each poll.
+
+    Returns
+    -------
+    Entry
+        The updated entry.
+
+    Raises
+    ------
+    NetworkError
+        If the score is still pending at the timeout.
+    ScoringError
+        If the host scored the submission as an error.
+    """
+    ledger = ledger_of(workspace)
+    deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
+    polled = host.without_retries()
+    while True:
+        try:
+            submission = next((s for s in polled.submissions() if s.ref == entry.ref), None)
+        except NetworkError:
+            submission = None  # Poll again until the deadline.
+        status = submission.status if submission else "UNKNOWN"
+        observer.waiting(status)
+        if submission and status == "ERROR":
+            ledger.record(updated(entry, status, None))
+            reason = submission.reason.rstrip(".") or "no reason given"
+            raise ScoringError(
+                f"Submission {entry.ref} was scored as an error: {reason}.",
+                "If the file is not valid, fix it and submit the new file; if the host had an error, send "
+                "the same file again with --again.",
+            )
+        if submission and status == "COMPLETE":
+            entry = updated(entry, status, submission.score)
+            ledger.record(entry)
+            with suppress(KaggleDigitsError):
+                read_scores(host, workspace)
+            return next((e for e in ledger.entries() if e.is_same_submission(entry)), entry)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise NetworkError(
+                f"Submission {entry.ref} is still {status.lower()} after {timeout:.0f} seconds.",
+                "It was submitted and is in the ledger; check its score later with the command: score.",
+            )
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
@@ -470,41 +510,6 @@ def _search(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str |
                 if old is not None and old.is_same_submission(entry):
                     return submission.ref
     return None
-
-
-def _wait(host: Host, workspace: Workspace, entry: Entry, timeout: float, observer: Observer) -> Entry:
-    ledger = ledger_of(workspace)
-    deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
-    polled = host.without_retries()
-    while True:
-        try:
-            submission = next((s for s in polled.submissions() if s.ref == entry.ref), None)
-        except NetworkError:
-            submission = None  # Poll again until the deadline.
-        status = submission.status if submission else "UNKNOWN"
-        observer.waiting(status)
-        if submission and status == "ERROR":
-            ledger.record(updated(entry, status, None))
-            reason = submission.reason.rstrip(".") or "no reason given"
-            raise ScoringError(
-                f"Submission {entry.ref} was scored as an error: {reason}.",
-                "If the file is not valid, fix it and submit the new file; if the host had an error, send "
-                "the same file again with --again.",
-            )
-        if submission and status == "COMPLETE":
-            entry = updated(entry, status, submission.score)
-            ledger.record(entry)
-            with suppress(KaggleDigitsError):
-                read_scores(host, workspace)
-            return next((e for e in ledger.entries() if e.is_same_submission(entry)), entry)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise NetworkError(
-                f"Submission {entry.ref} is still {status.lower()} after {timeout:.0f} seconds.",
-                "It was submitted and is in the ledger; check its score later with the command: score.",
-            )
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _standing(host: Host) -> Standing | None:
