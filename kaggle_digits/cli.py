@@ -443,7 +443,7 @@ def presets(as_json: bool) -> None:
     two seconds.
     """
     from kaggle_digits import console
-    from kaggle_digits.execution.speed import summarise_presets
+    from kaggle_digits.execution.machine import summarise_presets
 
     rows = summarise_presets()
     if as_json:

@@ -219,7 +219,9 @@ def show_runs(rows: list[dict[str, Any]]) -> None:
 
 
 def show_presets(rows: list[dict[str, Any]]) -> None:
-    """Show the presets in a table, and what they are."""
+    """Show the presets in a table."""
+    from kaggle_digits.execution.machine import about
+
     table = _table("preset", "folds", "score", "TFLOP", "about", "")
     for row in rows:
         is_default = row["name"] == DEFAULT_PRESET
@@ -438,14 +440,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d} h" if hours else f"{minutes}:{rest:02d}"
-
-
-def about(seconds: float) -> str:
-    """Return a time that is only estimated, such as ``40 s``, ``12 min`` or ``1 h 20 min``."""
-    if seconds < 100:
-        return f"{max(10, round(seconds, -1)):.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60 // 10 * 10} min"
 
 
 def _picture(image: UInt8, plain: bool) -> Text:

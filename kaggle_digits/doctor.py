@@ -149,7 +149,7 @@ def _python() -> Check:
 
 def _tensorflow() -> Check:
     """Import TensorFlow in a separate process, because the import crashes the process on a CPU without AVX."""
-    from kaggle_digits.execution.processes import cpu_cores
+    from kaggle_digits.execution.machine import cpu_cores
     from kaggle_digits.training.models import KERAS_ENVIRONMENT
 
     try:
@@ -193,7 +193,7 @@ def _no_tensorflow(why: str, remedy: str) -> Check:
 
 
 def _memory() -> Check:
-    from kaggle_digits.execution.processes import WORKER_MEMORY, memory
+    from kaggle_digits.execution.machine import WORKER_MEMORY, memory
 
     total, available = (min(memory(), number) for number in _memory_bytes())
     workers = _workers()
@@ -383,7 +383,7 @@ def _command_of_run(workspace: Workspace, name: str) -> str:
 
 def _workers() -> int:
     """Return how many folds of the default preset are trained in parallel."""
-    from kaggle_digits.execution.processes import default_workers
+    from kaggle_digits.execution.machine import default_workers
     from kaggle_digits.training import DEFAULT_PRESET
     from kaggle_digits.training.presets import PRESETS
 

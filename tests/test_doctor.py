@@ -20,7 +20,7 @@ from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
 from kaggle_digits import Workspace, doctor, download
 from kaggle_digits.cli import cli
 from kaggle_digits.doctor import PYTHONS, Check, examine, is_ready, next_command
-from kaggle_digits.execution.processes import WORKER_MEMORY
+from kaggle_digits.execution.machine import WORKER_MEMORY
 from kaggle_digits.files import sha256, write_json
 from kaggle_digits.hosts.local import DAILY_LIMIT
 from kaggle_digits.runs.directory import create_run
@@ -194,16 +194,16 @@ def test_examine_imports_no_tensorflow_from_current_folder(
     ],
 )
 def test_examine_checks_memory(monkeypatch: pytest.MonkeyPatch, available: float, state: str, remedy: str) -> None:
-    monkeypatch.setattr("kaggle_digits.execution.processes.default_workers", lambda folds: 4)
+    monkeypatch.setattr("kaggle_digits.execution.machine.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, available * WORKER_MEMORY))
-    monkeypatch.setattr("kaggle_digits.execution.processes.memory", lambda: 1e12)
+    monkeypatch.setattr("kaggle_digits.execution.machine.memory", lambda: 1e12)
     assert_check(doctor._memory(), state, r"of 64\.0 GB are available; .* 1\.2 GB, and 4", remedy)
 
 
 def test_examine_checks_memory_limit_of_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaggle_digits.execution.processes.default_workers", lambda folds: 4)
+    monkeypatch.setattr("kaggle_digits.execution.machine.default_workers", lambda folds: 4)
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 60e9))
-    monkeypatch.setattr("kaggle_digits.execution.processes.memory", lambda: 2e9)
+    monkeypatch.setattr("kaggle_digits.execution.machine.memory", lambda: 2e9)
     assert_check(doctor._memory(), "warning", r"2\.0 GB of 2\.0 GB are available", "--workers 1")
 
 

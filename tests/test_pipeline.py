@@ -34,7 +34,7 @@ from kaggle_digits import Workspace, download, ensemble, find_run, list_runs, re
 from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.evaluation.metrics import accuracy
-from kaggle_digits.execution import processes
+from kaggle_digits.execution import machine
 from kaggle_digits.execution.processes import Job
 from kaggle_digits.files import lock
 from kaggle_digits.runs.artefacts import versions
@@ -538,7 +538,7 @@ def test_train_workers_exit_when_parent_dies(workspace: Workspace) -> None:
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"training\n"
     workers = worker_processes(parent.pid)
-    assert len(workers) == min(2, processes.default_workers(2))
+    assert len(workers) == min(2, machine.default_workers(2))
     parent.kill()
     parent.wait()
     parent.stdout.close()

@@ -26,7 +26,7 @@ from kaggle_digits.data.csv import load_data, load_test, load_train
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.evaluation.metrics import summarise
-from kaggle_digits.execution import processes
+from kaggle_digits.execution import machine, processes
 from kaggle_digits.reports.comparison import make_comparison
 from kaggle_digits.reports.document import make_document
 from kaggle_digits.reports.page import _mean_epochs
@@ -772,10 +772,10 @@ def test_default_workers_depends_on_container_memory(
 ) -> None:
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
-    monkeypatch.setattr(processes, "CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
+    monkeypatch.setattr(machine, "CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
     monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: range(4), raising=False)
     monkeypatch.setattr(processes.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2_000_000)
-    assert processes.default_workers(10) == workers
+    assert machine.default_workers(10) == workers
 
 
 FAKE_TENSORFLOW = """
@@ -839,8 +839,8 @@ def test_train_in_processes_gives_each_worker_its_own_gpu(tmp_path: Path, monkey
     run_folds(tmp_path, tmp_path / "workers.log", 5, workers=None)
     assert len(seen) == 5
     assert set(seen) == {"3", "5"}
-    assert processes.default_workers(5, gpus=2) == 2
-    assert processes.default_workers(1, gpus=2) == 1
+    assert machine.default_workers(5, gpus=2) == 2
+    assert machine.default_workers(1, gpus=2) == 1
 
 
 @needs_proc

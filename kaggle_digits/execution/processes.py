@@ -17,13 +17,12 @@ from typing import IO, Any, cast
 
 import kaggle_digits
 from kaggle_digits.errors import KaggleDigitsError
+from kaggle_digits.execution.machine import default_workers, describe_expected_time
 from kaggle_digits.files import write_errors
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
 from kaggle_digits.training.models import KERAS_ENVIRONMENT
 from kaggle_digits.training.observer import Observer
 
-WORKER_MEMORY = 1.2e9
-"""The most bytes of memory that a worker uses; limits the default number of workers."""
 MAX_ATTEMPTS = 2
 """How many times a fold is started if its worker dies."""
 LESS_MEMORY = (
@@ -32,11 +31,6 @@ LESS_MEMORY = (
 """The remedy if workers run out of memory."""
 MAX_NAMED = 10
 """The maximum number of failed folds that an error names."""
-CONTAINER_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-"""Files in which Linux gives the memory limit of a container in bytes, for cgroups version 2 and version 1."""
 _WORKER = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("kaggle_digits", sys.argv[1])
@@ -66,26 +60,6 @@ class Job:
     task: FoldTask
     folder: Path
     log_file: Path
-
-
-def default_workers(folds: int, gpus: int = 0) -> int:
-    """Return the default number of workers: one per GPU, or without GPUs one per core if memory is sufficient."""
-    return max(1, min(folds, gpus or cpu_cores(), int(memory() / WORKER_MEMORY)))
-
-
-def cpu_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    # A container or a batch system may allow fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory() -> int:
-    """Return the memory of the machine in bytes, or the limit of the container if it is lower."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in CONTAINER_LIMITS:
-        with suppress(OSError, ValueError):  # the file does not exist, or contains "max" (no limit)
-            sizes.append(int(path.read_text()))
-    return min(sizes)
 
 
 def find_gpus() -> list[str]:
@@ -138,6 +112,8 @@ def train_in_processes(
     """
     gpus = find_gpus()
     workers = workers or default_workers(len(jobs), len(gpus))
+    if not gpus and (sentence := describe_expected_time([job.task for job in jobs], workers)):
+        observer.notice(sentence)
     free = deque((gpus or [""])[slot % max(1, len(gpus))] for slot in range(workers))
     waiting, attempts = deque(jobs), Counter[Job]()
     busy: dict[Connection, tuple[WorkerProcess, Job]] = {}

@@ -1,0 +1,139 @@
+"""What this machine has: cores, memory, and the speed with which it trains."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kaggle_digits.training.compute import run_flops, training_flops
+from kaggle_digits.training.fold import FoldTask
+from kaggle_digits.training.presets import PRESETS
+
+WORKER_MEMORY = 1.2e9
+"""The most bytes of memory that a worker uses; limits the default number of workers."""
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Files in which Linux gives the memory limit of a container in bytes, for cgroups version 2 and version 1."""
+COMPETITION_ROWS = 42_000
+"""The number of training rows of the competition `digit-recognizer`."""
+MEASUREMENT_SECONDS = 2.0
+NEGLIGIBLE_FLOPS = 5e12
+"""Below this, training takes about a minute, for which an estimate is not worth a measurement."""
+SIDE = 512
+"""Rows and columns of the matrices whose product is measured."""
+SHARE_OF_PEAK = {"lenet": 0.45, "residual": 0.55}
+"""The speed of the training of a network while all cores train, as a share of the speed of a matrix product."""
+SECONDS_PER_FOLD = 15.0
+"""What a fold takes besides its training: loading TensorFlow, compiling the network, predictions."""
+
+
+def default_workers(folds: int, gpus: int = 0) -> int:
+    """Return the default number of workers: one per GPU, or without GPUs one per core if memory is sufficient."""
+    return max(1, min(folds, gpus or cpu_cores(), int(memory() / WORKER_MEMORY)))
+
+
+def cpu_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    # A container or a batch system may allow fewer cores than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Return the memory of the machine in bytes, or the limit of the container if it is lower."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # the file does not exist, or contains "max" (no limit)
+            sizes.append(int(path.read_text()))
+    return min(sizes)
+
+
+def measure_speed(seconds: float = MEASUREMENT_SECONDS) -> float:
+    """Return how many floating-point operations per second products of float32 matrices reach on all cores.
+
+    Each core computes its own products at the same time, as workers do, so that cores that share memory, or are
+    threads of the same core, slow each other down. The fastest product of each counts, so that a program that runs
+    now and then has no influence.
+    """
+    from threadpoolctl import threadpool_limits
+
+    # NumPy releases the global interpreter lock during a matrix product, so threads run in parallel.
+    cores = cpu_cores()
+    with threadpool_limits(1), ThreadPoolExecutor(cores) as threads:
+        return sum(threads.map(_fastest_product, [seconds] * cores))
+
+
+def _fastest_product(seconds: float) -> float:
+    """Compute matrix products for some seconds, and return the speed of the fastest."""
+    a = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
+    b, end, shortest = np.empty_like(a), time.perf_counter() + seconds, np.inf
+    while (started := time.perf_counter()) < end:
+        np.matmul(a, a, out=b)
+        shortest = min(shortest, time.perf_counter() - started)
+    return float(2 * SIDE**3 / shortest)
+
+
+def expected_seconds(flops: Sequence[int], network: str, workers: int, speed: float) -> float:
+    """Return about how long some folds take on the CPU of this machine, in seconds.
+
+    Parameters
+    ----------
+    flops : sequence of int
+        The floating-point operations of each fold.
+    network : str
+        The setting ``network`` of the folds.
+    workers : int
+        How many folds are trained in parallel.
+    speed : float
+        The result of `measure_speed`.
+    """
+    per_worker = SHARE_OF_PEAK[network] * speed / max(workers, cpu_cores())
+    # Folds differ by a few steps only. Each worker trains one fold at a time; with five folds on two workers, one
+    # of them trains three.
+    return -(-len(flops) // workers) * (max(flops) / per_worker + SECONDS_PER_FOLD)
+
+
+def describe_expected_time(tasks: Sequence[FoldTask], workers: int) -> str:
+    """Return a sentence on how long folds take on this machine; empty if they take about a minute or less."""
+    flops = [training_flops(task.settings, int((task.split != task.fold).sum())) for task in tasks]
+    if sum(flops) < NEGLIGIBLE_FLOPS:
+        return ""
+    seconds = expected_seconds(flops, tasks[0].settings.network, workers, measure_speed())
+    return f"{sum(flops) / 1e12:.0f} TFLOP of training, about {about(seconds)} on this machine."
+
+
+def summarise_presets() -> list[dict[str, Any]]:
+    """Return what the command ``presets`` shows: one row per preset, with the expected time on this machine."""
+    speed = measure_speed()
+    rows = []
+    for preset in PRESETS.values():
+        flops = run_flops(preset, COMPETITION_ROWS)
+        workers = default_workers(preset.folds)
+        seconds = expected_seconds([flops // preset.folds] * preset.folds, preset.settings.network, workers, speed)
+        rows.append(
+            {
+                "name": preset.name,
+                "summary": preset.summary,
+                "folds": preset.folds,
+                "score": preset.result.score,
+                "tflop": round(flops / 1e12, 1),
+                "seconds": round(seconds),
+            }
+        )
+    return rows
+
+
+def about(seconds: float) -> str:
+    """Return an estimated time in words, such as ``40 s``, ``12 min`` or ``1 h 20 min``."""
+    if seconds < 100:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes <= 60 else f"{minutes // 60} h {minutes % 60 // 10 * 10} min"

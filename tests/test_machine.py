@@ -1,0 +1,75 @@
+"""What the machine has, and the expected time of a training."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from kaggle_digits.execution import machine
+from kaggle_digits.execution.machine import (
+    SECONDS_PER_FOLD,
+    SHARE_OF_PEAK,
+    about,
+    describe_expected_time,
+    expected_seconds,
+    measure_speed,
+    summarise_presets,
+)
+from kaggle_digits.training.fold import FoldTask
+from kaggle_digits.training.presets import PRESETS, find_preset
+
+
+def test_measure_speed_is_that_of_matrix_products() -> None:
+    a = np.ones((512, 512), np.float32)
+    started = time.perf_counter()
+    a @ a
+    once = 2 * 512**3 / (time.perf_counter() - started)
+    # At least a tenth of a single product, which may have used all cores, or may have been disturbed.
+    assert measure_speed(0.1) > once / 10
+
+
+def test_expected_seconds_counts_how_often_a_worker_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_cores", lambda: 2)
+    fold = 10 * SHARE_OF_PEAK["residual"] * 100  # 10 seconds if each of two cores does 100 operations per second
+    for folds, rounds in ((1, 1), (2, 1), (5, 3), (6, 3)):
+        expected = expected_seconds([int(fold)] * folds, "residual", 2, 200.0)
+        assert expected == pytest.approx(rounds * (10 + SECONDS_PER_FOLD))
+
+
+def test_describe_expected_time_measures_only_for_a_long_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_cores", lambda: 2)
+    monkeypatch.setattr(machine, "measure_speed", lambda: 400e9)
+    settings = find_preset("fast").settings
+    split = (np.arange(42_000) % 4).astype(np.uint8)
+    tasks = [FoldTask("fast", settings, 0, fold, split) for fold in range(4)]
+    assert describe_expected_time(tasks, 2).startswith("29 TFLOP of training, about ")
+    assert describe_expected_time(tasks[:2], 2).startswith("14 TFLOP of training, about ")
+    assert describe_expected_time([FoldTask("fast", settings, 0, 0, split[:400])], 2) == ""
+
+
+def test_summarise_presets_has_score_compute_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "measure_speed", lambda: 400e9)
+    rows = summarise_presets()
+    assert [row["name"] for row in rows] == list(PRESETS)
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["fast"]["score"] == PRESETS["fast"].result.score
+    assert by_name["fast"]["tflop"] == 29.0
+    assert by_name["fast"]["seconds"] < by_name["default"]["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (3, "10 s"),
+        (44, "40 s"),
+        (99, "100 s"),
+        (120, "2 min"),
+        (3599, "60 min"),
+        (3700, "1 h 0 min"),
+        (9000, "2 h 30 min"),
+    ],
+)
+def test_about_rounds_to_what_an_estimate_can_say(seconds: float, text: str) -> None:
+    assert about(seconds) == text
