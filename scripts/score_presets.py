@@ -1,11 +1,13 @@
 """Score presets on several splits of MNIST, and on MNIST's own split into 60,000 and 10,000 images.
 
     python scripts/score_presets.py --mnist-dir DIR --root DIR [--preset NAME ...] [--split NAME ...]
+    python scripts/score_presets.py --draw
 
 One split of 28,000 rows gives a score with a 95 % interval of ± .0006, so a preset is judged by the mean of three.
 The split "0" is that of the competition `rehearsal-full`; "1" and "2" are made in the same way in another order;
 "mnist" is MNIST's own. Runs stay below the root, so that a second call trains only what is missing. The labels of
-the test rows are read once, when all runs are finished.
+the test rows are read once, when all runs are finished. `--draw` draws docs/score-against-compute.svg from the
+results in the table of presets, and from published results.
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ from kaggle_digits.training.presets import PRESETS, find_preset
 from kaggle_digits.workspace import SAMPLE_CSV, TEST_CSV, TRAIN_CSV
 
 SPLITS = ("0", "1", "2")
-MNIST_TRAIN_ROWS = 60_000
+MNIST_TRAIN_ROWS, TEST_ROWS = 60_000, 28_000
+PLOT = Path(__file__).parents[1] / "docs" / "score-against-compute.svg"
+# 15 networks, 45 epochs of 37,800 rows each, 91 MFLOP per image (counted by scripts/benchmark.py), and the score
+# on Kaggle's leaderboard: https://github.com/cdeotte/MNIST-CNN-99.75
+PUBLISHED = (("cdeotte, 15 networks", 15 * 45 * 37_800 * 91e6 / 1e12, 0.99757),)
 
 
 def row_numbers(split: str, rows: int) -> tuple[Sequence[int], Sequence[int]]:
@@ -59,14 +65,50 @@ def compute(preset: str, split: str) -> float:
     return run_flops(find_preset(preset), rows) / 1e12
 
 
+def draw() -> None:
+    """Draw the scores of the presets and of published recipes against the compute of their training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    points = [(name, run_flops(p, FULL_TRAIN_ROWS) / 1e12, p.result.scores) for name, p in PRESETS.items()]
+    for name, tflop, scores in points:
+        mean = float(np.mean(scores))
+        interval = 1.96 * (mean * (1 - mean) / (TEST_ROWS * len(scores))) ** 0.5
+        axes.errorbar(tflop, mean, interval, fmt="o", color="#2563eb", capsize=3)
+        axes.annotate(name, (tflop, mean), textcoords="offset points", xytext=(7, -4), fontsize="small")
+    for name, tflop, score in PUBLISHED:
+        axes.plot(tflop, score, "s", color="#9ca3af")
+        axes.annotate(
+            name, (tflop, score), textcoords="offset points", xytext=(-7, 8), ha="right", fontsize="small"
+        )
+    axes.set(
+        xscale="log",
+        xlabel="compute of the training, TFLOP",
+        ylabel=f"score on {TEST_ROWS:,} unseen rows",
+    )
+    axes.set_xticks(ticks := (10, 30, 100, 300, 1_000, 3_000), labels=[f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(10, 4_000)
+    axes.grid(alpha=0.3)
+    figure.savefig(PLOT, metadata={"Date": None})
+    print(f"Drawn: {PLOT}")
+
+
 def main() -> None:
     """Train what is missing, then read all scores and print them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--mnist-dir", type=Path, required=True)
-    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--mnist-dir", type=Path)
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--draw", action="store_true")
     parser.add_argument("--preset", nargs="+", default=list(PRESETS), choices=PRESETS)
     parser.add_argument("--split", nargs="+", default=SPLITS, choices=(*SPLITS, "mnist"))
     arguments = parser.parse_args()
+    if arguments.draw:
+        draw()
+        return
+    if arguments.mnist_dir is None or arguments.root is None:
+        parser.error("--mnist-dir and --root are required")
     images, labels = read_mnist(arguments.mnist_dir)
     workspaces = {split: prepare(arguments.root, split, images, labels) for split in arguments.split}
     runs: dict[str, dict[str, Run]] = {}

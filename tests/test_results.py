@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kaggle_digits.training.compute import run_flops
 from kaggle_digits.training.presets import PRESETS, Preset
 
 ROOT = Path(__file__).parents[1]
@@ -16,18 +17,19 @@ ROOT = Path(__file__).parents[1]
 def test_readme_table_has_the_results_of_presets(preset: Preset) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"(?m)^\| `{preset.name}` \|.*$", readme)
-    folds, out_of_fold, score, time = (cell.strip() for cell in row.split("|")[3:7])
+    folds, compute, out_of_fold, score, time = (cell.strip() for cell in row.split("|")[3:8])
     minutes, seconds = divmod(preset.result.seconds, 60)
     assert int(folds) == preset.folds
+    assert compute == f"{run_flops(preset, 42_000) / 1e12:.0f} TFLOP"
     assert (float(out_of_fold), float(score)) == (preset.result.out_of_fold, preset.result.score)
     assert time.startswith(f"{minutes} min {seconds} s")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
 def test_pages_give_presets_no_other_scores(page: str) -> None:
-    """Such as in a caption: `default` .99750 in 20 minutes."""
+    """Such as in a caption: `default` .99750 with 109 TFLOP."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    found = re.findall(rf"\b({'|'.join(PRESETS)})`? (0?\.99\d+) in ", text)
+    found = re.findall(rf"\b({'|'.join(PRESETS)})`? (0?\.99\d+) with ", text)
     assert all(float(score) == PRESETS[name].result.score for name, score in found)
     if page == "README.md":
         assert {name for name, _ in found} >= {"fast", "default", "best"}

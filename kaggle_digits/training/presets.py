@@ -169,23 +169,32 @@ def kernels_of(settings: Settings) -> list[tuple[int, tuple[int, ...]]]:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a preset on `rehearsal-full`: one run with seed 0 on 2 AMD EPYC cores, TensorFlow 2.21.
+    """The result of a preset on MNIST, split into 42,000 training rows and 28,000 test rows as in the competition.
 
-        kaggle-digits --competition rehearsal-full train --preset NAME
+        python scripts/score_presets.py --mnist-dir DIR --root DIR --preset NAME
+
+    One run per split with seed 0, on 2 AMD EPYC cores with TensorFlow 2.21. The test rows were not used for
+    training or for the choice of settings.
 
     Attributes
     ----------
     out_of_fold : float
-        Accuracy on the 42,000 training rows, each predicted by the network that was not trained on it.
-    score : float
-        Accuracy on the 28,000 test rows, which were not used for training or for the choice of settings.
+        Accuracy on the 42,000 training rows of the first split, each predicted by the network that was not trained
+        on it.
+    scores : tuple of float
+        Accuracy on the test rows of each split. The first split is that of `rehearsal-full`.
     seconds : int
-        Elapsed time of the complete command.
+        Elapsed time of the training on the first split.
     """
 
     out_of_fold: float
-    score: float
+    scores: tuple[float, ...]
     seconds: int
+
+    @property
+    def score(self) -> float:
+        """The mean score over the splits."""
+        return round(sum(self.scores) / len(self.scores), 5)
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,7 @@ class Preset:
     settings : Settings
         The network, and how it is trained.
     result : Result
-        The result on `rehearsal-full`.
+        The result on MNIST.
     """
 
     name: str
@@ -295,7 +304,7 @@ PRESETS = {
             ),
             # The network of the article "CNN卷积神经网络实现手写数字识别(基于tensorflow)", which reports .9912 for
             # one network. The time was measured while other programs were running.
-            result=Result(out_of_fold=0.99052, score=0.99275, seconds=705),
+            result=Result(out_of_fold=0.99052, scores=(0.99275,), seconds=705),
         ),
         Preset(
             name="fast",
@@ -314,14 +323,14 @@ PRESETS = {
                 preprocessing="plain,even,wide,bold",
                 **_MUON,
             ),
-            result=Result(out_of_fold=0.99495, score=0.99671, seconds=259),
+            result=Result(out_of_fold=0.99564, scores=(0.99671,), seconds=209),
         ),
         Preset(
             name="default",
             summary="a network twice as large, trained for longer",
             folds=6,
             settings=Settings(widths="32,48,96", epochs=15, **_MUON, **_STRONG),
-            result=Result(out_of_fold=0.99614, score=0.99750, seconds=1152),
+            result=Result(out_of_fold=0.99614, scores=(0.99750,), seconds=1152),
         ),
         Preset(
             name="best",
@@ -330,7 +339,7 @@ PRESETS = {
             settings=Settings(
                 widths="48,64,128", epochs=20, batch_size=64, learning_rate=3e-3, **_RESIDUAL, **_STRONG
             ),
-            result=Result(out_of_fold=0.99610, score=0.99754, seconds=2637),
+            result=Result(out_of_fold=0.99610, scores=(0.99754,), seconds=2637),
         ),
     )
 }
