@@ -12,6 +12,7 @@ used.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -30,8 +31,9 @@ from kaggle_digits.evaluation.calibration import cross_fit
 from kaggle_digits.evaluation.metrics import log_loss
 from kaggle_digits.evaluation.significance import mcnemar_p
 from kaggle_digits.training import fold as fold_module
+from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
-from kaggle_digits.training.presets import Settings, build_network, find_preset
+from kaggle_digits.training.presets import Settings, build_network, find_preset, kernels_of
 
 FOLDS, SEEDS = 2, 3
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
@@ -82,7 +84,7 @@ def residual(
     early_pooling : bool
         No residual block before the pooling, which is the most expensive one.
     strided : bool
-        Two residual blocks as wide as the stem, then a convolution with stride 2 instead of the pooling.
+        A convolution with stride 2 instead of the first stage and the pooling.
     valid_end : bool
         A convolution without padding, to 4x4 maps, instead of the last residual block.
     activation : str
@@ -104,7 +106,7 @@ def residual(
     x = layers.Cropping2D(2)(layers.Rescaling(1 / 255)(pixels))
     x = convolution(x, stem, 4, 2)
     if strided:
-        x = convolution(block(block(x, stem), stem), second, stride=2)
+        x = convolution(x, second, stride=2)
     else:
         x = convolution(x, first)
         x = x if early_pooling else block(x, first)
@@ -149,7 +151,7 @@ GROUPS = {
             "no residual block before the pooling, 7 epochs": Candidate(
                 {"epochs": 7}, lambda settings, images: residual(settings, early_pooling=True)
             ),
-            "stride 2 instead of pooling, 7 epochs": Candidate(
+            "a convolution with stride 2 instead of the first stage, 7 epochs": Candidate(
                 {"epochs": 7, "widths": "48,48,96"}, lambda settings, images: residual(settings, strided=True)
             ),
             "a last convolution without padding": Candidate(
@@ -197,29 +199,43 @@ def train_candidate(group: str, name: str, seed: int, fold: int, data: Path, fil
     candidate, rows = GROUPS[group].candidates[name], load_train(data)
     settings = find_preset(GROUPS[group].preset).with_settings(GROUPS[group].settings | candidate.changes).settings
     split = make_folds(rows.labels, FOLDS, seed)
+    is_train = split != fold
+    kernels = kernels_of(settings)
     if candidate.build is not None:
-        build = candidate.build
-        # This process trains nothing else.
-        vars(fold_module)["build_network"] = lambda settings: build(settings, rows.images[split != fold])
+        model = candidate.build(settings, rows.images[is_train])
+        kernels = [
+            (math.prod(layer.output.shape[1:-1]), tuple(layer.kernel.shape))
+            for layer in model.layers
+            if hasattr(layer, "kernel")
+        ]
+        vars(fold_module)["build_network"] = lambda settings: model  # this process trains nothing else
     task = FoldTask(GROUPS[group].preset, settings, seed, fold, split)
     result = train_fold(task, Digits(rows.images, rows.labels, rows.images[:1]))
     np.savez(
         file,
         softmax=result.val_softmax,
-        rows=np.flatnonzero(split == fold),
-        tflop=result.metrics["tflop"],
-        training_seconds=result.metrics["training_seconds"],
+        rows=np.flatnonzero(~is_train),
+        tflop=training_flops(settings, int(is_train.sum()), kernels) / 1e12,
     )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of a candidate: the errors and the out-of-fold log-loss by seed, and what a fold costs."""
+    """The results of a candidate.
+
+    Attributes
+    ----------
+    wrong : list of ndarray of bool, shape (42000,)
+        For each seed, the rows whose digit is predicted wrongly.
+    losses : list of float
+        For each seed, the calibrated log-loss.
+    tflop : float
+        The compute of the training of a fold.
+    """
 
     wrong: list[Any]
     losses: list[float]
     tflop: float
-    seconds: float
 
     @property
     def log_loss(self) -> float:
@@ -252,33 +268,30 @@ def _file(folder: Path, group: str, candidate: str, seed: int, fold: int) -> Pat
 
 
 def read_outcome(folder: Path, group: str, candidate: str, seeds: int, labels: UInt8) -> Outcome:
-    """Read what the first seeds of a candidate came to."""
-    wrong, losses, costs = [], [], []
+    """Read the results of the first seeds of a candidate."""
+    wrong, losses = [], []
     for seed in range(seeds):
         softmax: Float32 = np.zeros((len(labels), 10), np.float32)
         for fold in range(FOLDS):
             with np.load(_file(folder, group, candidate, seed, fold)) as saved:
                 softmax[saved["rows"]] = saved["softmax"]
-                costs.append((float(saved["tflop"]), float(saved["training_seconds"])))
+                tflop = float(saved["tflop"])
         wrong.append(softmax.argmax(1) != labels)
         losses.append(log_loss(cross_fit(softmax, labels, make_folds(labels, FOLDS, seed)), labels))
-    tflop, seconds = np.mean(costs, axis=0)
-    return Outcome(wrong, losses, tflop, seconds)
+    return Outcome(wrong, losses, tflop)
 
 
 def print_table(outcomes: dict[str, Outcome], reference: Outcome) -> None:
     """Print a line for each candidate, with a paired test on the seeds that it shares with the reference."""
-    print("| candidate | seeds | errors | log-loss | p | TFLOP | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| candidate | seeds | errors | log-loss | p | TFLOP per fold |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for name, outcome in outcomes.items():
         pairs = list(zip(outcome.wrong, reference.wrong, strict=False))
         one, two = (np.concatenate(side) for side in zip(*pairs, strict=True))
         p = "" if outcome is reference else f"{mcnemar_p(int((one & ~two).sum()), int((two & ~one).sum())):.2g}"
         errors = np.mean([wrong.sum() for wrong in outcome.wrong])
-        print(
-            f"| {name} | {len(outcome.losses)} | {errors:.0f} | {outcome.log_loss:.4f} | {p} "
-            f"| {outcome.tflop:.1f} | {outcome.seconds:.0f} |"
-        )
+        results = f"{len(outcome.losses)} | {errors:.0f} | {outcome.log_loss:.4f} | {p}"
+        print(f"| {name} | {results} | {outcome.tflop:.1f} |")
 
 
 def main() -> None:

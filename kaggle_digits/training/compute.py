@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from kaggle_digits.training.models import Kernel
 from kaggle_digits.training.presets import Preset, Settings, kernels_of
 from kaggle_digits.training.schedule import plan_steps
 
@@ -11,7 +13,7 @@ NEWTON_SCHULZ_ITERATIONS = 5
 """How often the optimiser Muon improves the orthogonalisation of an update."""
 
 
-def training_flops(settings: Settings, rows: int) -> int:
+def training_flops(settings: Settings, rows: int, kernels: Sequence[Kernel] | None = None) -> int:
     """Return the number of floating-point operations in all steps of the training of a fold.
 
     Counted are the matrix products of the convolutions and dense layers, where an addition and a multiplication
@@ -23,8 +25,10 @@ def training_flops(settings: Settings, rows: int) -> int:
         The network, and how it is trained.
     rows : int
         The number of training rows of the fold.
+    kernels : sequence of tuple, optional
+        The kernels of another network, as of `kernels_of`.
     """
-    kernels = kernels_of(settings)
+    kernels = kernels or kernels_of(settings)
     batch_size, steps = plan_steps(rows, settings)
     forward = sum(2 * positions * math.prod(shape) for positions, shape in kernels)
     # The backward pass has two matrix products for each one of the forward pass: one gives the gradient of the

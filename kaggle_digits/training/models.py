@@ -15,6 +15,9 @@ from kaggle_digits.workspace import CLASSES, SIDE
 if TYPE_CHECKING:
     import keras
 
+Kernel = tuple[int, tuple[int, ...]]
+"""At how many positions of an image the kernel of a layer is applied, and its shape."""
+
 PREDICTION_BATCH = 500
 """The number of rows in a batch of a prediction: large enough for full speed, and small enough that the
 activations need only tens of megabytes."""
@@ -129,7 +132,7 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     return _classifier(pixels, x)
 
 
-def lenet_kernels(widths: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+def lenet_kernels(widths: Sequence[int]) -> list[Kernel]:
     """Return the kernels of `lenet`, as `kernels_of` does for settings."""
     first, second, third, fourth = widths
     return [
@@ -141,7 +144,7 @@ def lenet_kernels(widths: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
     ]
 
 
-def residual_cnn_kernels(widths: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+def residual_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
     """Return the kernels of `residual_cnn`, as `kernels_of` does for settings."""
     stem, first, second = widths
     return [

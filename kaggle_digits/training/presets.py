@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kaggle_digits.errors import UsageError
-from kaggle_digits.training.models import lenet, lenet_kernels, residual_cnn, residual_cnn_kernels
+from kaggle_digits.training.models import Kernel, lenet, lenet_kernels, residual_cnn, residual_cnn_kernels
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
 
 if TYPE_CHECKING:
@@ -158,10 +158,10 @@ def build_network(settings: Settings) -> keras.Model:
     return build(settings.layer_widths, settings.dropout)
 
 
-def kernels_of(settings: Settings) -> list[tuple[int, tuple[int, ...]]]:
-    """Return, for each layer with a kernel, at how many positions it is applied to an image, and its shape.
+def kernels_of(settings: Settings) -> list[Kernel]:
+    """Return the kernels of the network that settings describe.
 
-    The same as of the layers of `build_network`, but without importing Keras, which takes seconds.
+    The same as those of the layers of `build_network`, but without importing Keras, which takes seconds.
     """
     kernels = {"lenet": lenet_kernels, "residual": residual_cnn_kernels}[settings.network]
     return kernels(settings.layer_widths)
