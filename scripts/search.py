@@ -30,6 +30,7 @@ from kaggle_digits.data.folds import make_folds
 from kaggle_digits.evaluation.calibration import cross_fit
 from kaggle_digits.evaluation.metrics import log_loss
 from kaggle_digits.evaluation.significance import mcnemar_p
+from kaggle_digits.files import replacing
 from kaggle_digits.training import fold as fold_module
 from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
@@ -135,12 +136,34 @@ def whitened(settings: Settings, images: UInt8) -> Any:
     return model
 
 
+# An earlier version of `fast`.
+EARLIER_FAST = {"widths": "32,48,96", "epochs": 8, "batch_size": 64, "preprocessing": "plain"} | {
+    "optimizer": "adamw",
+    "learning_rate": 3e-3,
+}
 SMALL, MUON = {"widths": "24,32,64", "epochs": 10}, {"optimizer": "muon", "learning_rate": 6e-3}
 GROUPS = {
+    "ablation": Group(
+        "fast",
+        EARLIER_FAST,
+        {
+            "the preset": Candidate(),
+            "no elastic augmentation": Candidate({"elastic": 0}),
+            "no augmentation": Candidate({"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0}),
+            "augmentation at 60 % of its strength at the start": Candidate({"ramp": 0.6}),
+            "no hard-example mining": Candidate({"hard_rows": 0, "other_rows": 0.5}),
+            "no label smoothing": Candidate({"label_smoothing": 0}),
+            "no dropout": Candidate({"dropout": 0}),
+            "no weight decay": Candidate({"weight_decay": 0}),
+            "beta_2 of .999": Candidate({"beta_2": 0.999}),
+            "constant learning rate of .001": Candidate({"schedule": "constant", "learning_rate": 1e-3}),
+            "batch of 128": Candidate({"batch_size": 128}),
+            "no test-time augmentation": Candidate({"tta": 1}),
+        },
+    ),
     "short": Group(
         "fast",
-        {"widths": "32,48,96", "batch_size": 64, "preprocessing": "plain", "epochs": 5}
-        | {"optimizer": "adamw", "learning_rate": 3e-3},
+        EARLIER_FAST | {"epochs": 5},
         {
             "AdamW, 5 epochs": Candidate(),
             "learning rate .005": Candidate({"learning_rate": 5e-3}),
@@ -211,12 +234,9 @@ def train_candidate(group: str, name: str, seed: int, fold: int, data: Path, fil
         vars(fold_module)["build_network"] = lambda settings: model  # this process trains nothing else
     task = FoldTask(GROUPS[group].preset, settings, seed, fold, split)
     result = train_fold(task, Digits(rows.images, rows.labels, rows.images[:1]))
-    np.savez(
-        file,
-        softmax=result.val_softmax,
-        rows=np.flatnonzero(~is_train),
-        tflop=training_flops(settings, int(is_train.sum()), kernels) / 1e12,
-    )
+    tflop = training_flops(settings, int(is_train.sum()), kernels) / 1e12
+    with replacing(file) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, softmax=result.val_softmax, rows=np.flatnonzero(~is_train), tflop=tflop)
 
 
 @dataclass(frozen=True)
