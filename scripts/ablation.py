@@ -1,10 +1,10 @@
-"""Change one setting of the preset `fast` at a time, train a proxy with several seeds, and print the results.
+"""Ablation study of the preset `fast`: change one setting at a time and train with several seeds.
 
     python scripts/ablation.py --root DIR [--seeds N]
 
-The proxy is two folds of the 42,000 rows of `rehearsal-full`, which are below DIR already: each network learns
-from half of the rows, and all of them count. Runs stay below DIR, so a second call trains only what is missing.
-The hidden labels of the test rows play no part: everything here is out-of-fold.
+Each variation is trained with two folds on the 42,000 rows of `rehearsal-full`, which must already be downloaded
+into DIR, and is evaluated on all rows, out-of-fold. The hidden labels of the test rows are not used. The runs are
+saved in DIR, so that a second call trains only the missing ones.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from kaggle_digits.training.preprocessing import PREPROCESSINGS
 PRESET, FOLDS = "fast", 2
 
 VARIATIONS: dict[str, dict[str, object]] = {
-    "as in the preset": {},
+    "the preset": {},
     "no elastic augmentation": {"elastic": 0},
     "no augmentation": {"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0},
-    "augmentation at 60 % of its strength at first": {"ramp": 0.6},
-    "no hard-example mining: as many rows, chosen at random": {"hard_rows": 0, "other_rows": 0.5},
+    "augmentation strength from 60 % to 100 %": {"ramp": 0.6},
+    "no hard-example mining: the same number of rows, chosen at random": {"hard_rows": 0, "other_rows": 0.5},
     "no label smoothing": {"label_smoothing": 0},
     "no dropout": {"dropout": 0},
     "no weight decay": {"weight_decay": 0},
@@ -37,7 +37,7 @@ VARIATIONS: dict[str, dict[str, object]] = {
 
 
 def row(name: str, runs: Sequence[Run]) -> str:
-    """Return a line of the table: means over runs, the errors with their standard deviation."""
+    """Return a row of the table: means over the runs, and the standard deviation of the errors."""
     metrics = [run.ensemble_metrics() for run in runs]
     errors = [m.errors for m in metrics]
     deviation = f" ± {statistics.stdev(errors):.0f}" if len(runs) > 1 else ""
@@ -49,22 +49,25 @@ def row(name: str, runs: Sequence[Run]) -> str:
 
 
 def main() -> None:
-    """Train what is missing and print the table."""
+    """Train the missing runs and print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     workspace = kd.Workspace.at(arguments.root, "rehearsal-full")
-    proxy = partial(kd.train, workspace, preset=PRESET, folds=FOLDS)
-    print(f"| `{PRESET}`, {FOLDS} folds | runs | errors | log-loss | seconds of training a fold |")
+    train = partial(kd.train, workspace, preset=PRESET, folds=FOLDS)
+    print(f"| `{PRESET}`, {FOLDS} folds | runs | errors | log-loss | training seconds per fold |")
     print("| --- | --- | --- | --- | --- |")
     for name, settings in VARIATIONS.items():
-        runs = [proxy(settings=settings, seed=seed) for seed in range(arguments.seeds)]
+        runs = [train(settings=settings, seed=seed) for seed in range(arguments.seeds)]
         print(row(name, runs), flush=True)
-    # Seeds and preprocessings in step, so that both means are over as many seeds and splits.
-    choices = {"all plain": ["plain"] * len(PREPROCESSINGS), "a preprocessing each": list(PREPROCESSINGS)}
+    # Each run has another seed in both cases, so that both means are over the same seeds and splits.
+    choices = {
+        "all with the same preprocessing": ["plain"] * len(PREPROCESSINGS),
+        "each with another": list(PREPROCESSINGS),
+    }
     for name, choice in choices.items():
-        runs = [proxy(settings={"preprocessing": each}, seed=seed) for seed, each in enumerate(choice)]
+        runs = [train(settings={"preprocessing": each}, seed=seed) for seed, each in enumerate(choice)]
         mean = kd.ensemble(workspace, [run.name for run in runs])
         print(row(f"{len(runs)} runs, {name}", runs))
         print(row("their mean", [mean]), flush=True)
