@@ -35,10 +35,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.fixture(scope="module")
-def pages(rehearsed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(trained_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The report of a submitted run, and a comparison."""
     root = tmp_path_factory.mktemp("browsed") / "copy"
-    shutil.copytree(rehearsed.root, root)
+    shutil.copytree(trained_workspace.root, root)
     workspace = Workspace.at(root, "rehearsal")
     submit(workspace)
     shutil.copytree(workspace.runs / "first", workspace.runs / "second")

@@ -45,9 +45,9 @@ def assert_error(result: subprocess.CompletedProcess[str], code: int, words: str
 
 
 @pytest.fixture
-def trained(rehearsed: Workspace, tmp_path: Path) -> tuple[str, ...]:
-    """The options that name a copy of the rehearsed workspace."""
-    shutil.copytree(rehearsed.root, tmp_path / "copy")
+def trained(trained_workspace: Workspace, tmp_path: Path) -> tuple[str, ...]:
+    """The options that name a copy of the trained_workspace workspace."""
+    shutil.copytree(trained_workspace.root, tmp_path / "copy")
     return ("--competition", "rehearsal", "--root", str(tmp_path / "copy"))
 
 
@@ -212,7 +212,7 @@ def test_submit_sends_once_if_the_response_is_lost(kaggle: KaggleServer, call_cl
     write_files(tmp_path / "data" / "digit-recognizer", competition_files())
     answer = tmp_path / "mine.csv"
     answer.write_text(ANSWER)
-    kaggle.fail("CreateSubmission", Fault(lost=True))
+    kaggle.fail("CreateSubmission", Fault(response_lost=True))
     sent = document(call_cli("submit", "--file", answer, "--json"))
     assert (sent["ref"], sent["status"]) == ("1000", "COMPLETE")
     assert len(kaggle.submissions) == 1

@@ -12,7 +12,7 @@ import kaggle_digits as kd
 VERBS = ("download", "train", "ensemble", "submit", "score", "report", "compare", "predict")
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_examples_of_the_verbs_give_what_they_say(tmp_path: Path) -> None:
     names = {"folder": tmp_path}
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)

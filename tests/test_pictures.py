@@ -216,14 +216,14 @@ def test_read_picture_ignores_a_table_at_the_edge(tmp_path: Path) -> None:
     assert difference(found(image, tmp_path), clean) < 0.1
 
 
-def test_find_digit_does_not_change_pictures_in_mnist_format(rehearsed: Workspace, tmp_path: Path) -> None:
-    for image in load_train(rehearsed.data).images[:300]:
+def test_find_digit_does_not_change_pictures_in_mnist_format(trained_workspace: Workspace, tmp_path: Path) -> None:
+    for image in load_train(trained_workspace.data).images[:300]:
         np.testing.assert_array_equal(found(Image.fromarray(image), tmp_path), image)
         np.testing.assert_array_equal(find_digit(255 - image), image)
 
 
-def test_find_digit_restores_enlarged_mnist_digits(rehearsed: Workspace) -> None:
-    images = load_train(rehearsed.data).images[:200]
+def test_find_digit_restores_enlarged_mnist_digits(trained_workspace: Workspace) -> None:
+    images = load_train(trained_workspace.data).images[:200]
     large = [Image.fromarray(np.pad(i, 20)).resize((340, 340), Image.Resampling.BICUBIC) for i in images]
     differences = [difference(find_digit(np.asarray(big)), i) for big, i in zip(large, images, strict=True)]
     # Measured on 200 rows: median .13; two different digits differ by 1.0.

@@ -43,15 +43,15 @@ SECTIONS = (
 
 
 @pytest.fixture
-def trained(rehearsed: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of the rehearsed workspace, to be changed."""
-    shutil.copytree(rehearsed.root, tmp_path / "copy")
+def trained(trained_workspace: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the trained_workspace workspace, to be changed."""
+    shutil.copytree(trained_workspace.root, tmp_path / "copy")
     return Workspace.at(tmp_path / "copy", "rehearsal")
 
 
-def test_report_has_the_errors_of_the_saved_predictions(rehearsed: Workspace) -> None:
-    document = report(rehearsed).document
-    run, labels = find_run(rehearsed), load_train(rehearsed.data).labels
+def test_report_has_the_errors_of_the_saved_predictions(trained_workspace: Workspace) -> None:
+    document = report(trained_workspace).document
+    run, labels = find_run(trained_workspace), load_train(trained_workspace.data).labels
     wrong = run.oof_softmax().argmax(1) != labels
     assert document["out_of_fold"]["errors"] == wrong.sum()
     assert document["out_of_fold"]["accuracy"] == pytest.approx(1 - wrong.mean())
@@ -90,9 +90,9 @@ def test_report_follows_its_schema(trained: Workspace, schema: dict[str, Any]) -
         jsonschema.validate(report(trained, "first").document | {"folds": None}, schema)
 
 
-def test_report_has_the_metrics_per_digit_and_the_confused_pairs(rehearsed: Workspace) -> None:
-    total = report(rehearsed).document["out_of_fold"]
-    labels, softmax = load_train(rehearsed.data).labels, find_run(rehearsed).oof_softmax()
+def test_report_has_the_metrics_per_digit_and_the_confused_pairs(trained_workspace: Workspace) -> None:
+    total = report(trained_workspace).document["out_of_fold"]
+    labels, softmax = load_train(trained_workspace.data).labels, find_run(trained_workspace).oof_softmax()
     predicted = softmax.argmax(1)
     precision, recall, f1, rows = precision_recall_fscore_support(labels, predicted)
     for digit, found in enumerate(total["digits"]):
@@ -110,8 +110,8 @@ def test_report_has_the_metrics_per_digit_and_the_confused_pairs(rehearsed: Work
         assert labels[mistake["row"]] == mistake["label"] != mistake["predicted"] == predicted[mistake["row"]]
 
 
-def test_report_has_the_predictions_for_the_test_rows(rehearsed: Workspace) -> None:
-    test, run = report(rehearsed).document["test"], find_run(rehearsed)
+def test_report_has_the_predictions_for_the_test_rows(trained_workspace: Workspace) -> None:
+    test, run = report(trained_workspace).document["test"], find_run(trained_workspace)
     mean, votes = run.test_softmax(), np.stack([run.fold_test_softmax(k).argmax(1) for k in range(2)])
     assert test["networks"] == 2
     assert test["unanimous"] == pytest.approx((votes[0] == votes[1]).mean())
@@ -129,8 +129,8 @@ def test_report_has_the_predictions_for_the_test_rows(rehearsed: Workspace) -> N
     assert np.argmax(test["one_row"]["probabilities"]) == test["one_row"]["predicted"] == mean[1888].argmax()
 
 
-def test_report_has_the_layers_of_lenet(rehearsed: Workspace) -> None:
-    layers = {layer["name"].split("_")[0] + str(i): layer for i, layer in enumerate(layers_of(rehearsed))}
+def test_report_has_the_layers_of_lenet(trained_workspace: Workspace) -> None:
+    layers = {layer["name"].split("_")[0] + str(i): layer for i, layer in enumerate(layers_of(trained_workspace))}
     shapes = [(layer["kind"], layer["shape"], layer["receptive_field"]) for layer in layers.values()]
     assert shapes[2:7] == [
         ("ZeroPadding2D", [32, 32, 1], 1),
@@ -160,7 +160,7 @@ def test_layer_table_takes_the_larger_receptive_field_of_residual_branches() -> 
     assert [row["receptive_field"] for row in rows if row["kind"] == "MaxPooling2D"] == [14]
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_inspect_network_shows_a_preprocessed_digit(trained: Workspace) -> None:
     from kaggle_digits.training.preprocessing import preprocess
 
@@ -255,15 +255,15 @@ def test_report_does_not_calibrate_a_single_fold(trained: Workspace) -> None:
     [(0.001, True, "agree"), (0.02, False, "above the folds"), (-0.02, False, "below the folds")],
 )
 def test_make_findings_compares_the_score_with_the_folds(
-    rehearsed: Workspace, gap: float, within_noise: bool, title: str
+    trained_workspace: Workspace, gap: float, within_noise: bool, title: str
 ) -> None:
-    document = report(rehearsed).document
+    document = report(trained_workspace).document
     document["leaderboard"] = {"score": 0.9 + gap, "gap": gap, "within_noise": within_noise}
     assert title in "; ".join(finding["title"] for finding in make_findings(document, "", ""))
 
 
-def test_report_writes_json_and_html(rehearsed: Workspace) -> None:
-    written = report(rehearsed)
+def test_report_writes_json_and_html(trained_workspace: Workspace) -> None:
+    written = report(trained_workspace)
     assert json.loads(written.json_file.read_text()) == written.document
     assert written.page.name == "index.html"
     assert written.page.stat().st_size < 500_000
@@ -291,8 +291,8 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_report_page_is_self_contained_and_has_all_sections(rehearsed: Workspace) -> None:
-    written = report(rehearsed)
+def test_report_page_is_self_contained_and_has_all_sections(trained_workspace: Workspace) -> None:
+    written = report(trained_workspace)
     page = Page(written.page.read_text())
     assert all(source.startswith(("data:", "#")) for source in page.sources)
     assert all(page.alts)
@@ -356,7 +356,7 @@ def test_report_of_an_ensemble_of_runs(trained: Workspace) -> None:
     assert document["members"] == [{"run": "first", "errors": errors}, {"run": "second", "errors": errors}]
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_compare_two_runs_by_row(trained: Workspace) -> None:
     train(trained, preset="lenet", folds=2, settings={"epochs": "1"}, seed=1, run="other")
     written = compare(trained, ["first", "other"])
@@ -400,9 +400,11 @@ def test_compare_corrects_for_three_runs(trained: Workspace) -> None:
     ("names", "message"),
     [([], "nothing to compare"), (["first", "first"], "nothing to compare"), (["first", "gone"], "no run called")],
 )
-def test_compare_explains_what_it_cannot_compare(rehearsed: Workspace, names: list[str], message: str) -> None:
+def test_compare_explains_what_it_cannot_compare(
+    trained_workspace: Workspace, names: list[str], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
-        compare(rehearsed, names)
+        compare(trained_workspace, names)
 
 
 def test_compare_fails_for_an_unfinished_run(trained: Workspace) -> None:
