@@ -1,4 +1,4 @@
-"""Predictions: pictures get what the run said of the same digits, and people get to see it."""
+"""Predictions of image files: they match those of the run, and are printed as text and JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS = 30
 
 @pytest.fixture(scope="module")
 def pictures(trained_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The first test rows as files."""
+    """The first test rows as image files."""
     folder = tmp_path_factory.mktemp("pictures")
     for row, image in enumerate(load_test(trained_workspace.data).images[:ROWS]):
         Image.fromarray(image).save(folder / f"{row}.png")
@@ -40,7 +40,7 @@ def pictures(trained_workspace: Workspace, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def copied(trained_workspace: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of the trained_workspace workspace, to be changed."""
+    """A copy of the trained workspace, which a test can change."""
     shutil.copytree(trained_workspace.root, tmp_path / "copy")
     return Workspace.at(tmp_path / "copy", "rehearsal")
 
@@ -74,8 +74,7 @@ def test_predict_gives_the_softmax_of_the_ensemble_for_test_rows(
 
 @pytest.mark.usefixtures("train_in_process")
 def test_predict_uses_all_networks_of_an_ensemble_of_runs(copied: Workspace, pictures: list[Path]) -> None:
-    # With test-time augmentation and another preprocessing for each fold, and more folds:
-    # each run counts as much as the other.
+    # Both runs have the same weight, although the second one has more folds.
     settings = {"epochs": "1", "preprocessing": "plain,even,wide", "tta": "5"}
     kd.train(copied, preset="lenet", folds=3, settings=settings, run="second")
     both = kd.ensemble(copied, ["first", "second"], "both")
@@ -89,7 +88,7 @@ def test_predict_uses_all_networks_of_an_ensemble_of_runs(copied: Workspace, pic
 
 
 def test_load_network_loads_networks_saved_with_their_preprocessing(copied: Workspace) -> None:
-    """As older versions did: operations on the grey values, and then the network as the last layer."""
+    """Older versions saved a model of the preprocessing, with the network as its last layer."""
     import keras
 
     run = find_run(copied, "first")
@@ -118,8 +117,8 @@ def test_predict_recognises_digits_of_another_data_set(trained_workspace: Worksp
         canvas[30:158, 20:148] = small.resize((128, 128), Image.Resampling.BICUBIC)
         images.append(find_digit(canvas))
     mean = ensemble_softmax([find_run(trained_workspace)], np.stack(images)).mean(0)
-    # Measured: .485, by networks that have seen 2,100 digits twice; .975 by a whole run of the preset `default`.
-    # Chance is .1, and a standard error here .02.
+    # Measured: 0.485 with these networks, trained on 2,100 digits for 2 epochs; 0.975 with the preset `default`.
+    # The chance level is 0.1, and the standard error is 0.02.
     assert (mean.argmax(1) == digits.target[:600]).mean() > 0.35
 
 
@@ -130,11 +129,11 @@ def test_predict_names_a_missing_picture_before_it_loads_a_network(
         raise AssertionError("a network was loaded")
 
     monkeypatch.setattr(FoldsRun, "model_file", fail)
-    with pytest.raises(DataError, match=r"nowhere\.png is missing"):
-        kd.predict(trained_workspace, [pictures[0], "nowhere.png"])
+    with pytest.raises(DataError, match=r"missing\.png is missing"):
+        kd.predict(trained_workspace, [pictures[0], "missing.png"])
 
 
-def test_predict_returns_nothing_for_no_pictures(trained_workspace: Workspace) -> None:
+def test_predict_returns_an_empty_list_for_no_pictures(trained_workspace: Workspace) -> None:
     assert kd.predict(trained_workspace, []) == []
 
 
@@ -145,11 +144,11 @@ def test_predict_fails_for_an_unknown_run(trained_workspace: Workspace, pictures
 
 def test_predict_says_how_to_finish_an_unfinished_run(copied: Workspace, pictures: list[Path]) -> None:
     (find_run(copied).path / "ensemble" / "metrics.json").unlink()
-    with pytest.raises(DataError, match="The run first is not finished") as ours:
+    with pytest.raises(DataError, match="The run first is not finished") as from_predict:
         kd.predict(copied, pictures)
-    with pytest.raises(DataError) as submits:
+    with pytest.raises(DataError) as from_submit:
         kd.submit(copied)
-    assert str(ours.value) == str(submits.value)
+    assert str(from_predict.value) == str(from_submit.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 and no more", b'{"class_name": "Functional"}'])
