@@ -1,9 +1,9 @@
-# Everything goes through these targets; `make` alone lists them.
+# The main commands of the project. `make` without a target lists them.
 
 COMPETITION ?= digit-recognizer
 PRESET ?= default
 VENV ?= .venv
-# The first Python here that TensorFlow has packages for.
+# The first installed Python for which TensorFlow has packages.
 PYTHON ?= $(or $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $(p)))),python3.11)
 
@@ -12,7 +12,7 @@ DIGITS := $(BIN)/kaggle-digits --competition $(COMPETITION)
 DEMO := $(BIN)/kaggle-digits --competition rehearsal
 
 .DEFAULT_GOAL := help
-# Each step needs the one before it, with `make -j` too.
+# Run targets one after the other, also with `make -j`: each step needs the one before it.
 .NOTPARALLEL:
 .PHONY: help download train submit score report demo test test-slow test-newest-kaggle check-pins lint bench install \
 	clean
@@ -30,46 +30,46 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-install: $(VENV)/.installed ## set up .venv
+install: $(VENV)/.installed ## create .venv and install the package
 
-download: $(VENV)/.installed ## get the competition's files
+download: $(VENV)/.installed ## download the competition's files
 	$(DIGITS) download
 
-train: $(VENV)/.installed ## train what is missing, ensemble, write the submission
+train: $(VENV)/.installed ## train the missing folds, ensemble them, write the submission file
 	$(DIGITS) train --preset $(PRESET)
 
-submit: $(VENV)/.installed ## submit once, and wait for the score
+submit: $(VENV)/.installed ## submit the file once and wait for its score
 	$(DIGITS) submit
 
-score: $(VENV)/.installed ## show scores and the place on the leaderboard
+score: $(VENV)/.installed ## show the scores and the rank on the leaderboard
 	$(DIGITS) score
 
-report: $(VENV)/.installed ## write and show the validation report
+report: $(VENV)/.installed ## write the validation report and print a summary
 	$(DIGITS) report
 
-demo: $(VENV)/.installed ## all of it on `rehearsal`: no account, no network
+demo: $(VENV)/.installed ## run the pipeline on `rehearsal`; needs no Kaggle account and no network
 	$(DEMO) download
-	$(DEMO) train --preset fast --folds 4 --set epochs=12 --set batch_size=32
+	$(DEMO) train --preset fast --set epochs=26 --set batch_size=64
 	$(DEMO) submit
 	$(DEMO) score
 	$(DEMO) report
 
-# The tests of a file share trained networks, so a process begins with files of its own, and helps the others when
-# it is done. Some tests train in processes of their own: more than eight at a time take more memory than time.
-test: $(VENV)/.installed-dev ## run the tests, on all cores
+# Tests in the same file share trained networks, so each process starts with its own files, and takes tests from
+# other processes when it has finished. Some tests start training processes: at most eight workers, to limit memory.
+test: $(VENV)/.installed-dev ## run the tests in parallel on all cores
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-test-slow: $(VENV)/.installed-dev ## run the long tests
+test-slow: $(VENV)/.installed-dev ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-test-newest-kaggle: $(VENV)/.installed-dev ## run the tests of Kaggle's client with the newest one allowed
+test-newest-kaggle: $(VENV)/.installed-dev ## run the tests of Kaggle's client with its newest version
 	$(BIN)/python scripts/newest_kaggle.py
 
-# Without pip, which in some Pythons comes with setuptools and so hides a missing pin.
+# An environment without pip: some Pythons install setuptools with pip, which would hide a missing pin.
 PINS := build/pins
 PINS_PIP := $(BIN)/python -m pip --python $(PINS) --disable-pip-version-check
 
-check-pins: $(VENV)/.installed-dev ## check that what constraints.txt pins is enough for every extra
+check-pins: $(VENV)/.installed-dev ## check that the pins in constraints.txt cover every extra
 	rm -rf $(PINS)
 	$(BIN)/python -m venv --without-pip $(PINS)
 	$(PINS_PIP) install --quiet --no-compile --no-deps -r constraints.txt
@@ -84,8 +84,8 @@ lint: $(VENV)/.installed-dev ## check style and types
 	$(BIN)/mypy
 	$(BIN)/mypy scripts
 
-bench: $(VENV)/.installed-dev ## measure speed, side by side
+bench: $(VENV)/.installed-dev ## run the speed benchmarks
 	$(BIN)/python scripts/benchmark.py
 
-clean: ## remove .venv and caches; data, runs and submissions stay
+clean: ## delete .venv and caches, but no data, runs or submissions
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,10 +1,10 @@
-"""Compare the package with its alternatives, in one run, on this machine.
+"""Benchmark the speed and memory of the package on this machine, and compare it with alternatives.
 
     python scripts/benchmark.py [--quick] [--mnist-dir DIR] [--root DIR] [--only PART ...]
 
-On `rehearsal-full` where MNIST's IDX files are at hand, else (and with --quick) on `rehearsal`. Machines are
-noisy: what is compared runs in turn, and each figure is a median with its range. With --root, the finished and
-scored runs below it are drawn, score against time, into docs/score-against-time.svg.
+The benchmarks use `rehearsal-full` if MNIST's IDX files are available (--mnist-dir), and `rehearsal` otherwise or
+with --quick. To reduce the effect of noise, alternatives are timed alternately, and each result is a median with
+its range. With --root, the scores and times of its finished runs are plotted to docs/score-against-time.svg.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM
 
 
 def memory(root: str, competition: str, preset: str) -> dict[str, float]:
-    """Train two folds for an epoch, and return the most bytes that this process and its largest worker held."""
+    """Train two folds for one epoch; return the peak memory in bytes of this process and of its largest worker."""
     import resource
 
     train(Workspace.at(root, competition), preset=preset, folds=2, settings={"epochs": 1}, run="memory")
@@ -60,13 +60,14 @@ def memory(root: str, competition: str, preset: str) -> dict[str, float]:
 
 
 def throughput(folder: str, name: str, rows: str) -> dict[str, float | None]:
-    """Train a preset's network, or `cdeotte`, as a worker does, and return its speed beside the core's own.
+    """Train the network of a preset, or `cdeotte`, as a worker does, and return its speed and that of the core.
 
     Returns
     -------
     dict
-        `speed` in images a second, `flops` of an image, forward and back, `peak` in FLOP a second of a matrix
-        product, and `augmentation`, its share of a step, or None without one.
+        `speed` in images per second; `flops`, the FLOPs of one image in a forward and a backward pass; `peak`, the
+        FLOPs per second of a matrix product; and `augmentation`, its share of the time of a step, or None if
+        the preset has no augmentation.
     """
     train_set, count = load_train(Path(folder)), int(rows)
     images, labels = train_set.images[:count], train_set.labels[:count]
@@ -77,7 +78,7 @@ def throughput(folder: str, name: str, rows: str) -> dict[str, float | None]:
 
 
 def matrix_product() -> float:
-    """Return how many floating-point operations a second a product of large matrices reaches."""
+    """Return the speed of a product of large matrices, in floating-point operations per second."""
     import tensorflow as tf
 
     a = tf.random.normal((2048, 2048))
@@ -91,7 +92,7 @@ def matrix_product() -> float:
 
 
 def training_flops(model: keras.Model) -> float:
-    """Return the floating-point operations of one image: the way back is twice the way forward."""
+    """Return the floating-point operations of one image. The backward pass has twice those of the forward pass."""
     import keras
 
     total = 0
@@ -104,7 +105,7 @@ def training_flops(model: keras.Model) -> float:
 
 
 def measure_preset(name: str, images: UInt8, labels: UInt8) -> tuple[float, float, float | None]:
-    """Return the FLOPs of an image, images a second, and the augmentation's share of a step of a preset."""
+    """Return the FLOPs of an image, the images per second, and the augmentation's share of a step of a preset."""
     recipe = find_preset(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
     folds = np.r_[np.zeros(20, np.uint8), np.ones(len(images) - 20, np.uint8)]
     task = FoldTask(name, recipe.settings, 0, 0, folds)
@@ -114,7 +115,7 @@ def measure_preset(name: str, images: UInt8, labels: UInt8) -> tuple[float, floa
 
 
 def augmentation_seconds(images: UInt8, settings: Settings) -> float:
-    """Return how long the augmentation of a batch takes."""
+    """Return the time to augment a batch, in seconds."""
     import tensorflow as tf
 
     from kaggle_digits.training.augmentation import augment
@@ -129,7 +130,7 @@ def augmentation_seconds(images: UInt8, settings: Settings) -> float:
 
 
 def measure_cdeotte(images: UInt8, labels: UInt8) -> tuple[float, float, None]:
-    """Return the FLOPs of an image and images a second of `cdeotte` by `model.fit`, without its augmentation."""
+    """Return the FLOPs of an image and the images per second of `cdeotte` in `model.fit`, without augmentation."""
     model = cdeotte()
     model.compile("adam", "sparse_categorical_crossentropy")
     x = images[..., None] / np.float32(255)
@@ -159,11 +160,11 @@ def cdeotte() -> keras.Model:
 
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {"memory": memory, "throughput": throughput}
-"""What is measured in a process of its own, by `python scripts/benchmark.py --measure NAME ARGUMENT ...`."""
+"""Measurements that run in a separate process: `python scripts/benchmark.py --measure NAME ARGUMENT ...`."""
 
 
 def start_measure(name: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """Start a process that measures; `result_of` waits for it."""
+    """Start a measurement in a separate process. `result_of` waits for its result."""
     command = [sys.executable, __file__, "--measure", name, *map(str, arguments)]
     return subprocess.Popen(
         command, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -171,7 +172,7 @@ def start_measure(name: str, *arguments: object, **environment: str) -> subproce
 
 
 def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Return what a process measured."""
+    """Wait for the process of a measurement, and return its result."""
     output = process.communicate()[0]
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, process.args)
@@ -179,8 +180,8 @@ def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-def in_turn(runs: int, **actions: Callable[[], object]) -> None:
-    """Time actions in turn, A B A B, and print each one's median and range in milliseconds."""
+def time_alternately(runs: int, **actions: Callable[[], object]) -> None:
+    """Time the actions alternately (A B A B), and print the median and range of each in milliseconds."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(runs):
         for name, action in actions.items():
@@ -194,17 +195,19 @@ def in_turn(runs: int, **actions: Callable[[], object]) -> None:
 
 
 def measure_start(runs: int) -> None:
-    """Time how long it takes until help is there."""
-    print("Start-up: --help")
+    """Time `--help`, as a measure of the start-up time."""
+    print("Start-up time: --help")
 
-    def helper(command: str) -> Callable[[], object]:
+    def run_help(command: str) -> Callable[[], object]:
         return lambda: subprocess.run([BIN / command, "--help"], capture_output=True, check=True)
 
-    in_turn(runs, **{"kaggle-digits --help": helper("kaggle-digits"), "kaggle --help": helper("kaggle")})
+    time_alternately(
+        runs, **{"kaggle-digits --help": run_help("kaggle-digits"), "kaggle --help": run_help("kaggle")}
+    )
 
 
 def measure_loading(runs: int, workspace: Workspace) -> None:
-    """Time the way from CSV files to arrays."""
+    """Time the loading of the CSV files into arrays."""
     import pandas as pd
 
     cache = workspace.data / "cache"
@@ -223,40 +226,42 @@ def measure_loading(runs: int, workspace: Workspace) -> None:
             pd.read_csv(workspace.data / name).to_numpy()
 
     load()
-    in_turn(
+    time_alternately(
         runs, **{"cold (parse, validate, cache)": cold, "warm (from the cache)": load, "pandas.read_csv": plain}
     )
 
 
 def measure_memory(workspace: Workspace, preset: str) -> None:
-    """Measure the most memory that `train` holds, in its parent and its largest worker."""
+    """Measure the peak memory of `train`: of the parent process and of its largest worker."""
     found = result_of(start_measure("memory", workspace.root, workspace.competition.name, preset))
     print(f"Peak memory of train, {preset}, {workspace.competition.name}")
     print(f"  parent {found['parent'] / 1e6:.0f} MB, largest worker {found['worker'] / 1e6:.0f} MB")
 
 
 def measure_training(workspace: Workspace, rows: int) -> None:
-    """Measure training on one core, `fast` on two as well: images a second, share of the core's own peak."""
-    print(f"Training, one thread a process, {rows:,} rows")
+    """Measure the training speed of each network on one core, and that of `fast` also on two."""
+    print(f"Training, one thread per process, {rows:,} rows")
 
     def start(name: str) -> subprocess.Popen[str]:
         return start_measure("throughput", workspace.data, name, rows, **ONE_THREAD, TF_CPP_MIN_LOG_LEVEL="3")
 
-    # `best` has the network of `default`.
+    # `best` has the same network as `default`.
     alone = {name: result_of(start(name)) for name in ("lenet", "fast", "default", "cdeotte")}
     for name, found in alone.items():
         reached, peak = found["speed"] * found["flops"], found["peak"]
         augmentation = f", augmentation {found['augmentation']:.0%} of a step" if found["augmentation"] else ""
         print(
-            f"  {name:8} {found['speed']:6,.0f} images/s, {found['flops'] / 1e6:4.0f} MFLOP each: "
+            f"  {name:8} {found['speed']:6,.0f} images/s, {found['flops'] / 1e6:4.0f} MFLOP per image: "
             f"{reached / 1e9:4.0f} of {peak / 1e9:.0f} GFLOP/s ({reached / peak:.0%}){augmentation}"
         )
     both = [result_of(process) for process in [start("fast"), start("fast")]]
-    print(f"  fast on two cores: {sum(b['speed'] for b in both) / alone['fast']['speed']:.2f} times one")
+    print(
+        f"  fast on two cores: {sum(b['speed'] for b in both) / alone['fast']['speed']:.2f} times the speed of one"
+    )
 
 
-class Counting:
-    """A port that passes on to another one, and counts bytes."""
+class CountingProxy:
+    """A TCP proxy that forwards connections to a port and counts the bytes in both directions."""
 
     def __init__(self, port: int) -> None:
         self.up, self.down = 0, 0
@@ -266,12 +271,12 @@ class Counting:
 
     def _accept(self, port: int) -> None:
         while True:
-            near = self._server.accept()[0]
-            far = socket.create_connection(("127.0.0.1", port))
-            threading.Thread(target=self._pass_on, args=[near, far, "up"], daemon=True).start()
-            threading.Thread(target=self._pass_on, args=[far, near, "down"], daemon=True).start()
+            client = self._server.accept()[0]
+            server = socket.create_connection(("127.0.0.1", port))
+            threading.Thread(target=self._forward, args=[client, server, "up"], daemon=True).start()
+            threading.Thread(target=self._forward, args=[server, client, "down"], daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 20):
                 setattr(self, direction, getattr(self, direction) + len(data))
@@ -279,47 +284,46 @@ class Counting:
             sink.shutdown(socket.SHUT_WR)
 
 
-def measure_where(workspace: Workspace, rounds: int, settings: tuple[str, ...]) -> None:
-    """Time the train command with one worker, with two, and with two workers of a Dask cluster, in turn."""
+def measure_parallel(workspace: Workspace, rounds: int, settings: tuple[str, ...]) -> None:
+    """Time the command `train` with one worker, two workers, and two Dask workers, alternately."""
     folds, port = 6, 18786
-    print(f"Where folds run: fast, {folds} folds, {workspace.competition.name} {' '.join(settings)}")
+    print(f"Parallel training: fast, {folds} folds, {workspace.competition.name} {' '.join(settings)}")
     dask, null = [sys.executable, "-m", "dask"], subprocess.DEVNULL
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     worker = ["worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"]
     cluster = [
         subprocess.Popen([*dask, *words], stdout=null, stderr=null) for words in (scheduler, worker, worker)
     ]
-    counting = Counting(port)
+    proxy = CountingProxy(port)
     time.sleep(10)
-    ways = {
+    modes = {
         "one worker": ("--workers", "1"),
         "two workers": ("--workers", "2"),
-        "two Dask workers": ("--dask", counting.address),
+        "two Dask workers": ("--dask", proxy.address),
     }
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[float]] = {mode: [] for mode in modes}
     try:
         for number in range(rounds):
-            for way, options in ways.items():
-                where = ("--competition", workspace.competition.name, "--root", workspace.root)
-                train_it = ("train", "--preset", "fast", "--run", f"{way} {number}", *options, *settings)
+            for mode, options in modes.items():
+                common = ("--competition", workspace.competition.name, "--root", workspace.root)
+                command = ("train", "--preset", "fast", "--run", f"{mode} {number}", *options, *settings)
                 started = time.perf_counter()
-                subprocess.run([BIN / "kaggle-digits", *where, *train_it], check=True, capture_output=True)
-                times[way].append(time.perf_counter() - started)
+                subprocess.run([BIN / "kaggle-digits", *common, *command], check=True, capture_output=True)
+                times[mode].append(time.perf_counter() - started)
     finally:
         for process in reversed(cluster):
             process.terminate()
-    for way, taken in times.items():
-        print(
-            f"  {way:18} {statistics.median(taken):6.1f} s   ({min(taken):.1f} to {max(taken):.1f}, {rounds} runs)"
-        )
-    one, two, remote = (statistics.median(times[way]) for way in ways)
-    print(f"  two workers: {one / two:.2f} times one; Dask: {remote / two - 1:+.1%} against two workers here")
-    sent, came = (count / rounds / 1e6 for count in (counting.up, counting.down))
-    print(f"  bytes a run: {sent:.1f} MB sent to 2 workers, {came:.1f} MB came back, {came / folds:.2f} MB a fold")
+    for mode, taken in times.items():
+        low, high = min(taken), max(taken)
+        print(f"  {mode:18} {statistics.median(taken):6.1f} s   ({low:.1f} to {high:.1f}, {rounds} runs)")
+    one, two, remote = (statistics.median(times[mode]) for mode in modes)
+    print(f"  two workers: {one / two:.2f} times as fast as one; Dask: {remote / two - 1:+.1%} time")
+    sent, received = (count / rounds / 1e6 for count in (proxy.up, proxy.down))
+    print(f"  per run: {sent:.1f} MB sent, {received:.1f} MB received ({received / folds:.2f} MB per fold)")
 
 
-def draw_runs(root: Path) -> None:
-    """Print and draw the finished, scored runs of `rehearsal-full` below `root`: score against time."""
+def plot_runs(root: Path) -> None:
+    """Print the finished and scored runs of `rehearsal-full` in `root`, and plot their scores against time."""
     from matplotlib.figure import Figure
 
     workspace = Workspace.at(root, "rehearsal-full")
@@ -330,12 +334,12 @@ def draw_runs(root: Path) -> None:
             interval = 1.96 * (row["score"] * (1 - row["score"]) / TEST_ROWS) ** 0.5
             rows.append((seconds / 60, row["score"], interval, row["accuracy"], row["name"]))
     if not rows:
-        print("There is no finished and scored run of rehearsal-full to draw.")
+        print("There is no finished and scored run of rehearsal-full to plot.")
         return
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     print(
-        f"Runs of rehearsal-full: minutes of the train command, out-of-fold accuracy, score on {TEST_ROWS:,} rows"
+        f"Runs of rehearsal-full: minutes of the command train, out-of-fold accuracy, score on {TEST_ROWS:,} rows"
     )
     for minutes, score, interval, accuracy, name in sorted(rows):
         print(f"  {name:24} {minutes:6.1f}  {accuracy:.5f}  {score:.5f}")
@@ -351,11 +355,11 @@ def draw_runs(root: Path) -> None:
     axes.set_xlim(2, 120)
     axes.grid(alpha=0.3)
     figure.savefig(PLOT, metadata={"Date": None})
-    print(f"  drawn: {PLOT}")
+    print(f"  plot: {PLOT}")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmarks and print their results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--mnist-dir", type=Path, default=os.environ.get("KAGGLE_DIGITS_MNIST_DIR"))
@@ -373,21 +377,21 @@ def main() -> None:
     full = arguments.mnist_dir and not arguments.quick
     with tempfile.TemporaryDirectory() as root:
         workspace = Workspace.at(root, "rehearsal-full" if full else "rehearsal")
-        fetch = ("--competition", workspace.competition.name, "--root", root, "download")
+        download = ("--competition", workspace.competition.name, "--root", root, "download")
         mnist = ("--mnist-dir", str(arguments.mnist_dir)) if full else ()
-        subprocess.run([BIN / "kaggle-digits", *fetch, *mnist], check=True, capture_output=True)
+        subprocess.run([BIN / "kaggle-digits", *download, *mnist], check=True, capture_output=True)
         parts: dict[str, Callable[[], None]] = {
-            # First, for a process counts what its parent held when it was started.
+            # This must be first: the peak memory of a process includes that of its parent when it was started.
             "memory": lambda: measure_memory(workspace, "fast"),
             "start": lambda: measure_start(3 if arguments.quick else 10),
             "loading": lambda: measure_loading(3 if arguments.quick else 5, workspace),
             "training": lambda: measure_training(workspace, 3_000 if arguments.quick else 8_000),
-            "where": lambda: measure_where(workspace, 1, ("--set", "epochs=3") if arguments.quick else ()),
+            "where": lambda: measure_parallel(workspace, 1, ("--set", "epochs=3") if arguments.quick else ()),
         }
         for name in arguments.only or parts:
             parts[name]()
     if arguments.root:
-        draw_runs(arguments.root)
+        plot_runs(arguments.root)
 
 
 if __name__ == "__main__":

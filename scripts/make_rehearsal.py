@@ -1,4 +1,4 @@
-"""Make the digits of the `rehearsal` competition, which ship in the package, from MNIST's IDX files.
+"""Create the data of the competition `rehearsal`, which are part of the package, from MNIST's IDX files.
 
 python scripts/make_rehearsal.py MNIST_DIR
 """
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[1] / "kaggle_digits" / "hosts" / "mnist"
 
 
 def main(mnist_dir: Path) -> None:
-    """Write the four files: a tenth of the real competition, drawn from all of MNIST."""
+    """Write the four files: a random sample of MNIST, with a tenth of the rows of the real competition."""
     images, labels = read_mnist(mnist_dir)
     order = shuffled(len(images), "rehearsal")
     train, test = order[:TRAIN_ROWS], order[TRAIN_ROWS : TRAIN_ROWS + TEST_ROWS]
@@ -28,7 +28,7 @@ def main(mnist_dir: Path) -> None:
         "hidden-labels-idx1-ubyte": labels[test],
     }.items():
         path = FOLDER / f"rehearsal-{name}.gz"
-        # No time in the gzip header, so that the same digits give the same bytes.
+        # No time in the gzip header, so that the files are reproducible to the byte.
         path.write_bytes(gzip.compress(format_idx(values), 9, mtime=0))
         print(f"{path.name}: {values.shape}, {path.stat().st_size:,} bytes")
 

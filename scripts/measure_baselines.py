@@ -1,9 +1,9 @@
-"""Measure the baselines on the local competitions' leaderboards and write them into the package.
+"""Measure the baselines for the leaderboards of the local competitions and write them into the package.
 
     python scripts/measure_baselines.py --root DIR [--mnist-dir DIR]
 
-kNN and logistic regression on the pixels, and the preset `lenet` with 5 folds, each scored by the competition's
-own scorer on the hidden labels. Runs under DIR go on where they ended.
+The baselines are k nearest neighbours and logistic regression on the pixels, and the preset `lenet` with 5 folds.
+The competition's scorer computes their scores from the hidden labels. Interrupted runs in DIR are continued.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PIXEL_BASELINES = {
 
 
 def score(workspace: Workspace, file: Path) -> float:
-    """Return a submission's score by the competition's scorer, without an entry in anybody's history."""
+    """Return the score of a submission file, without an entry in the history of submissions."""
     return LocalHost(workspace)._score(file.read_bytes())
 
 
 def pixel_score(workspace: Workspace, classifier: Any) -> float:
-    """Return the score of a classifier of plain pixels."""
+    """Return the score of a classifier that is trained on the pixels."""
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     classifier.fit(train_set.images.reshape(len(train_set.images), -1) / 255, train_set.labels)
     digits = classifier.predict(test_set.images.reshape(len(test_set.images), -1) / 255)
@@ -47,7 +47,7 @@ def pixel_score(workspace: Workspace, classifier: Any) -> float:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure the baselines and write the leaderboard."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--mnist-dir", type=Path)

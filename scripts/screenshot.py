@@ -1,8 +1,8 @@
-"""Write the report of a run and take the picture of it that the README shows.
+"""Write the report of a run and take the screenshot of it that the README shows.
 
     python scripts/screenshot.py --root DIR --competition NAME [--run NAME]
 
-It needs Chromium with its driver, as the tests in a browser do.
+It needs Chromium and its driver, like the browser tests.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from selenium import webdriver
 
 import kaggle_digits as kd
 
-PICTURE = Path(__file__).parents[1] / "docs" / "report.png"
+SCREENSHOT = Path(__file__).parents[1] / "docs" / "report.png"
 WIDTH, HEIGHT = 1180, 1500
 
 
 def main() -> None:
-    """Take the picture."""
+    """Take the screenshot."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", required=True)
     parser.add_argument("--competition", required=True)
@@ -38,15 +38,15 @@ def main() -> None:
             {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False},
         )
         browser.get(page.resolve().as_uri())
-        browser.save_screenshot(str(PICTURE))
+        browser.save_screenshot(str(SCREENSHOT))
     finally:
         browser.quit()
-    _shrink(PICTURE)
-    print(PICTURE)
+    _shrink(SCREENSHOT)
+    print(SCREENSHOT)
 
 
 def _shrink(path: Path) -> None:
-    """Write a picture again in 200 colours: a page has few, and a repository keeps every version."""
+    """Reduce an image to 200 colours, to keep the repository small."""
     from PIL import Image
 
     Image.open(path).convert("RGB").quantize(200).save(path, optimize=True)

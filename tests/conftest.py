@@ -1,4 +1,4 @@
-"""What the tests share: small digits, workspaces with data, a trained run, a server that plays Kaggle."""
+"""Shared fixtures and helpers: small data sets, workspaces, a trained run and a fake Kaggle server."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from kaggle_digits.training.fold import Digits
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import PIXEL_COLUMNS
 
-# As workers have it, so that what tests train in their own process is the same every time.
+# The same variables as in worker processes, so that training in the process of a test is reproducible.
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
-# Where the tests run in the background, a shell may have had Ctrl-C ignored, by all that they start too.
+# A shell may start background jobs with SIGINT ignored, which the processes started by tests would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
 
 SMALL = {"epochs": "1", "batch_size": "20"}
-"""Settings under which a fold of the small digits trains in a moment."""
+"""Settings for fast training on `small_digits`."""
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No credentials, settings or home of the person who runs the tests."""
+    """Hide the credentials, settings and home of the user who runs the tests."""
     for name in list(os.environ):
         if name.startswith("KAGGLE_"):
             monkeypatch.delenv(name)
@@ -47,7 +47,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @contextmanager
 def full_disk(after: int) -> Iterator[list[str]]:
-    """Let the write that comes after `after` others fail, as its file would appear; the list then names it."""
+    """Let one `Path.replace` fail as on a full disk, after `after` successful ones.
+
+    The list that is yielded then contains the name of the file that could not be written.
+    """
     replace, failed = Path.replace, []
     remaining = after
 
@@ -65,7 +68,7 @@ def full_disk(after: int) -> Iterator[list[str]]:
 
 
 class Listener(Observer):
-    """An observer whose methods are given as arguments."""
+    """An observer with methods passed as keyword arguments."""
 
     def __init__(self, **methods: Callable[..., object]) -> None:
         for name, method in methods.items():
@@ -74,14 +77,14 @@ class Listener(Observer):
 
 
 class Clock:
-    """A clock that hardly moves but by sleeping; a test may let it leap.
+    """A fake clock that advances by `sleep`; tests can also set it.
 
     Attributes
     ----------
     now : float
         What `time.time` returns.
     slept : float
-        Seconds that were slept, which no leap changes.
+        The total of seconds slept, which does not change when `now` is set.
     """
 
     def __init__(self) -> None:
@@ -93,13 +96,13 @@ class Clock:
         self.slept += seconds
 
     def read(self) -> float:
-        self.now += 1e-5  # no two moments are the same
+        self.now += 1e-5  # all returned times are different
         return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock that the code under test reads and sleeps by."""
+    """Replace `time.time` and `time.sleep` by a fake clock."""
     clock = Clock()
     monkeypatch.setattr("time.time", clock.read)
     monkeypatch.setattr("time.sleep", clock.sleep)
@@ -107,7 +110,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def small_digits(rows: int, seed: int = 0) -> tuple[UInt8, UInt8]:
-    """Return images and labels that a network can learn: a bright block whose place tells the digit."""
+    """Return learnable images and labels: the position of a bright block depends on the digit."""
     rng = np.random.default_rng(seed)
     labels = (np.arange(rows) % 10).astype(np.uint8)
     images = rng.integers(0, 40, (rows, 28, 28)).astype(np.uint8)
@@ -118,7 +121,7 @@ def small_digits(rows: int, seed: int = 0) -> tuple[UInt8, UInt8]:
 
 
 def csv_bytes(images: UInt8, labels: UInt8 | None = None, newline: str = "\r\n") -> bytes:
-    """Return a train.csv or test.csv as Kaggle has them."""
+    """Return a train.csv or test.csv in Kaggle's format."""
     names = [*(() if labels is None else ("label",)), *PIXEL_COLUMNS]
     lines = [",".join(names)]
     for i, image in enumerate(images):
@@ -142,7 +145,7 @@ def competition_files(train_rows: int = 100, test_rows: int = 30) -> dict[str, b
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> Path:
-    """Write files into a folder, which is made."""
+    """Create a folder and write files into it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -150,7 +153,7 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def worker_processes(parent: int | None = None) -> set[int]:
-    """Return the workers of a process, ours by default."""
+    """Return the ids of the worker processes of a process, by default of this one."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -175,22 +178,22 @@ def is_zombie(pid: int) -> bool:
 
 
 def import_first(folder: Path) -> str:
-    """Return the PYTHONPATH of a process that looks for modules in a folder before all others."""
+    """Return a PYTHONPATH with the folder before all others."""
     return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """A workspace of the real competition, with small data put in place by hand."""
+    """A workspace of the real competition with small data files."""
     workspace = Workspace.at(tmp_path / "work")
     write_files(workspace.data, competition_files())
     return workspace
 
 
 @pytest.fixture(scope="session")
-def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace of `rehearsal` with a trained run, to be looked at and not changed."""
-    workspace = Workspace.at(tmp_path_factory.mktemp("rehearsed"), "rehearsal")
+def trained_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace of `rehearsal` with a trained run. Tests must not change it."""
+    workspace = Workspace.at(tmp_path_factory.mktemp("trained-workspace"), "rehearsal")
     download(workspace)
     train(workspace, preset="lenet", folds=2, settings={"epochs": "2"}, run="first")
     return workspace
@@ -198,7 +201,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def kaggle(monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
-    """A server that plays Kaggle, credentials for it, and the real client pointed at it."""
+    """A fake Kaggle server, with the environment variables that make the real client use it."""
     server = KaggleServer()
     server.files = competition_files()
     for name, value in client_environment(server).items():
@@ -210,7 +213,7 @@ def kaggle(monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
 
 
 def client_environment(server: KaggleServer) -> dict[str, str]:
-    """Return what makes the unmodified client talk to a local server."""
+    """Return environment variables that make the unmodified client use a local server."""
     return {
         "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
         "HTTP_PROXY": server.url,
@@ -222,7 +225,7 @@ def client_environment(server: KaggleServer) -> dict[str, str]:
 
 @pytest.fixture
 def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command in a process of its own, in an empty folder."""
+    """Run the command line in a separate process, in an empty folder."""
 
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -238,24 +241,24 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-def forget_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Kaggle's client be imported anew, for it reads its environment when it is imported."""
+def unload_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove Kaggle's client from the imported modules, because it reads its environment only on import."""
     for name in [n for n in sys.modules if n.split(".")[0] in ("kaggle", "kagglesdk")]:
         monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.fixture
 def call_cli(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command in this process, in an empty folder: where a process of its own is not the point.
+    """Run the command line in this process, in an empty folder. This is faster than `run_cli`.
 
-    What native code prints is caught too.
+    Output of native code is captured too.
     """
 
     def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         capfd.readouterr()
         on_interrupt = signal.getsignal(signal.SIGINT)
         with pytest.MonkeyPatch.context() as patch:
-            forget_the_client(patch)
+            unload_client(patch)
             patch.chdir(tmp_path)
             patch.setattr("sys.argv", ["kaggle-digits", *map(str, arguments)])
             for name, value in environment.items():
@@ -272,13 +275,13 @@ def call_cli(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[...,
 
 
 @pytest.fixture
-def trains_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train folds in this process, where worker processes are not what a test is about.
+def train_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train folds in this process, because a worker process takes seconds to import TensorFlow.
 
-    A worker takes seconds to import TensorFlow; what it would write is the same but for the names of layers.
+    The results are the same, except for the names of layers.
     """
 
-    def train_here(jobs: Sequence[Job], digits: Digits, workers: int | None, observer: Observer) -> None:
+    def train_jobs(jobs: Sequence[Job], digits: Digits, workers: int | None, observer: Observer) -> None:
         from kaggle_digits.runs.artefacts import FoldCheckpoint, write_fold
         from kaggle_digits.training.fold import train_fold
 
@@ -286,4 +289,4 @@ def trains_here(monkeypatch: pytest.MonkeyPatch) -> None:
             write_fold(job.folder, train_fold(job.task, digits, observer.progress, FoldCheckpoint(job.folder)))
             observer.finished(job.task)
 
-    monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", train_here)
+    monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", train_jobs)

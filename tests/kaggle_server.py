@@ -1,4 +1,4 @@
-"""A server that speaks as much of Kaggle's protocol as the real client needs, with faults on demand."""
+"""A fake Kaggle server for the real client, with the part of the API that the client uses, and with faults."""
 
 from __future__ import annotations
 
@@ -19,30 +19,42 @@ DATE = "2026-11-24T10:00:00Z"
 
 @dataclass
 class Fault:
-    """What goes wrong with one request.
+    """A fault of one request.
 
-    `lost` handles the request and then drops the connection; `drop` does not even handle it; `made` handles it
-    and then answers with `status`; `cut` promises the whole body and sends half of it.
+    Attributes
+    ----------
+    status, body, headers
+        The response. With a status, the request is not handled, unless `handled` is set.
+    response_lost : bool
+        The request is handled, and the connection is closed without a response.
+    handled : bool
+        The request is handled, although the response has `status`.
+    dropped : bool
+        The connection is closed, and the request is not handled.
+    truncated : bool
+        The response has a correct Content-Length, but only half of its body.
+    corrupted : bool
+        The response has the correct length, but some of its bytes are changed.
     """
 
     status: int = 0
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
-    lost: bool = False
-    made: bool = False
-    drop: bool = False
-    cut: bool = False
-    spoil: bool = False
+    response_lost: bool = False
+    handled: bool = False
+    dropped: bool = False
+    truncated: bool = False
+    corrupted: bool = False
 
 
-def error(status: int, message: str, made: bool = False, **headers: str) -> Fault:
-    """Kaggle's error, with its words in the body."""
+def error(status: int, message: str, handled: bool = False, **headers: str) -> Fault:
+    """Return a fault with an error response in Kaggle's format."""
     body = json.dumps({"code": status, "message": message}).encode()
-    return Fault(status, body, {"Content-Type": "application/json"} | headers, made=made)
+    return Fault(status, body, {"Content-Type": "application/json"} | headers, handled=handled)
 
 
 class KaggleServer:
-    """Kaggle for one competition; `url` is where it listens."""
+    """A fake Kaggle server for one competition, at the address `url`."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -66,7 +78,7 @@ class KaggleServer:
         self._server.server_close()
 
     def fail(self, call: str, *faults: Fault) -> None:
-        """Let the next requests to `call` fail, in this order."""
+        """Let the next requests to `call` fail with these faults, in this order."""
         self.faults[call].extend(faults)
 
     def bundle(self) -> bytes:
@@ -79,7 +91,7 @@ class KaggleServer:
     def count(self, call: str) -> int:
         return self.requests.count(call)
 
-    # The calls of the API, by the last part of their URL.
+    # The methods of the API. The last part of the URL is the name of the method.
 
     def IntrospectToken(self, request: dict) -> dict:  # noqa: N802
         return {"active": request["token"] == TOKEN, "username": USER if request["token"] == TOKEN else ""}
@@ -119,7 +131,7 @@ class KaggleServer:
         shown = self.submissions[20 * (page - 1) : 20 * page]
         answer = {"submissions": [{k: v for k, v in s.items() if k not in ("content", "after")} for s in shown]}
         for submission in self.submissions:
-            # A pending submission is scored after it has been looked at `after` times.
+            # A pending submission gets its score after it was listed `after` times.
             if submission["status"] == "PENDING" and "after" in submission:
                 submission["after"] -= 1
                 if submission["after"] <= 0:
@@ -160,9 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
                 archive.writestr("board.csv", ("\ufeff" + "\r\n".join([header, *rows])).encode())
             return self._bytes(stream.getvalue(), fault)
         answer = getattr(self.kaggle, call)(request)
-        if fault.lost:
+        if fault.response_lost:
             return self._drop()
-        if fault.made:
+        if fault.handled:
             return self._bytes(fault.body, fault, fault.status)
         return self._json(answer)
 
@@ -182,12 +194,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._bytes(b"")
 
     def _fault(self, call: str) -> Fault | None:
-        """Answer with a fault that ends the request and return None, or return what else to spoil."""
+        """Respond with the next fault and return None, or return a fault that applies to the normal response."""
         fault = self.kaggle.faults[call].popleft() if self.kaggle.faults[call] else Fault()
-        if fault.drop:
+        if fault.dropped:
             self._drop()
             return None
-        if fault.status and not fault.made:
+        if fault.status and not fault.handled:
             self._bytes(fault.body, fault, fault.status)
             return None
         return fault
@@ -207,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _bytes(self, content: bytes, fault: Fault | None = None, status: int = 200) -> None:
         fault = fault or Fault()
-        if fault.spoil:
+        if fault.corrupted:
             middle = len(content) // 2
             content = (
                 content[:middle] + bytes(255 - b for b in content[middle : middle + 64]) + content[middle + 64 :]
@@ -217,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if fault.cut:
+        if fault.truncated:
             self.wfile.write(content[: len(content) // 2])
             return self._drop()
         self.wfile.write(content)

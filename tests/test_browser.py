@@ -1,4 +1,4 @@
-"""The report in a real browser: it opens without errors, its tables sort, it fits a phone."""
+"""The HTML report in a real browser: no errors, sortable tables, and a layout that fits small screens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DRIVER = shutil.which("chromedriver")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not (DRIVER and BROWSER), reason="there is no Chromium with its driver here")
+pytestmark = pytest.mark.skipif(not (DRIVER and BROWSER), reason="needs Chromium and its driver")
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.fixture(scope="module")
-def pages(rehearsed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The report of a submitted run, and a comparison."""
-    root = tmp_path_factory.mktemp("browsed") / "copy"
-    shutil.copytree(rehearsed.root, root)
+def pages(trained_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The pages of the report of a submitted run, and of a comparison."""
+    root = tmp_path_factory.mktemp("browser") / "copy"
+    shutil.copytree(trained_workspace.root, root)
     workspace = Workspace.at(root, "rehearsal")
     submit(workspace)
     shutil.copytree(workspace.runs / "first", workspace.runs / "second")
@@ -52,13 +52,13 @@ def test_page_opens_without_console_messages(browser: Chrome, pages: dict[str, P
     assert browser.execute_script("return [...document.images].every(i => !i.complete || i.naturalWidth > 0)")
 
 
-def test_browser_log_has_script_errors(browser: Chrome, tmp_path: Path) -> None:
+def test_browser_log_contains_script_errors(browser: Chrome, tmp_path: Path) -> None:
     (tmp_path / "bad.html").write_text("<script>undefinedThing()</script>")
     browser.get((tmp_path / "bad.html").as_uri())
     assert browser.get_log("browser") != []
 
 
-def test_page_links_lead_to_sections(browser: Chrome, pages: dict[str, Path]) -> None:
+def test_page_links_have_existing_targets(browser: Chrome, pages: dict[str, Path]) -> None:
     browser.get(pages["report"].as_uri())
     links = browser.execute_script("return [...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))")
     assert len(links) == 9
@@ -89,7 +89,7 @@ def test_page_tables_sort_by_mouse_and_keyboard(browser: Chrome, pages: dict[str
 
 
 @pytest.mark.parametrize("name", ["report", "comparison"])
-def test_page_fits_a_phone(browser: Chrome, pages: dict[str, Path], name: str) -> None:
+def test_page_fits_the_width_of_a_phone(browser: Chrome, pages: dict[str, Path], name: str) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     )

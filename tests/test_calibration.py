@@ -1,4 +1,4 @@
-"""Temperatures."""
+"""Temperature scaling."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from kaggle_digits.evaluation.metrics import expected_calibration_error, log_los
 ROWS = 6_000
 
 
-def draw(rng: np.random.Generator, networks: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return softmaxes of networks that see the logits of the truth with noise of their own, and labels."""
+def simulate(rng: np.random.Generator, networks: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return softmaxes of networks, each with independent noise in the true logits, and the labels."""
     logits = rng.normal(0, 3, (ROWS, 10))
     labels = np.array([rng.choice(10, p=p) for p in softmax(logits)]).astype(np.uint8)
     return [softmax(logits + rng.normal(0, 1.5, logits.shape)) for _ in range(networks)], labels
@@ -32,8 +32,8 @@ def test_fit_temperature_finds_a_known_temperature(temperature: float) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (ROWS, 10))
     labels = np.array([rng.choice(10, p=p) for p in softmax(logits)])
-    spoilt = softmax(logits / temperature)
-    assert fit_temperature(spoilt, one_hot(labels)) == pytest.approx(1 / temperature, rel=0.05)
+    miscalibrated = softmax(logits / temperature)
+    assert fit_temperature(miscalibrated, one_hot(labels)) == pytest.approx(1 / temperature, rel=0.05)
 
 
 def test_temper_keeps_the_predicted_class() -> None:
@@ -58,22 +58,22 @@ def test_expected_calibration_error_of_known_predictions() -> None:
     assert expected_calibration_error(probabilities, labels) == pytest.approx(0.22, abs=1e-6)
 
 
-def test_calibrate_improves_out_of_fold_rows_and_is_cross_fitted() -> None:
-    (network,), labels = draw(np.random.default_rng(1), 1)
+def test_calibrate_improves_out_of_fold_metrics_and_is_cross_fitted() -> None:
+    (network,), labels = simulate(np.random.default_rng(1), 1)
     folds = (np.arange(ROWS) % 5).astype(np.uint8)
     result = calibrate(temper(network, 0.5), labels, folds, [])
     assert result["log_loss_after"] < result["log_loss_before"]
     assert result["ece_after"] < 0.5 * result["ece_before"]
     assert result["temperature"] == result["member_temperature"]
-    # Of the rows' own fold nothing is seen: at the temperature of all rows the log-loss would be the least.
+    # The temperature of a fold is fitted on the other folds, so the log-loss is larger than with that of all rows.
     best = log_loss(temper(temper(network, 0.5), result["member_temperature"]), labels)
     assert best < result["log_loss_after"]
 
 
 def test_calibrate_estimates_the_temperature_of_the_mean_without_labels() -> None:
     rng = np.random.default_rng(2)
-    (out_of_fold,), labels = draw(rng, 1)
-    networks, hidden = draw(rng, 6)
+    (out_of_fold,), labels = simulate(rng, 1)
+    networks, hidden = simulate(rng, 6)
     folds = (np.arange(ROWS) % 6).astype(np.uint8)
     found = calibrate(out_of_fold, labels, folds, networks)
     from_labels = fit_temperature(mean_softmax(networks), one_hot(hidden))
@@ -82,7 +82,7 @@ def test_calibrate_estimates_the_temperature_of_the_mean_without_labels() -> Non
 
 
 def test_cross_fit_does_not_use_the_labels_of_the_fold() -> None:
-    (oof,), labels = draw(np.random.default_rng(0), 1)
+    (oof,), labels = simulate(np.random.default_rng(0), 1)
     folds = (np.arange(ROWS) % 2).astype(np.uint8)
     other = labels.copy()
     other[folds == 0] = (labels[folds == 0] + 1) % 10
@@ -92,5 +92,5 @@ def test_cross_fit_does_not_use_the_labels_of_the_fold() -> None:
 
 
 def test_cross_fit_does_not_change_a_single_fold() -> None:
-    (oof,), labels = draw(np.random.default_rng(0), 1)
+    (oof,), labels = simulate(np.random.default_rng(0), 1)
     np.testing.assert_array_equal(cross_fit(oof, labels, np.zeros(ROWS, np.uint8)), oof)

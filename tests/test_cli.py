@@ -1,4 +1,4 @@
-"""The command line: every command as a person and as a program calls it."""
+"""The command line, with output for people and as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def document(result: subprocess.CompletedProcess[str]) -> dict:
 
 
 def assert_error(result: subprocess.CompletedProcess[str], code: int, words: str) -> None:
-    """Two sentences on stderr, nothing on stdout, no traceback."""
+    """Assert that stderr has an error in two sentences and no traceback, and that stdout is empty."""
     assert (result.returncode, result.stdout) == (code, ""), result.stderr
     assert re.search(words, result.stderr), result.stderr
     assert "Traceback" not in result.stderr
@@ -45,9 +45,9 @@ def assert_error(result: subprocess.CompletedProcess[str], code: int, words: str
 
 
 @pytest.fixture
-def trained(rehearsed: Workspace, tmp_path: Path) -> tuple[str, ...]:
-    """The options that name a copy of the rehearsed workspace."""
-    shutil.copytree(rehearsed.root, tmp_path / "copy")
+def trained(trained_workspace: Workspace, tmp_path: Path) -> tuple[str, ...]:
+    """The options for a copy of the trained workspace."""
+    shutil.copytree(trained_workspace.root, tmp_path / "copy")
     return ("--competition", "rehearsal", "--root", str(tmp_path / "copy"))
 
 
@@ -55,7 +55,7 @@ def test_cli_has_help_for_every_command_and_option() -> None:
     for name, command in cli.commands.items():
         assert command.help, name
         for option in command.params:
-            # An argument is explained by the command's own help.
+            # Arguments have no help of their own; the help of the command explains them.
             if isinstance(option, click.Option):
                 assert option.help, f"{name} {option.name}"
     expected = "download train ensemble submit score report compare predict runs doctor"
@@ -67,7 +67,7 @@ def test_cli_has_json_for_every_command() -> None:
         assert any("--json" in option.opts for option in command.params), name
 
 
-def test_preset_names_are_those_of_presets() -> None:
+def test_preset_names_match_presets() -> None:
     assert list(PRESETS) == list(PRESET_NAMES)
     assert DEFAULT_PRESET in PRESETS
 
@@ -142,7 +142,7 @@ def test_submit_runs_score_and_report_fit_80_columns(call_cli: RunCli, trained: 
         assert "first" in result.stdout
         lines = [line for line in result.stdout.splitlines() if str(trained[-1]) not in line]
         assert max(map(len, lines)) <= 80
-        assert "\x1b" not in result.stdout  # plain where it is no terminal
+        assert "\x1b" not in result.stdout  # no escape codes, because stdout is not a terminal
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_submit_sends_once_if_the_response_is_lost(kaggle: KaggleServer, call_cl
     write_files(tmp_path / "data" / "digit-recognizer", competition_files())
     answer = tmp_path / "mine.csv"
     answer.write_text(ANSWER)
-    kaggle.fail("CreateSubmission", Fault(lost=True))
+    kaggle.fail("CreateSubmission", Fault(response_lost=True))
     sent = document(call_cli("submit", "--file", answer, "--json"))
     assert (sent["ref"], sent["status"]) == ("1000", "COMPLETE")
     assert len(kaggle.submissions) == 1
@@ -224,8 +224,8 @@ def test_submit_sends_once_if_run_three_times_in_parallel(
     write_files(tmp_path / "data" / "digit-recognizer", competition_files())
     answer = tmp_path / "mine.csv"
     answer.write_text(ANSWER)
-    with ThreadPoolExecutor(3) as at_once:
-        results = list(at_once.map(lambda _: run_cli("submit", "--file", answer, "--json"), range(3)))
+    with ThreadPoolExecutor(3) as executor:
+        results = list(executor.map(lambda _: run_cli("submit", "--file", answer, "--json"), range(3)))
     assert len(kaggle.submissions) == 1
     codes = [result.returncode for result in results]
     assert 0 in codes
@@ -279,10 +279,10 @@ def test_cli_without_a_command_shows_help(call_cli: RunCli) -> None:
 def test_download_explains_refusals_of_kaggle(
     kaggle: KaggleServer, call_cli: RunCli, status: int, code: int, words: str
 ) -> None:
-    kaggle.fail("ListDataFiles", error(status, "Kaggle's own words"))
+    kaggle.fail("ListDataFiles", error(status, "Kaggle's message"))
     result = call_cli("download")
     assert_error(result, code, words)
-    assert "Kaggle's own words" in result.stderr
+    assert "Kaggle's message" in result.stderr
     assert KEY not in result.stderr
 
 
@@ -364,17 +364,17 @@ def test_train_exits_with_130_if_interrupted(tmp_path: Path, trained: tuple[str,
         while "epoch" not in process.stderr.readline():
             pass
         for _ in range(times):
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
+            os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
             time.sleep(0.02)
         out, err = process.communicate(timeout=30)
     finally:
         process.kill()
     assert (process.returncode, out) == (130, "")
-    said = [line for line in err.splitlines() if line and not line.startswith("fold ")]
+    lines = [line for line in err.splitlines() if line and not line.startswith("fold ")]
     if times == 1:
-        assert said == INTERRUPTED
-    # A second one may come as the words are written, and takes nothing but them.
-    assert said == INTERRUPTED[: len(said)]
+        assert lines == INTERRUPTED
+    # A second Ctrl-C can interrupt the output of the message, but has no other effect.
+    assert lines == INTERRUPTED[: len(lines)]
 
 
 def test_main_exits_at_once_if_interrupted_while_it_prints_an_error(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ from kaggle_digits import cli, console
 def press_ctrl_c(*words):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(10)
-    print("It goes on.")
+    print("The process was not interrupted.")
 
 console.show_error = press_ctrl_c
 sys.argv = ["kaggle-digits", "runs", "--no-such-option"]

@@ -1,4 +1,4 @@
-"""Training on a Dask cluster: a real scheduler and workers on this machine, and how they can fail."""
+"""Training on a Dask cluster with a real scheduler and workers on this machine, and their failures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QUICK = {"preset": "lenet", "folds": 2, "settings": SMALL | {"epochs": "40"}}
 
 
 class Cluster:
-    """A scheduler, and workers that can be added and killed."""
+    """A Dask scheduler, and workers that can be added and killed."""
 
     def __init__(self, log_file: Path) -> None:
         self._folder = log_file.parent
@@ -62,7 +62,7 @@ class Cluster:
         )
 
     def add_worker(self, threads: int = 1, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a worker; it joins within seconds."""
+        """Start a worker, which connects to the scheduler after a few seconds."""
         words = ("worker", self.address, "--nthreads", str(threads), "--no-nanny")
         self.workers.append(self._start(*words, **environment))
         return self.workers[-1]
@@ -74,7 +74,7 @@ class Cluster:
             worker.wait()
         self.workers.clear()
 
-    def at_work(self) -> list[subprocess.Popen[bytes]]:
+    def busy_workers(self) -> list[subprocess.Popen[bytes]]:
         """Return the workers that are training a fold."""
         return [worker for worker in self.workers if worker_processes(worker.pid)]
 
@@ -101,7 +101,7 @@ def dask(scheduler: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with a run that was trained on this machine without interruption."""
+    """A workspace with a run that was trained without Dask and without interruption."""
     workspace = Workspace.at(tmp_path_factory.mktemp("reference"))
     write_files(workspace.data, competition_files())
     train(workspace, run="it", **QUICK)
@@ -146,15 +146,15 @@ def test_train_on_dask_gives_the_same_run_as_processes(
     assert_same(run, reference)
     assert {(p.seed, p.fold, p.epoch) for p in seen} >= {(0, fold, epoch) for fold in (0, 1) for epoch in (1, 40)}
     assert sorted(task.fold for task in finished) == [0, 1]
-    here = find_run(reference, "it")
+    local_run = find_run(reference, "it")
     assert {p.relative_to(run.path) for p in run.path.rglob("*")} == {
-        p.relative_to(here.path) for p in here.path.rglob("*")
+        p.relative_to(local_run.path) for p in local_run.path.rglob("*")
     }
-    assert run.history(0)[-1]["loss"] == here.history(0)[-1]["loss"]
+    assert run.history(0)[-1]["loss"] == local_run.history(0)[-1]["loss"]
     for fold in range(2):
-        for remote, local in zip(weights(run, fold), weights(here, fold), strict=True):
+        for remote, local in zip(weights(run, fold), weights(local_run, fold), strict=True):
             np.testing.assert_array_equal(remote, local)
-    # A finished run does not connect: there is no scheduler at this address.
+    # For a finished run, there is no connection to the scheduler; this address has none.
     assert train(workspace, run="it", dask="tcp://127.0.0.1:1", **QUICK) == run
 
 
@@ -167,7 +167,7 @@ def test_train_on_dask_retries_the_fold_of_a_killed_worker(
 
     def kill_one(progress: Progress) -> None:
         if len(dask.workers) == 2:
-            worker = dask.at_work()[0]
+            worker = dask.busy_workers()[0]
             dask.workers.remove(worker)
             worker.kill()
             worker.wait()
@@ -189,7 +189,7 @@ def test_train_on_dask_retries_the_fold_of_a_killed_worker(
 def test_train_on_dask_retries_the_fold_of_a_retired_worker(
     workspace: Workspace, reference: Workspace, dask: Cluster
 ) -> None:
-    """Dask then moves the rows to another worker, and the fold would wait forever for the first one."""
+    """Dask then moves the data to another worker, and the fold must not wait for the retired worker."""
     from distributed import Client
 
     dask.add_worker()
@@ -208,7 +208,7 @@ def test_train_on_dask_retries_the_fold_of_a_retired_worker(
     assert_same(run, reference)
 
 
-FULL_AS_TRAINING_ENDS = """
+FULL_DISK_AT_END = """
 import sys, tempfile
 def full(*arguments, **options):
     raise OSError(28, "No space left on device")
@@ -227,7 +227,7 @@ tempfile.TemporaryFile = full
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [FULL_DISK, FULL_AS_TRAINING_ENDS], ids=["at once", "as training ends"])
+@pytest.mark.parametrize("script", [FULL_DISK, FULL_DISK_AT_END], ids=["at the start", "at the end"])
 def test_train_on_dask_excludes_a_worker_that_always_fails(
     workspace: Workspace, dask: Cluster, tmp_path: Path, script: str
 ) -> None:
@@ -302,7 +302,7 @@ def test_train_on_dask_uses_workers_that_join_later(workspace: Workspace, dask: 
     seen: set[int] = set()
 
     def join(event: object) -> None:
-        seen.update(worker.pid for worker in dask.at_work())
+        seen.update(worker.pid for worker in dask.busy_workers())
         if len(dask.workers) < 2:
             dask.add_worker()
 
@@ -321,14 +321,14 @@ def test_train_on_dask_excludes_a_worker_with_other_versions(
         dask.add_worker(PYTHONPATH=import_first(tmp_path / kind))
     refused: list[str] = []
 
-    def take(notice: str) -> None:
+    def collect(notice: str) -> None:
         if notice.endswith(". It is excluded from training."):
             refused.append(notice)
         if len(refused) == 2:
             monkeypatch.setattr(cluster, "WAIT_SECONDS", 0.0)
 
     with pytest.raises(UsageError, match=r"^The Dask worker tcp://\S+ .*, and there is no other worker\."):
-        train(workspace, run="it", dask=dask.address, observer=Listener(notice=take), **QUICK)
+        train(workspace, run="it", dask=dask.address, observer=Listener(notice=collect), **QUICK)
     monkeypatch.undo()
     assert any(f" has keras 3.0 (here {version('keras')}). " in notice for notice in refused)
     assert any(" cannot run kaggle-digits (" in notice for notice in refused)
@@ -336,10 +336,10 @@ def test_train_on_dask_excludes_a_worker_with_other_versions(
     bad = list(dask.workers)
     dask.add_worker()
 
-    def look(progress: Progress) -> None:
+    def check(progress: Progress) -> None:
         assert not any(worker_processes(worker.pid) for worker in bad)
 
-    run = train(workspace, run="it", dask=dask.address, observer=Listener(progress=look), **QUICK)
+    run = train(workspace, run="it", dask=dask.address, observer=Listener(progress=check), **QUICK)
     assert run.info.status == "finished"
 
 
@@ -347,13 +347,13 @@ def test_train_on_dask_stops_folds_if_the_parent_dies(workspace: Workspace, dask
     worker = dask.add_worker()
     script = (
         "import kaggle_digits as kd\n"
-        "class Going(kd.Observer):\n    def progress(self, progress): print('going', flush=True)\n"
+        "class Printer(kd.Observer):\n    def progress(self, progress): print('progress', flush=True)\n"
         f"kd.train(kd.Workspace.at({str(workspace.root)!r}), preset='lenet', folds=2, dask={dask.address!r},"
-        " settings={'epochs': '10000', 'batch_size': '20'}, observer=Going())\n"
+        " settings={'epochs': '10000', 'batch_size': '20'}, observer=Printer())\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert parent.stdout is not None
-    assert parent.stdout.readline() == b"going\n"
+    assert parent.stdout.readline() == b"progress\n"
     assert worker_processes(worker.pid)
     parent.kill()
     parent.wait()
@@ -410,11 +410,11 @@ def test_train_on_dask_trains_other_folds_if_one_always_dies(
 
 def test_train_on_dask_logs_the_traceback_of_an_internal_error(dask: Cluster, tmp_path: Path) -> None:
     dask.add_worker()
-    nothing = np.zeros(0, np.uint8)
-    task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, nothing)
+    empty = np.zeros(0, np.uint8)
+    task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, empty)
     job = Job(task, tmp_path / "fold-0", tmp_path / "workers.log")
     with pytest.raises(RuntimeError, match=r"fold 0 of seed 0: \w+, see workers\.log"):
-        cluster.train_on_dask([job], Digits(nothing, nothing, nothing), dask.address, Observer())
+        cluster.train_on_dask([job], Digits(empty, empty, empty), dask.address, Observer())
     assert "Traceback (most recent call last)" in job.log_file.read_text()
     assert not job.folder.exists()
 
@@ -467,10 +467,10 @@ def weights(run: Run, fold: int) -> list[np.ndarray]:
     return list(keras.models.load_model(run.model_file(fold)).get_weights())
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 20) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if is_so():
+        if condition():
             return True
         time.sleep(0.1)
     return False

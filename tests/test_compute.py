@@ -1,4 +1,4 @@
-"""The compute of a training."""
+"""The number of operations in a training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kaggle_digits.training.presets import PRESETS, build_network, find_preset, 
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_kernels_of_are_those_of_the_layers(preset: str) -> None:
+def test_kernels_of_matches_the_layers(preset: str) -> None:
     settings = find_preset(preset).settings
     layers = [layer for layer in build_network(settings).layers if hasattr(layer, "kernel")]
     # The output of a convolution has the shape (batch, height, width, maps).

@@ -1,4 +1,4 @@
-"""Progress of training, as a person sees it."""
+"""The display of training progress in the terminal."""
 
 from __future__ import annotations
 
@@ -30,50 +30,50 @@ def shown(view: TrainingView) -> list[str]:
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
-def watch(everything: list[FoldTask], missing: list[FoldTask], height: int = 24) -> TrainingView:
+def watch(all_tasks: list[FoldTask], missing: list[FoldTask], height: int = 24) -> TrainingView:
     view = TrainingView()
     view._console = Console(file=io.StringIO(), height=height, width=80)
-    view.start("it", everything, missing)
+    view.start("it", all_tasks, missing)
     return view
 
 
 def test_training_view_has_one_row_per_fold() -> None:
-    everything = tasks(1, 3)
-    view = watch(everything, everything[1:])
+    all_tasks = tasks(1, 3)
+    view = watch(all_tasks, all_tasks[1:])
     view.progress(progress(0, 1, 2))
     lines = shown(view)
     assert [line.split()[0] for line in lines[2:5]] == ["0", "1", "2"]
     assert "done" in lines[2]
     assert "2/4" in lines[3]
     assert "waiting" in lines[4]
-    view.finished(everything[1])
-    view.finished(everything[2])
+    view.finished(all_tasks[1])
+    view.finished(all_tasks[2])
     assert shown(view)[-1].endswith("elapsed")
 
 
 def test_training_view_shows_only_running_folds_if_there_are_many() -> None:
-    everything = tasks(3, 10)
-    view = watch(everything, everything[2:])
+    all_tasks = tasks(3, 10)
+    view = watch(all_tasks, all_tasks[2:])
     view.progress(progress(0, 2, 1))
     view.progress(progress(1, 7, 3))
     lines = shown(view)
     assert [line.split()[0] for line in lines[2:4]] == ["0/2", "1/7"]
     assert len(lines) == 5
     assert lines[-1].startswith("2 of 30 folds done, ")
-    view.finished(everything[2])
+    view.finished(all_tasks[2])
     assert [line.split()[0] for line in shown(view)[2:3]] == ["1/7"]
     assert shown(view)[-1].startswith("3 of 30 folds done, ")
 
 
 def test_training_view_prints_one_line_per_epoch_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    everything = tasks(2, 2)
+    all_tasks = tasks(2, 2)
     with TrainingView() as view:
-        view.start("it", everything, everything[1:])
+        view.start("it", all_tasks, all_tasks[1:])
         view.progress(progress(1, 0, 1))
         view.progress(progress(1, 0, 2, is_epoch_end=False))
         view.progress(progress(1, 0, 2))
-        view.notice("A worker is gone.")
+        view.notice("A worker was lost.")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Training it: folds 0/1, 1/0, 1/1."
     assert [line.split("  ")[:2] for line in lines[1:3]] == [["fold 1/0", "epoch 1/4"], ["fold 1/0", "epoch 2/4"]]
-    assert lines[3:] == ["A worker is gone."]
+    assert lines[3:] == ["A worker was lost."]

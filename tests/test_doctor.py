@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import competition_files, forget_the_client, write_files
+from conftest import competition_files, unload_client, write_files
 from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace, doctor, download
@@ -34,7 +34,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the import of TensorFlow, simulate a large machine, and import Kaggle's client again."""
     monkeypatch.setattr(doctor, "_tensorflow", lambda: Check("TensorFlow", "ok", "Version 0."))
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: (64e9, 64e9))
-    forget_the_client(monkeypatch)
+    unload_client(monkeypatch)
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_examine_works_offline(
     ("call", "fault"),
     [
         ("DownloadDataFile", error(503, "Busy")),
-        ("DownloadDataFile", Fault(drop=True)),
+        ("DownloadDataFile", Fault(dropped=True)),
         ("DownloadDataFile", error(429, "Slow down", **{"Retry-After": "50"})),
         ("GetSubmissionLimits", error(503, "Busy")),
     ],

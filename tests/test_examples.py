@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the verbs, run one after the other as a person would."""
+"""The examples in the docstrings of the public functions, run one after the other."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 
 import kaggle_digits as kd
 
-VERBS = ("download", "train", "ensemble", "submit", "score", "report", "compare", "predict")
+FUNCTIONS = ("download", "train", "ensemble", "submit", "score", "report", "compare", "predict")
 
 
-@pytest.mark.usefixtures("trains_here")
-def test_examples_of_the_verbs_give_what_they_say(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("train_in_process")
+def test_docstring_examples_give_the_documented_output(tmp_path: Path) -> None:
     names = {"folder": tmp_path}
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for verb in VERBS:
-        (examples,) = finder.find(getattr(kd, verb), verb, globs=names)
-        assert examples.examples, f"{verb} has no example"
+    for function in FUNCTIONS:
+        (examples,) = finder.find(getattr(kd, function), function, globs=names)
+        assert examples.examples, f"{function} has no example"
         runner.run(examples, clear_globs=False)
-        names = examples.globs  # what one example defines, the next ones use
+        names = examples.globs  # the next examples use the variables of this one
     assert runner.summarize(verbose=False).failed == 0

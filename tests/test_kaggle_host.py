@@ -15,7 +15,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from conftest import forget_the_client
+from conftest import unload_client
 from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace
@@ -36,7 +36,7 @@ from kaggle_digits.training.observer import Observer
 @pytest.fixture
 def host(kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> KaggleHost:
     """A Kaggle host, with a new import of the client."""
-    forget_the_client(monkeypatch)
+    unload_client(monkeypatch)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return KaggleHost("digit-recognizer")
 
@@ -59,9 +59,9 @@ def test_download_writes_three_files(host: KaggleHost, kaggle: KaggleServer, tmp
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(cut=True),
+        Fault(truncated=True),
         Fault(status=200, body=b"<html>Sorry</html>", headers={"Content-Type": "text/html"}),
-        Fault(spoil=True),
+        Fault(corrupted=True),
         Fault(status=200, body=b""),
     ],
     ids=["incomplete", "html", "damaged", "empty"],
@@ -76,7 +76,7 @@ def test_download_falls_back_to_single_files_when_bundle_is_damaged(
 
 
 def test_download_retries_damaged_bundle(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
-    kaggle.fail("digit-recognizer.zip", Fault(spoil=True))
+    kaggle.fail("digit-recognizer.zip", Fault(corrupted=True))
     (tmp_path / "new").mkdir()
     assert downloaded(host, tmp_path / "new") == kaggle.files
     assert (kaggle.count("digit-recognizer.zip"), kaggle.count("train.csv")) == (2, 0)
@@ -85,7 +85,7 @@ def test_download_retries_damaged_bundle(host: KaggleHost, kaggle: KaggleServer,
 @pytest.fixture
 def no_bundle(kaggle: KaggleServer) -> KaggleServer:
     """A server whose bundle is always damaged."""
-    kaggle.fail("digit-recognizer.zip", *[Fault(spoil=True)] * ATTEMPTS)
+    kaggle.fail("digit-recognizer.zip", *[Fault(corrupted=True)] * ATTEMPTS)
     return kaggle
 
 
@@ -96,7 +96,7 @@ def test_download_unzips_single_file(host: KaggleHost, no_bundle: KaggleServer, 
     assert (no_bundle.count("train.csv"), no_bundle.count("test.csv")) == (1, 2)
 
 
-@pytest.mark.parametrize("faults", [[Fault(spoil=True)], [Fault(), Fault(spoil=True)]])
+@pytest.mark.parametrize("faults", [[Fault(corrupted=True)], [Fault(), Fault(corrupted=True)]])
 def test_download_repeats_single_file_until_two_copies_are_equal(
     host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path, faults: list[Fault]
 ) -> None:
@@ -137,7 +137,7 @@ def test_download_rejects_wrong_file_sizes(
 
 
 def test_host_retries_on_server_errors(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.fail("GetSubmissionLimits", error(500, "Oops"), Fault(drop=True), error(503, "Busy"))
+    kaggle.fail("GetSubmissionLimits", error(500, "Oops"), Fault(dropped=True), error(503, "Busy"))
     assert host.allowance() == 10
 
 
@@ -551,7 +551,7 @@ def test_create_makes_submission_of_upload(host: KaggleHost, kaggle: KaggleServe
     ("call", "fault"),
     [
         ("upload", Fault(status=403, body=b"no")),
-        ("StartSubmissionUpload", Fault(drop=True)),
+        ("StartSubmissionUpload", Fault(dropped=True)),
         ("StartSubmissionUpload", error(503, "Busy")),
         ("StartSubmissionUpload", Fault(status=200, body=b"<html>")),
     ],
@@ -624,17 +624,17 @@ def test_create_raises_not_reached_error_without_connection(
 
 JSON = {"Content-Type": "application/json"}
 UNCLEAR = {
-    "lost": Fault(lost=True),
-    "dropped": Fault(drop=True),
+    "lost": Fault(response_lost=True),
+    "dropped": Fault(dropped=True),
     "busy": error(503, "Busy"),
     "no reference": Fault(200, b"{}", JSON),
-    "time-out of a gateway": Fault(408, b"<html>Request Timeout</html>", made=True),
-    "refusal of a gateway": Fault(403, b"Forbidden", made=True),
-    "refusal of a gateway in JSON": Fault(403, b'{"message": "Forbidden"}', JSON, made=True),
-    "conflict": error(409, "Conflict", made=True),
-    "code and status differ": Fault(403, b'{"code": 400, "message": "Bad"}', JSON, made=True),
-    "list": Fault(400, b"[]", JSON, made=True),
-    "too many": error(429, "Slow down", made=True),
+    "time-out of a gateway": Fault(408, b"<html>Request Timeout</html>", handled=True),
+    "refusal of a gateway": Fault(403, b"Forbidden", handled=True),
+    "refusal of a gateway in JSON": Fault(403, b'{"message": "Forbidden"}', JSON, handled=True),
+    "conflict": error(409, "Conflict", handled=True),
+    "code and status differ": Fault(403, b'{"code": 400, "message": "Bad"}', JSON, handled=True),
+    "list": Fault(400, b"[]", JSON, handled=True),
+    "too many": error(429, "Slow down", handled=True),
 }
 
 
@@ -648,7 +648,7 @@ def test_create_raises_network_error_for_unclear_response(
     with pytest.raises(NetworkError) as caught:
         host.create(upload, "")
     assert not isinstance(caught.value, NotReachedError)
-    assert len(kaggle.submissions) == (fault.made or fault.lost)
+    assert len(kaggle.submissions) == (fault.handled or fault.response_lost)
     assert kaggle.count("CreateSubmission") == 1
 
 

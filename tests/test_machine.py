@@ -10,7 +10,7 @@ import pytest
 from kaggle_digits.execution import machine
 from kaggle_digits.execution.machine import (
     SECONDS_PER_FOLD,
-    SHARE_OF_PEAK,
+    SHARE_OF_SPEED,
     about,
     describe_expected_time,
     expected_seconds,
@@ -32,7 +32,7 @@ def test_measure_speed_is_that_of_matrix_products() -> None:
 
 def test_expected_seconds_counts_how_often_a_worker_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cpu_cores", lambda: 2)
-    fold = 10 * SHARE_OF_PEAK["residual"] * 100  # 10 seconds if each of two cores does 100 operations per second
+    fold = 10 * SHARE_OF_SPEED["residual"] * 100  # 10 seconds if each of two cores does 100 operations per second
     for folds, rounds in ((1, 1), (2, 1), (5, 3), (6, 3)):
         expected = expected_seconds([int(fold)] * folds, "residual", 2, 200.0)
         assert expected == pytest.approx(rounds * (10 + SECONDS_PER_FOLD))

@@ -60,9 +60,9 @@ def test_suspects_finds_wrong_labels_but_not_hard_rows() -> None:
     labels = (np.arange(200) % 10).astype(np.uint8)
     softmax = np.full((200, 10), 0.005, np.float32)
     softmax[np.arange(200), labels] = 0.955
-    # Surely another digit, in two degrees.
+    # Predicted as another digit with high confidence, higher in row 12.
     softmax[7, [7, 1]], softmax[12, [2, 7]] = [0.001, 0.959], [0.0001, 0.9599]
-    # Taken for another digit, but not surely.
+    # Predicted as another digit with low confidence.
     softmax[30, [0, 6]] = [0.4, 0.56]
     assert suspects(softmax, labels).tolist() == [12, 7]
 

@@ -9,7 +9,7 @@ from kaggle_digits.training.compute import is_orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (5, 12), (7, 7)])
-def test_orthogonalise_keeps_singular_vectors_and_evens_out_singular_values(shape: tuple[int, int]) -> None:
+def test_orthogonalise_keeps_singular_vectors_and_equalises_singular_values(shape: tuple[int, int]) -> None:
     from kaggle_digits.training.muon import orthogonalise
 
     matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Pictures from anywhere: the digit in them is found, upright, white on black, in MNIST's size and place."""
+"""Conversion of image files to MNIST's format: the digit is found, centred, scaled, and white on black."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Point = tuple[float, float]
 STROKES: dict[str, list[list[Point]]] = {
     "1": [[(0.5, 0.0), (0.5, 1.0)]],
     "4": [[(0.5, 0.0), (0.05, 0.65), (0.95, 0.65)], [(0.7, 0.3), (0.7, 1.0)]],
-    "5, its bar apart": [
+    "5 with a separate bar": [
         [(0.4, -0.05), (0.95, -0.1)],
         [(0.25, 0.15), (0.2, 0.45), (0.6, 0.4), (0.85, 0.6), (0.75, 0.9), (0.4, 1.0), (0.1, 0.9)],
     ],
@@ -34,7 +34,7 @@ STROKES: dict[str, list[list[Point]]] = {
 def drawn(
     name: str, size: int = 120, width: int = 10, canvas: Point = (300, 300), at: Point = (70, 90)
 ) -> Image.Image:
-    """Return a drawing, black on white, as a paint program makes it."""
+    """Return a drawing of a digit, black on white, as from a paint program."""
     image = Image.new("L", (int(canvas[0]), int(canvas[1])), 255)
     draw = ImageDraw.Draw(image)
     for stroke in STROKES[name]:
@@ -46,20 +46,20 @@ def drawn(
 
 
 def typed(digit: int, size: int) -> Image.Image:
-    """Return a digit in Pillow's own font, black on white."""
+    """Return a digit in Pillow's default font, black on white."""
     image = Image.new("L", (2 * size, 2 * size), 255)
     ImageDraw.Draw(image).text((size // 2, size // 3), str(digit), fill=0, font=ImageFont.load_default(size))
     return image
 
 
 def cropped(image: Image.Image) -> Image.Image:
-    """Return a drawing whose ink reaches the upper and the lower edge."""
+    """Return a drawing that is cropped, so that the digit touches the upper and the lower edge."""
     left, top, right, bottom = Image.eval(image, lambda grey: 255 - grey).getbbox()
     return image.crop((left - 5, top, right + 5, bottom))
 
 
 def photographed(image: Image.Image, seed: int = 0) -> Image.Image:
-    """Return a drawing as a phone sees it: grey ink, light from one side, a shadow, blur, noise and JPEG."""
+    """Return a drawing like a photograph: grey ink, light from one side, a shadow, blur, noise and JPEG."""
     rng = np.random.default_rng(seed)
     paper = 60 + np.asarray(image, np.float32) * (150 / 255)
     y, x = np.mgrid[0 : 1 : paper.shape[0] * 1j, 0 : 1 : paper.shape[1] * 1j]
@@ -76,26 +76,26 @@ def found(image: Image.Image, tmp_path: Path, name: str = "picture.png", **optio
 
 
 def difference(a: UInt8, b: UInt8) -> float:
-    """Return the share of the ink by which two digits differ, where one may lie a pixel to a side of the other.
+    """Return the relative difference of two images, the minimum over shifts of one image by at most a pixel.
 
-    The centre of mass is to within half a pixel, so that rounding may go either way.
+    The shifts are allowed because the centre of mass is rounded to whole pixels.
     """
     shifts = [np.roll(b.astype(float), (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
     return min(float(abs(a - shifted).sum()) for shifted in shifts) / max(a.sum(), b.sum())
 
 
 def assert_like_mnist(image: UInt8) -> None:
-    """The box is 20 pixels, centre of mass, darkness and amount of ink are as those of MNIST's digits."""
+    """Assert that the size, centre of mass, brightness and amount of ink are like those of MNIST's digits."""
     assert (image.dtype, image.shape) == (np.uint8, (28, 28))
-    # Edges fade, so a faint row or column more or less is no error.
+    # Edges are blurred, so one row or column more or less is allowed.
     rows, columns = np.nonzero(image.max(1) > 100)[0], np.nonzero(image.max(0) > 100)[0]
     box = max(np.ptp(rows), np.ptp(columns)) + 1
     assert BOX - 1 <= box <= BOX
     centre = ndimage.center_of_mass(image)
-    # MNIST's are from 13.5 to 14.5.
+    # In MNIST it is between 13.5 and 14.5.
     np.testing.assert_allclose(centre, 14, atol=0.51)
     assert image.max() > 200
-    # Of MNIST's training rows 99.8 % are between these.
+    # 99.8 % of MNIST's training rows are in this range.
     assert 28 < image.sum() / 255 < 230
 
 
@@ -125,7 +125,7 @@ def test_read_picture_converts_small_digits_on_a_large_canvas(row: int, tmp_path
 def test_read_picture_widens_thin_strokes_on_a_large_canvas(tmp_path: Path) -> None:
     image = found(drawn("4", size=1800, width=1, canvas=(2400, 2400), at=(300, 300)), tmp_path)
     assert_like_mnist(image)
-    # 5 in 100 of MNIST's training rows have less ink than this.
+    # 5 % of MNIST's training rows have less ink than this.
     assert image.sum() / 255 > 51
 
 
@@ -180,7 +180,7 @@ def test_read_picture_does_not_depend_on_jpeg_compression(
 def test_read_picture_applies_the_exif_orientation(tmp_path: Path) -> None:
     image = drawn("7")
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise for display
     turned = found(image.transpose(Image.Transpose.ROTATE_90), tmp_path, "turned.jpg", exif=exif, quality=95)
     assert difference(turned, found(image, tmp_path)) < 0.1
 
@@ -204,26 +204,26 @@ def test_read_picture_ignores_specks(tmp_path: Path) -> None:
 
 
 def test_read_picture_keeps_a_separate_stroke(tmp_path: Path) -> None:
-    image = found(drawn("5, its bar apart", width=8), tmp_path)
+    image = found(drawn("5 with a separate bar", width=8), tmp_path)
     _, parts = ndimage.label(image > 60, np.ones((3, 3)))
     assert parts == 2
 
 
-def test_read_picture_ignores_a_table_at_the_edge(tmp_path: Path) -> None:
+def test_read_picture_ignores_a_dark_area_at_the_edge(tmp_path: Path) -> None:
     image = drawn("4", canvas=(500, 400), at=(150, 120))
     clean = found(image, tmp_path)
     ImageDraw.Draw(image).rectangle((0, 0, 60, 400), fill=70)
     assert difference(found(image, tmp_path), clean) < 0.1
 
 
-def test_find_digit_does_not_change_pictures_in_mnist_format(rehearsed: Workspace, tmp_path: Path) -> None:
-    for image in load_train(rehearsed.data).images[:300]:
+def test_find_digit_does_not_change_pictures_in_mnist_format(trained_workspace: Workspace, tmp_path: Path) -> None:
+    for image in load_train(trained_workspace.data).images[:300]:
         np.testing.assert_array_equal(found(Image.fromarray(image), tmp_path), image)
         np.testing.assert_array_equal(find_digit(255 - image), image)
 
 
-def test_find_digit_restores_enlarged_mnist_digits(rehearsed: Workspace) -> None:
-    images = load_train(rehearsed.data).images[:200]
+def test_find_digit_restores_enlarged_mnist_digits(trained_workspace: Workspace) -> None:
+    images = load_train(trained_workspace.data).images[:200]
     large = [Image.fromarray(np.pad(i, 20)).resize((340, 340), Image.Resampling.BICUBIC) for i in images]
     differences = [difference(find_digit(np.asarray(big)), i) for big, i in zip(large, images, strict=True)]
     # Measured on 200 rows: median .13; two different digits differ by 1.0.
@@ -246,8 +246,8 @@ def test_find_digit_restores_enlarged_mnist_digits(rehearsed: Workspace) -> None
     ids=[
         "white",
         "one pixel",
-        "noise",
-        "even noise",
+        "normal noise",
+        "uniform noise",
         "black and white noise",
         "blank sheet",
         "blank sheet, darker corners",
@@ -258,39 +258,39 @@ def test_read_picture_fails_if_there_is_no_digit(pixels: UInt8, tmp_path: Path) 
         found(Image.fromarray(pixels.astype(np.uint8)), tmp_path, "nothing.png")
 
 
-def broken(tmp_path: Path) -> dict[str, Path]:
+def invalid_files(tmp_path: Path) -> dict[str, Path]:
     image = tmp_path / "image.png"
     drawn("4").save(image)
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").touch()
-    (tmp_path / "short.png").write_bytes(image.read_bytes()[:-300])
+    (tmp_path / "truncated.png").write_bytes(image.read_bytes()[:-300])
     jpeg = io.BytesIO()
     photographed(drawn("4", canvas=(800, 600))).save(jpeg, "JPEG")
-    (tmp_path / "short.jpg").write_bytes(jpeg.getvalue()[: len(jpeg.getvalue()) // 2])
-    (tmp_path / "flipped.png").write_bytes(image.read_bytes()[:60] + b"\0\0\0\0" + image.read_bytes()[64:])
-    Image.new("1", (10_000, 10_000)).save(tmp_path / "warned.png")
-    Image.new("1", (20_000, 10_000)).save(tmp_path / "refused.png")
-    return {path.name: path for path in (*tmp_path.iterdir(), tmp_path / "nowhere.png")}
+    (tmp_path / "truncated.jpg").write_bytes(jpeg.getvalue()[: len(jpeg.getvalue()) // 2])
+    (tmp_path / "corrupted.png").write_bytes(image.read_bytes()[:60] + b"\0\0\0\0" + image.read_bytes()[64:])
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "larger.png")
+    return {path.name: path for path in (*tmp_path.iterdir(), tmp_path / "missing.png")}
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nowhere.png", "is missing"),
+        ("missing.png", "is missing"),
         ("folder", "is a folder"),
         ("text.png", "is not a picture"),
         ("empty.png", "is not a picture"),
-        ("short.png", "is damaged or incomplete"),
-        ("short.jpg", "is damaged or incomplete"),
-        ("flipped.png", "is damaged or incomplete"),
-        ("warned.png", "is too large"),
-        ("refused.png", "is too large"),
+        ("truncated.png", "is damaged or incomplete"),
+        ("truncated.jpg", "is damaged or incomplete"),
+        ("corrupted.png", "is damaged or incomplete"),
+        ("large.png", "is too large"),
+        ("larger.png", "is too large"),
     ],
 )
 def test_read_picture_names_invalid_files(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{name} {words}") as caught:
-        read_picture(broken(tmp_path)[name])
+        read_picture(invalid_files(tmp_path)[name])
     assert caught.value.problem.endswith(".")
     assert caught.value.problem.count(". ") == 0
     assert caught.value.remedy.endswith(".")
@@ -302,11 +302,11 @@ def test_read_picture_names_a_file_without_read_permission(
     def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    # Permissions do not keep an administrator from reading.
-    (tmp_path / "closed.png").touch()
+    # Simulated, because root can read files without permission.
+    (tmp_path / "unreadable.png").touch()
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(DataError, match=r"closed\.png cannot be read: permission denied"):
-        read_picture(tmp_path / "closed.png")
+    with pytest.raises(DataError, match=r"unreadable\.png cannot be read: permission denied"):
+        read_picture(tmp_path / "unreadable.png")
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

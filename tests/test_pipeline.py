@@ -209,7 +209,7 @@ def test_train_result_depends_on_seed(shared: Workspace) -> None:
     assert not np.array_equal(one.test_softmax(), two.test_softmax())
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_run_name_depends_on_recipe(workspace: Workspace) -> None:
     assert quick(workspace).name == "lenet-k2-s0-epochs=1-batch_size=20"
     assert quick(workspace, settings=SMALL | {"dropout": "0.3"}).name == "lenet-k2-s0-epochs=1-batch_size=20"
@@ -265,7 +265,7 @@ def test_train_creates_no_run_for_too_many_folds(workspace: Workspace) -> None:
     assert not workspace.runs.exists()
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 @pytest.mark.parametrize("name", ["model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy"])
 @pytest.mark.parametrize("damage", ["truncated", "removed"])
 def test_train_names_damaged_artefact_and_replaces_it_only_with_retrain(
@@ -286,14 +286,14 @@ def test_train_names_damaged_artefact_and_replaces_it_only_with_retrain(
     assert files_of(run)["ensemble/test_softmax.npy"] == before["ensemble/test_softmax.npy"]
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_train_retrain_trains_all_folds_when_none_is_damaged(trained: Workspace) -> None:
     finished: list[FoldTask] = []
     quick(trained, run="one", retrain=True, observer=Listener(finished=finished.append))
     assert sorted(task.fold for task in finished) == [0, 1]
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_train_rejects_other_network_of_same_preset(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """For example after an upgrade, or with other source code."""
     run = find_run(trained, "one")
@@ -311,7 +311,7 @@ def test_train_rejects_other_network_of_same_preset(trained: Workspace, monkeypa
     assert files_of(run)["fold-0/model.keras"] == before["fold-0/model.keras"]
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_train_continues_run_of_older_version(trained: Workspace) -> None:
     """Its files have other names for two settings and a metric, and no network and widths."""
     run = find_run(trained, "one")
@@ -342,7 +342,7 @@ def test_train_continues_run_of_older_version(trained: Workspace) -> None:
     assert [run.fold_metrics(fold)["preprocessing"] for fold in range(2)] == ["plain", "plain"]
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_train_reports_other_versions_of_finished_folds(trained: Workspace) -> None:
     run = find_run(trained, "one")
     shutil.rmtree(run.fold_folder(1))
@@ -560,7 +560,7 @@ def test_ensemble_of_runs_is_a_run(trained: Workspace) -> None:
     assert ensemble(trained, ["one", "two"], name="both").name == "both"
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_train_with_seeds_creates_runs_and_their_mean(trained: Workspace) -> None:
     started: list[tuple[str, int, int]] = []
     finished: list[tuple[int, int]] = []
@@ -612,7 +612,7 @@ def test_train_rejects_existing_name_of_mean_before_training(trained: Workspace)
     assert not (trained.runs / "one-s0").exists()
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_train_retrain_with_seeds_trains_only_damaged_folds(trained: Workspace) -> None:
     for name in ("it-s0", "it-s1"):
         shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
@@ -734,7 +734,7 @@ def test_train_replaces_damaged_ensemble(trained: Workspace, name: str) -> None:
     assert artefacts_of(quick(trained, run="one")) == before
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 @pytest.mark.parametrize(
     "text", ["", "row,fold\n0,0\n", "row,fold\n" + "".join(f"{i},{i % 3}\n" for i in range(100))]
 )

@@ -1,4 +1,4 @@
-"""Preprocessing of digits before a network sees them."""
+"""Preprocessing of digits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kaggle_digits.training.preprocessing import PREPROCESSINGS, preprocess
 
 @pytest.fixture(scope="module")
 def digits() -> UInt8:
-    """Slanting strokes: from one that leans to the right to one that leans to the left, thin and thick."""
+    """Strokes that slant to the right, are upright, or slant to the left, each thin and thick."""
     y, x = np.mgrid[:28, :28].astype(np.float32)
     strokes = [
         200 * ((abs(x - 12 + lean * (y - 13)) < thick) & (abs(y - 13) < 9))
@@ -41,18 +41,18 @@ def test_preprocess_moves_the_centre_of_mass_to_the_middle(digits: UInt8, name: 
     np.testing.assert_allclose(found["y"], 0, atol=0.1)
 
 
-def test_preprocess_even_is_upright_and_of_one_size(digits: UInt8) -> None:
+def test_preprocess_even_removes_slant_and_equalises_size(digits: UInt8) -> None:
     before, after = moments(digits), moments(preprocess(digits, "even"))
     np.testing.assert_allclose(after["shear"], 0, atol=0.03)
     assert np.ptp(before["shear"]) > 0.7
     assert np.ptp(np.log(after["width"])) < 0.6 * np.ptp(np.log(before["width"]))
 
 
-def test_preprocess_backhand_leans_to_the_left(digits: UInt8) -> None:
+def test_preprocess_backhand_slants_to_the_left(digits: UInt8) -> None:
     np.testing.assert_allclose(moments(preprocess(digits, "backhand"))["shear"], -0.5, atol=0.03)
 
 
-def test_preprocess_wide_is_wider_and_slants_as_before(digits: UInt8) -> None:
+def test_preprocess_wide_widens_and_keeps_the_slant(digits: UInt8) -> None:
     before, after = moments(digits), moments(preprocess(digits, "wide"))
     assert (after["width"] > 1.15 * before["width"]).all()
     np.testing.assert_allclose(after["height"], before["height"], rtol=0.02)
@@ -62,7 +62,7 @@ def test_preprocess_wide_is_wider_and_slants_as_before(digits: UInt8) -> None:
 def test_preprocess_bold_has_more_ink_but_is_no_darker(digits: UInt8) -> None:
     bold = preprocess(digits, "bold")
     assert (bold.sum((1, 2)) > 1.15 * digits.sum((1, 2))).all()
-    pale = digits // 2  # or else it could not be darker in eight bits
+    pale = digits // 2  # so that brighter pixels would not be clipped at 255
     assert (preprocess(pale, "bold").max((1, 2)) <= pale.max((1, 2))).all()
 
 

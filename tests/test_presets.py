@@ -32,7 +32,7 @@ def test_with_settings_changes_the_dropout_of_lenet() -> None:
     assert rates == [0.5, 0.5]
 
 
-def test_with_settings_takes_text_as_typed() -> None:
+def test_with_settings_accepts_strings() -> None:
     settings = find_preset("lenet").with_settings({"epochs": "3", "learning_rate": "1e-2"}).settings
     assert (settings.epochs, settings.learning_rate, settings.batch_size) == (3, 0.01, 128)
 
@@ -64,14 +64,14 @@ def test_with_settings_takes_text_as_typed() -> None:
         ("other_rows", "1.0", "must be more than 0 and at most 1"),
     ],
 )
-def test_with_settings_explains_a_bad_setting(key: str, value: str, message: str) -> None:
+def test_with_settings_explains_an_invalid_setting(key: str, value: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
         find_preset("fast").with_settings({key: value})
     assert "Value error" not in str(raised.value)
     assert not str(raised.value).endswith("..")
 
 
-def test_with_settings_takes_tta_as_typed() -> None:
+def test_with_settings_accepts_tta_as_a_string() -> None:
     assert find_preset("fast").with_settings({"tta": "1"}).settings.tta == 1
 
 
@@ -88,12 +88,12 @@ def test_with_settings_changes_the_widths_of_the_network() -> None:
     assert [shape[-1] for shape in kernels] == [4, 8, 8, 16, 16, 16]
 
 
-def test_find_preset_names_all_presets_when_there_is_none() -> None:
+def test_find_preset_lists_all_presets_for_an_unknown_name() -> None:
     with pytest.raises(UsageError, match=r"no preset called 'slow'.*lenet, fast, default, best"):
         find_preset("slow")
 
 
-def test_learning_rate_at_rises_and_falls_with_any_number_of_steps() -> None:
+def test_learning_rate_at_rises_and_falls_for_any_number_of_steps() -> None:
     settings = find_preset("fast").settings
     for steps in (10, 1000):
         rates = [learning_rate_at(step, steps, settings) for step in range(steps)]
@@ -105,6 +105,6 @@ def test_learning_rate_at_rises_and_falls_with_any_number_of_steps() -> None:
         assert 0 < rates[-1] < 0.2 * settings.learning_rate
 
 
-def test_learning_rate_at_stays_with_the_constant_schedule() -> None:
+def test_learning_rate_at_is_constant_with_the_constant_schedule() -> None:
     settings = find_preset("lenet").settings
     assert {learning_rate_at(step, 10, settings) for step in range(10)} == {1e-3}

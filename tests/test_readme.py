@@ -1,4 +1,4 @@
-"""What the documentation says is true: its commands, targets and Python calls."""
+"""The documentation: its commands, make targets, Python example, links and names of tests exist and work."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def code_blocks(language: str) -> list[str]:
 
 def test_readme_python_example_works(tmp_path: Path) -> None:
     (code,) = code_blocks("python")
-    # Few epochs, so that it takes seconds; everything else is as written.
-    as_written = 'folds=4, settings={"epochs": 12, "batch_size": 32}'
-    assert as_written in code
-    code = code.replace(as_written, 'folds=2, settings={"epochs": 1}')
+    # Fewer epochs and folds, so that it takes only seconds.
+    original = 'folds=4, settings={"epochs": 12, "batch_size": 32}'
+    assert original in code
+    code = code.replace(original, 'folds=2, settings={"epochs": 1}')
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -33,7 +33,7 @@ def test_readme_python_example_works(tmp_path: Path) -> None:
     assert (tmp_path / "digits" / "runs" / "rehearsal").is_dir()
 
 
-def test_readme_has_every_command() -> None:
+def test_readme_mentions_every_command() -> None:
     for name in cli.commands:
         assert re.search(rf"`{name}[ `]", README), name
 
@@ -56,7 +56,7 @@ def test_constraints_have_no_urls() -> None:
     assert "://" not in (ROOT / "constraints.txt").read_text(encoding="utf-8")
 
 
-def test_faults_table_names_existing_tests() -> None:
+def test_faults_page_names_existing_tests() -> None:
     named = re.findall(r"\b(\w+)::(test_\w+)", (ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
     assert len(named) > 60
     for file, name in named:

@@ -1,4 +1,4 @@
-"""The report: as a document, as a page, in the terminal."""
+"""Reports and comparisons: JSON documents, HTML pages and terminal output."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ SECTIONS = (
 
 
 @pytest.fixture
-def trained(rehearsed: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of the rehearsed workspace, to be changed."""
-    shutil.copytree(rehearsed.root, tmp_path / "copy")
+def trained(trained_workspace: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the trained workspace, which a test can change."""
+    shutil.copytree(trained_workspace.root, tmp_path / "copy")
     return Workspace.at(tmp_path / "copy", "rehearsal")
 
 
-def test_report_has_the_errors_of_the_saved_predictions(rehearsed: Workspace) -> None:
-    document = report(rehearsed).document
-    run, labels = find_run(rehearsed), load_train(rehearsed.data).labels
+def test_report_has_the_errors_of_the_saved_predictions(trained_workspace: Workspace) -> None:
+    document = report(trained_workspace).document
+    run, labels = find_run(trained_workspace), load_train(trained_workspace.data).labels
     wrong = run.oof_softmax().argmax(1) != labels
     assert document["out_of_fold"]["errors"] == wrong.sum()
     assert document["out_of_fold"]["accuracy"] == pytest.approx(1 - wrong.mean())
@@ -69,7 +69,7 @@ def test_report_has_the_errors_of_the_saved_predictions(rehearsed: Workspace) ->
 
 @pytest.fixture(scope="session")
 def schema() -> dict[str, Any]:
-    """The JSON Schema that ships with the package."""
+    """The JSON schema of the report, from the package."""
     document: dict[str, Any] = json.loads(
         resources.files("kaggle_digits.reports").joinpath("report.schema.json").read_text()
     )
@@ -90,9 +90,9 @@ def test_report_follows_its_schema(trained: Workspace, schema: dict[str, Any]) -
         jsonschema.validate(report(trained, "first").document | {"folds": None}, schema)
 
 
-def test_report_has_the_metrics_per_digit_and_the_confused_pairs(rehearsed: Workspace) -> None:
-    total = report(rehearsed).document["out_of_fold"]
-    labels, softmax = load_train(rehearsed.data).labels, find_run(rehearsed).oof_softmax()
+def test_report_has_the_metrics_per_digit_and_the_confused_pairs(trained_workspace: Workspace) -> None:
+    total = report(trained_workspace).document["out_of_fold"]
+    labels, softmax = load_train(trained_workspace.data).labels, find_run(trained_workspace).oof_softmax()
     predicted = softmax.argmax(1)
     precision, recall, f1, rows = precision_recall_fscore_support(labels, predicted)
     for digit, found in enumerate(total["digits"]):
@@ -110,8 +110,8 @@ def test_report_has_the_metrics_per_digit_and_the_confused_pairs(rehearsed: Work
         assert labels[mistake["row"]] == mistake["label"] != mistake["predicted"] == predicted[mistake["row"]]
 
 
-def test_report_has_the_predictions_for_the_test_rows(rehearsed: Workspace) -> None:
-    test, run = report(rehearsed).document["test"], find_run(rehearsed)
+def test_report_has_the_predictions_for_the_test_rows(trained_workspace: Workspace) -> None:
+    test, run = report(trained_workspace).document["test"], find_run(trained_workspace)
     mean, votes = run.test_softmax(), np.stack([run.fold_test_softmax(k).argmax(1) for k in range(2)])
     assert test["networks"] == 2
     assert test["unanimous"] == pytest.approx((votes[0] == votes[1]).mean())
@@ -129,8 +129,8 @@ def test_report_has_the_predictions_for_the_test_rows(rehearsed: Workspace) -> N
     assert np.argmax(test["one_row"]["probabilities"]) == test["one_row"]["predicted"] == mean[1888].argmax()
 
 
-def test_report_has_the_layers_of_lenet(rehearsed: Workspace) -> None:
-    layers = {layer["name"].split("_")[0] + str(i): layer for i, layer in enumerate(layers_of(rehearsed))}
+def test_report_has_the_layers_of_lenet(trained_workspace: Workspace) -> None:
+    layers = {layer["name"].split("_")[0] + str(i): layer for i, layer in enumerate(layers_of(trained_workspace))}
     shapes = [(layer["kind"], layer["shape"], layer["receptive_field"]) for layer in layers.values()]
     assert shapes[2:7] == [
         ("ZeroPadding2D", [32, 32, 1], 1),
@@ -140,7 +140,7 @@ def test_report_has_the_layers_of_lenet(rehearsed: Workspace) -> None:
         ("AveragePooling2D", [5, 5, 36], 16),
     ]
     assert shapes[-1] == ("Dense", [10], 28)
-    # By hand: 26 * 36, (900 + 1) * 36, 901 * 128, 129 * 64, 65 * 10.
+    # Computed by hand: 26 * 36, (900 + 1) * 36, 901 * 128, 129 * 64, 65 * 10.
     assert sum(layer["parameters"] for layer in layers.values()) == 936 + 32_436 + 115_328 + 8_256 + 650
 
 
@@ -154,13 +154,13 @@ def test_layer_table_takes_the_larger_receptive_field_of_residual_branches() -> 
     from kaggle_digits.training.models import residual_cnn
 
     rows = _layer_table(residual_cnn((4, 8, 8), 0.1))
-    # The network sees the middle 24x24 pixels alone.
+    # The network uses only the central 24x24 pixels.
     assert [row["receptive_field"] for row in rows if row["kind"] == "Add"] == [12, 24, 24]
     assert rows[-1]["receptive_field"] == 24
     assert [row["receptive_field"] for row in rows if row["kind"] == "MaxPooling2D"] == [14]
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_inspect_network_shows_a_preprocessed_digit(trained: Workspace) -> None:
     from kaggle_digits.training.preprocessing import preprocess
 
@@ -255,22 +255,22 @@ def test_report_does_not_calibrate_a_single_fold(trained: Workspace) -> None:
     [(0.001, True, "agree"), (0.02, False, "above the folds"), (-0.02, False, "below the folds")],
 )
 def test_make_findings_compares_the_score_with_the_folds(
-    rehearsed: Workspace, gap: float, within_noise: bool, title: str
+    trained_workspace: Workspace, gap: float, within_noise: bool, title: str
 ) -> None:
-    document = report(rehearsed).document
+    document = report(trained_workspace).document
     document["leaderboard"] = {"score": 0.9 + gap, "gap": gap, "within_noise": within_noise}
     assert title in "; ".join(finding["title"] for finding in make_findings(document, "", ""))
 
 
-def test_report_writes_json_and_html(rehearsed: Workspace) -> None:
-    written = report(rehearsed)
+def test_report_writes_json_and_html(trained_workspace: Workspace) -> None:
+    written = report(trained_workspace)
     assert json.loads(written.json_file.read_text()) == written.document
     assert written.page.name == "index.html"
     assert written.page.stat().st_size < 500_000
 
 
 class Page(HTMLParser):
-    """Collects what a page loads, its tags and its text."""
+    """A parser that collects the addresses, tags, texts and alternative texts of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -291,8 +291,8 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_report_page_is_self_contained_and_has_all_sections(rehearsed: Workspace) -> None:
-    written = report(rehearsed)
+def test_report_page_is_self_contained_and_has_all_sections(trained_workspace: Workspace) -> None:
+    written = report(trained_workspace)
     page = Page(written.page.read_text())
     assert all(source.startswith(("data:", "#")) for source in page.sources)
     assert all(page.alts)
@@ -310,7 +310,7 @@ def test_report_page_escapes_the_name_of_a_run(trained: Workspace) -> None:
         json.dumps(document | {"name": "<script>alert(1)<"})
     )
     page = Page(report(trained, "<script>alert(1)<").page.read_text())
-    assert page.tags.count("script") == 1  # ours, which sorts tables
+    assert page.tags.count("script") == 1  # only the script that sorts tables
     assert any("<script>alert(1)<" in word for word in page.words)
 
 
@@ -327,12 +327,19 @@ def test_report_of_an_unfinished_run_has_the_finished_folds(trained: Workspace) 
 
 
 def test_report_of_a_run_without_finished_folds(workspace: Workspace) -> None:
-    def no_more(*arguments: object) -> None:
+    def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(workspace, preset="lenet", folds=2, settings=SMALL, run="begun", observer=Listener(start=no_more))
-    written = report(workspace, "begun")
+        train(
+            workspace,
+            preset="lenet",
+            folds=2,
+            settings=SMALL,
+            run="unfinished",
+            observer=Listener(start=interrupt),
+        )
+    written = report(workspace, "unfinished")
     assert written.document["test"] is None
     assert written.document["missing_folds"] == [0, 1]
 
@@ -356,7 +363,7 @@ def test_report_of_an_ensemble_of_runs(trained: Workspace) -> None:
     assert document["members"] == [{"run": "first", "errors": errors}, {"run": "second", "errors": errors}]
 
 
-@pytest.mark.usefixtures("trains_here")
+@pytest.mark.usefixtures("train_in_process")
 def test_compare_two_runs_by_row(trained: Workspace) -> None:
     train(trained, preset="lenet", folds=2, settings={"epochs": "1"}, seed=1, run="other")
     written = compare(trained, ["first", "other"])
@@ -398,11 +405,17 @@ def test_compare_corrects_for_three_runs(trained: Workspace) -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [([], "nothing to compare"), (["first", "first"], "nothing to compare"), (["first", "gone"], "no run called")],
+    [
+        ([], "nothing to compare"),
+        (["first", "first"], "nothing to compare"),
+        (["first", "missing"], "no run called"),
+    ],
 )
-def test_compare_explains_what_it_cannot_compare(rehearsed: Workspace, names: list[str], message: str) -> None:
+def test_compare_rejects_invalid_names_of_runs(
+    trained_workspace: Workspace, names: list[str], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
-        compare(rehearsed, names)
+        compare(trained_workspace, names)
 
 
 def test_compare_fails_for_an_unfinished_run(trained: Workspace) -> None:
@@ -429,7 +442,7 @@ def test_report_fails_if_the_data_have_changed(trained: Workspace) -> None:
 def test_sparkline_shows_at_most_16_values_and_the_last_one() -> None:
     assert sparkline([0, 0.5, 1]) == "▁▅█"
     assert sparkline([3.0]) == "▁"
-    # Of 45 values every third is shown, and the last one always.
+    # Every third of 45 values is shown, and always the last one.
     assert sparkline([float(i % 3 == 2) for i in range(45)]) == "▁" * 15
     assert sparkline([float(i) for i in range(45)]) == "▁▁▂▃▃▃▄▅▅▅▆▇▇▇█"
     assert len(sparkline([float(i) for i in range(48)])) == 16
@@ -442,7 +455,7 @@ def test_duration_formats_seconds(seconds: float, text: str) -> None:
 
 
 def test_report_compare_and_ensemble_recover_from_a_failed_write(trained: Workspace) -> None:
-    """It is a `WriteError`, what was not yet written anew is what it was, and the next call mends the rest."""
+    """The failure raises `WriteError` and leaves all later files unchanged. The next call writes all files."""
     shutil.copytree(trained.runs / "first", trained.runs / "second")
     reports = ["report.json", "index.html"], ["comparison.json", "comparison.html"]
     ensembles = ["oof_softmax.npy", "test_softmax.npy", "metrics.json", "submission.csv", "run.json"]
@@ -452,22 +465,22 @@ def test_report_compare_and_ensemble_recover_from_a_failed_write(trained: Worksp
         (lambda: ensemble(trained, ["first"]), ensembles),
         (lambda: ensemble(trained, ["first", "second"], name="both"), ensembles),
     ]
-    for call, wanted in calls:
+    for call, names in calls:
         call()
-        for after, name in enumerate(wanted):
+        for after, name in enumerate(names):
             before = contents(trained)
             with full_disk(after) as failed, pytest.raises(WriteError, match="No space left on device"):
                 call()
             assert failed == [name]
-            spoilt = contents(trained)
-            # An ensemble's metrics are what says that the rest of it is whole, so these go first.
-            assert before.keys() - spoilt.keys() <= {path for path in before if path.endswith("/metrics.json")}
-            untouched = [path for path in spoilt if Path(path).name in wanted[after:]]
+            remaining = contents(trained)
+            # An ensemble's metrics.json marks it as complete, so it is deleted before other files are written.
+            assert before.keys() - remaining.keys() <= {path for path in before if path.endswith("/metrics.json")}
+            untouched = [path for path in remaining if Path(path).name in names[after:]]
             assert untouched
-            assert all(spoilt[path] == before[path] for path in untouched)
+            assert all(remaining[path] == before[path] for path in untouched)
             call()
-            assert {path: timeless(content) for path, content in contents(trained).items()} == {
-                path: timeless(content) for path, content in before.items()
+            assert {path: without_times(content) for path, content in contents(trained).items()} == {
+                path: without_times(content) for path, content in before.items()
             }
 
 
@@ -475,8 +488,8 @@ def contents(workspace: Workspace) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in workspace.root.rglob("*") if p.is_file() and p.parent.name != "cache"}
 
 
-def timeless(content: bytes) -> bytes:
-    return re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?", b"then", content)
+def without_times(content: bytes) -> bytes:
+    return re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?", b"time", content)
 
 
 @pytest.mark.parametrize("value", ["absent", None])

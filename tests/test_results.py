@@ -1,4 +1,4 @@
-"""The scores of the presets stand once, in the table of presets, and the pages say the same."""
+"""The scores in the documentation are those in the table of presets."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_readme_table_has_the_results_of_presets(preset: Preset) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
-def test_pages_give_presets_no_other_scores(page: str) -> None:
-    """Such as in a caption: `default` .99750 with 109 TFLOP."""
+def test_pages_contain_no_other_scores_of_presets(page: str) -> None:
+    """For example in a caption: `default` .99720 with 109 TFLOP."""
     text = (ROOT / page).read_text(encoding="utf-8")
     found = re.findall(rf"\b({'|'.join(PRESETS)})`? (0?\.99\d+) with ", text)
     assert all(float(score) == PRESETS[name].result.score for name, score in found)

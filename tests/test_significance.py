@@ -1,4 +1,4 @@
-"""Intervals and tests of counts, against published values and simulation."""
+"""Confidence intervals and significance tests, compared with published values and simulations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_wilson_interval_has_published_values() -> None:
 def test_mcnemar_p_has_known_values() -> None:
     assert mcnemar_p(0, 0) == 1
     assert mcnemar_p(5, 5) == 1
-    # Of 6 rows all on one side: 2 * .5 ** 6.
+    # All of 6 rows on one side: 2 * 0.5 ** 6.
     assert mcnemar_p(6, 0) == pytest.approx(0.03125)
     assert mcnemar_p(2, 10) == mcnemar_p(10, 2) == pytest.approx(0.0386, abs=1e-4)
 
@@ -56,11 +56,11 @@ def test_outlier_fold_p_values_is_one_test_for_two_folds() -> None:
 
 def test_outlier_fold_p_values_has_few_false_positives() -> None:
     rng = np.random.default_rng(0)
-    alarms = sum(
+    false_positives = sum(
         min(outlier_fold_p_values(rng.binomial(4200, 0.005, 10).tolist(), [4200] * 10)) < 0.05 for _ in range(200)
     )
-    # Holm's correction keeps it to 5 % of the runs.
-    assert alarms <= 20
+    # Holm's correction limits false positives to 5 % of the runs: 10 of 200, and some tolerance.
+    assert false_positives <= 20
 
 
 def test_score_deviation_is_positive_without_errors() -> None:

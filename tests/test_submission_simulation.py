@@ -175,7 +175,7 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
             except RefusedError:  # no submission was made, and no entry blocks the next one
                 assert self.unresolved() <= unresolved
                 return
-            # The result is true.
+            # The result is correct.
             ref, content = sent.entry.ref, FILES[name].encode()
             assert not ref or any(s.ref == ref and c == content for _, c, s in self.host.made)
             assert len(self.host.made) - before == (not (dry_run or sent.was_known))
@@ -211,7 +211,7 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
     @precondition(lambda self: len(self.host.listed()) == len(self.host.made))
     @rule()
     def delete_ledger(self) -> None:
-        """Only while all submissions are listed: without list and ledger, earlier submissions cannot be known."""
+        """Only while all submissions are listed: otherwise there would be no record of the other ones."""
         ledger_of(self.workspace).path.unlink(missing_ok=True)
         self.entries = 0
 

@@ -1,4 +1,4 @@
-"""The estimate of the time that is left of a training."""
+"""The estimate of the remaining training time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def report(fold: int, done: float) -> Progress:
 def train(
     folds: int, workers: int, start_up: float, steps: float, ending: float, done_before: float = 0.0
 ) -> Iterator[tuple[float, float | None]]:
-    """Yield (seconds really left, estimate) once a second of a training in which each fold takes the same time."""
+    """Yield the remaining seconds and their estimate for each second of a training with folds of equal length."""
     length = start_up + steps * (1 - done_before) + ending
     starts = [length * (fold // workers) for fold in range(folds)]
     total = starts[-1] + length
@@ -39,20 +39,20 @@ def train(
 @pytest.mark.parametrize(
     ("folds", "workers", "done_before"), [(1, 1, 0.0), (4, 2, 0.0), (5, 2, 0.0), (6, 4, 0.0), (2, 2, 0.5)]
 )
-def test_seconds_are_right_within_20_percent_from_a_tenth_of_the_training_on(
+def test_seconds_are_within_20_percent_after_a_tenth_of_the_training(
     folds: int, workers: int, done_before: float
 ) -> None:
-    course = list(train(folds, workers, start_up=10, steps=200, ending=8, done_before=done_before))
-    for left, estimate in course[len(course) // 10 + 5 :]:
+    estimates = list(train(folds, workers, start_up=10, steps=200, ending=8, done_before=done_before))
+    for left, estimate in estimates[len(estimates) // 10 + 5 :]:
         assert estimate is not None
         assert estimate == pytest.approx(left, rel=0.2, abs=6)
 
 
-def test_seconds_do_not_count_the_start_up_as_training() -> None:
+def test_seconds_do_not_extrapolate_the_start_up() -> None:
     """The average speed since the start would give hours here."""
     for left, estimate in train(1, 1, start_up=76, steps=100, ending=2):
         if estimate is not None:
-            # The ending is not known yet, and assumed to take as long as the start-up.
+            # The time after the last step is not known yet; the estimate assumes the start-up time.
             assert left - 3 <= estimate <= left + 80
 
 

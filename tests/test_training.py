@@ -1,4 +1,4 @@
-"""One fold's training: its rows, and a training that is cut off and goes on."""
+"""Training of a fold: its rows, its result, and how it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def digits() -> Digits:
 
 
 def tiny_network(settings: Settings) -> keras.Model:
-    """Build a network that is compiled in a moment and has all that has a state."""
+    """Build a small network with dropout and batch normalisation that compiles quickly."""
     import keras
 
     return keras.Sequential(
@@ -59,7 +59,7 @@ def tiny_network(settings: Settings) -> keras.Model:
 
 @pytest.fixture(scope="module", autouse=True)
 def task(digits: Digits) -> Iterator[FoldTask]:
-    """A task with all that has a state: dropout, batch normalisation, the optimiser, hard-example mining."""
+    """A task with everything that has a state: dropout, batch normalisation, an optimiser, hard-example mining."""
     recipe = find_preset("default").with_settings({"epochs": 4, "batch_size": 16, "dropout": 0.5})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kaggle_digits.training.fold.build_network", tiny_network)
@@ -67,7 +67,7 @@ def task(digits: Digits) -> Iterator[FoldTask]:
 
 
 @pytest.fixture(scope="module")
-def uncut(task: FoldTask, digits: Digits) -> FoldResult:
+def uninterrupted(task: FoldTask, digits: Digits) -> FoldResult:
     return train_fold(task, digits)
 
 
@@ -78,13 +78,13 @@ def assert_same(one: FoldResult, other: FoldResult) -> None:
         assert all(a[name] == b[name] for name in a if name not in ("seconds", "images_per_second"))
 
 
-def test_choose_rows_has_all_rows_in_the_first_epoch() -> None:
+def test_choose_rows_returns_all_rows_in_the_first_epoch() -> None:
     rows = choose_rows(np.zeros(100, np.float32), 0, MINING, np.random.default_rng(0))
     np.testing.assert_array_equal(np.sort(rows), np.arange(100))
     assert not np.array_equal(rows, np.arange(100))
 
 
-def test_choose_rows_has_the_hardest_and_some_others_in_later_epochs() -> None:
+def test_choose_rows_returns_the_hardest_and_some_other_rows_in_later_epochs() -> None:
     likelihood = np.random.default_rng(0).permutation(100).astype(np.float32)
     chosen = [choose_rows(likelihood, 1, MINING, np.random.default_rng(seed)) for seed in range(2)]
     for rows in chosen:
@@ -93,13 +93,13 @@ def test_choose_rows_has_the_hardest_and_some_others_in_later_epochs() -> None:
     assert set(chosen[0]) != set(chosen[1])
 
 
-def test_choose_rows_has_all_rows_in_every_epoch_without_hard_example_mining() -> None:
+def test_choose_rows_returns_all_rows_without_hard_example_mining() -> None:
     plain = MINING.model_copy(update={"hard_rows": 0.0, "other_rows": 1.0})
     rows = choose_rows(np.zeros(33, np.float32), 3, plain, np.random.default_rng(0))
     np.testing.assert_array_equal(np.sort(rows), np.arange(33))
 
 
-def test_epoch_sizes_are_those_of_choose_rows() -> None:
+def test_epoch_sizes_match_choose_rows() -> None:
     for rows in (7, 100, 1001):
         sizes = epoch_sizes(rows, MINING)
         chosen = [choose_rows(np.zeros(rows, np.float32), e, MINING, np.random.default_rng(0)) for e in range(4)]
@@ -107,9 +107,9 @@ def test_epoch_sizes_are_those_of_choose_rows() -> None:
 
 
 def test_train_fold_gives_the_same_result_for_the_same_seeds(
-    task: FoldTask, digits: Digits, uncut: FoldResult
+    task: FoldTask, digits: Digits, uninterrupted: FoldResult
 ) -> None:
-    assert_same(train_fold(task, digits), uncut)
+    assert_same(train_fold(task, digits), uninterrupted)
 
 
 def test_train_fold_compiles_with_xla(task: FoldTask, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,11 +119,11 @@ def test_train_fold_compiles_with_xla(task: FoldTask, digits: Digits, monkeypatc
 
 
 def test_train_fold_calls_callbacks_after_every_epoch_without_changing_the_result(
-    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path
+    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path
 ) -> None:
     import keras
 
-    class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
+    class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.seen: list[tuple[int, dict[str, float]]] = []
@@ -131,16 +131,16 @@ def test_train_fold_calls_callbacks_after_every_epoch_without_changing_the_resul
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             self.seen.append((epoch, logs or {}))
 
-    watcher = Watcher()
-    result = train_fold(task, digits, callbacks=[watcher, tensorboard_callback(tmp_path)])
-    assert_same(result, uncut)
-    # An optimiser would add 12,000 bytes; names of layers count up from network to network.
-    assert len(result.model) == pytest.approx(len(uncut.model), abs=1_000)
-    assert [epoch for epoch, _ in watcher.seen] == [0, 1, 2, 3]
-    assert [logs["val_loss"] for _, logs in watcher.seen] == [row["val_loss"] for row in result.history]
+    recorder = Recorder()
+    result = train_fold(task, digits, callbacks=[recorder, tensorboard_callback(tmp_path)])
+    assert_same(result, uninterrupted)
+    # The state of the optimiser would add 12,000 bytes. Names of layers contain a counter and differ in length.
+    assert len(result.model) == pytest.approx(len(uninterrupted.model), abs=1_000)
+    assert [epoch for epoch, _ in recorder.seen] == [0, 1, 2, 3]
+    assert [logs["val_loss"] for _, logs in recorder.seen] == [row["val_loss"] for row in result.history]
 
 
-def test_train_fold_writes_the_curves_for_tensorboard(task: FoldTask, digits: Digits, tmp_path: Path) -> None:
+def test_train_fold_writes_learning_curves_for_tensorboard(task: FoldTask, digits: Digits, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     result = train_fold(task, digits, callbacks=[tensorboard_callback(tmp_path)])
@@ -158,8 +158,8 @@ def tf_value(event: Any) -> np.ndarray:
     return value
 
 
-def test_train_fold_measures_memory_and_time(uncut: FoldResult) -> None:
-    metrics = uncut.metrics
+def test_train_fold_measures_memory_and_time(uninterrupted: FoldResult) -> None:
+    metrics = uninterrupted.metrics
     assert 50e6 < metrics["peak_memory"] < 50e9
     parts = metrics["data_seconds"], metrics["training_seconds"], metrics["test_seconds"]
     assert min(parts) > 0
@@ -168,7 +168,7 @@ def test_train_fold_measures_memory_and_time(uncut: FoldResult) -> None:
 
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS)
 @pytest.mark.parametrize("tta", [1, 5])
-def test_train_fold_saves_the_network_that_predicted(
+def test_train_fold_saves_a_network_with_the_same_predictions(
     task: FoldTask, digits: Digits, tmp_path: Path, preprocessing: str, tta: int
 ) -> None:
     import keras
@@ -183,35 +183,35 @@ def test_train_fold_saves_the_network_that_predicted(
 
 
 @pytest.mark.parametrize("epoch", [1, 3])
-def test_train_fold_resumes_to_the_same_bytes(
-    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, epoch: int
+def test_train_fold_resumes_with_an_identical_result(
+    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path, epoch: int
 ) -> None:
-    def cut_off(progress: object) -> None:
+    def interrupt(progress: object) -> None:
         if progress.epoch > epoch:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     checkpoint = FoldCheckpoint(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        train_fold(task, digits, cut_off, checkpoint)
+        train_fold(task, digits, interrupt, checkpoint)
     seen: list[int] = []
     result = train_fold(task, digits, lambda progress: seen.append(progress.epoch), checkpoint)
     assert min(seen) == epoch + 1
-    assert_same(result, uncut)
+    assert_same(result, uninterrupted)
     write_fold(tmp_path, result)
     assert not (tmp_path / "checkpoint").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no state"])
 def test_train_fold_starts_again_when_checkpoint_is_damaged(
-    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, content: bytes
+    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "state.npz").write_bytes(content)
-    assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(tmp_path)), uncut)
+    assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(tmp_path)), uninterrupted)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_fold_checkpoint_loads_nothing_when_it_is_no_regular_file(tmp_path: Path, kind: str) -> None:
+def test_fold_checkpoint_load_returns_none_for_pipe_or_device(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "checkpoint" / "state.npz"
     path.parent.mkdir()
     if kind == "pipe":
@@ -223,26 +223,26 @@ def test_fold_checkpoint_loads_nothing_when_it_is_no_regular_file(tmp_path: Path
     assert path.is_file()
 
 
-@pytest.mark.parametrize("harm", ["another shape", "another number", "another type", "other rows", "no history"])
+@pytest.mark.parametrize("change", ["another shape", "another number", "another type", "other rows", "no history"])
 def test_train_fold_starts_again_when_checkpoint_is_of_another_network(
-    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path, harm: str
+    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path, change: str
 ) -> None:
-    def cut_off(progress: object) -> None:
+    def interrupt(progress: object) -> None:
         if progress.epoch > 1:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     checkpoint = FoldCheckpoint(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        train_fold(task, digits, cut_off, checkpoint)
+        train_fold(task, digits, interrupt, checkpoint)
     with np.load(tmp_path / "checkpoint" / "state.npz") as known:
         arrays = dict(known)
-    if harm == "another shape":
+    if change == "another shape":
         arrays["variable-0"] = arrays["variable-0"][:-1]
-    elif harm == "another number":
+    elif change == "another number":
         del arrays[f"variable-{len(arrays) - 3}"]
-    elif harm == "another type":
+    elif change == "another type":
         arrays["variable-0"] = arrays["variable-0"].astype(str)
-    elif harm == "other rows":
+    elif change == "other rows":
         arrays["likelihood"] = arrays["likelihood"][:-1]
     else:
         arrays["history"] = np.array("[")
@@ -250,11 +250,11 @@ def test_train_fold_starts_again_when_checkpoint_is_of_another_network(
     seen: list[int] = []
     result = train_fold(task, digits, lambda progress: seen.append(progress.epoch), checkpoint)
     assert min(seen) == 1
-    assert_same(result, uncut)
+    assert_same(result, uninterrupted)
 
 
 def test_train_fold_resumes_after_a_failed_write(
-    task: FoldTask, digits: Digits, uncut: FoldResult, tmp_path: Path
+    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path
 ) -> None:
     writes = []
     for after in range(100):
@@ -265,18 +265,18 @@ def test_train_fold_resumes_after_a_failed_write(
         if not failed:
             break
         writes += failed
-        assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(fold)), uncut)
+        assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(fold)), uninterrupted)
     ends = ["model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy", "metrics.json"]
     assert writes == ["state.npz"] * 4 + ends
 
 
 @pytest.mark.slow
-def test_train_resumes_to_the_same_bytes_after_twenty_kills(tmp_path: Path) -> None:
-    """The whole process group is killed at a random moment, twenty times; then the run is let finish."""
-    workspaces = [Workspace.at(tmp_path / name, "rehearsal") for name in ("calm", "killed")]
+def test_train_gives_identical_results_after_twenty_kills(tmp_path: Path) -> None:
+    """Kill the process group at random times until there were twenty kills, and then finish the run."""
+    workspaces = [Workspace.at(tmp_path / name, "rehearsal") for name in ("reference", "killed")]
     for workspace in workspaces:
         download(workspace)
-    calm, killed = workspaces
+    reference, killed = workspaces
 
     def command(workspace: Workspace) -> list[str]:
         options = ["--competition", "rehearsal", "--root", str(workspace.root)]
@@ -284,7 +284,7 @@ def test_train_resumes_to_the_same_bytes_after_twenty_kills(tmp_path: Path) -> N
         return [sys.executable, "-m", "kaggle_digits", *options, "train", "--preset", "fast", *settings]
 
     started = time.monotonic()
-    subprocess.run(command(calm), check=True, capture_output=True)
+    subprocess.run(command(reference), check=True, capture_output=True)
     duration = time.monotonic() - started
     rng = np.random.default_rng(0)
     kills = 0
@@ -300,7 +300,7 @@ def test_train_resumes_to_the_same_bytes_after_twenty_kills(tmp_path: Path) -> N
             kills += 1
         else:
             assert process.returncode == 0
-            shutil.rmtree(killed.runs)  # finished before twenty: once more from the start
+            shutil.rmtree(killed.runs)  # it finished before twenty kills, so start again
     subprocess.run(command(killed), check=True, capture_output=True)
     for path in ("submissions/rehearsal/it/submission.csv", "runs/rehearsal/it/ensemble/oof_softmax.npy"):
-        assert (calm.root / path).read_bytes() == (killed.root / path).read_bytes(), path
+        assert (reference.root / path).read_bytes() == (killed.root / path).read_bytes(), path

@@ -323,14 +323,15 @@ PRESETS = {
                 preprocessing="plain,even,wide,bold",
                 **_MUON,
             ),
-            result=Result(out_of_fold=0.99564, scores=(0.99671,), seconds=209),
+            # The time was measured while other programs were running.
+            result=Result(out_of_fold=0.99564, scores=(0.99775, 0.99657, 0.99704), seconds=209),
         ),
         Preset(
             name="default",
             summary="a network twice as large, trained for longer",
             folds=6,
             settings=Settings(widths="32,48,96", epochs=15, **_MUON, **_STRONG),
-            result=Result(out_of_fold=0.99614, scores=(0.99750,), seconds=1152),
+            result=Result(out_of_fold=0.99590, scores=(0.99754, 0.99686, 0.99721), seconds=504),
         ),
         Preset(
             name="best",
