@@ -1,10 +1,10 @@
 """Benchmark the speed and memory of the package on this machine, and compare it with alternatives.
 
-    python scripts/benchmark.py [--quick] [--mnist-dir DIR] [--root DIR] [--only PART ...]
+    python scripts/benchmark.py [--quick] [--mnist-dir DIR] [--only PART ...]
 
 The benchmarks use `rehearsal-full` if MNIST's IDX files are available (--mnist-dir), and `rehearsal` otherwise or
 with --quick. To reduce the effect of noise, alternatives are timed alternately, and each result is a median with
-its range. With --root, the scores and times of its finished runs are plotted to docs/score-against-time.svg.
+its range.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ import numpy as np
 from kaggle_digits import Workspace, train
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import load_test, load_train
-from kaggle_digits.runs.directory import find_run
-from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
 from kaggle_digits.training.presets import Settings, build_network, find_preset
 from kaggle_digits.workspace import TEST_CSV, TRAIN_CSV
@@ -44,8 +42,6 @@ if TYPE_CHECKING:
     import keras
 
 BIN = Path(sys.executable).parent
-PLOT = Path(__file__).parents[1] / "docs" / "score-against-time.svg"
-TEST_ROWS = 28_000
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
 
@@ -322,48 +318,11 @@ def measure_parallel(workspace: Workspace, rounds: int, settings: tuple[str, ...
     print(f"  per run: {sent:.1f} MB sent, {received:.1f} MB received ({received / folds:.2f} MB per fold)")
 
 
-def plot_runs(root: Path) -> None:
-    """Print the finished and scored runs of `rehearsal-full` in `root`, and plot their scores against time."""
-    from matplotlib.figure import Figure
-
-    workspace = Workspace.at(root, "rehearsal-full")
-    rows = []
-    for row in summarise_runs(workspace):
-        seconds = find_run(workspace, row["name"]).info.train_seconds
-        if row["score"] is not None and seconds is not None:
-            interval = 1.96 * (row["score"] * (1 - row["score"]) / TEST_ROWS) ** 0.5
-            rows.append((seconds / 60, row["score"], interval, row["accuracy"], row["name"]))
-    if not rows:
-        print("There is no finished and scored run of rehearsal-full to plot.")
-        return
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    print(
-        f"Runs of rehearsal-full: minutes of the command train, out-of-fold accuracy, score on {TEST_ROWS:,} rows"
-    )
-    for minutes, score, interval, accuracy, name in sorted(rows):
-        print(f"  {name:24} {minutes:6.1f}  {accuracy:.5f}  {score:.5f}")
-        axes.errorbar(minutes, score, interval, fmt="o", color="#2563eb", capsize=3)
-        axes.annotate(name, (minutes, score), textcoords="offset points", xytext=(7, -4), fontsize="small")
-    axes.set(
-        xscale="log",
-        xlabel="minutes of the train command",
-        ylabel=f"score on {TEST_ROWS:,} unseen rows, 95 % interval",
-    )
-    axes.set_xticks(ticks := (2, 5, 10, 20, 50, 100), labels=map(str, ticks))
-    axes.minorticks_off()
-    axes.set_xlim(2, 120)
-    axes.grid(alpha=0.3)
-    figure.savefig(PLOT, metadata={"Date": None})
-    print(f"  plot: {PLOT}")
-
-
 def main() -> None:
     """Run the benchmarks and print their results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--mnist-dir", type=Path, default=os.environ.get("KAGGLE_DIGITS_MNIST_DIR"))
-    parser.add_argument("--root", type=Path)
     parser.add_argument("--only", nargs="+", choices=("memory", "start", "loading", "training", "where"))
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -390,8 +349,6 @@ def main() -> None:
         }
         for name in arguments.only or parts:
             parts[name]()
-    if arguments.root:
-        plot_runs(arguments.root)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ SIDE = 512
 SHARE_OF_SPEED = {"lenet": 0.7, "residual": 0.85}
 """The speed of the training of a network while all cores train, as a share of `measure_speed`.
 
-A compromise between two kinds of processors. With AVX-512, training reaches 1.1 times the speed of NumPy's products,
-which do not use AVX-512 on all processors (`default` on 2 AMD EPYC cores: 137 s per fold of 18 TFLOP, where NumPy
-reaches 125 GFLOP/s per core); with AVX2, about .65 times."""
+A compromise between two kinds of processors. With AVX-512, training reaches 1.1 times the speed of NumPy's
+products, which do not use AVX-512 on all processors (`default` on 2 AMD EPYC cores: 137 s per fold of 18 TFLOP,
+where NumPy reaches 125 GFLOP/s per core); with AVX2, about .65 times."""
 SECONDS_PER_FOLD = 15.0
 """What a fold takes besides its training: loading TensorFlow, compiling the network, predictions."""
 
