@@ -694,10 +694,10 @@ def test_artefacts_that_are_pipes_do_not_block(workspace: Workspace, file: str) 
 
 def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1) -> None:
     """Train folds in processes, as `train` does, with empty data."""
-    nothing = np.zeros(0, np.uint8)
+    nothing, one_training_row = np.zeros(0, np.uint8), np.full(1, 255, np.uint8)
     settings = find_preset("lenet").settings
     jobs = [
-        processes.Job(FoldTask("lenet", settings, 0, fold, nothing), folder / str(fold), log_file)
+        processes.Job(FoldTask("lenet", settings, 0, fold, one_training_row), folder / str(fold), log_file)
         for fold in range(folds)
     ]
     digits = Digits(nothing, nothing, nothing)
