@@ -169,8 +169,8 @@ def test_inspect_network_shows_a_preprocessed_digit(trained: Workspace) -> None:
     image = load_train(trained.data).images[0]
     details = inspect_network(run, 1, image)
     np.testing.assert_array_equal(details.image, preprocess(image[None], "even")[0])
-    assert details.filters.shape == (48, 4, 4)
-    assert [maps.shape for _, maps in details.activations] == [(48, 12, 12), (128, 6, 6)]
+    assert details.filters.shape == (32, 4, 4)
+    assert [maps.shape for _, maps in details.activations] == [(32, 12, 12), (96, 6, 6)]
     assert all(maps.min() >= 0 for _, maps in details.activations)
     document = report(trained, "mixed").document
     assert [fold["preprocessing"] for fold in document["folds"]] == ["plain", "even"]
