@@ -9,6 +9,8 @@ from typing import Literal
 
 from kaggle_digits.errors import UsageError
 
+FULL_TRAIN_ROWS = 42_000
+"""The number of training rows of `digit-recognizer` and `rehearsal-full`."""
 CLASSES = 10
 SIDE = 28
 """Height and width of an image, in pixels."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import shutil
@@ -34,8 +33,10 @@ import numpy as np
 from kaggle_digits import Workspace, train
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import load_test, load_train
+from kaggle_digits.training.compute import image_flops
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
-from kaggle_digits.training.presets import Settings, build_network, find_preset
+from kaggle_digits.training.models import layer_kernels
+from kaggle_digits.training.presets import Settings, find_preset, kernels_of
 from kaggle_digits.workspace import TEST_CSV, TRAIN_CSV
 
 if TYPE_CHECKING:
@@ -87,19 +88,6 @@ def matrix_product() -> float:
     return 4 * 2 * 2048**3 / (time.perf_counter() - started)
 
 
-def training_flops(model: keras.Model) -> float:
-    """Return the floating-point operations of one image. The backward pass has twice those of the forward pass."""
-    import keras
-
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            total += 2 * math.prod(layer.output.shape[1:]) * math.prod(layer.kernel.shape[:3])
-        elif isinstance(layer, keras.layers.Dense):
-            total += 2 * math.prod(layer.kernel.shape)
-    return 3.0 * total
-
-
 def measure_preset(name: str, images: UInt8, labels: UInt8) -> tuple[float, float, float | None]:
     """Return the FLOPs of an image, the images per second, and the augmentation's share of a step of a preset."""
     recipe = find_preset(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
@@ -107,7 +95,7 @@ def measure_preset(name: str, images: UInt8, labels: UInt8) -> tuple[float, floa
     task = FoldTask(name, recipe.settings, 0, 0, folds)
     speed = train_fold(task, Digits(images, labels, images[:20])).history[-1]["images_per_second"]
     share = augmentation_seconds(images[:64], recipe.settings) * speed / 64 if recipe.settings.augments else None
-    return training_flops(build_network(recipe.settings)), speed, share
+    return image_flops(kernels_of(recipe.settings)), speed, share
 
 
 def augmentation_seconds(images: UInt8, settings: Settings) -> float:
@@ -133,7 +121,7 @@ def measure_cdeotte(images: UInt8, labels: UInt8) -> tuple[float, float, None]:
     model.fit(x[:640], labels[:640], batch_size=64, verbose=0)
     started = time.perf_counter()
     model.fit(x, labels, batch_size=64, verbose=0)
-    return training_flops(model), len(x) / (time.perf_counter() - started), None
+    return image_flops(layer_kernels(model)), len(x) / (time.perf_counter() - started), None
 
 
 def cdeotte() -> keras.Model:

@@ -23,11 +23,11 @@ import kaggle_digits as kd
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.evaluation.significance import mcnemar_p
 from kaggle_digits.hosts.idx import read_mnist
-from kaggle_digits.hosts.local import FULL_TRAIN_ROWS, shuffled, write_images_csv, write_submission_csv
+from kaggle_digits.hosts.local import shuffled, write_images_csv, write_submission_csv
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.training.compute import run_flops
 from kaggle_digits.training.presets import PRESETS, find_preset
-from kaggle_digits.workspace import SAMPLE_CSV, TEST_CSV, TRAIN_CSV
+from kaggle_digits.workspace import FULL_TRAIN_ROWS, SAMPLE_CSV, TEST_CSV, TRAIN_CSV
 
 SPLITS = ("0", "1", "2")
 MNIST_TRAIN_ROWS, TEST_ROWS = 60_000, 28_000

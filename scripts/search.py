@@ -12,7 +12,6 @@ used.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +33,7 @@ from kaggle_digits.files import replacing
 from kaggle_digits.training import fold as fold_module
 from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
+from kaggle_digits.training.models import layer_kernels
 from kaggle_digits.training.presets import Settings, build_network, find_preset, kernels_of
 
 FOLDS, SEEDS = 2, 3
@@ -226,11 +226,7 @@ def train_candidate(group: str, name: str, seed: int, fold: int, data: Path, fil
     kernels = kernels_of(settings)
     if candidate.build is not None:
         model = candidate.build(settings, rows.images[is_train])
-        kernels = [
-            (math.prod(layer.output.shape[1:-1]), tuple(layer.kernel.shape))
-            for layer in model.layers
-            if hasattr(layer, "kernel")
-        ]
+        kernels = layer_kernels(model)
         vars(fold_module)["build_network"] = lambda settings: model  # this process trains nothing else
     task = FoldTask(GROUPS[group].preset, settings, seed, fold, split)
     result = train_fold(task, Digits(rows.images, rows.labels, rows.images[:1]))

@@ -15,6 +15,7 @@ import numpy as np
 from kaggle_digits.training.compute import run_flops, training_flops
 from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.presets import PRESETS
+from kaggle_digits.workspace import FULL_TRAIN_ROWS
 
 WORKER_MEMORY = 1.2e9
 """The most bytes of memory that a worker uses; limits the default number of workers."""
@@ -23,8 +24,6 @@ CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 """Files in which Linux gives the memory limit of a container in bytes, for cgroups version 2 and version 1."""
-COMPETITION_ROWS = 42_000
-"""The number of training rows of the competition `digit-recognizer`."""
 MEASUREMENT_SECONDS = 2.0
 NEGLIGIBLE_FLOPS = 5e12
 """Below this, training takes about a minute, for which an estimate is not worth a measurement."""
@@ -35,7 +34,7 @@ SHARE_OF_SPEED = {"lenet": 0.7, "residual": 0.85}
 
 A compromise between two kinds of processors. With AVX-512, training reaches 1.1 times the speed of NumPy's
 products, which do not use AVX-512 on all processors (`default` on 2 AMD EPYC cores: 137 s per fold of 18 TFLOP,
-where NumPy reaches 125 GFLOP/s per core); with AVX2, about .65 times."""
+where NumPy reaches 125 GFLOP/s per core). With AVX2, an earlier `fast` reached .59 times on two cores."""
 SECONDS_PER_FOLD = 15.0
 """What a fold takes besides its training: loading TensorFlow, compiling the network, predictions."""
 
@@ -119,7 +118,7 @@ def summarise_presets() -> list[dict[str, Any]]:
     speed = measure_speed()
     rows = []
     for preset in PRESETS.values():
-        flops = run_flops(preset, COMPETITION_ROWS)
+        flops = run_flops(preset, FULL_TRAIN_ROWS)
         workers = default_workers(preset.folds)
         seconds = expected_seconds([flops // preset.folds] * preset.folds, preset.settings.network, workers, speed)
         rows.append(

@@ -19,6 +19,7 @@ from kaggle_digits.files import lock, read_json, replacing, write_json
 from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.hosts.idx import fetch_mnist, read_idx, read_mnist
 from kaggle_digits.workspace import (
+    FULL_TRAIN_ROWS,
     LABEL_COLUMN,
     PIXEL_COLUMNS,
     SAMPLE_CSV,
@@ -30,8 +31,6 @@ from kaggle_digits.workspace import (
 
 DAILY_LIMIT = 10
 """Maximum number of submissions per day (UTC)."""
-FULL_TRAIN_ROWS = 42_000
-"""Training rows of ``rehearsal-full``, as many as Digit Recognizer has; the other 28,000 are test rows."""
 MNIST_DIR_VARIABLE = "KAGGLE_DIGITS_MNIST_DIR"
 
 

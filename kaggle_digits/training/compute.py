@@ -30,13 +30,18 @@ def training_flops(settings: Settings, rows: int, kernels: Sequence[Kernel] | No
     """
     kernels = kernels or kernels_of(settings)
     batch_size, steps = plan_steps(rows, settings)
-    forward = sum(2 * positions * math.prod(shape) for positions, shape in kernels)
-    # The backward pass has two matrix products for each one of the forward pass: one gives the gradient of the
-    # kernel, the other that of the layer's input.
-    step = 3 * forward * batch_size
+    step = image_flops(kernels) * batch_size
     if settings.optimizer == "muon":
         step += sum(_newton_schulz_flops(shape) for _, shape in kernels)
     return sum(steps) * step
+
+
+def image_flops(kernels: Sequence[Kernel]) -> int:
+    """Return the number of floating-point operations for one image in a forward and a backward pass."""
+    forward = sum(2 * positions * math.prod(shape) for positions, shape in kernels)
+    # The backward pass has two matrix products for each one of the forward pass: one gives the gradient of the
+    # kernel, the other that of the layer's input.
+    return 3 * forward
 
 
 def run_flops(preset: Preset, rows: int) -> int:

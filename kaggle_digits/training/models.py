@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,16 @@ def residual_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
         (6 * 6, (3, 3, second, second)),
         (6 * 6, (3, 3, second, second)),
         (1, (6 * 6 * second, CLASSES)),
+    ]
+
+
+def layer_kernels(model: keras.Model) -> list[Kernel]:
+    """Return the kernels of all layers of a network."""
+    # The output of a convolution has the shape (batch, height, width, maps), that of a dense layer (batch, units).
+    return [
+        (math.prod(layer.output.shape[1:-1]), tuple(layer.kernel.shape))
+        for layer in model.layers
+        if hasattr(layer, "kernel")
     ]
 
 

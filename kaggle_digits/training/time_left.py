@@ -85,7 +85,11 @@ class TimeLeft:
         course = self._active.get(fold)
         if course is None or progress.done < course.last_done:  # a new fold, or one that is retried
             self._waiting.discard(fold)
-            free_at = self._free.pop(0) if self._free else self.started_at
+            # A retried fold starts again where its worker died; any other starts when a worker is free.
+            if course is not None:
+                free_at = course.last_at
+            else:
+                free_at = self._free.pop(0) if self._free else self.started_at
             self._active[fold] = _Course(free_at, now, progress.done, now, progress.done)
             self._start_ups.append(now - free_at)
             self._workers = max(self._workers, len(self._active))
