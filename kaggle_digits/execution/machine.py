@@ -29,12 +29,13 @@ NEGLIGIBLE_FLOPS = 5e12
 """Below this, training takes about a minute, for which an estimate is not worth a measurement."""
 SIDE = 512
 """Rows and columns of the matrices whose product is measured."""
-SHARE_OF_SPEED = {"lenet": 0.7, "residual": 0.85}
+SHARE_OF_SPEED = {"lenet": 0.45, "residual": 0.55}
 """The speed of the training of a network while all cores train, as a share of `measure_speed`.
 
-A compromise between two kinds of processors. With AVX-512, training reaches 1.1 times the speed of NumPy's
-products, which do not use AVX-512 on all processors (`default` on 2 AMD EPYC cores: 137 s per fold of 18 TFLOP,
-where NumPy reaches 125 GFLOP/s per core). With AVX2, an earlier `fast` reached .59 times on two cores."""
+On 2 AMD EPYC cores (AVX-512, TensorFlow 2.21), a fold of `default`, 18 TFLOP, trained for 126 to 141 s: one fold
+of each split of ``python scripts/score_presets.py``. This is .53 to .59 times the speed of a core, 245 GFLOP/s.
+With AVX2, an earlier `fast` reached .59 times on two cores. The value for ``lenet`` is its share on one core, see
+docs/recipes.md."""
 SECONDS_PER_FOLD = 15.0
 """What a fold takes besides its training: loading TensorFlow, compiling the network, predictions."""
 
