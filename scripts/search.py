@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,16 @@ from kaggle_digits.training import fold as fold_module
 from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
 from kaggle_digits.training.models import layer_kernels
-from kaggle_digits.training.presets import Settings, build_network, find_preset, kernels_of
+from kaggle_digits.training.preprocessing import PREPROCESSINGS
+from kaggle_digits.training.presets import Settings, find_preset, kernels_of
 
-FOLDS, SEEDS = 2, 3
+FOLDS = 2
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings, and a network that is not one of the package's.
+    """What is different in a candidate.
 
     Attributes
     ----------
@@ -50,169 +52,158 @@ class Candidate:
         Settings that differ from those of the group.
     build : callable, optional
         Builds the network instead of `build_network`.
+    patch : callable, optional
+        Changes modules of the package. It is called in the process that trains the candidate and nothing else.
     """
 
     changes: dict[str, object] = field(default_factory=dict)
-    build: Callable[[Settings, UInt8], Any] | None = None
+    build: Callable[[Settings], Any] | None = None
+    patch: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
 class Group:
     """Candidates that are compared: the preset they start from, settings for all, and the candidates by name.
 
-    The first candidate is the one that the others are compared with.
+    The first candidate is the one that the others are compared with. `seeds` is the number of seeds with which the
+    best candidates are trained.
     """
 
     preset: str
     settings: dict[str, object]
     candidates: dict[str, Candidate]
+    seeds: int = 3
 
 
-def residual(
-    settings: Settings,
-    *,
-    early_pooling: bool = False,
-    strided: bool = False,
-    valid_end: bool = False,
-    activation: str = "relu",
+def stages(
+    settings: Settings, *, convolutions: Sequence[int] = (2, 2, 2), stem: bool = False, end: str = "flat"
 ) -> Any:
     """Build a variant of `kaggle_digits.training.models.residual_cnn`.
 
     Parameters
     ----------
     settings : Settings
-        Widths and dropout.
-    early_pooling : bool
-        No residual block before the pooling, which is the most expensive one.
-    strided : bool
-        A convolution with stride 2 instead of the first stage and the pooling.
-    valid_end : bool
-        A convolution without padding, to 4x4 maps, instead of the last residual block.
-    activation : str
-        Instead of ReLU.
+        Widths, one per stage, and dropout.
+    convolutions : sequence of int
+        The number of convolutions of each stage; all but the first are residual.
+    stem : bool
+        A 4x4 convolution with stride 2 instead of the first stage and the pooling after it, as in an earlier
+        version of the network.
+    end : {"flat", "average", "pooled"}
+        What the dense layer gets: the flattened feature maps, their averages, or the flattened feature maps after
+        one more pooling.
     """
     import keras
     from keras import layers
 
-    def convolution(x: Any, maps: int, size: int = 3, stride: int = 1, padding: str = "same") -> Any:
-        x = layers.Conv2D(maps, size, stride, padding, use_bias=False, kernel_initializer="he_normal")(x)
-        x = layers.BatchNormalization(momentum=0.98, epsilon=1e-5)(x)
-        return layers.Activation(activation)(x)
+    from kaggle_digits.training.batch_normalization import BatchNormalization
 
-    def block(x: Any, maps: int) -> Any:
-        return layers.Add()([x, convolution(x, maps)])
+    def convolution(x: Any, maps: int, size: int = 3, stride: int = 1) -> Any:
+        x = layers.Conv2D(maps, size, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
+        return layers.ReLU()(BatchNormalization(momentum=0.98, epsilon=1e-5)(x))
 
-    stem, first, second = settings.layer_widths
     pixels = keras.Input((28, 28, 1))
     x = layers.Cropping2D(2)(layers.Rescaling(1 / 255)(pixels))
-    x = convolution(x, stem, 4, 2)
-    if strided:
-        x = convolution(x, second, stride=2)
-    else:
-        x = convolution(x, first)
-        x = x if early_pooling else block(x, first)
-        x = convolution(layers.MaxPooling2D()(x), second)
-    x = block(x, second)
-    x = convolution(x, second, padding="valid") if valid_end else block(x, second)
-    x = layers.Dropout(settings.dropout)(layers.Flatten()(x))
-    return keras.Model(pixels, layers.Dense(10)(x))
+    for stage, (maps, count) in enumerate(zip(settings.layer_widths, convolutions, strict=True)):
+        if stem and stage == 0:
+            x = convolution(x, maps, 4, 2)
+            continue
+        if stage > (1 if stem else 0):
+            x = layers.MaxPooling2D()(x)
+        x = convolution(x, maps)
+        for _ in range(count - 1):
+            x = layers.Add()([x, convolution(x, maps)])
+    if end == "pooled":
+        x = layers.MaxPooling2D()(x)
+    x = layers.GlobalAveragePooling2D()(x) if end == "average" else layers.Flatten()(x)
+    return keras.Model(pixels, layers.Dense(10)(layers.Dropout(settings.dropout)(x)))
 
 
-def whitened(settings: Settings, images: UInt8) -> Any:
-    """Build the package's network with whitening filters in its first layer, half of them negated.
+def skip_hardest(share: float) -> None:
+    """Do not count the rows with the very lowest likelihoods as hard: some of them have a wrong label."""
+    choose = fold_module.choose_rows
 
-    As in KellerJordan/cifar10-airbench: the eigenvectors of the covariance of patches, divided by the square roots
-    of their eigenvalues.
-    """
-    model = build_network(settings)
-    layer = next(layer for layer in model.layers if hasattr(layer, "kernel"))
-    kernel = np.array(layer.kernel)
-    patches = np.lib.stride_tricks.sliding_window_view(images[:2000, 2:26, 2:26], (4, 4), axis=(1, 2))
-    values, vectors = np.linalg.eigh(np.cov(patches[:, ::2, ::2].reshape(-1, 16).T / 255))
-    filters = (vectors / np.sqrt(values + 1e-2))[:, ::-1][:, : kernel.shape[-1] // 2]
-    both = np.concatenate([filters, -filters], axis=1)
-    kernel[..., : both.shape[1]] = both.reshape(4, 4, 1, -1)
-    layer.kernel.assign(kernel)
-    return model
+    def choose_without(likelihood: Float32, epoch: int, settings: Settings, rng: Any) -> Any:
+        if epoch >= 3:
+            likelihood = likelihood.copy()
+            likelihood[np.argsort(likelihood, kind="stable")[: int(share * len(likelihood))]] = 1
+        return choose(likelihood, epoch, settings, rng)
+
+    vars(fold_module)["choose_rows"] = choose_without
 
 
-# An earlier version of `fast`.
-EARLIER_FAST = {"widths": "32,48,96", "epochs": 8, "batch_size": 64, "preprocessing": "plain"} | {
-    "optimizer": "adamw",
-    "learning_rate": 3e-3,
-}
-SMALL, MUON = {"widths": "24,32,64", "epochs": 10}, {"optimizer": "muon", "learning_rate": 6e-3}
+def mix_up(share: float) -> None:
+    """Mix each image and its target with up to this share of another one (Zhang et al., arXiv:1710.09412)."""
+    import tensorflow as tf
+
+    augment = fold_module.augment
+    cross_entropy = tf.nn.softmax_cross_entropy_with_logits
+    shares: list[Any] = []
+
+    def augment_and_mix(images: Any, settings: Settings, strength: Any, seed: Any) -> Any:
+        images = augment(images, settings, strength, seed)
+        shares[:] = [tf.random.stateless_uniform((tf.shape(images)[0], 1), seed + 7, 0.0, share)]
+        of_other = shares[0][:, :, None, None]
+        return images * (1 - of_other) + tf.roll(images, 1, 0) * of_other
+
+    def mixed_loss(targets: Any, logits: Any) -> Any:
+        return cross_entropy(targets * (1 - shares[0]) + tf.roll(targets, 1, 0) * shares[0], logits)
+
+    vars(fold_module)["augment"] = augment_and_mix
+    tf.nn.softmax_cross_entropy_with_logits = mixed_loss
+
+
+SMALL = {"widths": "16,32,64", "epochs": 12, "preprocessing": "plain"}
+EARLIER = partial(stages, convolutions=(1, 2, 3), stem=True)
+NO_AUGMENTATION = {"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0}
 GROUPS = {
-    "ablation": Group(
+    "network": Group(
         "fast",
-        EARLIER_FAST,
+        SMALL,
         {
-            "the preset": Candidate(),
-            "no elastic augmentation": Candidate({"elastic": 0}),
-            "no augmentation": Candidate({"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0}),
-            "augmentation at 60 % of its strength at the start": Candidate({"ramp": 0.6}),
+            "the network of the presets": Candidate(),
+            "an earlier network: stride 2 in the first layer": Candidate({"widths": "24,32,64"}, EARLIER),
+            "1, 2 and 3 convolutions": Candidate(build=partial(stages, convolutions=(1, 2, 3))),
+            "2, 2 and 3 convolutions, average pooling at the end": Candidate(
+                build=partial(stages, convolutions=(2, 2, 3), end="average")
+            ),
+            "1, 2 and 3 convolutions, average pooling at the end": Candidate(
+                build=partial(stages, convolutions=(1, 2, 3), end="average")
+            ),
+            "2, 2 and 3 convolutions, 3x3 maps at the end, 11 epochs": Candidate(
+                {"epochs": 11}, partial(stages, convolutions=(2, 2, 3), end="pooled")
+            ),
+            "widths 12,32,64, 3, 2 and 2 convolutions": Candidate(
+                {"widths": "12,32,64"}, partial(stages, convolutions=(3, 2, 2))
+            ),
+            "widths 12,24,64, 4, 3 and 2 convolutions": Candidate(
+                {"widths": "12,24,64"}, partial(stages, convolutions=(4, 3, 2))
+            ),
+        },
+    ),
+    "training": Group(
+        "fast",
+        SMALL,
+        {
+            "the settings of the preset": Candidate(),
+            "the hardest .2 % of the rows do not count as hard": Candidate(patch=partial(skip_hardest, 0.002)),
+            "the hardest .5 % of the rows do not count as hard": Candidate(patch=partial(skip_hardest, 0.005)),
+            "mixup with up to 15 % of another image": Candidate(patch=partial(mix_up, 0.15)),
             "no hard-example mining": Candidate({"hard_rows": 0, "other_rows": 0.5}),
+            "AdamW, learning rate .003, batch of 64": Candidate(
+                {"optimizer": "adamw", "learning_rate": 3e-3, "batch_size": 64}
+            ),
+            "no augmentation": Candidate(NO_AUGMENTATION),
             "no label smoothing": Candidate({"label_smoothing": 0}),
             "no dropout": Candidate({"dropout": 0}),
-            "no weight decay": Candidate({"weight_decay": 0}),
-            "beta_2 of .999": Candidate({"beta_2": 0.999}),
-            "constant learning rate of .001": Candidate({"schedule": "constant", "learning_rate": 1e-3}),
-            "batch of 128": Candidate({"batch_size": 128}),
             "no test-time augmentation": Candidate({"tta": 1}),
         },
     ),
-    "short": Group(
+    "preprocessing": Group(
         "fast",
-        EARLIER_FAST | {"epochs": 5},
-        {
-            "AdamW, 5 epochs": Candidate(),
-            "learning rate .005": Candidate({"learning_rate": 5e-3}),
-            "no dropout": Candidate({"dropout": 0}),
-            "augmentation at 30 % of its strength at the start": Candidate({"ramp": 0.3}),
-            "25 % of the rows, 8 epochs": Candidate({"epochs": 8, "hard_rows": 0.12, "other_rows": 0.13}),
-            "whitening filters in the first layer": Candidate({}, whitened),
-            "no residual block before the pooling, 7 epochs": Candidate(
-                {"epochs": 7}, lambda settings, images: residual(settings, early_pooling=True)
-            ),
-            "a convolution with stride 2 instead of the first stage, 7 epochs": Candidate(
-                {"epochs": 7, "widths": "48,48,96"}, lambda settings, images: residual(settings, strided=True)
-            ),
-            "a last convolution without padding": Candidate(
-                {}, lambda settings, images: residual(settings, valid_end=True)
-            ),
-            "widths 24,32,64, 10 epochs": Candidate(SMALL),
-            "Muon, learning rate .003": Candidate(MUON | {"learning_rate": 3e-3}),
-            "Muon, learning rate .006": Candidate(MUON),
-            "Muon, learning rate .012": Candidate(MUON | {"learning_rate": 12e-3}),
-            "Muon, learning rate .012, batch of 128": Candidate(
-                MUON | {"learning_rate": 12e-3, "batch_size": 128}
-            ),
-        },
-    ),
-    "small": Group(
-        "fast",
-        {"batch_size": 64, "preprocessing": "plain", **SMALL, **MUON},
-        {
-            "Muon, widths 24,32,64, 10 epochs": Candidate(),
-            "learning rate .012": Candidate({"learning_rate": 12e-3}),
-            "batch of 128, learning rate .008": Candidate({"batch_size": 128, "learning_rate": 8e-3}),
-            "label smoothing .1": Candidate({"label_smoothing": 0.1}),
-            "30 % of the rows, 16 epochs": Candidate({"epochs": 16, "hard_rows": 0.15, "other_rows": 0.15}),
-            "no residual block before the pooling, 14 epochs": Candidate(
-                {"epochs": 14}, lambda settings, images: residual(settings, early_pooling=True)
-            ),
-            "widths 16,24,48, 18 epochs": Candidate({"widths": "16,24,48", "epochs": 18}),
-        },
-    ),
-    "long": Group(
-        "default",
-        {"batch_size": 64, "preprocessing": "plain", "widths": "32,48,96", "epochs": 17, **MUON},
-        {
-            "widths 32,48,96, 17 epochs": Candidate(),
-            "widths 24,32,64, 40 epochs": Candidate({"widths": "24,32,64", "epochs": 40}),
-            "widths 48,64,128, 9 epochs": Candidate({"widths": "48,64,128", "epochs": 9}),
-            "batch of 128, learning rate .008": Candidate({"batch_size": 128, "learning_rate": 8e-3}),
-        },
+        SMALL,
+        {name: Candidate({"preprocessing": name}) for name in PREPROCESSINGS},
+        seeds=1,
     ),
 }
 
@@ -223,13 +214,13 @@ def train_candidate(group: str, name: str, seed: int, fold: int, data: Path, fil
     settings = find_preset(GROUPS[group].preset).with_settings(GROUPS[group].settings | candidate.changes).settings
     split = make_folds(rows.labels, FOLDS, seed)
     is_train = split != fold
-    kernels = kernels_of(settings)
+    if candidate.patch is not None:
+        candidate.patch()
     if candidate.build is not None:
-        model = candidate.build(settings, rows.images[is_train])
-        kernels = layer_kernels(model)
-        vars(fold_module)["build_network"] = lambda settings: model  # this process trains nothing else
+        vars(fold_module)["build_network"] = candidate.build
     task = FoldTask(GROUPS[group].preset, settings, seed, fold, split)
     result = train_fold(task, Digits(rows.images, rows.labels, rows.images[:1]))
+    kernels = kernels_of(settings) if candidate.build is None else layer_kernels(candidate.build(settings))
     tflop = training_flops(settings, int(is_train.sum()), kernels) / 1e12
     with replacing(file) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, softmax=result.val_softmax, rows=np.flatnonzero(~is_train), tflop=tflop)
@@ -263,7 +254,7 @@ def search(name: str, workspace: Workspace, folder: Path) -> dict[str, Outcome]:
     """Train a group's candidates by successive halving, and return their outcomes, best first."""
     labels, names = load_train(workspace.data).labels, list(GROUPS[name].candidates)
     outcomes: dict[str, Outcome] = {}
-    for seeds in range(1, SEEDS + 1):
+    for seeds in range(1, GROUPS[name].seeds + 1):
         jobs = []
         for candidate in names:
             for fold in range(FOLDS):

@@ -29,7 +29,7 @@ NEGLIGIBLE_FLOPS = 5e12
 """Below this, training takes about a minute, for which an estimate is not worth a measurement."""
 SIDE = 512
 """Rows and columns of the matrices whose product is measured."""
-SHARE_OF_SPEED = {"lenet": 0.45, "residual": 0.55}
+SHARE_OF_SPEED = {"lenet": 0.45, "residual": 0.55, "residual24": 0.5}
 """The speed of the training of a network while all cores train, as a share of `measure_speed`.
 
 On 2 AMD EPYC cores (AVX-512, TensorFlow 2.21), a fold of `default`, 18 TFLOP, trained for 126 to 141 s: one fold

@@ -546,8 +546,10 @@ def _peak_memory() -> int:
 
 def _keras_bytes(model: keras.Model) -> bytes:
     """Return a network as the content of a ``.keras`` file."""
+    from kaggle_digits.training.batch_normalization import with_keras_layers
+
     # Keras can only save to a file.
     with temporary_folder() as folder:
         path = folder / "model.keras"
-        model.save(path)
+        with_keras_layers(model).save(path)
         return path.read_bytes()

@@ -107,26 +107,59 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     """
     from keras import layers
 
-    def convolution(x: Any, maps: int, size: int = 3, stride: int = 1) -> Any:
-        # No bias: batch normalisation subtracts the mean, which would cancel it.
-        x = layers.Conv2D(maps, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
-        # A lower momentum than Keras's default .99: trainings are short, and the running averages, which are used
-        # for predictions, have to keep up with the weights, which still change in the last steps.
-        x = layers.BatchNormalization(momentum=0.98, epsilon=1e-5)(x)
-        return layers.ReLU()(x)
-
     def residual(x: Any, maps: int) -> Any:
-        return layers.Add()([x, convolution(x, maps)])
+        return layers.Add()([x, _convolution(x, maps)])
 
     stem, first, second = widths
     pixels, x = _pixels()
     # MNIST's digits fit into 20x20 pixels and are centred by mass, so the outer pixels are almost always empty.
     x = layers.Cropping2D(2)(x)
     # Stride 2 in the first layer: convolutions with few feature maps on many pixels use the CPU inefficiently.
-    x = convolution(x, stem, size=4, stride=2)
-    x = residual(convolution(x, first), first)
+    x = _convolution(x, stem, size=4, stride=2)
+    x = residual(_convolution(x, first), first)
     x = layers.MaxPooling2D()(x)
-    x = residual(residual(convolution(x, second), second), second)
+    x = residual(residual(_convolution(x, second), second), second)
+    # Flatten instead of global pooling: the position of a stroke distinguishes digits.
+    x = layers.Flatten()(x)
+    x = layers.Dropout(dropout)(x)
+    return _classifier(pixels, x)
+
+
+def residual24_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
+    """Build a small residual network.
+
+    1. Crop to the middle 24x24 pixels.
+    2. Three stages, each with a 3x3 convolution and a residual block, on feature maps of 24x24, 12x12 and 6x6,
+       with 2x2 max pooling between them.
+    3. Dropout and a dense layer on the flattened feature maps.
+
+    Every convolution is followed by batch normalisation and ReLU. A residual block adds one such 3x3 convolution
+    to its input (He et al., CVPR 2016).
+
+    Parameters
+    ----------
+    widths : sequence of int
+        The number of feature maps of each stage.
+    dropout : float
+        The dropout rate before the dense layer.
+
+    Returns
+    -------
+    keras.Model
+        Grey values 0 to 255, [b, 28, 28, 1], to logits, [b, 10].
+    """
+    from keras import layers
+
+    pixels, x = _pixels()
+    # MNIST's digits fit into 20x20 pixels and are centred by mass, so the outer pixels are almost always empty.
+    x = layers.Cropping2D(2)(x)
+    for stage, maps in enumerate(widths):
+        if stage > 0:
+            x = layers.MaxPooling2D()(x)
+        x = _convolution(x, maps)
+        # The first stage needs this second convolution, too: without it, small gaps and loops are lost in the
+        # first pooling, and a network with the same compute makes a tenth more errors (see docs/recipes.md).
+        x = layers.Add()([x, _convolution(x, maps)])
     # Flatten instead of global pooling: the position of a stroke distinguishes digits.
     x = layers.Flatten()(x)
     x = layers.Dropout(dropout)(x)
@@ -157,6 +190,16 @@ def residual_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
         (6 * 6, (3, 3, second, second)),
         (1, (6 * 6 * second, CLASSES)),
     ]
+
+
+def residual24_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
+    """Return the kernels of `residual24_cnn`, as `kernels_of` does for settings."""
+    kernels: list[Kernel] = []
+    side, before = 24, 1
+    for maps in widths:
+        kernels += [(side * side, (3, 3, before, maps)), (side * side, (3, 3, maps, maps))]
+        side, before = side // 2, maps
+    return [*kernels, (1, (6 * 6 * before, CLASSES))]
 
 
 def layer_kernels(model: keras.Model) -> list[Kernel]:
@@ -241,6 +284,20 @@ def _pixels() -> tuple[Any, Any]:
     pixels = keras.Input((SIDE, SIDE, 1))
     # Rescaling is part of the network, so that callers cannot forget it.
     return pixels, keras.layers.Rescaling(1 / 255)(pixels)
+
+
+def _convolution(x: Any, maps: int, size: int = 3, stride: int = 1) -> Any:
+    """Apply a convolution, batch normalisation and ReLU."""
+    from keras import layers
+
+    from kaggle_digits.training.batch_normalization import BatchNormalization
+
+    # No bias: batch normalisation subtracts the mean, which would cancel it.
+    x = layers.Conv2D(maps, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+    # A lower momentum than Keras's default .99: trainings are short, and the running averages, which are used for
+    # predictions, have to keep up with the weights, which still change in the last steps.
+    x = BatchNormalization(momentum=0.98, epsilon=1e-5)(x)
+    return layers.ReLU()(x)
 
 
 def _classifier(pixels: Any, features: Any) -> keras.Model:

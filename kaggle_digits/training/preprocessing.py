@@ -56,6 +56,8 @@ PREPROCESSINGS = {
     "wide": Preprocessing(width=4.8, evenness=0.8),
     "bold": Preprocessing(bold=0.6),
     "backhand": Preprocessing(shear=-0.5),
+    "wide-backhand": Preprocessing(shear=-0.5, width=4.8, evenness=0.8),
+    "italic": Preprocessing(shear=0.45),
 }
 """All preprocessings by name; ``plain`` changes nothing."""
 

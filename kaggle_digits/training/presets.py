@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kaggle_digits.errors import UsageError
-from kaggle_digits.training.models import Kernel, lenet, lenet_kernels, residual_cnn, residual_cnn_kernels
+from kaggle_digits.training.models import (
+    Kernel,
+    lenet,
+    lenet_kernels,
+    residual24_cnn,
+    residual24_cnn_kernels,
+    residual_cnn,
+    residual_cnn_kernels,
+)
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
 
 if TYPE_CHECKING:
@@ -23,11 +31,12 @@ class Settings(BaseModel):
 
     Attributes
     ----------
-    network : {"lenet", "residual"}
-        The architecture: `kaggle_digits.training.models.lenet` or `kaggle_digits.training.models.residual_cnn`.
+    network : {"lenet", "residual", "residual24"}
+        The architecture, from `kaggle_digits.training.models`: `lenet`, `residual_cnn` or `residual24_cnn`.
     widths : str
         The number of feature maps or units of the layers, joined by commas, such as ``48,64,128``: four for
-        ``lenet`` (two convolutions, two dense layers), three for ``residual`` (stem, first and second stage).
+        ``lenet`` (two convolutions, two dense layers), three for ``residual`` (stem, first and second stage) and
+        for ``residual24`` (its three stages).
     epochs : int
         The number of epochs; after the first, hard-example mining makes an epoch shorter.
     batch_size : int
@@ -78,7 +87,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    network: Literal["lenet", "residual"]
+    network: Literal["lenet", "residual", "residual24"]
     widths: str
     # The upper limits turn a typing error into an error message. Without them, the list of epochs of a huge number
     # would not fit into memory.
@@ -131,7 +140,7 @@ class Settings(BaseModel):
     def _fit_together(self) -> Settings:
         if not 0 < self.hard_rows + self.other_rows <= 1:
             raise ValueError("The sum of hard_rows and other_rows must be more than 0 and at most 1")
-        wanted = {"lenet": 4, "residual": 3}[self.network]
+        wanted = {"lenet": 4, "residual": 3, "residual24": 3}[self.network]
         if len(self.widths.split(",")) != wanted:
             raise ValueError(f"The network {self.network} has {wanted} widths, joined by commas")
         return self
@@ -154,7 +163,7 @@ class Settings(BaseModel):
 
 def build_network(settings: Settings) -> keras.Model:
     """Build the untrained network that settings describe: preprocessed grey values, [b, 28, 28, 1], to logits."""
-    build = {"lenet": lenet, "residual": residual_cnn}[settings.network]
+    build = {"lenet": lenet, "residual": residual_cnn, "residual24": residual24_cnn}[settings.network]
     return build(settings.layer_widths, settings.dropout)
 
 
@@ -163,7 +172,11 @@ def kernels_of(settings: Settings) -> list[Kernel]:
 
     The same as those of the layers of `build_network`, but without importing Keras, which takes seconds.
     """
-    kernels = {"lenet": lenet_kernels, "residual": residual_cnn_kernels}[settings.network]
+    kernels = {
+        "lenet": lenet_kernels,
+        "residual": residual_cnn_kernels,
+        "residual24": residual24_cnn_kernels,
+    }[settings.network]
     return kernels(settings.layer_widths)
 
 
@@ -328,9 +341,18 @@ PRESETS = {
         ),
         Preset(
             name="default",
-            summary="a network twice as large, trained for longer",
-            folds=6,
-            settings=Settings(widths="32,48,96", epochs=15, **_MUON, **_STRONG),
+            summary="a larger network with full resolution, and seven folds",
+            folds=7,
+            settings=Settings(
+                **_MUON
+                | _STRONG
+                | {
+                    "network": "residual24",
+                    "widths": "24,48,96",
+                    "epochs": 12,
+                    "preprocessing": "plain,wide-backhand,even,wide,bold,backhand,italic",
+                }
+            ),
             result=Result(out_of_fold=0.99590, scores=(0.99754, 0.99686, 0.99721), seconds=504),
         ),
         Preset(
