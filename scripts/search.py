@@ -25,26 +25,30 @@ import numpy as np
 
 from kaggle_digits import Workspace
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.data.csv import load_train
+from kaggle_digits.data.csv import LabelledDigits, load_train
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.evaluation.calibration import cross_fit
 from kaggle_digits.evaluation.metrics import log_loss
 from kaggle_digits.evaluation.significance import mcnemar_p
 from kaggle_digits.files import replacing
 from kaggle_digits.training import fold as fold_module
+from kaggle_digits.training.augmentation import augment
 from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
 from kaggle_digits.training.models import layer_kernels
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
-from kaggle_digits.training.presets import Settings, find_preset, kernels_of
+from kaggle_digits.training.presets import Settings, build_network, find_preset, kernels_of
+from kaggle_digits.training.schedule import choose_rows
+from kaggle_digits.workspace import CLASSES, FULL_TRAIN_ROWS
 
 FOLDS = 2
+ERRORS = Path(__file__).parents[1] / "docs" / "errors.png"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is different in a candidate.
+    """Settings, and a network that is not one of the package's.
 
     Attributes
     ----------
@@ -57,7 +61,7 @@ class Candidate:
     """
 
     changes: dict[str, object] = field(default_factory=dict)
-    build: Callable[[Settings], Any] | None = None
+    build: Callable[[Settings, UInt8], Any] | None = None
     patch: Callable[[], None] | None = None
 
 
@@ -75,20 +79,88 @@ class Group:
     seeds: int = 3
 
 
-def stages(
-    settings: Settings, *, convolutions: Sequence[int] = (2, 2, 2), stem: bool = False, end: str = "flat"
+def residual(
+    settings: Settings,
+    images: UInt8,
+    *,
+    early_pooling: bool = False,
+    strided: bool = False,
+    valid_end: bool = False,
+    activation: str = "relu",
 ) -> Any:
     """Build a variant of `kaggle_digits.training.models.residual_cnn`.
 
     Parameters
     ----------
     settings : Settings
+        Widths and dropout.
+    images : ndarray
+        Not used.
+    early_pooling : bool
+        No residual block before the pooling, which is the most expensive one.
+    strided : bool
+        A convolution with stride 2 instead of the first stage and the pooling.
+    valid_end : bool
+        A convolution without padding, to 4x4 maps, instead of the last residual block.
+    activation : str
+        Instead of ReLU.
+    """
+    import keras
+    from keras import layers
+
+    def convolution(x: Any, maps: int, size: int = 3, stride: int = 1, padding: str = "same") -> Any:
+        x = layers.Conv2D(maps, size, stride, padding, use_bias=False, kernel_initializer="he_normal")(x)
+        x = layers.BatchNormalization(momentum=0.98, epsilon=1e-5)(x)
+        return layers.Activation(activation)(x)
+
+    def block(x: Any, maps: int) -> Any:
+        return layers.Add()([x, convolution(x, maps)])
+
+    stem, first, second = settings.layer_widths
+    pixels = keras.Input((28, 28, 1))
+    x = layers.Cropping2D(2)(layers.Rescaling(1 / 255)(pixels))
+    x = convolution(x, stem, 4, 2)
+    if strided:
+        x = convolution(x, second, stride=2)
+    else:
+        x = convolution(x, first)
+        x = x if early_pooling else block(x, first)
+        x = convolution(layers.MaxPooling2D()(x), second)
+    x = block(x, second)
+    x = convolution(x, second, padding="valid") if valid_end else block(x, second)
+    x = layers.Dropout(settings.dropout)(layers.Flatten()(x))
+    return keras.Model(pixels, layers.Dense(10)(x))
+
+
+def whitened(settings: Settings, images: UInt8) -> Any:
+    """Build the package's network with whitening filters in its first layer, half of them negated.
+
+    As in KellerJordan/cifar10-airbench: the eigenvectors of the covariance of patches, divided by the square roots
+    of their eigenvalues.
+    """
+    model = build_network(settings)
+    layer = next(layer for layer in model.layers if hasattr(layer, "kernel"))
+    kernel = np.array(layer.kernel)
+    patches = np.lib.stride_tricks.sliding_window_view(images[:2000, 2:26, 2:26], (4, 4), axis=(1, 2))
+    values, vectors = np.linalg.eigh(np.cov(patches[:, ::2, ::2].reshape(-1, 16).T / 255))
+    filters = (vectors / np.sqrt(values + 1e-2))[:, ::-1][:, : kernel.shape[-1] // 2]
+    both = np.concatenate([filters, -filters], axis=1)
+    kernel[..., : both.shape[1]] = both.reshape(4, 4, 1, -1)
+    layer.kernel.assign(kernel)
+    return model
+
+
+def stages(settings: Settings, images: UInt8, convolutions: Sequence[int] = (2, 2, 2), end: str = "flat") -> Any:
+    """Build a variant of `kaggle_digits.training.models.residual24_cnn`.
+
+    Parameters
+    ----------
+    settings : Settings
         Widths, one per stage, and dropout.
+    images : ndarray
+        Not used.
     convolutions : sequence of int
         The number of convolutions of each stage; all but the first are residual.
-    stem : bool
-        A 4x4 convolution with stride 2 instead of the first stage and the pooling after it, as in an earlier
-        version of the network.
     end : {"flat", "average", "pooled"}
         What the dense layer gets: the flattened feature maps, their averages, or the flattened feature maps after
         one more pooling.
@@ -98,36 +170,30 @@ def stages(
 
     from kaggle_digits.training.batch_normalization import BatchNormalization
 
-    def convolution(x: Any, maps: int, size: int = 3, stride: int = 1) -> Any:
-        x = layers.Conv2D(maps, size, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
+    def convolution(x: Any, maps: int) -> Any:
+        x = layers.Conv2D(maps, 3, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
         return layers.ReLU()(BatchNormalization(momentum=0.98, epsilon=1e-5)(x))
 
     pixels = keras.Input((28, 28, 1))
     x = layers.Cropping2D(2)(layers.Rescaling(1 / 255)(pixels))
     for stage, (maps, count) in enumerate(zip(settings.layer_widths, convolutions, strict=True)):
-        if stem and stage == 0:
-            x = convolution(x, maps, 4, 2)
-            continue
-        if stage > (1 if stem else 0):
-            x = layers.MaxPooling2D()(x)
+        x = layers.MaxPooling2D()(x) if stage else x
         x = convolution(x, maps)
         for _ in range(count - 1):
             x = layers.Add()([x, convolution(x, maps)])
-    if end == "pooled":
-        x = layers.MaxPooling2D()(x)
+    x = layers.MaxPooling2D()(x) if end == "pooled" else x
     x = layers.GlobalAveragePooling2D()(x) if end == "average" else layers.Flatten()(x)
     return keras.Model(pixels, layers.Dense(10)(layers.Dropout(settings.dropout)(x)))
 
 
 def skip_hardest(share: float) -> None:
     """Do not count the rows with the very lowest likelihoods as hard: some of them have a wrong label."""
-    choose = fold_module.choose_rows
 
     def choose_without(likelihood: Float32, epoch: int, settings: Settings, rng: Any) -> Any:
         if epoch >= 3:
             likelihood = likelihood.copy()
             likelihood[np.argsort(likelihood, kind="stable")[: int(share * len(likelihood))]] = 1
-        return choose(likelihood, epoch, settings, rng)
+        return choose_rows(likelihood, epoch, settings, rng)
 
     vars(fold_module)["choose_rows"] = choose_without
 
@@ -136,7 +202,6 @@ def mix_up(share: float) -> None:
     """Mix each image and its target with up to this share of another one (Zhang et al., arXiv:1710.09412)."""
     import tensorflow as tf
 
-    augment = fold_module.augment
     cross_entropy = tf.nn.softmax_cross_entropy_with_logits
     shares: list[Any] = []
 
@@ -153,57 +218,137 @@ def mix_up(share: float) -> None:
     tf.nn.softmax_cross_entropy_with_logits = mixed_loss
 
 
-SMALL = {"widths": "16,32,64", "epochs": 12, "preprocessing": "plain"}
-EARLIER = partial(stages, convolutions=(1, 2, 3), stem=True)
-NO_AUGMENTATION = {"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0}
+# An earlier version of `fast`.
+EARLIER_FAST = {"widths": "32,48,96", "epochs": 8, "batch_size": 64, "preprocessing": "plain"} | {
+    "optimizer": "adamw",
+    "learning_rate": 3e-3,
+}
+FULL_RESOLUTION = {"network": "residual24", "widths": "16,32,64", "epochs": 12}
+SMALL, MUON = {"widths": "24,32,64", "epochs": 10}, {"optimizer": "muon", "learning_rate": 6e-3}
 GROUPS = {
+    "ablation": Group(
+        "fast",
+        EARLIER_FAST,
+        {
+            "the preset": Candidate(),
+            "no elastic augmentation": Candidate({"elastic": 0}),
+            "no augmentation": Candidate({"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0}),
+            "augmentation at 60 % of its strength at the start": Candidate({"ramp": 0.6}),
+            "no hard-example mining": Candidate({"hard_rows": 0, "other_rows": 0.5}),
+            "no label smoothing": Candidate({"label_smoothing": 0}),
+            "no dropout": Candidate({"dropout": 0}),
+            "no weight decay": Candidate({"weight_decay": 0}),
+            "beta_2 of .999": Candidate({"beta_2": 0.999}),
+            "constant learning rate of .001": Candidate({"schedule": "constant", "learning_rate": 1e-3}),
+            "batch of 128": Candidate({"batch_size": 128}),
+            "no test-time augmentation": Candidate({"tta": 1}),
+        },
+    ),
+    "short": Group(
+        "fast",
+        EARLIER_FAST | {"epochs": 5},
+        {
+            "AdamW, 5 epochs": Candidate(),
+            "learning rate .005": Candidate({"learning_rate": 5e-3}),
+            "no dropout": Candidate({"dropout": 0}),
+            "augmentation at 30 % of its strength at the start": Candidate({"ramp": 0.3}),
+            "25 % of the rows, 8 epochs": Candidate({"epochs": 8, "hard_rows": 0.12, "other_rows": 0.13}),
+            "whitening filters in the first layer": Candidate({}, whitened),
+            "no residual block before the pooling, 7 epochs": Candidate(
+                {"epochs": 7}, partial(residual, early_pooling=True)
+            ),
+            "a convolution with stride 2 instead of the first stage, 7 epochs": Candidate(
+                {"epochs": 7, "widths": "48,48,96"}, partial(residual, strided=True)
+            ),
+            "a last convolution without padding": Candidate({}, partial(residual, valid_end=True)),
+            "widths 24,32,64, 10 epochs": Candidate(SMALL),
+            "Muon, learning rate .003": Candidate(MUON | {"learning_rate": 3e-3}),
+            "Muon, learning rate .006": Candidate(MUON),
+            "Muon, learning rate .012": Candidate(MUON | {"learning_rate": 12e-3}),
+            "Muon, learning rate .012, batch of 128": Candidate(
+                MUON | {"learning_rate": 12e-3, "batch_size": 128}
+            ),
+        },
+    ),
+    "small": Group(
+        "fast",
+        {"batch_size": 64, "preprocessing": "plain", **SMALL, **MUON},
+        {
+            "Muon, widths 24,32,64, 10 epochs": Candidate(),
+            "learning rate .012": Candidate({"learning_rate": 12e-3}),
+            "batch of 128, learning rate .008": Candidate({"batch_size": 128, "learning_rate": 8e-3}),
+            "label smoothing .1": Candidate({"label_smoothing": 0.1}),
+            "30 % of the rows, 16 epochs": Candidate({"epochs": 16, "hard_rows": 0.15, "other_rows": 0.15}),
+            "no residual block before the pooling, 14 epochs": Candidate(
+                {"epochs": 14}, partial(residual, early_pooling=True)
+            ),
+            "widths 16,24,48, 18 epochs": Candidate({"widths": "16,24,48", "epochs": 18}),
+        },
+    ),
+    "long": Group(
+        "default",
+        {
+            "network": "residual",
+            "widths": "32,48,96",
+            "epochs": 17,
+            "batch_size": 64,
+            "preprocessing": "plain",
+            **MUON,
+        },
+        {
+            "widths 32,48,96, 17 epochs": Candidate(),
+            "widths 24,32,64, 40 epochs": Candidate({"widths": "24,32,64", "epochs": 40}),
+            "widths 48,64,128, 9 epochs": Candidate({"widths": "48,64,128", "epochs": 9}),
+            "batch of 128, learning rate .008": Candidate({"batch_size": 128, "learning_rate": 8e-3}),
+        },
+    ),
+    "labels": Group(
+        "fast",
+        {"preprocessing": "plain"},
+        {
+            "the preset": Candidate(),
+            "the hardest .2 % of the rows do not count as hard": Candidate(patch=partial(skip_hardest, 0.002)),
+            "the hardest .5 % of the rows do not count as hard": Candidate(patch=partial(skip_hardest, 0.005)),
+        },
+    ),
     "network": Group(
         "fast",
-        SMALL,
+        {"preprocessing": "plain", **FULL_RESOLUTION},
         {
-            "the network of the presets": Candidate(),
-            "an earlier network: stride 2 in the first layer": Candidate({"widths": "24,32,64"}, EARLIER),
-            "1, 2 and 3 convolutions": Candidate(build=partial(stages, convolutions=(1, 2, 3))),
+            "the network of `fast`": Candidate({"network": "residual", "widths": "24,32,64"}),
+            "24x24 maps in the first stage": Candidate(),
+            "the same, mixup with up to 15 % of another image": Candidate(patch=partial(mix_up, 0.15)),
+            "1, 2 and 3 convolutions": Candidate({}, partial(stages, convolutions=(1, 2, 3))),
             "2, 2 and 3 convolutions, average pooling at the end": Candidate(
-                build=partial(stages, convolutions=(2, 2, 3), end="average")
+                {}, partial(stages, convolutions=(2, 2, 3), end="average")
             ),
             "1, 2 and 3 convolutions, average pooling at the end": Candidate(
-                build=partial(stages, convolutions=(1, 2, 3), end="average")
+                {}, partial(stages, convolutions=(1, 2, 3), end="average")
             ),
             "2, 2 and 3 convolutions, 3x3 maps at the end, 11 epochs": Candidate(
                 {"epochs": 11}, partial(stages, convolutions=(2, 2, 3), end="pooled")
             ),
-            "widths 12,32,64, 3, 2 and 2 convolutions": Candidate(
+            "widths 12,32,64; 3, 2 and 2 convolutions": Candidate(
                 {"widths": "12,32,64"}, partial(stages, convolutions=(3, 2, 2))
             ),
-            "widths 12,24,64, 4, 3 and 2 convolutions": Candidate(
+            "widths 12,24,64; 4, 3 and 2 convolutions": Candidate(
                 {"widths": "12,24,64"}, partial(stages, convolutions=(4, 3, 2))
             ),
         },
     ),
-    "training": Group(
-        "fast",
-        SMALL,
+    "size": Group(
+        "default",
+        {"preprocessing": "plain"},
         {
-            "the settings of the preset": Candidate(),
-            "the hardest .2 % of the rows do not count as hard": Candidate(patch=partial(skip_hardest, 0.002)),
-            "the hardest .5 % of the rows do not count as hard": Candidate(patch=partial(skip_hardest, 0.005)),
-            "mixup with up to 15 % of another image": Candidate(patch=partial(mix_up, 0.15)),
-            "no hard-example mining": Candidate({"hard_rows": 0, "other_rows": 0.5}),
-            "AdamW, learning rate .003, batch of 64": Candidate(
-                {"optimizer": "adamw", "learning_rate": 3e-3, "batch_size": 64}
+            "widths 24,48,96, 16 epochs": Candidate({"epochs": 16}),
+            "widths 32,64,128, 15 epochs": Candidate({"widths": "32,64,128", "epochs": 15}),
+            "widths 16,32,64, 28 epochs; 2, 2 and 3 convolutions, average pooling at the end": Candidate(
+                {"widths": "16,32,64", "epochs": 28}, partial(stages, convolutions=(2, 2, 3), end="average")
             ),
-            "no augmentation": Candidate(NO_AUGMENTATION),
-            "no label smoothing": Candidate({"label_smoothing": 0}),
-            "no dropout": Candidate({"dropout": 0}),
-            "no test-time augmentation": Candidate({"tta": 1}),
         },
     ),
     "preprocessing": Group(
-        "fast",
-        SMALL,
-        {name: Candidate({"preprocessing": name}) for name in PREPROCESSINGS},
-        seeds=1,
+        "fast", FULL_RESOLUTION, {name: Candidate({"preprocessing": name}) for name in PREPROCESSINGS}, seeds=1
     ),
 }
 
@@ -214,13 +359,16 @@ def train_candidate(group: str, name: str, seed: int, fold: int, data: Path, fil
     settings = find_preset(GROUPS[group].preset).with_settings(GROUPS[group].settings | candidate.changes).settings
     split = make_folds(rows.labels, FOLDS, seed)
     is_train = split != fold
+    kernels = kernels_of(settings)
     if candidate.patch is not None:
         candidate.patch()
     if candidate.build is not None:
-        vars(fold_module)["build_network"] = candidate.build
+        build, images = candidate.build, rows.images[is_train]
+        kernels = layer_kernels(build(settings, images))
+        # Built again in the training, where the seed of the initial weights is set.
+        vars(fold_module)["build_network"] = lambda settings: build(settings, images)
     task = FoldTask(GROUPS[group].preset, settings, seed, fold, split)
     result = train_fold(task, Digits(rows.images, rows.labels, rows.images[:1]))
-    kernels = kernels_of(settings) if candidate.build is None else layer_kernels(candidate.build(settings))
     tflop = training_flops(settings, int(is_train.sum()), kernels) / 1e12
     with replacing(file) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, softmax=result.val_softmax, rows=np.flatnonzero(~is_train), tflop=tflop)
@@ -274,18 +422,62 @@ def _file(folder: Path, group: str, candidate: str, seed: int, fold: int) -> Pat
     return folder / f"{group}.{name}.{seed}.{fold}.npz"
 
 
+def read_softmax(folder: Path, group: str, candidate: str, seed: int) -> tuple[Float32, float]:
+    """Read the predictions of a candidate for all rows, float32 [42000, 10], and the TFLOP of a fold."""
+    softmax: Float32 = np.zeros((FULL_TRAIN_ROWS, CLASSES), np.float32)
+    for fold in range(FOLDS):
+        with np.load(_file(folder, group, candidate, seed, fold)) as saved:
+            softmax[saved["rows"]] = saved["softmax"]
+            tflop = float(saved["tflop"])
+    return softmax, tflop
+
+
+def calibrated_loss(softmax: Float32, labels: UInt8, seed: int) -> float:
+    """Return the log-loss after temperature scaling, cross-fitted with the folds of a seed."""
+    return log_loss(cross_fit(softmax, labels, make_folds(labels, FOLDS, seed)), labels)
+
+
 def read_outcome(folder: Path, group: str, candidate: str, seeds: int, labels: UInt8) -> Outcome:
     """Read the results of the first seeds of a candidate."""
     wrong, losses = [], []
     for seed in range(seeds):
-        softmax: Float32 = np.zeros((len(labels), 10), np.float32)
-        for fold in range(FOLDS):
-            with np.load(_file(folder, group, candidate, seed, fold)) as saved:
-                softmax[saved["rows"]] = saved["softmax"]
-                tflop = float(saved["tflop"])
+        softmax, tflop = read_softmax(folder, group, candidate, seed)
         wrong.append(softmax.argmax(1) != labels)
-        losses.append(log_loss(cross_fit(softmax, labels, make_folds(labels, FOLDS, seed)), labels))
+        losses.append(calibrated_loss(softmax, labels, seed))
     return Outcome(wrong, losses, tflop)
+
+
+def print_means(folder: Path, labels: UInt8) -> Float32:
+    """Print the errors of the mean of `plain` and each other preprocessing; return the mean of all of them."""
+    sets = {f"plain and {name}": ("plain", name) for name in PREPROCESSINGS if name != "plain"}
+    print("\n| networks | errors of the mean | log-loss of the mean |\n| --- | --- | --- |")
+    for title, names in (sets | {"all": tuple(PREPROCESSINGS)}).items():
+        softmaxes = [read_softmax(folder, "preprocessing", name, 0)[0] for name in names]
+        mean: Float32 = np.mean(softmaxes, axis=0).astype(np.float32)
+        errors = int((mean.argmax(1) != labels).sum())
+        print(f"| {title} | {errors} | {calibrated_loss(mean, labels, 0):.4f} |")
+    return mean
+
+
+def draw_errors(softmax: Float32, digits: LabelledDigits) -> None:
+    """Draw all digits that are predicted wrongly, with label and prediction, the most certain mistakes first."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    columns, size = 17, 0.62
+    wrong = np.flatnonzero(softmax.argmax(1) != digits.labels)
+    wrong = wrong[np.argsort(softmax[wrong, digits.labels[wrong]], kind="stable")]
+    rows = -(-len(wrong) // columns)
+    figure = Figure(figsize=(columns * size, rows * size * 1.3), layout="tight")
+    axes = figure.subplots(rows, columns)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, row in zip(axes.flat, wrong, strict=False):
+        axis.imshow(255 - digits.images[row], cmap="gray", vmin=0, vmax=255)
+        axis.set_title(f"{digits.labels[row]} → {softmax[row].argmax()}", fontsize=8, pad=1)
+    figure.savefig(ERRORS, dpi=80)
+    Image.open(ERRORS).convert("L").quantize(16).save(ERRORS, optimize=True)  # a smaller file
+    print(f"\nDrawn: {ERRORS}")
 
 
 def print_table(outcomes: dict[str, Outcome], reference: Outcome) -> None:
@@ -306,6 +498,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--group", nargs="+", default=list(GROUPS), choices=GROUPS)
+    parser.add_argument("--draw", action="store_true", help=f"draw {ERRORS.name} from the group preprocessing")
     arguments = parser.parse_args()
     os.environ |= ONE_THREAD | {"KERAS_BACKEND": "tensorflow"}
     workspace = Workspace.at(arguments.root, "rehearsal-full")
@@ -315,6 +508,11 @@ def main() -> None:
         outcomes = search(name, workspace, folder)
         print(f"\n{name}: compared with the candidate {next(iter(GROUPS[name].candidates))!r}\n")
         print_table(outcomes, outcomes[next(iter(GROUPS[name].candidates))])
+        if name == "preprocessing":
+            digits = load_train(workspace.data)
+            mean = print_means(folder, digits.labels)
+            if arguments.draw:
+                draw_errors(mean, digits)
 
 
 if __name__ == "__main__":

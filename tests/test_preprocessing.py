@@ -59,6 +59,17 @@ def test_preprocess_wide_widens_and_keeps_the_slant(digits: UInt8) -> None:
     np.testing.assert_array_equal(np.sign(after["shear"].round(2)), np.sign(before["shear"].round(2)))
 
 
+def test_preprocess_wide_backhand_widens_and_slants_to_the_left(digits: UInt8) -> None:
+    before, after = moments(digits), moments(preprocess(digits, "wide-backhand"))
+    # The digits are slanted before they are widened, which makes the slant larger.
+    assert (after["shear"] < -0.5).all()
+    assert (after["width"] > 1.15 * before["width"]).all()
+
+
+def test_preprocess_italic_slants_to_the_right(digits: UInt8) -> None:
+    np.testing.assert_allclose(moments(preprocess(digits, "italic"))["shear"], 0.45, atol=0.03)
+
+
 def test_preprocess_bold_has_more_ink_but_is_no_darker(digits: UInt8) -> None:
     bold = preprocess(digits, "bold")
     assert (bold.sum((1, 2)) > 1.15 * digits.sum((1, 2))).all()

@@ -168,12 +168,12 @@ def test_inspect_network_shows_a_preprocessed_digit(trained: Workspace) -> None:
     run = train(trained, preset="default", folds=2, settings=settings, run="mixed")
     image = load_train(trained.data).images[0]
     details = inspect_network(run, 1, image)
-    np.testing.assert_array_equal(details.image, preprocess(image[None], "even")[0])
-    assert details.filters.shape == (32, 4, 4)
-    assert [maps.shape for _, maps in details.activations] == [(32, 12, 12), (96, 6, 6)]
+    np.testing.assert_array_equal(details.image, preprocess(image[None], "wide-backhand")[0])
+    assert details.filters.shape == (16, 3, 3)
+    assert [maps.shape for _, maps in details.activations] == [(16, 24, 24), (96, 6, 6)]
     assert all(maps.min() >= 0 for _, maps in details.activations)
     document = report(trained, "mixed").document
-    assert [fold["preprocessing"] for fold in document["folds"]] == ["plain", "even"]
+    assert [fold["preprocessing"] for fold in document["folds"]] == ["plain", "wide-backhand"]
 
 
 def test_report_names_a_network_that_cannot_be_loaded(trained: Workspace) -> None:

@@ -341,14 +341,14 @@ PRESETS = {
         ),
         Preset(
             name="default",
-            summary="a larger network with full resolution, and seven folds",
-            folds=7,
+            summary="a larger network with more feature maps of full resolution",
+            folds=8,
             settings=Settings(
                 **_MUON
                 | _STRONG
                 | {
                     "network": "residual24",
-                    "widths": "24,48,96",
+                    "widths": "16,48,96",
                     "epochs": 12,
                     "preprocessing": "plain,wide-backhand,even,wide,bold,backhand,italic",
                 }
