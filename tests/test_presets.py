@@ -52,7 +52,11 @@ def test_with_settings_accepts_strings() -> None:
         ("dropout", "1", "less than 1"),
         ("schedule", "cyclic", "'constant' or 'one-cycle'"),
         ("tta", "3", "1 or 5"),
-        ("preprocessing", "plain,tilted", "plain, even, wide, bold, backhand, wide-backhand, italic; join several"),
+        (
+            "preprocessing",
+            "plain,tilted",
+            "plain, even, wide, bold, backhand, wide-backhand, italic; join several",
+        ),
         ("preprocessing", "", "join several"),
         ("forms", "plain", "no setting called 'forms'.*preprocessing, tta"),
         ("network", "vgg", "'lenet', 'residual' or 'residual24'"),

@@ -23,7 +23,7 @@ from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import WriteError
 from kaggle_digits.runs.artefacts import FoldCheckpoint, tensorboard_callback, write_fold
 from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, train_fold
-from kaggle_digits.training.models import softmax_function
+from kaggle_digits.training.models import softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import PREPROCESSINGS, preprocess
 from kaggle_digits.training.presets import Settings, find_preset
 from kaggle_digits.training.schedule import choose_rows, epoch_sizes
@@ -177,7 +177,8 @@ def test_train_fold_saves_a_network_with_the_same_predictions(
     result = train_fold(replace(task, settings=settings), digits)
     (tmp_path / "model.keras").write_bytes(result.model)
     network = keras.models.load_model(tmp_path / "model.keras")
-    found = softmax_function(network, tta)(preprocess(digits.test_images, preprocessing))
+    predict = with_test_time_augmentation(softmax_function(network), tta)
+    found = predict(preprocess(digits.test_images, preprocessing))
     np.testing.assert_allclose(found, result.test_softmax, atol=1e-4)
     assert result.metrics["preprocessing"] == preprocessing
 

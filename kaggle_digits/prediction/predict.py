@@ -15,7 +15,7 @@ from kaggle_digits.evaluation.calibration import temper
 from kaggle_digits.prediction.pictures import read_picture
 from kaggle_digits.runs.directory import FoldsRun, find_run
 from kaggle_digits.runs.ensemble import check_members
-from kaggle_digits.training.models import softmax_function, tensorflow_keras
+from kaggle_digits.training.models import softmax_function, tensorflow_keras, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.workspace import Workspace
 
@@ -163,7 +163,7 @@ def fold_softmax_function(run: FoldsRun, fold: int) -> Callable[[UInt8], Float32
     DataError
         If the network is missing or damaged.
     """
-    softmax = softmax_function(load_network(run, fold), run.info.settings.tta)
+    softmax = with_test_time_augmentation(softmax_function(load_network(run, fold)), run.info.settings.tta)
     preprocessing = run.fold_metrics(fold).preprocessing
     return lambda images: softmax(preprocess(images, preprocessing))
 

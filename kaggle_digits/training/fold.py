@@ -18,7 +18,7 @@ from kaggle_digits.evaluation.metrics import accuracy, log_loss, summarise
 from kaggle_digits.files import temporary_folder
 from kaggle_digits.training.augmentation import augment
 from kaggle_digits.training.compute import training_flops
-from kaggle_digits.training.models import network_digest, softmax_function
+from kaggle_digits.training.models import network_digest, softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.training.presets import Settings, build_network
 from kaggle_digits.training.schedule import augmentation_strength_at, choose_rows, learning_rate_at, plan_steps
@@ -141,7 +141,8 @@ class FoldResult:
     history : list of dict
         One entry per epoch: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
         images_per_second``. ``seconds`` is the time of training without validation. ``val_loss`` and
-        ``val_accuracy`` are measured on the first 2,000 validation rows, in the last epoch on all of them.
+        ``val_accuracy`` are measured on the first 2,000 validation rows without test-time augmentation, in the
+        last epoch on all of them and with it.
     val_softmax : ndarray of float32, shape (n_k, 10)
         The predictions for the validation rows, in the order of ``train.csv``.
     test_softmax : ndarray of float32, shape (m, 10)
@@ -279,7 +280,9 @@ class FoldTrainer:
             )
         optimizer = make_optimizer(self.model, self._settings)
         self._variables = [*self.model.variables, *optimizer.variables]
-        self._predict = softmax_function(self.model, self._settings.tta)
+        self._predict_once = softmax_function(self.model)
+        self._predict = with_test_time_augmentation(self._predict_once, self._settings.tta)
+        self._val_softmax: Float32 | None = None
         self._train_step = train_step_function(self.model, optimizer, self._settings)
         # Callbacks read `model.optimizer`, so it must exist. It is None, because an optimiser would be saved with
         # the network.
@@ -370,17 +373,19 @@ class FoldTrainer:
         UsageError
             If the training has diverged: the outputs of the network are not finite.
         """
-        # A part of the rows is enough for a learning curve, and saves time; the last epoch uses all rows.
-        is_last = epoch + 1 == self._settings.epochs
-        rows = slice(None) if is_last else slice(CURVE_ROWS)
-        softmax = self._predict(self._val_images[rows])
+        # A learning curve needs only a part of the rows, and no test-time augmentation, which takes long in the
+        # first epochs, when the network is unsure about most rows.
+        if epoch + 1 < self._settings.epochs:
+            softmax, labels = self._predict_once(self._val_images[:CURVE_ROWS]), self._val_labels[:CURVE_ROWS]
+        else:
+            softmax, labels = self._predict(self._val_images), self._val_labels
+            self._val_softmax = softmax
         # Checked before the checkpoint is saved, so that a checkpoint never contains a diverged network.
         if not np.isfinite(softmax).all():
             raise UsageError(
                 f"The training of {self._task.title} diverged in epoch {epoch + 1}.",
                 "Choose a lower learning_rate with --set.",
             )
-        labels = self._val_labels[rows]
         return {"val_loss": log_loss(softmax, labels), "val_accuracy": accuracy(softmax, labels)}
 
     def record(self, epoch: int, trained: dict[str, float], validated: dict[str, float]) -> None:
@@ -416,9 +421,8 @@ class FoldTrainer:
 
     def result(self) -> FoldResult:
         """Predict the validation rows and the test rows, and return the result of the training."""
-        # Not taken from the last `validate`: a training can be resumed after its last epoch, and then there was
-        # none.
-        val_softmax = self._predict(self._val_images)
+        # A training that is resumed after its last epoch has not been validated by this process.
+        val_softmax = self._predict(self._val_images) if self._val_softmax is None else self._val_softmax
         test_started = time.perf_counter()
         test_softmax = self._predict(preprocess(self._test_images, self._preprocessing))
         finished = time.perf_counter()

@@ -231,16 +231,13 @@ def network_digest(model: keras.Model) -> str:
     return hashlib.sha256(repr(layers).encode()).hexdigest()[:12]
 
 
-def softmax_function(model: keras.Model, tta: int = 1) -> Callable[[UInt8], Float32]:
+def softmax_function(model: keras.Model) -> Callable[[UInt8], Float32]:
     """Return a function that predicts the class probabilities of images.
 
     Parameters
     ----------
     model : keras.Model
         A network built by this module: preprocessed grey values to logits.
-    tta : int
-        Test-time augmentation: 1 for none; with 5, if the largest probability is below `SURE`, the prediction is
-        the mean softmax of the image and its four shifts by one pixel.
 
     Returns
     -------
@@ -254,7 +251,7 @@ def softmax_function(model: keras.Model, tta: int = 1) -> Callable[[UInt8], Floa
     def softmax(batch: Any) -> Any:
         return tf.nn.softmax(model(tf.cast(batch[..., None], tf.float32), training=False))
 
-    def predict_once(images: UInt8) -> Float32:
+    def predict(images: UInt8) -> Float32:
         softmaxes = np.empty((len(images), CLASSES), np.float32)
         # The last batch may be smaller; with `reduce_retracing`, one trace is used for all batch sizes.
         for start in range(0, len(images), PREDICTION_BATCH):
@@ -262,20 +259,37 @@ def softmax_function(model: keras.Model, tta: int = 1) -> Callable[[UInt8], Floa
             softmaxes[rows] = softmax(images[rows]).numpy()
         return softmaxes
 
-    def predict(images: UInt8) -> Float32:
-        softmaxes = predict_once(images)
+    return predict
+
+
+def with_test_time_augmentation(predict: Callable[[UInt8], Float32], tta: int) -> Callable[[UInt8], Float32]:
+    """Return a function that predicts class probabilities with test-time augmentation.
+
+    Parameters
+    ----------
+    predict : callable
+        A function returned by `softmax_function`.
+    tta : int
+        1 for none, which returns `predict`. With 5, if the largest probability is below `SURE`, the prediction is
+        the mean softmax of the image and its four shifts by one pixel.
+    """
+    if tta == 1:
+        return predict
+
+    def predict_mean(images: UInt8) -> Float32:
+        softmaxes = predict(images)
         # Only for the few uncertain rows. The class of the others would almost never change, so this has nearly
         # the full benefit of test-time augmentation in a fraction of the time.
         unsure = softmaxes.max(1) < SURE
-        if tta > 1 and unsure.any():
+        if unsure.any():
             padded = np.pad(images[unsure], ((0, 0), (1, 1), (1, 1)))
             shifted = [padded[:, y : y + SIDE, x : x + SIDE] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
-            all_softmaxes = [softmaxes[unsure], *map(predict_once, shifted)]
+            all_softmaxes = [softmaxes[unsure], *map(predict, shifted)]
             # Summed in float64, so that the result is rounded to float32 only once.
             softmaxes[unsure] = np.mean(all_softmaxes, axis=0, dtype=np.float64)
         return softmaxes
 
-    return predict
+    return predict_mean
 
 
 def _pixels() -> tuple[Any, Any]:
