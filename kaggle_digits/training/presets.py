@@ -283,7 +283,7 @@ _MUON = _RESIDUAL | {
     # As good as batches of 64 with a learning rate of .006, and Muon orthogonalises half as often.
     "batch_size": 128,
 }
-"""The common settings of `fast` and `default`."""
+"""The common settings of `fast` and `default`, besides the network of `default`."""
 _STRONG: dict[str, Any] = {
     # Stronger augmentation than in `fast`: a larger network that is trained for longer overfits more.
     "rotation": 11.5,
@@ -297,7 +297,7 @@ _STRONG: dict[str, Any] = {
     "other_rows": 0.2,
     "preprocessing": "plain,even,wide,bold,backhand",
 }
-"""The augmentation, hard-example mining and preprocessing of `default` and `best`."""
+"""The augmentation and hard-example mining of `default` and `best`, and the preprocessing of `best`."""
 
 PRESETS = {
     preset.name: preset
@@ -348,6 +348,7 @@ PRESETS = {
                 | _STRONG
                 | {
                     "network": "residual24",
+                    # Multiples of 16, the number of values that an AVX-512 instruction processes.
                     "widths": "16,48,96",
                     "epochs": 12,
                     "preprocessing": "plain,wide-backhand,even,wide,bold,backhand,italic",
