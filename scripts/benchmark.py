@@ -229,7 +229,6 @@ def measure_training(workspace: Workspace, rows: int) -> None:
     def start(name: str) -> subprocess.Popen[str]:
         return start_measure("throughput", workspace.data, name, rows, **ONE_THREAD, TF_CPP_MIN_LOG_LEVEL="3")
 
-    # `best` has the same network as `default`.
     alone = {name: result_of(start(name)) for name in ("lenet", "fast", "default", "cdeotte")}
     for name, found in alone.items():
         reached, peak = found["speed"] * found["flops"], found["peak"]

@@ -42,7 +42,7 @@ def test_BatchNormalization_trains_like_that_of_Keras() -> None:  # noqa: N802 (
     np.testing.assert_allclose(variance - 0.9, (wanted_variance - 0.9) * rows / (rows - 1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["lenet", "fast"])
+@pytest.mark.parametrize("preset", ["lenet", "fast", "default"])
 def test_with_keras_layers_returns_a_network_that_predicts_the_same(preset: str) -> None:
     model = build_network(find_preset(preset).settings)
     for weight in model.weights:  # the moving statistics are not those of an untrained network

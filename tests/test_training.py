@@ -44,12 +44,14 @@ def tiny_network(settings: Settings) -> keras.Model:
     """Build a small network with dropout and batch normalisation that compiles quickly."""
     import keras
 
+    from kaggle_digits.training.batch_normalization import BatchNormalization
+
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
             keras.layers.Rescaling(1 / 255),
             keras.layers.Conv2D(4, 5, 4, use_bias=False),
-            keras.layers.BatchNormalization(),
+            BatchNormalization(),
             keras.layers.Flatten(),
             keras.layers.Dropout(settings.dropout),
             keras.layers.Dense(10),

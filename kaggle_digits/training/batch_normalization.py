@@ -13,12 +13,14 @@ class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
 
     Keras computes mean, variance and result by separate operations, forward and backward, and each of them reads
     all feature maps from memory. The fused operation has the same result up to rounding, except that the moving
-    variance is the unbiased one, and makes a complete training step of `default` 15 to 20 % faster on one core.
+    variance is the unbiased one. docs/recipes.md says how much faster it is.
+
+    Only for float32 feature maps with the channels in the last axis, and with scale and offset: the defaults.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise feature maps, [b, height, width, maps]."""
-        if not training:
+        if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
         unused = tf.zeros(0)  # the running mean and variance, which the operation needs for predictions only
         result, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(

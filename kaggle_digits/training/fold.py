@@ -141,8 +141,8 @@ class FoldResult:
     history : list of dict
         One entry per epoch: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
         images_per_second``. ``seconds`` is the time of training without validation. ``val_loss`` and
-        ``val_accuracy`` are measured on the first 2,000 validation rows without test-time augmentation, in the
-        last epoch on all of them and with it.
+        ``val_accuracy`` are measured on the first 2,000 validation rows without test-time augmentation; after the
+        last epoch, on all validation rows and with the test-time augmentation of the settings.
     val_softmax : ndarray of float32, shape (n_k, 10)
         The predictions for the validation rows, in the order of ``train.csv``.
     test_softmax : ndarray of float32, shape (m, 10)
@@ -184,7 +184,8 @@ def train_fold(
         Saves the state after each epoch. An interrupted training is resumed from it, with byte-for-byte the same
         result as an uninterrupted training.
     callbacks : sequence of keras.callbacks.Callback
-        Called at the start and the end of training, and at the end of each epoch.
+        Called at the start and the end of training, and at the end of each epoch. They must not change the
+        network.
 
     Raises
     ------
@@ -284,8 +285,7 @@ class FoldTrainer:
         self._predict = with_test_time_augmentation(self._predict_once, self._settings.tta)
         self._val_softmax: Float32 | None = None
         self._train_step = train_step_function(self.model, optimizer, self._settings)
-        # Callbacks read `model.optimizer`, so it must exist. It is None, because an optimiser would be saved with
-        # the network.
+        # Callbacks read `model.optimizer`, so it must exist.
         self.model.optimizer = None
 
     def restore(self, checkpoint: Checkpoint) -> None:

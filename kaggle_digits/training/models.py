@@ -80,6 +80,20 @@ def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
     return _classifier(pixels, x)
 
 
+def convolution(x: Any, maps: int, size: int = 3, stride: int = 1, padding: str = "same") -> Any:
+    """Apply a convolution, batch normalisation and ReLU."""
+    from keras import layers
+
+    from kaggle_digits.training.batch_normalization import BatchNormalization
+
+    # No bias: batch normalisation subtracts the mean, which would cancel it.
+    x = layers.Conv2D(maps, size, stride, padding, use_bias=False, kernel_initializer="he_normal")(x)
+    # A lower momentum than Keras's default .99: trainings are short, and the running averages, which are used for
+    # predictions, have to keep up with the weights, which still change in the last steps.
+    x = BatchNormalization(momentum=0.98, epsilon=1e-5)(x)
+    return layers.ReLU()(x)
+
+
 def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     """Build a small residual network that consists mostly of large matrix products, which run fast on a CPU.
 
@@ -108,17 +122,17 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     from keras import layers
 
     def residual(x: Any, maps: int) -> Any:
-        return layers.Add()([x, _convolution(x, maps)])
+        return layers.Add()([x, convolution(x, maps)])
 
     stem, first, second = widths
     pixels, x = _pixels()
     # MNIST's digits fit into 20x20 pixels and are centred by mass, so the outer pixels are almost always empty.
     x = layers.Cropping2D(2)(x)
     # Stride 2 in the first layer: convolutions with few feature maps on many pixels use the CPU inefficiently.
-    x = _convolution(x, stem, size=4, stride=2)
-    x = residual(_convolution(x, first), first)
+    x = convolution(x, stem, size=4, stride=2)
+    x = residual(convolution(x, first), first)
     x = layers.MaxPooling2D()(x)
-    x = residual(residual(_convolution(x, second), second), second)
+    x = residual(residual(convolution(x, second), second), second)
     # Flatten instead of global pooling: the position of a stroke distinguishes digits.
     x = layers.Flatten()(x)
     x = layers.Dropout(dropout)(x)
@@ -126,7 +140,7 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
 
 
 def residual24_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
-    """Build a small residual network.
+    """Build a small residual network whose first stage has feature maps of 24x24.
 
     1. Crop to the middle 24x24 pixels.
     2. Three stages, each with a 3x3 convolution and a residual block, on feature maps of 24x24, 12x12 and 6x6,
@@ -156,10 +170,10 @@ def residual24_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     for stage, maps in enumerate(widths):
         if stage > 0:
             x = layers.MaxPooling2D()(x)
-        x = _convolution(x, maps)
-        # The first stage needs this second convolution, too: without it, small gaps and loops are lost in the
-        # first pooling, and a network with the same compute makes a tenth more errors (see docs/recipes.md).
-        x = layers.Add()([x, _convolution(x, maps)])
+        x = convolution(x, maps)
+        # In all stages: with only one convolution before the first pooling, a network with the same compute makes
+        # more errors (see docs/recipes.md), probably because the pooling then loses small gaps and loops.
+        x = layers.Add()([x, convolution(x, maps)])
     # Flatten instead of global pooling: the position of a stroke distinguishes digits.
     x = layers.Flatten()(x)
     x = layers.Dropout(dropout)(x)
@@ -194,12 +208,16 @@ def residual_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
 
 def residual24_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
     """Return the kernels of `residual24_cnn`, as `kernels_of` does for settings."""
-    kernels: list[Kernel] = []
-    side, before = 24, 1
-    for maps in widths:
-        kernels += [(side * side, (3, 3, before, maps)), (side * side, (3, 3, maps, maps))]
-        side, before = side // 2, maps
-    return [*kernels, (1, (6 * 6 * before, CLASSES))]
+    first, second, third = widths
+    return [
+        (24 * 24, (3, 3, 1, first)),
+        (24 * 24, (3, 3, first, first)),
+        (12 * 12, (3, 3, first, second)),
+        (12 * 12, (3, 3, second, second)),
+        (6 * 6, (3, 3, second, third)),
+        (6 * 6, (3, 3, third, third)),
+        (1, (6 * 6 * third, CLASSES)),
+    ]
 
 
 def layer_kernels(model: keras.Model) -> list[Kernel]:
@@ -272,6 +290,11 @@ def with_test_time_augmentation(predict: Callable[[UInt8], Float32], tta: int) -
     tta : int
         1 for none, which returns `predict`. With 5, if the largest probability is below `SURE`, the prediction is
         the mean softmax of the image and its four shifts by one pixel.
+
+    Returns
+    -------
+    callable
+        Takes and returns the same as `predict`.
     """
     if tta == 1:
         return predict
@@ -298,20 +321,6 @@ def _pixels() -> tuple[Any, Any]:
     pixels = keras.Input((SIDE, SIDE, 1))
     # Rescaling is part of the network, so that callers cannot forget it.
     return pixels, keras.layers.Rescaling(1 / 255)(pixels)
-
-
-def _convolution(x: Any, maps: int, size: int = 3, stride: int = 1) -> Any:
-    """Apply a convolution, batch normalisation and ReLU."""
-    from keras import layers
-
-    from kaggle_digits.training.batch_normalization import BatchNormalization
-
-    # No bias: batch normalisation subtracts the mean, which would cancel it.
-    x = layers.Conv2D(maps, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
-    # A lower momentum than Keras's default .99: trainings are short, and the running averages, which are used for
-    # predictions, have to keep up with the weights, which still change in the last steps.
-    x = BatchNormalization(momentum=0.98, epsilon=1e-5)(x)
-    return layers.ReLU()(x)
 
 
 def _classifier(pixels: Any, features: Any) -> keras.Model:
