@@ -186,9 +186,9 @@ class Result:
 
         python scripts/score_presets.py --mnist-dir DIR --root DIR --preset NAME
 
-    One run per split with seed 0 and TensorFlow 2.21; `default` on 2 Intel Sapphire Rapids cores, the others on 2
-    AMD EPYC cores, whose matrix products are about 1.7 times as fast. The test rows were not used for training or
-    for the choice of settings.
+    One run per split with seed 0 and TensorFlow 2.21; `fast` and `default` on 2 Intel Sapphire Rapids cores, the
+    others on 2 AMD EPYC cores, whose matrix products are about 1.7 times as fast. The test rows were not used for
+    training or for the choice of settings.
 
     Attributes
     ----------
@@ -198,7 +198,7 @@ class Result:
     scores : tuple of float
         Accuracy on the test rows of each split. The first split is that of `rehearsal-full`.
     seconds : int
-        Elapsed time of the training on the first split.
+        Elapsed time of the training on one split; of `fast` and `default`, the fastest of the three.
     """
 
     out_of_fold: float
@@ -336,8 +336,7 @@ PRESETS = {
                 preprocessing="plain,even,wide,bold",
                 **_MUON,
             ),
-            # The time was measured while other programs were running.
-            result=Result(out_of_fold=0.99564, scores=(0.99775, 0.996571, 0.997036), seconds=209),
+            result=Result(out_of_fold=0.99529, scores=(0.997429, 0.9965, 0.996821), seconds=252),
         ),
         Preset(
             name="default",
@@ -353,7 +352,6 @@ PRESETS = {
                 **_MUON,
                 **_STRONG,
             ),
-            # The time is that of the third split, when no other program was running.
             result=Result(out_of_fold=0.99586, scores=(0.997643, 0.997143, 0.99725), seconds=711),
         ),
         Preset(
