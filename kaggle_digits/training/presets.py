@@ -23,6 +23,13 @@ from kaggle_digits.training.preprocessing import PREPROCESSINGS
 if TYPE_CHECKING:
     import keras
 
+_NETWORKS = {
+    "lenet": (lenet, lenet_kernels, 4),
+    "residual": (residual_cnn, residual_cnn_kernels, 3),
+    "residual24": (residual24_cnn, residual24_cnn_kernels, 3),
+}
+"""For each value of the setting ``network``: its builder, what returns its kernels, and its number of widths."""
+
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
@@ -140,7 +147,7 @@ class Settings(BaseModel):
     def _fit_together(self) -> Settings:
         if not 0 < self.hard_rows + self.other_rows <= 1:
             raise ValueError("The sum of hard_rows and other_rows must be more than 0 and at most 1")
-        wanted = {"lenet": 4, "residual": 3, "residual24": 3}[self.network]
+        wanted = _NETWORKS[self.network][2]
         if len(self.widths.split(",")) != wanted:
             raise ValueError(f"The network {self.network} has {wanted} widths, joined by commas")
         return self
@@ -163,7 +170,7 @@ class Settings(BaseModel):
 
 def build_network(settings: Settings) -> keras.Model:
     """Build the untrained network that settings describe: preprocessed grey values, [b, 28, 28, 1], to logits."""
-    build = {"lenet": lenet, "residual": residual_cnn, "residual24": residual24_cnn}[settings.network]
+    build, _, _ = _NETWORKS[settings.network]
     return build(settings.layer_widths, settings.dropout)
 
 
@@ -172,11 +179,7 @@ def kernels_of(settings: Settings) -> list[Kernel]:
 
     The same as those of the layers of `build_network`, but without importing Keras, which takes seconds.
     """
-    kernels = {
-        "lenet": lenet_kernels,
-        "residual": residual_cnn_kernels,
-        "residual24": residual24_cnn_kernels,
-    }[settings.network]
+    _, kernels, _ = _NETWORKS[settings.network]
     return kernels(settings.layer_widths)
 
 
