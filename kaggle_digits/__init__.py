@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kaggle_digits.training.observer import Observer as Observer
     from kaggle_digits.workspace import Workspace as Workspace
 
+__version__ = "0.1.0"
+
 _MODULES = {
     "KaggleDigitsError": "errors",
     "Observer": "training.observer",

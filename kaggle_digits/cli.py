@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from kaggle_digits import __version__
 from kaggle_digits.errors import KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.training import DEFAULT_PRESET, PRESET_NAMES
@@ -86,7 +87,7 @@ def main() -> None:
     "Default: the current folder.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="kaggle-digits", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context, competition: str, root: Path, debug: bool) -> None:
     """Kaggle's Digit Recognizer from download to score.
@@ -192,10 +193,15 @@ def download(
     help="How many folds to train in parallel on this machine. Default: depends on cores, memory and GPUs.",
 )
 @click.option(
-    "--dask",
-    metavar="ADDRESS",
-    help="Train on the workers of the Dask scheduler at this address, such as tcp://10.0.0.1:8786.",
+    "--on",
+    metavar="WHERE",
+    help="Where to train the folds: kaggle (in a kernel with two GPUs at Kaggle, from your weekly quota), "
+    "kaggle-cpu (in a kernel without GPUs), or the address of a Dask scheduler, such as tcp://10.0.0.1:8786. "
+    "Default: on this machine.",
 )
+@click.option("--dry-run", is_flag=True, help="With --on kaggle: show what would be sent, but send nothing.")
+@click.option("--no-wait", is_flag=True, help="With --on kaggle: send the folds, and end with exit code 5.")
+@click.option("--cancel", is_flag=True, help="With --on kaggle: delete the kernel that trains the run.")
 @click.option(
     "--set",
     "settings",
@@ -217,7 +223,10 @@ def train(
     seeds: int,
     run: str | None,
     workers: int | None,
-    dask: str | None,
+    on: str | None,
+    dry_run: bool,
+    no_wait: bool,
+    cancel: bool,
     settings: tuple[str, ...],
     retrain: bool,
     tensorboard: bool,
@@ -229,22 +238,40 @@ def train(
     """
     from kaggle_digits import console, pipeline
 
+    recipe: dict[str, Any] = {
+        "preset": preset,
+        "folds": folds,
+        "seed": seed,
+        "seeds": seeds,
+        "settings": _parse_settings(settings),
+        "run": run,
+    }
+    if dry_run or no_wait or cancel:
+        if on not in pipeline.KAGGLE:
+            raise UsageError(
+                "--dry-run, --no-wait and --cancel are only for kernels at Kaggle.",
+                "Add --on kaggle, or leave it out.",
+            )
+        if dry_run + no_wait + cancel > 1:
+            raise UsageError("--dry-run, --no-wait and --cancel exclude each other.", "Choose one of them.")
+    if dry_run and on is not None:
+        preview = pipeline.preview_kernel(workspace, on, retrain=retrain, **recipe)
+        return _print_json(preview) if as_json else console.show_preview(preview)
+    if cancel:
+        deleted = pipeline.cancel_kernels(workspace, **recipe)
+        return _print_json({"deleted": deleted}) if as_json else console.show_deleted(deleted)
     with console.TrainingView() as view:
         trained = pipeline.train(
             workspace,
-            preset=preset,
-            folds=folds,
-            seed=seed,
-            seeds=seeds,
-            settings=_parse_settings(settings),
-            run=run,
             workers=workers,
-            dask=dask,
+            on=on,
+            wait=not no_wait,
             retrain=retrain,
             tensorboard=tensorboard,
             observer=view,
+            **recipe,
         )
-    _show_run(workspace, trained, as_json)
+    return _show_run(workspace, trained, as_json)
 
 
 @cli.command(short_help="Average the predictions of one or more runs.")
@@ -369,8 +396,9 @@ def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool
     """Write the validation report of a run, fold by fold, and show it."""
     from kaggle_digits import console
     from kaggle_digits.reports import report as write_report
+    from kaggle_digits.training.models import import_tensorflow
 
-    _import_tensorflow()
+    import_tensorflow()
     written = write_report(workspace, run)
     if as_json:
         _print_json(written.document)
@@ -409,9 +437,10 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
     from kaggle_digits import console
     from kaggle_digits.prediction.predict import predict as classify
     from kaggle_digits.runs.directory import find_run
+    from kaggle_digits.training.models import import_tensorflow
 
     name = find_run(workspace, run).name
-    _import_tensorflow()
+    import_tensorflow()
     with console.waiting(f"Predicting with the networks of {name}"):
         predictions = classify(workspace, images, name)
     if as_json:
@@ -500,25 +529,6 @@ def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
         _print_json(facts | {"submission": submission, **run.ensemble_metrics().as_json()})
     else:
         console.show_run(run, submission)
-
-
-def _import_tensorflow() -> None:
-    """Import TensorFlow with stderr redirected: no setting silences all of its start-up messages."""
-    from kaggle_digits.training.models import tensorflow_keras
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), 2)
-        tensorflow_keras()
-        import tensorflow
-
-        # Without this, TensorFlow warns about retracing, because every fold has its own network.
-        tensorflow.get_logger().setLevel("ERROR")
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 def _print_json(document: Any) -> None:

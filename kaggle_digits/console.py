@@ -203,6 +203,32 @@ def show_run(run: Run, submission: str) -> None:
     console.print(f"Submission: {submission}", markup=False, soft_wrap=True)
 
 
+def show_preview(preview: dict[str, Any]) -> None:
+    """Show what would be sent to Kaggle for the training of a run."""
+    console, folds = out(), preview["folds"]
+    if preview["kernel"]:
+        say(f"Dry run: the kernel {preview['kernel']} would be continued, and after it, if folds are missing:")
+    else:
+        console.print("Dry run: nothing was sent. The kernel would be:", markup=False)
+    seeds = {seed for seed, _ in folds}
+    names = ", ".join(str(fold) if len(seeds) == 1 else f"{seed}/{fold}" for seed, fold in folds) or "none"
+    say(f"  run      {preview['run']}")
+    say(f"  folds    {names}")
+    say(f"  compute  {preview['tflop']:.0f} TFLOP")
+    say(f"  size     {preview['bytes']:,} bytes")
+    if hours := preview["gpu_hours"]:
+        reset = f", until {hours['reset'][:16].replace('T', ' ')} UTC" if hours["reset"] else ""
+        say(f"  quota    {hours['left']:.1f} of {hours['total']:.0f} GPU hours left{reset}")
+
+
+def show_deleted(addresses: list[str]) -> None:
+    """Show the addresses of deleted kernels."""
+    for address in addresses:
+        say(f"Deleted: {address}")
+    if not addresses:
+        say("No kernel of this run is known.")
+
+
 def show_runs(rows: list[dict[str, Any]]) -> None:
     """Show all runs in a table."""
     table = _table("run", "status", "folds", "errors", "accuracy", "score")

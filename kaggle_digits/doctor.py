@@ -295,7 +295,21 @@ def _kaggle(workspace: Workspace) -> list[Check]:
     if found.name == "Kaggle":
         return [found]
     connection = Check("Kaggle", "ok", "Kaggle responds and accepts the credentials.")
-    return [connection, found] + ([_run_check("Submissions", submissions)] if found.state == "ok" else [])
+    gpus = _run_check("Kaggle GPUs", lambda: _gpu_hours(workspace))
+    return [connection, found] + ([_run_check("Submissions", submissions)] if found.state == "ok" else []) + [gpus]
+
+
+def _gpu_hours(workspace: Workspace) -> Check:
+    """Check how much of the user's GPU quota is left, for `train --on kaggle`."""
+    from kaggle_digits.hosts.kaggle import KaggleKernels
+
+    try:
+        hours = KaggleKernels(workspace.competition.name, attempts=1, timeout=KAGGLE_TIMEOUT).gpu_hours()
+    except KaggleDigitsError:  # most people train on their own machine and do not need this
+        return Check("Kaggle GPUs", "ok", "Kaggle does not say how many GPU hours are left.")
+    if hours.left > 0:
+        return Check("Kaggle GPUs", "ok", hours.describe())
+    return Check("Kaggle GPUs", "warning", hours.describe(), "Train on this machine, or with --on kaggle-cpu.")
 
 
 def _local_submissions(workspace: Workspace) -> Check:

@@ -8,23 +8,27 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.data.download import check_manifest
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import UsageError
 from kaggle_digits.execution.dask import train_on_dask
+from kaggle_digits.execution.kaggle import cancel_kernels as delete_kernels
+from kaggle_digits.execution.kaggle import known_kernels, pack, train_on_kaggle
 from kaggle_digits.execution.processes import Job, train_in_processes
 from kaggle_digits.files import lock, make_folder
 from kaggle_digits.hosts import open_host
-from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, find_best_run, find_run, run_folder
+from kaggle_digits.hosts.kaggle import KaggleKernels
+from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, find_best_run, find_run, run_folder, trained_folds
 from kaggle_digits.runs.ensemble import ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.runs.plan import (
     Recipe,
     RunPlan,
     check_data,
     check_mean,
+    fold_tasks,
     open_folds_run,
     open_mean_run,
     plan_run,
@@ -41,12 +45,15 @@ from kaggle_digits.submissions.submit import (
     write_submission,
 )
 from kaggle_digits.training import DEFAULT_PRESET
+from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import Workspace
 
 RunT = TypeVar("RunT", bound=Run)
 
+KAGGLE = ("kaggle", "kaggle-cpu")
+"""Where folds can be trained at Kaggle: with two GPUs, or on the CPU."""
 MOST_SEEDS = 200
 """Maximum number of seeds. Each run keeps its lock file open, and many systems allow only 256 open files."""
 
@@ -61,7 +68,8 @@ def train(
     settings: Mapping[str, object] | None = None,
     run: str | None = None,
     workers: int | None = None,
-    dask: str | None = None,
+    on: str | None = None,
+    wait: bool = True,
     retrain: bool = False,
     tensorboard: bool = False,
     observer: Observer | None = None,
@@ -90,8 +98,12 @@ def train(
     workers : int, optional
         The number of folds to train in parallel on this machine. By default it depends on the cores, memory and
         GPUs.
-    dask : str, optional
-        The address of a Dask scheduler, whose workers train the folds; needs the extra ``dask``.
+    on : str, optional
+        Where to train the folds: ``kaggle``, in a kernel with two GPUs at Kaggle; ``kaggle-cpu``, in a kernel
+        without; or the address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``, whose workers train them
+        (needs the extra ``dask``). Default: on this machine.
+    wait : bool
+        For a kernel at Kaggle: wait until it has ended.
     retrain : bool
         Train damaged folds again, or all folds if none is damaged.
     tensorboard : bool
@@ -111,8 +123,11 @@ def train(
         worker has the same package versions.
     DataError
         If the data or an artefact is damaged, or the run was made from other data.
+    CredentialsError, RefusedError
+        If Kaggle refuses to train the folds.
     NetworkError
-        If the connection to the Dask scheduler or to all its workers is lost.
+        If the connection to the Dask scheduler or to all its workers is lost, or a kernel at Kaggle failed, cannot
+        be reached, or is still running and `wait` is false.
     WriteError
         If a file cannot be written, or another process is using the run.
 
@@ -126,12 +141,10 @@ def train(
     'lenet-k2-s0-epochs=1'
     """
     started = time.monotonic()
-    _check_options(seed, seeds, workers, dask, tensorboard)
-    recipes = [Recipe.make(preset, folds, settings or {}, number) for number in range(seed, seed + seeds)]
-    target = run_folder(workspace, run or recipes[0].run_name(seeds))
-    paths = [target]
-    if seeds > 1:
-        paths = [run_folder(workspace, f"{run}-s{r.seed}" if run else r.run_name()) for r in recipes]
+    _check_options(workers, tensorboard, on)
+    if on in KAGGLE:
+        _check_kaggle(workspace)
+    recipes, paths, target = _recipes(workspace, preset, folds, seed, seeds, settings, run)
     data = load_data(workspace.data)
     check_manifest(workspace.data, data.hashes)
     # Before any run is created, so that an invalid number of folds leaves no run behind.
@@ -152,7 +165,7 @@ def train(
         # The elapsed time is not that of one run if the training was interrupted or trains several runs.
         is_timed = seeds == 1 and plans[seed].is_from_scratch()
         training = _Training(workspace, data, plans, observer or Observer(), started if is_timed else None)
-        training.run(target.name, workers, dask)
+        training.run(target.name, workers, on, wait)
         if seeds == 1:
             return plans[seed].run
         return _average(workspace, target, [path.name for path in paths], data)
@@ -182,7 +195,7 @@ class _Training(Observer):
     observer: Observer
     started: float | None
 
-    def run(self, name: str, workers: int | None, dask: str | None) -> None:
+    def run(self, name: str, workers: int | None, on: str | None, wait: bool) -> None:
         """Train all missing folds; `name` is shown as the name of the run."""
         jobs = [
             Job(task, plan.run.fold_folder(task.fold), plan.run.log_file)
@@ -195,11 +208,17 @@ class _Training(Observer):
             self._start(plan)
         if not jobs:
             return
+        if on in KAGGLE:
+            kernels = KaggleKernels(self.workspace.competition.name)
+            train_on_kaggle(jobs, self.data, kernels, on == "kaggle", self, wait)
+            return
+        for record in known_kernels([plan.run.path for plan in self.plans.values()]):
+            self.observer.notice(f"The kernel {record.address} may still be training folds of this run, too.")
         digits = Digits(self.data.train.images, self.data.train.labels, self.data.test.images)
-        if dask is None:
+        if on is None:
             train_in_processes(jobs, digits, workers, self)
         else:
-            train_on_dask(jobs, digits, dask, self)
+            train_on_dask(jobs, digits, on, self)
 
     def progress(self, progress: Progress) -> None:
         """Pass the call on to the observer."""
@@ -233,6 +252,85 @@ class _Training(Observer):
             ensemble_folds(plan.run, self.data)
         seconds = None if self.started is None else round(time.monotonic() - self.started, 1)
         plan.run = _finish(self.workspace, plan.run, self.data, seconds)
+
+
+def preview_kernel(
+    workspace: Workspace,
+    on: str,
+    *,
+    preset: str = DEFAULT_PRESET,
+    folds: int | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    settings: Mapping[str, object] | None = None,
+    run: str | None = None,
+    retrain: bool = False,
+) -> dict[str, Any]:
+    """Return what `train` would send to Kaggle, and send nothing. All parameters are those of `train`.
+
+    Returns
+    -------
+    dict
+        ``run``, the name of the run; ``on``; ``folds``, a list of seed and number of each fold that would be
+        trained; ``tflop``, the compute of their training; ``bytes``, the size of the kernel; ``kernel``, the
+        address of a kernel that already trains folds of the run, which would be continued first, or None;
+        ``gpu_hours``, of the user's quota: ``left``, ``total`` and ``reset``, or None without GPUs.
+
+    Raises
+    ------
+    UsageError, DataError, CredentialsError, RefusedError, NetworkError
+        As `train`.
+    """
+    _check_kaggle(workspace)
+    recipes, paths, target = _recipes(workspace, preset, folds, seed, seeds, settings, run)
+    data = load_data(workspace.data)
+    tasks = []
+    for recipe, path in zip(recipes, paths, strict=True):
+        split = make_folds(data.train.labels, recipe.preset.folds, recipe.seed)
+        trained = [] if retrain else trained_folds(path)
+        tasks += [task for task in fold_tasks(recipe, split) if task.fold not in trained]
+    hours = KaggleKernels(workspace.competition.name).gpu_hours() if on == "kaggle" else None
+    records = known_kernels(paths)
+    return {
+        "run": target.name,
+        "on": on,
+        "folds": [[task.seed, task.fold] for task in tasks],
+        "tflop": sum(training_flops(t.settings, int((t.split != t.fold).sum())) for t in tasks) / 1e12,
+        "bytes": len(pack(tasks, data.hashes, hours is not None)),
+        "kernel": records[0].address if records else None,
+        "gpu_hours": None if hours is None else hours.as_json(),
+    }
+
+
+def cancel_kernels(
+    workspace: Workspace,
+    *,
+    preset: str = DEFAULT_PRESET,
+    folds: int | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    settings: Mapping[str, object] | None = None,
+    run: str | None = None,
+) -> list[str]:
+    """Delete the kernels at Kaggle that train folds of a run, and return their addresses.
+
+    All parameters are those of `train`.
+
+    Raises
+    ------
+    UsageError
+        If an argument is not valid.
+    NetworkError
+        If Kaggle does not confirm it: the kernel may still run.
+    WriteError
+        If another process is using the run.
+    """
+    _check_kaggle(workspace)
+    _, paths, _ = _recipes(workspace, preset, folds, seed, seeds, settings, run)
+    with ExitStack() as locks:
+        for path in filter(Path.exists, paths):
+            locks.enter_context(_lock(path))
+        return [record.address for record in delete_kernels(paths, KaggleKernels(workspace.competition.name))]
 
 
 def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = None) -> Run:
@@ -377,7 +475,16 @@ def score(workspace: Workspace) -> ScoreBoard:
     return read_scores(open_host(workspace), workspace)
 
 
-def _check_options(seed: int, seeds: int, workers: int | None, dask: str | None, tensorboard: bool) -> None:
+def _recipes(
+    workspace: Workspace,
+    preset: str,
+    folds: int | None,
+    seed: int,
+    seeds: int,
+    settings: Mapping[str, object] | None,
+    run: str | None,
+) -> tuple[list[Recipe], list[Path], Path]:
+    """Return the recipe and the folder of each run, and the folder of their mean or of the only run."""
     if not 1 <= seeds <= MOST_SEEDS:
         raise UsageError(
             f"The number of seeds must be between 1 and {MOST_SEEDS}, got {seeds}.",
@@ -386,6 +493,15 @@ def _check_options(seed: int, seeds: int, workers: int | None, dask: str | None,
     for number in (seed, seed + seeds - 1):
         if not 0 <= number < 2**32:
             raise UsageError(f"A seed must be between 0 and {2**32 - 1}, got {number}.", "Choose another seed.")
+    recipes = [Recipe.make(preset, folds, settings or {}, number) for number in range(seed, seed + seeds)]
+    target = run_folder(workspace, run or recipes[0].run_name(seeds))
+    if seeds == 1:
+        return recipes, [target], target
+    names = [f"{run}-s{recipe.seed}" if run else recipe.run_name() for recipe in recipes]
+    return recipes, [run_folder(workspace, name) for name in names], target
+
+
+def _check_options(workers: int | None, tensorboard: bool, on: str | None) -> None:
     if workers is not None and workers < 1:
         raise UsageError(
             f"The number of workers must be at least 1, got {workers}.", "Choose another number of workers."
@@ -394,19 +510,33 @@ def _check_options(seed: int, seeds: int, workers: int | None, dask: str | None,
         raise UsageError(
             "TensorBoard is not installed.", "Install it with: pip install 'kaggle-digits[tensorboard]'."
         )
-    if dask is None:
+    if on is None:
         return
-    if find_spec("distributed") is None:
+    if on not in KAGGLE and "://" not in on:
+        raise UsageError(
+            f"Folds cannot be trained on {on!r}.",
+            f"Choose {', '.join(KAGGLE)} or the address of a Dask scheduler, such as tcp://10.0.0.1:8786.",
+        )
+    if on not in KAGGLE and find_spec("distributed") is None:
         raise UsageError("Dask is not installed.", "Install it with: pip install 'kaggle-digits[dask]'.")
     if workers is not None:
         raise UsageError(
-            "The number of workers cannot be set for a Dask cluster, which trains as many folds as it can.",
+            f"The number of workers cannot be set for {on}, which trains as many folds at a time as it can.",
             "Leave out the number of workers.",
         )
     if tensorboard:
         raise UsageError(
             "TensorBoard events can be written only if the folds are trained on this machine.",
-            "Leave out either TensorBoard or Dask.",
+            "Leave out either TensorBoard or the place where to train.",
+        )
+
+
+def _check_kaggle(workspace: Workspace) -> None:
+    """Raise a `UsageError` if a kernel at Kaggle cannot have the data of the competition."""
+    if workspace.competition.host != "kaggle":
+        raise UsageError(
+            f"Folds of {workspace.competition.name} cannot be trained at Kaggle, which does not have its data.",
+            "Train them on this machine.",
         )
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import subprocess
+import tempfile
 import threading
+import time
 import zipfile
 from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 COMPETITION = "digit-recognizer"
@@ -53,8 +59,68 @@ def error(status: int, message: str, handled: bool = False, **headers: str) -> F
     return Fault(status, body, {"Content-Type": "application/json"} | headers, handled=handled)
 
 
+class Kernel:
+    """A kernel: a script that runs in its own folder, as at Kaggle.
+
+    Attributes
+    ----------
+    request : dict
+        The request that created it.
+    root : pathlib.Path
+        Its folder, with ``input``, ``src`` and ``working``.
+    """
+
+    def __init__(self, request: dict, files: dict[str, bytes]) -> None:
+        self.request = request
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.root = Path(self._folder.name)
+        data = self.root / "input" / "competitions" / COMPETITION
+        for folder in (data, self.root / "working", self.root / "src"):
+            folder.mkdir(parents=True)
+        for name, content in files.items():
+            (data / name).write_bytes(content)
+        (self.root / "src" / "script.py").write_text(request["text"])
+        self.log = self.root / "log"
+        self.log.touch()
+        self.process: subprocess.Popen | None = None
+
+    def start(self, python: Path, environment: dict[str, str]) -> None:
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [python, self.root / "src" / "script.py"],
+                cwd=self.root / "working",
+                env=environment | {"KAGGLE_DIGITS_KERNEL_ROOT": str(self.root)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def status(self) -> str:
+        code = self.process.poll() if self.process else 0
+        return "RUNNING" if code is None else "COMPLETE" if code == 0 else "ERROR"
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def close(self) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+
 class KaggleServer:
-    """A fake Kaggle server for one competition, at the address `url`."""
+    """A fake Kaggle server for one competition, at the address `url`.
+
+    Attributes
+    ----------
+    python : pathlib.Path or None
+        The Python that runs kernels. Without it, a kernel is complete at once, and `output` is its output.
+    output : dict
+        The content of each file in the output of a kernel that does not run.
+    statuses : collections.deque
+        The responses to the next requests for the status of a kernel, instead of its real status.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -66,6 +132,13 @@ class KaggleServer:
         self.file_names: dict[str, str] = {}
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         self.requests: list[str] = []
+        self.python: Path | None = None
+        self.kernel_environment: dict[str, str] = {}
+        self.kernels: dict[str, Kernel] = {}
+        self.deleted: list[str] = []
+        self.output: dict[str, bytes] = {}
+        self.statuses: deque[dict] = deque()
+        self.push_response: dict = {}
         self.closed = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"kaggle": self}))
         self._server.daemon_threads = True
@@ -74,6 +147,8 @@ class KaggleServer:
 
     def close(self) -> None:
         self.closed.set()
+        for kernel in self.kernels.values():
+            kernel.close()
         self._server.shutdown()
         self._server.server_close()
 
@@ -138,6 +213,56 @@ class KaggleServer:
                     submission |= {"status": "COMPLETE", "publicScore": "0.99757"}
         return answer
 
+    def SaveKernel(self, request: dict) -> dict:  # noqa: N802
+        user, slug = request["slug"].split("/")
+        assert user == USER
+        assert request["newTitle"] == slug
+        assert slug not in self.kernels
+        self.kernels[slug] = kernel = Kernel(request, self.files)
+        if self.python is None:
+            for name, content in self.output.items():
+                (kernel.root / "working" / name).write_bytes(content)
+        else:
+            clean = {
+                k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("KAGGLE")
+            }
+            kernel.start(self.python, clean | self.kernel_environment)
+        answer = {"ref": f"/code/{USER}/{slug}", "url": f"https://www.kaggle.com/code/{USER}/{slug}"}
+        return answer | {"versionNumber": 1, "kernelId": len(self.kernels)} | self.push_response
+
+    def GetKernelSessionStatus(self, request: dict) -> dict:  # noqa: N802
+        kernel = self._kernel(request)
+        return self.statuses.popleft() if self.statuses else {"status": kernel.status()}
+
+    def ListKernelSessionOutput(self, request: dict) -> dict:  # noqa: N802
+        kernel, slug = self._kernel(request), request["kernelSlug"]
+        lines = kernel.log.read_text().splitlines(keepends=True)
+        log = [{"stream_name": "stdout", "time": i, "data": line} for i, line in enumerate(lines)]
+        # Two files on each page.
+        names = sorted(path.name for path in (kernel.root / "working").iterdir())
+        start = int(request.get("pageToken") or 0)
+        files = [{"fileName": n, "url": f"http://localhost/output/{slug}/{n}"} for n in names[start : start + 2]]
+        more = {"nextPageToken": str(start + 2)} if start + 2 < len(names) else {}
+        return {"files": files, "log": json.dumps(log), **more}
+
+    def GetAcceleratorQuotaStatistics(self, request: dict) -> dict:  # noqa: N802
+        return {
+            "quotaRefreshTime": "2026-12-05T00:00:00Z",
+            "gpuQuota": {"timeUsed": "95400s", "totalTimeAllowed": "108000s"},  # 26.5 and 30 hours
+        }
+
+    def DeleteKernel(self, request: dict) -> dict:  # noqa: N802
+        self._kernel(request).stop()
+        self.deleted.append(request["kernelSlug"])
+        return {}
+
+    def _kernel(self, request: dict) -> Kernel:
+        slug = request["kernelSlug"]
+        # Kaggle responds in the same way if there is no such kernel.
+        if request["userName"] != USER or slug not in self.kernels or slug in self.deleted:
+            raise PermissionError("Permission 'kernels.get' was denied")
+        return self.kernels[slug]
+
 
 class _Handler(BaseHTTPRequestHandler):
     kaggle: KaggleServer
@@ -171,7 +296,10 @@ class _Handler(BaseHTTPRequestHandler):
             with zipfile.ZipFile(stream, "w") as archive:
                 archive.writestr("board.csv", ("\ufeff" + "\r\n".join([header, *rows])).encode())
             return self._bytes(stream.getvalue(), fault)
-        answer = getattr(self.kaggle, call)(request)
+        try:
+            answer = getattr(self.kaggle, call)(request)
+        except PermissionError as refusal:
+            return self._json({"code": 403, "message": str(refusal)}, 403)
         if fault.response_lost:
             return self._drop()
         if fault.handled:
@@ -179,12 +307,20 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(answer)
 
     def do_GET(self) -> None:
-        name = urlsplit(self.path).path.rsplit("/", 1)[-1]
+        folder, _, name = urlsplit(self.path).path.rpartition("/")
+        if "/kernels/logs/stream/" in folder:
+            with suppress(ConnectionError):  # the client has seen enough
+                self._stream(self.kaggle.kernels[name])
+            return None
         self.kaggle.requests.append(name)
         fault = self._fault(name)
-        if fault is not None:
-            content = self.kaggle.bundle() if name == f"{COMPETITION}.zip" else self.kaggle.files[name]
-            self._bytes(content, fault)
+        if fault is None:
+            return None
+        if folder.startswith("/output/"):
+            kernel = self.kaggle.kernels[folder.rpartition("/")[2]]
+            return self._bytes((kernel.root / "working" / name).read_bytes(), fault)
+        content = self.kaggle.bundle() if name == f"{COMPETITION}.zip" else self.kaggle.files[name]
+        return self._bytes(content, fault)
 
     def do_PUT(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -207,6 +343,32 @@ class _Handler(BaseHTTPRequestHandler):
     def _authorised(self) -> bool:
         basic = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
         return self.headers.get("Authorization") in (f"Basic {basic}", f"Bearer {TOKEN}")
+
+    def _stream(self, kernel: Kernel) -> None:
+        """Send the log of a kernel as server-sent events, from its start until the kernel has ended."""
+        self.kaggle.requests.append("logs")
+        fault = self._fault("logs")
+        if fault is None:
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        with open(kernel.log) as log:
+            while True:
+                running = kernel.status() == "RUNNING"
+                for line in log.read().splitlines(keepends=True):
+                    event = json.dumps({"stream_name": "stdout", "time": 0, "data": line})
+                    self.wfile.write(f"data: {event}\n\n".encode())
+                self.wfile.flush()
+                if fault.truncated:
+                    self._drop()
+                    return
+                if not running:
+                    self.wfile.write(b"data: END_OF_LOG\n\n")
+                    return
+                time.sleep(0.1)
 
     def _redirect(self, path: str) -> None:
         self.send_response(302)

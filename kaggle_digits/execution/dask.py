@@ -19,7 +19,7 @@ from uuid import uuid4
 from kaggle_digits.errors import NetworkError, UsageError, WriteError
 from kaggle_digits.execution.processes import Job, WorkerDiedError, WorkerProcess, raise_failures
 from kaggle_digits.files import write_errors
-from kaggle_digits.runs.artefacts import versions, write_fold
+from kaggle_digits.runs.artefacts import DASK, versions, write_fold
 from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, Progress
 from kaggle_digits.training.observer import Observer
 
@@ -105,7 +105,7 @@ def train_on_dask(
             job, worker = running.pop(event)
             outcome, log = _outcome(event, job, worker)
             if isinstance(outcome, FoldResult):
-                write_fold(job.folder, outcome)
+                write_fold(job.folder, outcome, DASK)
             with write_errors(job.log_file), open(job.log_file, "ab") as stream:
                 stream.write(log)
             workers.record_outcome(worker, outcome)

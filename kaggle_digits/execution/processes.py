@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -85,6 +85,7 @@ def train_in_processes(
     digits: Digits,
     workers: int | None,
     observer: Observer,
+    may_start: Callable[[], bool] = lambda: True,
 ) -> None:
     """Train each fold in a separate process, which also writes the fold.
 
@@ -101,6 +102,8 @@ def train_in_processes(
         The number of parallel processes; None for `default_workers`.
     observer : Observer
         Notified of progress, of finished folds and of retried folds.
+    may_start : callable
+        Called before each fold. When it returns false, no further folds are started.
 
     Raises
     ------
@@ -121,6 +124,9 @@ def train_in_processes(
     try:
         while waiting or busy:
             while waiting and free:
+                if not may_start():
+                    waiting.clear()
+                    break
                 job = waiting.popleft()
                 attempts[job] += 1
                 with write_errors(job.log_file):

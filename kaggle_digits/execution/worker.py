@@ -44,6 +44,9 @@ def main(descriptor: int) -> None:
         # may have finished and freed memory.
         remedy = f"Close other programs, or {LESS_MEMORY}"
         connection.send(WorkerDiedError(f"The worker of {task.title} ran out of memory.", remedy))
+    except ImportError as error:
+        traceback.print_exc()  # into workers.log
+        connection.send(RuntimeError(f"{task.title}: {error}, see workers.log of the run"))
     except Exception as error:
         traceback.print_exc()  # into workers.log
         connection.send(RuntimeError(f"{task.title}: {type(error).__name__}, see workers.log of the run"))

@@ -15,13 +15,14 @@ import re
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from copy import copy
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from kaggle_digits.errors import (
     DataError,
@@ -51,6 +52,8 @@ SOCKET_TIMEOUT = 60.0
 """Seconds without data after which a connection counts as dropped."""
 BRIEF_TIMEOUT = 10.0
 """The same for polling, where the next poll follows soon."""
+LOG_TIMEOUT = 30.0
+"""The same for the log of a kernel, which has a new line every ten seconds while it trains."""
 LONGEST_WAIT = 120.0
 """Maximum total of the pauses between the retries of one request, in seconds."""
 REFUSALS = (400, 401, 403, 404)
@@ -63,8 +66,8 @@ FETCHES = 3
 _TRY_LATER = "Check the network and Kaggle's status, then try again."
 
 
-class KaggleHost:
-    """A competition at Kaggle: see `kaggle_digits.hosts.Host` for its methods.
+class _Client:
+    """An authenticated client of Kaggle, and its requests with timeouts, retries and this package's errors.
 
     Parameters
     ----------
@@ -80,6 +83,60 @@ class KaggleHost:
         self._slug = slug
         self._attempts = attempts
         self._timeout = timeout
+
+    @cached_property
+    def _api(self) -> Any:
+        """The authenticated client."""
+        file = credential_file(credential_source())
+        if file is not None:
+            _warn_if_readable_by_others(file)
+        with _client_settings(self._timeout):
+            try:
+                api = _import_client()
+                # The import hides authentication errors; authenticating again raises them.
+                if not api.config_values.get("auth_method"):
+                    api.authenticate()
+            except SystemExit:
+                raise rejected_credentials("they are invalid or expired") from None
+            except Exception as error:
+                raise _translated(error, self._slug) from error
+        # Disable the client's own retries. They resume an interrupted download and may append an error page to
+        # the file; the retries of this class start the download again.
+        api.download_file = partial(api.download_file, max_retries=0)
+        return api
+
+    def _request(self, call: Callable[[Any], T]) -> T:
+        """Make a request that is safe to repeat, with jittered retries after network and server errors."""
+        from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+
+        backoff = wait_random_exponential(multiplier=1, max=10)
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            return backoff(state) + getattr(error, "retry_after", 0.0)
+
+        def stop(state: RetryCallState) -> bool:
+            return state.attempt_number >= self._attempts or state.idle_for + state.upcoming_sleep > LONGEST_WAIT
+
+        def is_retryable(error: BaseException) -> bool:
+            return isinstance(error, NetworkError)
+
+        retrying = Retrying(retry=retry_if_exception(is_retryable), stop=stop, wait=wait, reraise=True)
+        result: T = retrying(self._request_once, call)
+        return result
+
+    def _request_once(self, call: Callable[[Any], T]) -> T:
+        """Make a request without retries."""
+        api = self._api
+        with _client_settings(self._timeout):
+            try:
+                return call(api)
+            except Exception as error:
+                raise _translated(error, self._slug) from error
+
+
+class KaggleHost(_Client):
+    """A competition at Kaggle: see `kaggle_digits.hosts.Host` for the methods, `_Client` for the parameters."""
 
     def download(self, folder: Path) -> None:
         """Download the files and check their sizes against Kaggle's list of files.
@@ -237,7 +294,6 @@ class KaggleHost:
             return str(response.token)
 
     def _create(self, api: Any, upload: str, description: str) -> str:
-        import requests
         from kagglesdk.competitions.types.competition_api_service import ApiCreateSubmissionRequest
 
         request = ApiCreateSubmissionRequest()
@@ -245,19 +301,8 @@ class KaggleHost:
         request.blob_file_tokens = upload
         request.submission_description = description
         with api.build_kaggle_client() as client:
-            try:
-                response = client.competitions.competition_api_client.create_submission(request)
-            except requests.HTTPError as error:
-                if error.response is not None and _is_refusal(error.response):
-                    raise
-                # A proxy or gateway may have sent this response after Kaggle has made the submission.
-                raise _unclear_response(error.response) from error
-            except Exception as error:
-                explained = _translated(error, self._slug)
-                if _never_connected(error):
-                    raise NotReachedError(explained.problem, explained.remedy) from error
-                # The error occurred after the request was sent, so the submission may have been made.
-                raise NetworkError(explained.problem, _TRY_LATER) from error
+            create = client.competitions.competition_api_client.create_submission
+            response = _sent_once(lambda: create(request), self._slug, "to the submission")
         if not response.ref:
             raise NetworkError("Kaggle's response to the submission has no reference.", _TRY_LATER)
         return str(response.ref)
@@ -267,55 +312,260 @@ class KaggleHost:
             lambda api: [_submission(s) for s in api.competition_submissions(self._slug, page_number=page) or []]
         )
 
-    @cached_property
-    def _api(self) -> Any:
-        """The authenticated client."""
-        file = credential_file(credential_source())
-        if file is not None:
-            _warn_if_readable_by_others(file)
-        with _client_settings(self._timeout):
+
+KernelState = Literal["QUEUED", "RUNNING", "COMPLETE", "ERROR", "CANCELLED", "NOT_FOUND", "UNKNOWN"]
+_STATES: dict[str, KernelState] = {
+    "NEW_SCRIPT": "QUEUED",
+    "CANCEL_REQUESTED": "RUNNING",  # it ends soon
+    "CANCEL_ACKNOWLEDGED": "CANCELLED",
+}
+"""Kaggle's states that have another name here."""
+_SESSION_TIMEOUT = 9 * 3600
+"""Seconds after which Kaggle ends a kernel. A kernel starts no fold that it would not finish in 8 hours."""
+
+
+@dataclass(frozen=True)
+class KernelStatus:
+    """The status of a kernel at Kaggle.
+
+    Attributes
+    ----------
+    state : {"QUEUED", "RUNNING", "COMPLETE", "ERROR", "CANCELLED", "NOT_FOUND", "UNKNOWN"}
+        Its state; ``"NOT_FOUND"`` if Kaggle says that there is no such kernel or that the user may not see it, and
+        ``"UNKNOWN"`` if its response says nothing about the kernel.
+    words : str
+        Why it failed, or why its state is unknown; else empty.
+    """
+
+    state: KernelState
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class GpuHours:
+    """The user's weekly GPU quota.
+
+    Attributes
+    ----------
+    left, total : float
+        Hours that are left and hours per week.
+    reset : datetime.datetime or None
+        When the next week starts, in UTC.
+    """
+
+    left: float
+    total: float
+    reset: datetime | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the quota for JSON; the time of the reset is in ISO 8601."""
+        reset = self.reset and self.reset.isoformat(timespec="seconds")
+        return {"left": round(self.left, 2), "total": round(self.total, 2), "reset": reset}
+
+    def describe(self) -> str:
+        """Return a sentence with the hours and the time of the reset."""
+        reset = f", and the quota is reset on {self.reset:%Y-%m-%d at %H:%M} UTC" if self.reset else ""
+        return f"{self.left:.1f} of {self.total:.0f} GPU hours are left this week{reset}."
+
+
+class SessionLimitError(RefusedError):
+    """The user runs as many kernels as Kaggle allows at the same time."""
+
+
+class KaggleKernels(_Client):
+    """The user's kernels (notebooks and scripts) at Kaggle: see `_Client` for its parameters.
+
+    A kernel is called by its slug, the last part of its address.
+    """
+
+    def user(self) -> str:
+        """Return the user's name at Kaggle."""
+        name = self._api.config_values.get("username")
+        if not name:
+            raise rejected_credentials("they have no user name")
+        return str(name)
+
+    def address(self, slug: str) -> str:
+        """Return the address of a kernel's page."""
+        return f"https://www.kaggle.com/code/{self.user()}/{slug}"
+
+    def push(self, slug: str, source: str, gpu: bool) -> None:
+        """Create a private script kernel and start it, without retries: a retry could start a second session.
+
+        Parameters
+        ----------
+        slug : str
+            Its name and title. It must be new, because a push to an existing kernel starts a second session.
+        source : str
+            Its Python code.
+        gpu : bool
+            Whether it gets two T4 GPUs. Without, it uses no quota.
+
+        Raises
+        ------
+        NetworkError
+            If Kaggle may have started it: there is no response, or it is not clearly a refusal by Kaggle.
+        NotReachedError
+            If no connection to Kaggle was made.
+        SessionLimitError
+            If too many kernels are running.
+        RefusedError, CredentialsError
+            If Kaggle refused it.
+        """
+        response = self._request_once(lambda api: self._push(api, slug, source, gpu))
+        if response.invalid_competition_sources:
+            problem = f"Kaggle does not let a kernel use the data of {self._slug}"
             try:
-                api = _import_client()
-                # The import hides authentication errors; authenticating again raises them.
-                if not api.config_values.get("auth_method"):
-                    api.authenticate()
-            except SystemExit:
-                raise rejected_credentials("they are invalid or expired") from None
-            except Exception as error:
-                raise _translated(error, self._slug) from error
-        # Disable the client's own retries. They resume an interrupted download and may append an error page to
-        # the file; the retries of this class start the download again.
-        api.download_file = partial(api.download_file, max_retries=0)
-        return api
+                self.delete(slug)
+            except NetworkError as error:
+                problem += f", and the kernel could not be deleted: {error.problem.rstrip('.')}"
+            raise RefusedError(
+                f"{problem}.",
+                f"Accept the rules at https://www.kaggle.com/competitions/{self._slug}/rules, then try again.",
+            )
+        if words := _shortened(_line(str(response.error or ""))):
+            if "session count" in words:
+                raise SessionLimitError(
+                    f"Kaggle refuses the kernel: {words}.", "Wait until one of your kernels has ended."
+                )
+            if gpu and "quota" in words.lower():
+                with suppress(KaggleDigitsError):
+                    words += f". {self.gpu_hours().describe()}".rstrip(".")
+                raise RefusedError(
+                    f"Kaggle refuses the kernel: {words}.",
+                    "Wait for the reset, or train without GPUs: --on kaggle-cpu.",
+                )
+            raise RefusedError(
+                f"Kaggle refuses the kernel: {words}.", "Fix what the message names, then try again."
+            )
 
-    def _request(self, call: Callable[[Any], T]) -> T:
-        """Make a request that is safe to repeat, with jittered retries after network and server errors."""
-        from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+    def status(self, slug: str) -> KernelStatus:
+        """Return the status of a kernel, from a single request. After most errors, it is unknown."""
+        from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
-        backoff = wait_random_exponential(multiplier=1, max=10)
+        def status(api: Any) -> KernelStatus:
+            request = ApiGetKernelSessionStatusRequest()
+            request.user_name, request.kernel_slug = self.user(), slug
+            with api.build_kaggle_client() as client:
+                response = client.kernels.kernels_api_client.get_kernel_session_status(request)
+            name = response.status.name
+            return KernelStatus(_STATES.get(name, name), _line(str(response.failure_message or "")))
 
-        def wait(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            return backoff(state) + getattr(error, "retry_after", 0.0)
+        try:
+            return self._request_once(status)
+        except RefusedError as error:
+            return KernelStatus("NOT_FOUND", error.problem)
+        except NetworkError as error:
+            return KernelStatus("UNKNOWN", error.problem)
 
-        def stop(state: RetryCallState) -> bool:
-            return state.attempt_number >= self._attempts or state.idle_for + state.upcoming_sleep > LONGEST_WAIT
+    def log_lines(self, slug: str) -> Iterator[str]:
+        """Yield the lines of a running kernel's log, from its start on, until the stream ends or fails."""
+        follower = copy(self)  # shares the authenticated client
+        follower._timeout = LOG_TIMEOUT
+        try:
+            with closing(self._api.kernels_logs_stream(f"{self.user()}/{slug}")) as stream:
+                while (event := follower._request_once(lambda api: next(stream, None))) is not None:
+                    yield from str(event["data"]).splitlines()
+        # The log is only shown. Whatever is wrong with it must not end a training.
+        except Exception:
+            logging.getLogger(__name__).debug("The log of %s is not available.", slug, exc_info=True)
 
-        def is_retryable(error: BaseException) -> bool:
-            return isinstance(error, NetworkError)
+    def output(self, slug: str, name: str, folder: Path) -> tuple[Path | None, str]:
+        """Download one file of a kernel's output into a folder.
 
-        retrying = Retrying(retry=retry_if_exception(is_retryable), stop=stop, wait=wait, reraise=True)
-        result: T = retrying(self._request_once, call)
-        return result
+        Its content is not checked: Kaggle's client saves the page of an error as the file.
 
-    def _request_once(self, call: Callable[[Any], T]) -> T:
-        """Make a request without retries."""
-        api = self._api
-        with _client_settings(self._timeout):
+        Parameters
+        ----------
+        slug : str
+            The kernel.
+        name : str
+            The name of the file.
+        folder : pathlib.Path
+            An existing folder.
+
+        Returns
+        -------
+        tuple of (pathlib.Path or None, str)
+            The file, None if the output has no such file; and the log of the kernel.
+        """
+        # The client joins names from the server to the folder. The pattern lets only the wanted name pass, so a
+        # name with a path cannot write outside of the folder.
+        pattern = rf"\A{re.escape(name)}\Z"
+        self._request(
+            lambda api: api.kernels_output(f"{self.user()}/{slug}", str(folder), pattern, force=True, quiet=True)
+        )
+        path, log = folder / name, folder / f"{slug}.log"
+        return path if path.is_file() else None, _log_text(log.read_text(errors="replace") if log.exists() else "")
+
+    def delete(self, slug: str) -> None:
+        """Delete a kernel, which also ends its session.
+
+        Raises
+        ------
+        NetworkError
+            If Kaggle does not confirm it.
+        """
+        import requests
+        from kagglesdk.kernels.types.kernels_api_service import ApiDeleteKernelRequest
+
+        def delete(api: Any) -> str:
+            request = ApiDeleteKernelRequest()
+            request.user_name, request.kernel_slug = self.user(), slug
             try:
-                return call(api)
-            except Exception as error:
-                raise _translated(error, self._slug) from error
+                with api.build_kaggle_client() as client:
+                    response = client.kernels.kernels_api_client.delete_kernel(request)
+            except requests.HTTPError as error:
+                if (
+                    error.response is not None
+                    and error.response.status_code == 404
+                    and _is_refusal(error.response)
+                ):
+                    return ""  # there is no such kernel
+                raise
+            # The client ignores this message and reports success.
+            return str(getattr(response, "error_message", None) or "")
+
+        try:
+            why = self._request(delete)
+        except (NetworkError, RefusedError) as error:
+            why = error.problem
+        if why:
+            raise NetworkError(
+                f"Kaggle did not confirm that the kernel {slug} was deleted: {_line(why).rstrip('.')}.",
+                f"It may still run; delete it at {self.address(slug)}, or try again.",
+            )
+
+    def gpu_hours(self) -> GpuHours:
+        """Return the user's weekly GPU quota."""
+
+        def hours(api: Any) -> GpuHours:
+            # The attributes, because `to_dict` drops whole days.
+            answer = api.quota_view()
+            used, total = (
+                time.total_seconds() / 3600 if time else 0.0
+                for time in (answer.gpu_quota.time_used, answer.gpu_quota.total_time_allowed)
+            )
+            return GpuHours(max(0.0, total - used), total, answer.quota_refresh_time)
+
+        return self._request(hours)
+
+    def _push(self, api: Any, slug: str, source: str, gpu: bool) -> Any:
+        from kagglesdk.kernels.types.kernels_api_service import ApiSaveKernelRequest
+
+        request = ApiSaveKernelRequest()
+        request.slug, request.new_title = f"{self.user()}/{slug}", slug
+        request.text, request.language, request.kernel_type = source, "python", "script"
+        request.is_private, request.enable_internet = True, False
+        request.competition_data_sources = [self._slug]
+        request.enable_gpu = gpu
+        if gpu:
+            request.machine_shape = "NvidiaTeslaT4"
+        request.session_timeout_seconds = _SESSION_TIMEOUT
+        with api.build_kaggle_client() as client:
+            return _sent_once(
+                lambda: client.kernels.kernels_api_client.save_kernel(request), self._slug, "to the kernel"
+            )
 
 
 @contextmanager
@@ -468,14 +718,41 @@ def _never_connected(error: BaseException | None) -> bool:
     return False
 
 
-def _unclear_response(response: Any) -> NetworkError:
-    """Return the error for a response that does not say whether a submission was made."""
+def _sent_once(send: Callable[[], T], slug: str, to_what: str) -> T:
+    """Send a request that must not be repeated, and tell a refusal from an unclear response.
+
+    Raises
+    ------
+    NetworkError
+        If the request may have been carried out.
+    NotReachedError
+        If no connection was made.
+    requests.HTTPError
+        If Kaggle clearly refused it.
+    """
+    import requests
+
+    try:
+        return send()
+    except requests.HTTPError as error:
+        if error.response is not None and _is_refusal(error.response):
+            raise
+        # A proxy or gateway may have sent this response after Kaggle has carried out the request.
+        raise _unclear_response(error.response, to_what) from error
+    except Exception as error:
+        explained = _translated(error, slug)
+        if _never_connected(error):
+            raise NotReachedError(explained.problem, explained.remedy) from error
+        # The error occurred after the request was sent, so it may have been carried out.
+        raise NetworkError(explained.problem, _TRY_LATER) from error
+
+
+def _unclear_response(response: Any, to_what: str) -> NetworkError:
+    """Return the error for a response that does not say whether the request was carried out."""
     if response is None:
-        return NetworkError("Kaggle's response to the submission is unclear.", _TRY_LATER)
+        return NetworkError(f"Kaggle's response {to_what} is unclear.", _TRY_LATER)
     words = _error_message(response)
-    return NetworkError(
-        f"The response to the submission is unclear (status {response.status_code}): {words}.", _TRY_LATER
-    )
+    return NetworkError(f"The response {to_what} is unclear (status {response.status_code}): {words}.", _TRY_LATER)
 
 
 def _parse_retry_after(retry_after: str) -> float | None:
@@ -531,6 +808,14 @@ def _shortened(words: str) -> str:
 def _line(text: str) -> str:
     """Return a server's message in one line, without secrets and control characters."""
     return " ".join(scrub(text).split())
+
+
+def _log_text(log: str) -> str:
+    """Return the text of a kernel's log, which Kaggle sends as JSON: a list of pieces of output."""
+    try:
+        return "".join(str(piece["data"]) for piece in json.loads(log))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return log
 
 
 def _submission(entry: Any) -> Submission:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.calibration import temper
 from kaggle_digits.prediction.pictures import read_picture
 from kaggle_digits.runs.directory import FoldsRun, find_run
 from kaggle_digits.runs.ensemble import check_members
-from kaggle_digits.training.models import softmax_function, tensorflow_keras, with_test_time_augmentation
+from kaggle_digits.training.models import read_network, softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.workspace import Workspace
 
@@ -176,24 +175,4 @@ def load_network(run: FoldsRun, fold: int) -> keras.Model:
     DataError
         If its file is missing or damaged.
     """
-    keras = tensorflow_keras()
-    path = run.model_file(fold)
-    try:
-        return _bare_network(keras.models.load_model(path, compile=False, safe_mode=True))
-    except MemoryError:
-        raise
-    except Exception as error:  # Keras raises many kinds of exceptions for invalid files
-        raise DataError(
-            f"{path} cannot be loaded as a Keras network.",
-            "Train the fold again: run the run's train command with --retrain.",
-        ) from error
-
-
-def _bare_network(model: keras.Model) -> keras.Model:
-    """Return the network without the preprocessing that older versions of kaggle-digits saved with it.
-
-    They saved a model whose first layers were the operations of the preprocessing and whose last layer was the
-    network, which is a model itself. The last layer of a network without preprocessing is a dense layer.
-    """
-    last = model.layers[-1]
-    return last if hasattr(last, "layers") else model
+    return read_network(run.model_file(fold))

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+import kaggle_digits
 from kaggle_digits.arrays import Float32
 from kaggle_digits.files import read_npz, regular_file, replacing, sha256, write_bytes, write_errors, write_json
-from kaggle_digits.runs.schema import RETRAIN, Artefacts, damaged, missing, read_document
+from kaggle_digits.runs.schema import RETRAIN, Artefacts, FoldMetrics, damaged, missing, read_document
 from kaggle_digits.training.fold import FoldResult
 from kaggle_digits.workspace import CLASSES
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import keras
 
 METRICS = "metrics.json"
+LOCAL, DASK, KAGGLE = "this machine", "Dask", "Kaggle"
+"""Where a fold was trained, for its metrics."""
 FOLD_FILES = ("model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy")
 HISTORY_COLUMNS = (
     "epoch",
@@ -38,8 +41,8 @@ HISTORY_COLUMNS = (
     "seconds",
     "images_per_second",
 )
-PACKAGES = ("kaggle-digits", "tensorflow", "keras", "numpy", "scikit-learn", "pandas")
-"""Names on PyPI of the packages whose versions are recorded in a run."""
+PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "pandas")
+"""Names on PyPI of the other packages whose versions are recorded in a run."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,8 @@ def tensorboard_callback(folder: Path) -> keras.callbacks.Callback:
     return keras.callbacks.TensorBoard(events, write_graph=False)
 
 
-def write_fold(folder: Path, result: FoldResult) -> None:
-    """Write a trained fold into its directory; its metrics include the versions it was trained with."""
+def write_fold(folder: Path, result: FoldResult, where: str = LOCAL) -> None:
+    """Write a trained fold into its directory; its metrics include the versions and where it was trained."""
     import pandas as pd
 
     contents = (
@@ -109,10 +112,37 @@ def write_fold(folder: Path, result: FoldResult) -> None:
         _npy_bytes(result.val_softmax),
         _npy_bytes(result.test_softmax),
     )
-    write_artefacts(
-        folder, dict(zip(FOLD_FILES, contents, strict=True)), result.metrics | {"versions": versions()}
-    )
+    origin = {"where": where, "versions": versions()}
+    write_artefacts(folder, dict(zip(FOLD_FILES, contents, strict=True)), result.metrics | origin)
     FoldCheckpoint(folder).discard()
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Return a finished fold's epochs, as many as its metrics say; `DataError` if they are damaged."""
+    path = checked_file(folder, "history.csv")
+    epochs = read_document(folder / METRICS, FoldMetrics, RETRAIN).epochs
+    numbers = read_numbers(path, HISTORY_COLUMNS)
+    if not np.isfinite(numbers).all():
+        raise damaged(path, "it has a value that is not finite")
+    if not epochs or not np.array_equal(numbers[:, 0], np.arange(1, epochs + 1)):
+        raise damaged(path, f"its epochs are not 1 to {epochs}")
+    return [dict(zip(HISTORY_COLUMNS, row, strict=True)) for row in numbers.tolist()]
+
+
+def check_fold(folder: Path, val_rows: int, test_rows: int | None = None) -> None:
+    """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The directory of the fold.
+    val_rows, test_rows : int
+        The numbers of its validation rows and, if known, of the test rows.
+    """
+    checked_file(folder, "model.keras")
+    read_history(folder)
+    read_softmax(folder, "val_softmax.npy", val_rows)
+    read_softmax(folder, "test_softmax.npy", test_rows)
 
 
 def write_ensemble(folder: Path, oof: Float32, test: Float32, metrics: dict[str, Any]) -> None:
@@ -192,7 +222,7 @@ def read_numbers(path: Path, columns: Sequence[str]) -> npt.NDArray[np.float64]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of `PACKAGES`, and a digest of this package's source code.
+    """Return the versions of Python, this package and `PACKAGES`, and a digest of this package's source code.
 
     The digest distinguishes states of the source code that have the same version number.
     """
@@ -201,6 +231,7 @@ def versions() -> dict[str, str]:
         source.update(path.read_bytes())
     return {
         "python": platform.python_version(),
+        "kaggle-digits": kaggle_digits.__version__,
         **{name: metadata.version(name) for name in PACKAGES},
         "source of kaggle-digits": source.hexdigest()[:12],
     }

@@ -17,10 +17,11 @@ from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.files import read_json, replacing, write_json
 from kaggle_digits.runs.artefacts import (
-    HISTORY_COLUMNS,
     METRICS,
     FoldCheckpoint,
+    check_fold,
     checked_file,
+    read_history,
     read_numbers,
     read_softmax,
     versions,
@@ -223,10 +224,7 @@ class FoldsRun(Run):
 
     def check_fold(self, fold: int, test_rows: int | None = None) -> None:
         """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged."""
-        self.model_file(fold)
-        self.history(fold)
-        self.val_softmax(fold)
-        self.fold_test_softmax(fold, test_rows)
+        check_fold(self.fold_folder(fold), int((self.split() == fold).sum()), test_rows)
 
     def is_valid_fold(self, fold: int, test_rows: int | None = None) -> bool:
         """Return whether all artefacts of a finished fold are there and valid."""
@@ -242,14 +240,7 @@ class FoldsRun(Run):
 
     def history(self, fold: int) -> list[dict[str, float]]:
         """Return a finished fold's epochs, as many as its metrics say; `DataError` if they are damaged."""
-        path = checked_file(self.fold_folder(fold), "history.csv")
-        epochs = self.fold_metrics(fold).epochs
-        numbers = read_numbers(path, HISTORY_COLUMNS)
-        if not np.isfinite(numbers).all():
-            raise damaged(path, "it has a value that is not finite")
-        if not epochs or not np.array_equal(numbers[:, 0], np.arange(1, epochs + 1)):
-            raise damaged(path, f"its epochs are not 1 to {epochs}")
-        return [dict(zip(HISTORY_COLUMNS, row, strict=True)) for row in numbers.tolist()]
+        return read_history(self.fold_folder(fold))
 
     def model_file(self, fold: int) -> Path:
         """Return the path of a finished fold's network."""
@@ -303,6 +294,14 @@ def read_run(path: Path) -> FoldsRun | MeanRun:
     if "members" in document:
         return MeanRun(path, validated(path / RUN_JSON, document, MeanInfo, _REMOVE))
     return FoldsRun(path, validated(path / RUN_JSON, document, FoldsInfo, _REMOVE))
+
+
+def trained_folds(path: Path) -> list[int]:
+    """Return the finished folds of the run of folds in a directory; none if there is no such run."""
+    if not (path / RUN_JSON).exists():
+        return []
+    run = read_run(path)
+    return run.trained_folds() if isinstance(run, FoldsRun) else []
 
 
 def create_run(path: Path, spec: dict[str, Any], command: Sequence[str]) -> FoldsRun | MeanRun:

@@ -113,6 +113,14 @@ class RunPlan:
         return len(self.missing) == len(self.tasks) and not any(map(self.run.is_started, self.missing))
 
 
+def fold_tasks(recipe: Recipe, split: UInt8, tensorboard: bool = False) -> list[FoldTask]:
+    """Return the tasks of all folds of a recipe."""
+    return [
+        FoldTask(recipe.preset.name, recipe.preset.settings, recipe.seed, fold, split, tensorboard)
+        for fold in range(recipe.preset.folds)
+    ]
+
+
 def plan_run(
     run: FoldsRun, recipe: Recipe, split: UInt8, data: Data, *, retrain: bool = False, tensorboard: bool = False
 ) -> RunPlan:
@@ -125,10 +133,7 @@ def plan_run(
     """
     run.remove_partial_files()
     split, is_new = _open_split(run, split, retrain)
-    tasks = [
-        FoldTask(recipe.preset.name, recipe.preset.settings, recipe.seed, fold, split, tensorboard)
-        for fold in range(recipe.preset.folds)
-    ]
+    tasks = fold_tasks(recipe, split, tensorboard)
     trained, test_rows = set(run.trained_folds()), len(data.test.ids)
     damaged: set[int] = set()
     if retrain:

@@ -189,9 +189,32 @@ class FoldMetrics(Metrics):
     peak_memory: Amount | None = None
     tflop: Amount | None = None
     network: str | None = None
+    where: str | None = None
+    device: str | None = None
     versions: dict[str, str] = {}
 
     _rename = model_validator(mode="before")(_renamed)
+
+
+class KernelRecord(Document):
+    """``kernel.json`` of a run: a kernel at Kaggle that trains folds of it.
+
+    Attributes
+    ----------
+    slug : str
+        The kernel.
+    address : str
+        Its page at Kaggle.
+    created : str
+        When it was sent to Kaggle, in ISO 8601 and UTC.
+    confirmed : bool
+        Whether Kaggle has confirmed that it got the kernel.
+    """
+
+    slug: str
+    address: str
+    created: str
+    confirmed: bool
 
 
 class Calibration(Document):

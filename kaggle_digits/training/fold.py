@@ -150,7 +150,7 @@ class FoldResult:
     metrics : dict
         ``rows, errors, accuracy, log_loss`` on the validation rows, ``preprocessing``, ``epochs``, ``parameters``,
         ``tflop`` (the compute of the training), ``network`` (its digest), ``seconds`` in total, ``data_seconds``,
-        ``training_seconds``, ``test_seconds``, and ``peak_memory`` of the process in bytes.
+        ``training_seconds``, ``test_seconds``, ``peak_memory`` of the process in bytes, and the ``device``.
     """
 
     model: bytes
@@ -445,6 +445,7 @@ class FoldTrainer:
                 "training_seconds": sum(row["seconds"] for row in self.history),
                 "test_seconds": finished - test_started,
                 "peak_memory": _peak_memory(),
+                "device": _device(),
             },
         )
 
@@ -537,6 +538,16 @@ def reseed_dropout(model: keras.Model, seed: int) -> None:
     for layer in model.layers:
         if hasattr(layer, "seed_generator"):
             layer.seed_generator.state.assign([seed, 0])
+
+
+def _device() -> str:
+    """Return the name of the GPU, such as ``Tesla T4``, or ``CPU``."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "CPU"
+    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
 
 
 def _peak_memory() -> int:

@@ -6,11 +6,13 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.errors import DataError
 from kaggle_digits.workspace import CLASSES, SIDE
 
 if TYPE_CHECKING:
@@ -45,6 +47,23 @@ def tensorflow_keras() -> Any:
             else:
                 os.environ[name] = value
     return keras
+
+
+def import_tensorflow() -> None:
+    """Import Keras and TensorFlow with stderr redirected: no setting silences all of their start-up messages."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
+        tensorflow_keras()
+        import tensorflow
+
+        # Without this, TensorFlow warns about retracing, because every fold has its own network.
+        tensorflow.get_logger().setLevel("ERROR")
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
@@ -247,6 +266,30 @@ def network_digest(model: keras.Model) -> str:
         for layer in model.layers
     ]
     return hashlib.sha256(repr(layers).encode()).hexdigest()[:12]
+
+
+def read_network(path: Path) -> keras.Model:
+    """Read a network from a ``.keras`` file: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
+
+    Raises
+    ------
+    DataError
+        If Keras cannot load it.
+    """
+    keras = tensorflow_keras()
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # Keras raises many kinds of exceptions for invalid files
+        raise DataError(
+            f"{path} cannot be loaded as a Keras network.",
+            "Train the fold again: run the run's train command with --retrain.",
+        ) from error
+    # Older versions of kaggle-digits saved a model whose first layers were the operations of the preprocessing and
+    # whose last layer was the network, which is a model itself. Without preprocessing, it is a dense layer.
+    last = model.layers[-1]
+    return last if hasattr(last, "layers") else model
 
 
 def softmax_function(model: keras.Model) -> Callable[[UInt8], Float32]:

@@ -1,0 +1,191 @@
+"""What runs inside a kernel at Kaggle: train the folds of a job, and write each finished fold into the output.
+
+`kaggle_digits.execution.kaggle` sends this package and the job to Kaggle as one script, which unpacks them and
+calls `main`. The output has one zip per finished fold, ``workers.log`` and, written last, ``manifest.json``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kaggle_digits.data.csv import Data, load_data
+from kaggle_digits.errors import DataError, KaggleDigitsError, RefusedError
+from kaggle_digits.execution.processes import Job, find_gpus, train_in_processes
+from kaggle_digits.files import sha256, temporary_folder, write_bytes, write_json
+from kaggle_digits.runs.artefacts import FOLD_FILES, METRICS, versions
+from kaggle_digits.training.fold import Digits, FoldTask, Progress
+from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.presets import Settings
+from kaggle_digits.workspace import FILES, TRAIN_CSV
+
+JOB, SPLITS = "job.json", "splits.npz"
+"""The files of a job, beside the package: its folds, and for each seed the split."""
+MANIFEST, LOG = "manifest.json", "workers.log"
+SECONDS_BETWEEN_LINES = 10.0
+"""Seconds between two lines of progress in the log of the kernel."""
+KEY = "kaggle-digits"
+"""The only key of the JSON object in a line of progress. All other lines of the log are output of libraries."""
+DEADLINE = 8 * 3600.0
+"""Seconds after which no fold should be under way. Kaggle's own limit for a session with GPUs is 9 to 12 hours."""
+
+
+def fold_file(task: FoldTask) -> str:
+    """Return the name of a finished fold in the output of a kernel."""
+    return f"fold-{task.seed}-{task.fold}.zip"
+
+
+def main(folder: Path) -> None:
+    """Train the folds of the job in `folder`, and write them and the manifest into the output of the kernel.
+
+    It does not raise errors: the manifest has them. If a script fails, Kaggle may discard its output.
+    """
+    started = time.monotonic()
+    root = Path(os.environ.get("KAGGLE_DIGITS_KERNEL_ROOT", "/kaggle"))
+    output = root / "working"
+    error: dict[str, str] | None = None
+    try:
+        job = json.loads((folder / JOB).read_text())
+        data = _find_data(root / "input", job["data"])
+        gpus = find_gpus()
+        if job["gpu"] and not gpus:
+            raise RefusedError(
+                "Kaggle gave the kernel no GPU that TensorFlow can use.",
+                "Check that your phone number is verified at https://www.kaggle.com/settings, "
+                "or train without GPUs: --on kaggle-cpu.",
+            )
+        where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
+        _print_line({"notice": f"It trains on {where}, with TensorFlow {versions()['tensorflow']}."})
+        with temporary_folder() as scratch, np.load(folder / SPLITS) as splits:
+            tasks = [
+                FoldTask(
+                    preset=task["preset"],
+                    settings=Settings.model_validate(task["settings"]),
+                    seed=task["seed"],
+                    fold=task["fold"],
+                    split=splits[str(task["seed"])],
+                    network=task["network"],
+                )
+                for task in job["tasks"]
+            ]
+            digits = Digits(data.train.images, data.train.labels, data.test.images)
+            _train(tasks, digits, scratch, output, started + job["deadline"])
+    except KaggleDigitsError as caught:
+        error = {"type": type(caught).__name__, "problem": caught.problem, "remedy": caught.remedy}
+    except Exception as caught:
+        traceback.print_exc()
+        words = f"Internal error in the kernel: {type(caught).__name__}: {caught}".rstrip(".")
+        remedy = "See workers.log of the run, and report it."
+        error = {"type": "KaggleDigitsError", "problem": f"{words}.", "remedy": remedy}
+    files = {path.name: sha256(path) for path in sorted(output.glob("fold-*.zip"))}
+    write_json(output / MANIFEST, {"files": files, "error": error})
+
+
+def _find_data(inputs: Path, wanted: dict[str, str]) -> Data:
+    """Return the rows of the competition, which is mounted in a folder that depends on how the kernel was pushed.
+
+    Raises
+    ------
+    RefusedError
+        If there are no such files.
+    DataError
+        If their SHA-256 are not those in `wanted`.
+    """
+    folders = [path.parent for path in sorted(inputs.rglob(TRAIN_CSV)) if (path.parent / FILES[1]).is_file()]
+    if not folders:
+        raise RefusedError(
+            "The kernel has no train.csv and test.csv of the competition.",
+            "Accept the competition's rules at Kaggle, then run the same command again.",
+        )
+    for folder in folders:
+        different = [name for name, digest in wanted.items() if sha256(folder / name) != digest]
+        if not different:
+            return load_data(folder)
+    raise DataError(
+        f"{' and '.join(different)} at Kaggle {'is' if len(different) == 1 else 'are'} different from the data of "
+        "this run.",
+        "Download the files again with the command: download --force; then train a new run.",
+    )
+
+
+def _train(tasks: list[FoldTask], digits: Digits, scratch: Path, output: Path, deadline: float) -> None:
+    """Train folds in `scratch`, one process per GPU or CPU core, and write each finished one into `output`."""
+    jobs = [Job(task, scratch / Path(fold_file(task)).stem, scratch / LOG) for task in tasks]
+    view = _Output({(job.task.seed, job.task.fold): job.folder for job in jobs}, output, deadline)
+    try:
+        train_in_processes(jobs, digits, None, view, view.may_start)
+    finally:
+        if (scratch / LOG).exists():
+            shutil.copyfile(scratch / LOG, output / LOG)
+
+
+class _Output(Observer):
+    """Prints the progress of folds as lines of JSON, and writes finished folds into the output of the kernel.
+
+    Parameters
+    ----------
+    folders : dict
+        The folder of each fold, by seed and fold.
+    output : pathlib.Path
+        The folder of the kernel's output.
+    deadline : float
+        The `time.monotonic` value at which no fold should be under way.
+    """
+
+    def __init__(self, folders: dict[tuple[int, int], Path], output: Path, deadline: float) -> None:
+        self._folders = folders
+        self._output = output
+        self._deadline = deadline
+        self._longest = 0.0
+        self._waiting: dict[tuple[int, int], list[Progress]] = {}
+        self._printed = time.monotonic()
+
+    def may_start(self) -> bool:
+        """Return whether a fold that takes as long as the longest so far would finish before the deadline."""
+        return time.monotonic() + self._longest < self._deadline
+
+    def progress(self, progress: Progress) -> None:
+        """Print a line if the last one is old enough: the ends of epochs, and the last progress of each fold."""
+        kept = [former for former in self._waiting.get((progress.seed, progress.fold), []) if former.is_epoch_end]
+        self._waiting[progress.seed, progress.fold] = [*kept, progress]
+        if time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+            self._print()
+
+    def finished(self, task: FoldTask) -> None:
+        """Write the fold into the output."""
+        folder = self._folders[task.seed, task.fold]
+        self._longest = max(self._longest, json.loads((folder / METRICS).read_text())["seconds"])
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in (*FOLD_FILES, METRICS):
+                archive.write(folder / name, name)
+        write_bytes(self._output / fold_file(task), stream.getvalue())
+        shutil.rmtree(folder)
+        self._print()
+
+    def notice(self, sentence: str) -> None:
+        """Print a notice."""
+        _print_line({"notice": sentence})
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        reports = [asdict(progress) for waiting in self._waiting.values() for progress in waiting]
+        self._waiting.clear()
+        if reports:
+            _print_line({"progress": reports})
+
+
+def _print_line(content: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({KEY: content}) + "\n")
+    sys.stdout.flush()
