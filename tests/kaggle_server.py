@@ -12,6 +12,7 @@ import threading
 import time
 import zipfile
 from collections import defaultdict, deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,6 +119,14 @@ class KaggleServer:
         The Python that runs kernels. Without it, a kernel is complete at once, and `output` is its output.
     output : dict
         The content of each file in the output of a kernel that does not run.
+    outputs : collections.deque
+        The same for the next kernels, before `output` is used.
+    log : bytes
+        The log of a kernel that does not run.
+    more_names : list of str
+        Names in the list of the output of each kernel, besides those of its files.
+    before_response : dict
+        Functions to call before the response to a request, by its name; each is called once.
     statuses : collections.deque
         The responses to the next requests for the status of a kernel, instead of its real status.
     """
@@ -137,6 +146,10 @@ class KaggleServer:
         self.kernels: dict[str, Kernel] = {}
         self.deleted: list[str] = []
         self.output: dict[str, bytes] = {}
+        self.outputs: deque[dict[str, bytes]] = deque()
+        self.log = b""
+        self.more_names: list[str] = []
+        self.before_response: dict[str, Callable[[], None]] = {}
         self.statuses: deque[dict] = deque()
         self.push_response: dict = {}
         self.closed = threading.Event()
@@ -220,8 +233,9 @@ class KaggleServer:
         assert slug not in self.kernels
         self.kernels[slug] = kernel = Kernel(request, self.files)
         if self.python is None:
-            for name, content in self.output.items():
+            for name, content in (self.outputs.popleft() if self.outputs else self.output).items():
                 (kernel.root / "working" / name).write_bytes(content)
+            kernel.log.write_bytes(self.log)
         else:
             clean = {
                 k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("KAGGLE")
@@ -239,7 +253,7 @@ class KaggleServer:
         lines = kernel.log.read_text().splitlines(keepends=True)
         log = [{"stream_name": "stdout", "time": i, "data": line} for i, line in enumerate(lines)]
         # Two files on each page.
-        names = sorted(path.name for path in (kernel.root / "working").iterdir())
+        names = [*self.more_names, *sorted(path.name for path in (kernel.root / "working").iterdir())]
         start = int(request.get("pageToken") or 0)
         files = [{"fileName": n, "url": f"http://localhost/output/{slug}/{n}"} for n in names[start : start + 2]]
         more = {"nextPageToken": str(start + 2)} if start + 2 < len(names) else {}
@@ -300,6 +314,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = getattr(self.kaggle, call)(request)
         except PermissionError as refusal:
             return self._json({"code": 403, "message": str(refusal)}, 403)
+        self._call_before_response(call)
         if fault.response_lost:
             return self._drop()
         if fault.handled:
@@ -318,6 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if folder.startswith("/output/"):
             kernel = self.kaggle.kernels[folder.rpartition("/")[2]]
+            self._call_before_response(name)
             return self._bytes((kernel.root / "working" / name).read_bytes(), fault)
         content = self.kaggle.bundle() if name == f"{COMPETITION}.zip" else self.kaggle.files[name]
         return self._bytes(content, fault)
@@ -339,6 +355,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._bytes(fault.body, fault, fault.status)
             return None
         return fault
+
+    def _call_before_response(self, name: str) -> None:
+        with suppress(KeyError):
+            self.kaggle.before_response.pop(name)()
 
     def _authorised(self) -> bool:
         basic = base64.b64encode(f"{USER}:{KEY}".encode()).decode()

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
-import time
 import venv
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from conftest import SMALL, Listener, client_environment, competition_files, unload_client, write_files
-from kaggle_server import KEY, USER, Fault, KaggleServer, error
+from conftest import SMALL, Listener, competition_files, unload_client, write_files
+from kaggle_server import USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace, find_run, train
 from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError, UsageError
 from kaggle_digits.execution import kaggle as remote
 from kaggle_digits.execution import kernel as inside
-from kaggle_digits.pipeline import cancel_kernels, preview_kernel
+from kaggle_digits.execution.processes import Job
+from kaggle_digits.runs.artefacts import write_fold
 from kaggle_digits.runs.directory import Run
-from kaggle_digits.training.fold import Progress
+from kaggle_digits.training.fold import Digits, Progress, train_fold
+from kaggle_digits.training.observer import Observer
 
 QUICK = {"preset": "lenet", "folds": 2, "settings": SMALL}
 
@@ -142,3 +147,592 @@ def test_pushed_kernel_is_private_offline_and_small(finished: KaggleServer, work
     assert (request["enableGpu"], request["machineShape"]) == (True, "NvidiaTeslaT4")
     assert len(request["text"]) < 300_000
     compile(request["text"], "script.py", "exec")
+
+
+def json_fault(**document: object) -> Fault:
+    """Return a response with status 200 instead of the normal one; the request is not handled."""
+    return Fault(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
+
+
+def record_file(workspace: Workspace, run: str = "lenet-k2-s0-epochs=1-batch_size=20") -> Path:
+    return workspace.runs / run / remote.KERNEL_JSON
+
+
+# Sending the kernel
+
+
+def test_train_on_kaggle_reports_used_up_quota(kaggle: KaggleServer, workspace: Workspace) -> None:
+    kaggle.fail("SaveKernel", json_fault(error="Maximum weekly GPU quota of 30.00 hours reached."))
+    with pytest.raises(RefusedError) as caught:
+        train(workspace, on="kaggle", **QUICK)
+    assert "Maximum weekly GPU quota of 30.00 hours reached" in caught.value.problem
+    assert "3.5 of 30 GPU hours are left this week" in caught.value.problem
+    assert "2026-12-05 at 00:00 UTC" in caught.value.problem
+    assert "--on kaggle-cpu" in caught.value.remedy
+    assert caught.value.exit_code == 4
+    assert not record_file(workspace).exists()
+
+
+BUSY = json_fault(error="Maximum batch GPU session count of 2 reached.")
+
+
+def test_train_on_kaggle_waits_while_too_many_kernels_run(finished: KaggleServer, workspace: Workspace) -> None:
+    finished.fail("SaveKernel", BUSY, BUSY)
+    notices: list[str] = []
+    assert train(workspace, on="kaggle", observer=Listener(notice=notices.append), **QUICK).is_finished
+    assert len([notice for notice in notices if "session count of 2 reached" in notice]) == 1
+    assert (finished.count("SaveKernel"), len(finished.kernels)) == (3, 1)
+
+
+def test_train_on_kaggle_waits_only_for_some_time(kaggle: KaggleServer, workspace: Workspace) -> None:
+    kaggle.fail("SaveKernel", *[BUSY] * 50)
+    with pytest.raises(NetworkError, match="session count of 2 reached"):
+        train(workspace, on="kaggle", **QUICK)
+    assert not record_file(workspace).exists()
+
+
+def test_train_on_kaggle_deletes_kernel_that_may_not_use_the_data(
+    kaggle: KaggleServer, workspace: Workspace
+) -> None:
+    kaggle.push_response = {"invalidCompetitionSources": ["digit-recognizer"]}
+    with pytest.raises(RefusedError, match="does not let a kernel use the data") as caught:
+        train(workspace, on="kaggle", **QUICK)
+    assert "https://www.kaggle.com/competitions/digit-recognizer/rules" in caught.value.remedy
+    assert kaggle.deleted == list(kaggle.kernels)
+    assert not record_file(workspace).exists()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(response_lost=True), error(500, "Internal error", handled=True), Fault(502, b"<html>", handled=True)],
+    ids=["lost", "error", "gateway"],
+)
+def test_train_on_kaggle_finds_kernel_whose_push_was_not_confirmed(
+    finished: KaggleServer, workspace: Workspace, fault: Fault
+) -> None:
+    finished.fail("SaveKernel", fault)
+    assert train(workspace, on="kaggle", **QUICK).is_finished
+    assert finished.count("SaveKernel") == 1
+
+
+def test_train_on_kaggle_sends_new_kernel_only_if_the_last_one_never_arrived(
+    finished: KaggleServer, workspace: Workspace
+) -> None:
+    finished.fail("SaveKernel", Fault(dropped=True))
+    with pytest.raises(NetworkError, match="did not confirm the kernel") as caught:
+        train(workspace, on="kaggle", **QUICK)
+    assert "looks for it once more" in caught.value.remedy
+    assert record_file(workspace).exists()
+    # The status cannot be read at all: nothing is known, so nothing is sent.
+    finished.fail("GetKernelSessionStatus", *[error(500, "Internal error")] * 100)
+    with pytest.raises(NetworkError, match="did not confirm the kernel"):
+        train(workspace, on="kaggle", **QUICK)
+    assert finished.count("SaveKernel") == 1
+    finished.faults.clear()
+    assert train(workspace, on="kaggle", **QUICK).is_finished
+    assert (finished.count("SaveKernel"), len(finished.kernels)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "exit_code"), [(error(400, "Bad title"), 4), (error(401, "Unauthenticated"), 3)], ids=["400", "401"]
+)
+def test_train_on_kaggle_keeps_no_record_of_refused_kernel(
+    kaggle: KaggleServer, workspace: Workspace, fault: Fault, exit_code: int
+) -> None:
+    kaggle.fail("SaveKernel", fault)
+    with pytest.raises(KaggleDigitsError) as caught:
+        train(workspace, on="kaggle", **QUICK)
+    assert caught.value.exit_code == exit_code
+    assert not record_file(workspace).exists()
+
+
+def test_pack_rejects_source_that_kaggle_would_reject(
+    kaggle: KaggleServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LARGEST_SOURCE", 1000)
+    with pytest.raises(UsageError, match="more than the 1,000 that Kaggle accepts"):
+        train(workspace, on="kaggle", **QUICK)
+    assert kaggle.count("SaveKernel") == 0
+
+
+# Following the kernel
+
+STATUS_FAULTS = {
+    "403": error(403, "Permission 'kernels.get' was denied"),
+    "404": error(404, "Not found"),
+    "500": error(500, "Internal error"),
+    "web page": Fault(200, b"<html>Sign in</html>", {"Content-Type": "text/html"}),
+    "unknown": json_fault(status="PAUSED"),
+    "lost": Fault(dropped=True),
+}
+
+
+@pytest.mark.parametrize("fault", STATUS_FAULTS.values(), ids=STATUS_FAULTS)
+def test_train_on_kaggle_is_patient_with_status(
+    finished: KaggleServer, workspace: Workspace, fault: Fault
+) -> None:
+    finished.fail("GetKernelSessionStatus", fault, fault)
+    notices: list[str] = []
+    assert train(workspace, on="kaggle", observer=Listener(notice=notices.append), **QUICK).is_finished
+    assert any("is unknown" in notice for notice in notices)
+
+
+@pytest.mark.parametrize("fault", STATUS_FAULTS.values(), ids=STATUS_FAULTS)
+def test_train_on_kaggle_continues_with_kernel_whose_status_was_unknown(
+    finished: KaggleServer, workspace: Workspace, fault: Fault
+) -> None:
+    finished.fail("GetKernelSessionStatus", *[fault] * 100)
+    with pytest.raises(NetworkError, match="is unknown"):
+        train(workspace, on="kaggle", **QUICK)
+    finished.faults.clear()
+    assert train(workspace, on="kaggle", **QUICK).is_finished
+    assert finished.count("SaveKernel") == 1
+
+
+def test_train_on_kaggle_does_not_take_missing_status_for_queued(
+    finished: KaggleServer, workspace: Workspace
+) -> None:
+    # The client reads a response without a status as QUEUED.
+    finished.statuses.extend([{"status": "QUEUED"}, {"status": "RUNNING"}, {}, {}])
+    notices: list[str] = []
+    assert train(workspace, on="kaggle", observer=Listener(notice=notices.append), **QUICK).is_finished
+    assert len([notice for notice in notices if "waits for a machine" in notice]) == 1
+    assert any("has no status" in notice for notice in notices)
+
+
+def test_train_on_kaggle_does_not_wait_forever_for_a_machine(finished: KaggleServer, workspace: Workspace) -> None:
+    finished.statuses.extend([{"status": "QUEUED"}] * 100)
+    with pytest.raises(NetworkError, match="still waiting for a machine"):
+        train(workspace, on="kaggle", **QUICK)
+    assert record_file(workspace).exists()
+
+
+@pytest.mark.parametrize("fault", [error(404, "No log"), Fault(truncated=True)], ids=["none", "dropped"])
+def test_train_on_kaggle_does_not_need_the_log(finished: KaggleServer, workspace: Workspace, fault: Fault) -> None:
+    finished.statuses.extend([{"status": "RUNNING"}] * 3)
+    finished.fail("logs", *[fault] * 10)
+    assert train(workspace, on="kaggle", **QUICK).is_finished
+    assert finished.count("logs") >= 2
+
+
+@pytest.mark.parametrize("status", ["ERROR", "CANCEL_ACKNOWLEDGED"])
+def test_train_on_kaggle_keeps_finished_folds_of_failed_kernel(
+    kaggle: KaggleServer, workspace: Workspace, reference: Workspace, status: str
+) -> None:
+    kaggle.output = {"fold-0-0.zip": kernel_output(reference)["fold-0-0.zip"]}
+    kaggle.log = b"first line\nYour notebook tried to allocate more memory than is available.\n"
+    failed = {"status": status, "failureMessage": "Out of memory"}
+    kaggle.statuses.append(failed)
+    finished: list[int] = []
+    with pytest.raises(NetworkError) as caught:
+        train(workspace, on="kaggle", observer=Listener(finished=lambda task: finished.append(task.fold)), **QUICK)
+    assert ("was cancelled" if status.startswith("CANCEL") else "failed") in caught.value.problem
+    assert "Out of memory" in caught.value.problem
+    assert "tried to allocate more memory" in caught.value.problem
+    assert finished == [0]
+    # The next kernel trains only the missing fold.
+    kaggle.output = kernel_output(reference, folds=(1,))
+    run = train(workspace, on="kaggle", **QUICK)
+    assert_same(run, reference)
+    text = list(kaggle.kernels.values())[1].request["text"]
+    assert [task["fold"] for task in job_of(text)["tasks"]] == [1]
+
+
+def job_of(script: str) -> dict:
+    """Return the job in the source of a kernel."""
+    package = script.split('"""')[3]
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(package))) as archive:
+        return json.loads(archive.read(inside.JOB))
+
+
+def test_train_on_kaggle_sends_next_kernel_for_folds_that_are_missing(
+    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+) -> None:
+    kaggle.outputs.extend([kernel_output(reference, folds=(1,)), kernel_output(reference, folds=(0,))])
+    run = train(workspace, on="kaggle", **QUICK)
+    assert_same(run, reference)
+    first, second = (job_of(kernel.request["text"]) for kernel in kaggle.kernels.values())
+    assert [len(job["tasks"]) for job in (first, second)] == [2, 1]
+
+
+def test_train_on_kaggle_does_not_send_kernels_that_finish_nothing(
+    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+) -> None:
+    kaggle.output = kernel_output(reference, folds=())
+    with pytest.raises(NetworkError, match="without a finished fold"):
+        train(workspace, on="kaggle", **QUICK)
+    assert kaggle.count("SaveKernel") == 1
+
+
+def test_train_on_kaggle_trains_several_seeds_in_one_kernel(
+    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+) -> None:
+    kaggle.output = kernel_output(reference)
+    kaggle.statuses.append({"status": "ERROR"})
+    with pytest.raises(NetworkError):
+        train(workspace, on="kaggle", seeds=2, **QUICK)
+    (kernel,) = kaggle.kernels.values()
+    assert [(task["seed"], task["fold"]) for task in job_of(kernel.request["text"])["tasks"]] == [
+        (seed, fold) for seed in (0, 1) for fold in (0, 1)
+    ]
+    # The run of the first seed is complete.
+    assert find_run(workspace, "lenet-k2-s0-epochs=1-batch_size=20").is_finished
+
+
+# Downloading the folds
+
+DAMAGE = {
+    "truncated": Fault(truncated=True),
+    "corrupted": Fault(corrupted=True),
+    "expired": Fault(403, b"<html>This link has expired</html>"),
+    "empty": Fault(200, b""),
+}
+
+
+@pytest.mark.parametrize("name", ["fold-0-1.zip", "manifest.json"])
+@pytest.mark.parametrize("fault", DAMAGE.values(), ids=DAMAGE)
+def test_train_on_kaggle_lists_output_again_if_a_file_is_damaged(
+    finished: KaggleServer, workspace: Workspace, reference: Workspace, name: str, fault: Fault
+) -> None:
+    finished.fail(name, fault)
+    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+
+
+@pytest.mark.parametrize("fault", DAMAGE.values(), ids=DAMAGE)
+def test_train_on_kaggle_names_file_that_stays_damaged(
+    finished: KaggleServer, workspace: Workspace, reference: Workspace, fault: Fault
+) -> None:
+    finished.fail("fold-0-1.zip", *[fault] * 40)
+    with pytest.raises(NetworkError) as caught:
+        train(workspace, on="kaggle", run="it", **QUICK)
+    assert caught.value.exit_code == 5
+    if not fault.truncated:  # then it is a network error
+        assert "fold-0-1.zip" in caught.value.problem
+    finished.faults.clear()
+    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert finished.count("SaveKernel") == 1
+
+
+def test_train_on_kaggle_names_file_that_is_missing(
+    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+) -> None:
+    kaggle.output = kernel_output(reference)
+    del kaggle.output["fold-0-1.zip"]
+    with pytest.raises(NetworkError, match=r"has no fold-0-1\.zip"):
+        train(workspace, on="kaggle", **QUICK)
+
+
+def test_train_on_kaggle_ignores_names_with_paths(finished: KaggleServer, workspace: Workspace) -> None:
+    finished.more_names = [
+        "../../evil.zip",
+        "/evil.zip",
+        "../fold-0-0.zip",
+        "x/fold-0-1.zip",
+        "fold-0-0.zip\n",
+    ]
+    before = {path for path in workspace.root.parent.rglob("*") if "evil" in path.name}
+    assert train(workspace, on="kaggle", **QUICK).is_finished
+    assert not any("evil" in request for request in finished.requests)
+    assert {path for path in workspace.root.parent.rglob("*") if "evil" in path.name} == before
+
+
+def changed_zip(content: bytes, **files: bytes) -> bytes:
+    """Return a fold with some files changed, whose metrics have the SHA-256 of the changed files."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents |= {name.replace("__", "."): new for name, new in files.items()}
+    metrics = json.loads(contents["metrics.json"])
+    metrics["files"] = {name: hashlib.sha256(contents[name]).hexdigest() for name in remote.FOLD_FILES}
+    contents["metrics.json"] = json.dumps(metrics).encode()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, new in contents.items():
+            archive.writestr(name, new)
+    return stream.getvalue()
+
+
+def with_fold(output: dict[str, bytes], name: str, content: bytes) -> dict[str, bytes]:
+    """Return the output of a kernel with another file for a fold, and the manifest that fits."""
+    manifest = json.loads(output["manifest.json"])
+    manifest["files"][name] = hashlib.sha256(content).hexdigest()
+    return output | {name: content, "manifest.json": json.dumps(manifest).encode()}
+
+
+def npy(array: npt.NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def test_train_on_kaggle_rejects_predictions_that_do_not_fit(
+    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+) -> None:
+    output = kernel_output(reference)
+    fold = output["fold-0-0.zip"]
+    softmax = find_run(reference, "it").val_softmax(0)
+    damaged = {
+        "rows": changed_zip(fold, val_softmax__npy=npy(softmax[1:])),
+        "not finite": changed_zip(fold, val_softmax__npy=npy(softmax * np.float32("nan"))),
+        "other rows": changed_zip(fold, val_softmax__npy=npy(np.roll(softmax, 1, 0))),
+        "no zip": b"PK",
+    }
+    for what, content in damaged.items():
+        kaggle.output = with_fold(output, "fold-0-0.zip", content)
+        with pytest.raises(NetworkError, match=r"fold-0-0\.zip in the output of .* is damaged"):
+            train(workspace, on="kaggle", run=what, **QUICK)
+        assert not (workspace.runs / what / "fold-0").exists()
+
+
+def test_train_on_kaggle_names_network_that_cannot_be_loaded(
+    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+) -> None:
+    output = kernel_output(reference)
+    kaggle.output = with_fold(
+        output, "fold-0-0.zip", changed_zip(output["fold-0-0.zip"], model__keras=b"a newer format")
+    )
+    with pytest.raises(KaggleDigitsError, match="cannot load the network of fold 0 of seed 0") as caught:
+        train(workspace, on="kaggle", **QUICK)
+    assert caught.value.exit_code == DataError.exit_code
+    assert caught.value.remedy.startswith("Install Keras ")
+
+
+# Inside the kernel
+
+
+@pytest.fixture
+def run_kernel(
+    kaggle: KaggleServer, kernel_python: Path, workspace: Workspace
+) -> Callable[..., KaggleDigitsError]:
+    """Let a kernel run in which something is wrong, and return the error of `train`."""
+
+    def run(on: str = "kaggle-cpu", **environment: str) -> KaggleDigitsError:
+        kaggle.python, kaggle.kernel_environment = kernel_python, environment
+        with pytest.raises(KaggleDigitsError) as caught:
+            train(workspace, on=on, **QUICK)
+        assert not record_file(workspace).exists()
+        return caught.value
+
+    return run
+
+
+def test_kernel_without_gpu_is_refused(run_kernel: Callable[..., KaggleDigitsError], kernel_python: Path) -> None:
+    refused = run_kernel("kaggle", **gpus(0, kernel_python))
+    assert "no GPU" in refused.problem
+    assert "--on kaggle-cpu" in refused.remedy
+    assert refused.exit_code == 4
+
+
+def test_kernel_with_other_data_names_the_file(
+    run_kernel: Callable[..., KaggleDigitsError], kaggle: KaggleServer
+) -> None:
+    kaggle.files["test.csv"] += b"\n"
+    refused = run_kernel()
+    assert refused.problem.startswith("test.csv at Kaggle is different")
+    assert refused.exit_code == 6
+
+
+def test_kernel_without_data_is_refused(
+    run_kernel: Callable[..., KaggleDigitsError], kaggle: KaggleServer
+) -> None:
+    kaggle.files = {}
+    assert run_kernel().exit_code == 4
+
+
+@pytest.mark.parametrize("module", ["pydantic", "tensorflow"])
+def test_kernel_names_module_that_cannot_be_imported(
+    run_kernel: Callable[..., KaggleDigitsError], tmp_path: Path, module: str
+) -> None:
+    text = f"raise ModuleNotFoundError(\"No module named '{module}'\")"
+    write_files(tmp_path / "broken", {f"{module}.py": text.encode()})
+    failed = run_kernel(PYTHONPATH=str(tmp_path / "broken"))
+    assert f"No module named '{module}'" in failed.problem
+    assert failed.exit_code == 1
+
+
+def test_kernel_finds_data_where_kaggle_mounted_it_before(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kaggle_digits.data.csv import load_data
+
+    write_files(tmp_path / "input" / "digit-recognizer", competition_files())
+    write_files(tmp_path / "input" / "another", {"train.csv": b"", "test.csv": b""})
+    wanted = load_data(workspace.data).hashes
+    assert inside._find_data(tmp_path / "input", wanted).hashes == wanted
+
+
+def test_kernel_uses_a_single_gpu_and_starts_no_fold_after_the_deadline(
+    tmp_path: Path,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = package_folder(workspace, tmp_path)
+    write_files(tmp_path / "input", competition_files())
+    (tmp_path / "working").mkdir()
+    monkeypatch.setenv("KAGGLE_DIGITS_KERNEL_ROOT", str(tmp_path))
+    monkeypatch.setattr(inside, "find_gpus", lambda: ["0"])
+
+    def train_one(jobs: list[Job], digits: Digits, workers: None, observer: Observer, may_start: Any) -> None:
+        assert may_start()
+        write_fold(jobs[0].folder, train_fold(jobs[0].task, digits, observer.progress))
+        observer.finished(jobs[0].task)
+        assert not may_start()  # a second fold would take as long as the first
+
+    monkeypatch.setattr(inside, "train_in_processes", train_one)
+    job = json.loads((source / inside.JOB).read_text())
+    write_files(source, {inside.JOB: json.dumps(job | {"deadline": 0.5}).encode()})
+    inside.main(source)
+    manifest = json.loads((tmp_path / "working" / "manifest.json").read_text())
+    content = (tmp_path / "working" / "fold-0-0.zip").read_bytes()
+    assert manifest == {"files": {"fold-0-0.zip": hashlib.sha256(content).hexdigest()}, "error": None}
+    events = [event for line in capsys.readouterr().out.splitlines() for event in remote._events(line)]
+    assert events[0].startswith("It trains on 1 GPU, with TensorFlow ")
+    assert [event.is_epoch_end for event in events[1:]] == [True]
+
+
+def package_folder(workspace: Workspace, tmp_path: Path) -> Path:
+    """Return a folder with the unpacked content of a kernel for the run `QUICK`."""
+    from kaggle_digits.data.csv import load_data
+    from kaggle_digits.data.folds import make_folds
+    from kaggle_digits.runs.plan import Recipe, fold_tasks
+
+    data = load_data(workspace.data)
+    recipe = Recipe.make("lenet", 2, SMALL, 0)
+    source = remote.pack(fold_tasks(recipe, make_folds(data.train.labels, 2, 0)), data.hashes, gpu=True)
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(source.split('"""')[3]))) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    return tmp_path / "unpacked"
+
+
+# The command line
+
+PATCHED = (
+    "import kaggle_digits.execution.kaggle as remote; remote.POLL_SECONDS = .2; remote.LOOK_UP_SECONDS = 2; "
+    "from kaggle_digits.__main__ import main; main()"
+)
+ARGUMENTS = ("train", "--preset", "lenet", "--folds", "2", "--set", "epochs=1", "--set", "batch_size=20")
+
+
+def start_cli(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command `train --on kaggle`, with short waiting times, in another process."""
+    command = [sys.executable, "-c", PATCHED, "--root", str(workspace.root), *ARGUMENTS, "--on", "kaggle"]
+    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    "step", ["SaveKernel", "GetKernelSessionStatus", "ListKernelSessionOutput", "fold-0-0.zip", "fold-0-1.zip"]
+)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
+def test_train_on_kaggle_continues_after_it_was_killed(
+    finished: KaggleServer, workspace: Workspace, reference: Workspace, step: str, number: signal.Signals
+) -> None:
+    finished.statuses.append({"status": "RUNNING"})
+    process = start_cli(workspace, "--run", "it")
+
+    def kill() -> None:
+        process.send_signal(number)
+        process.wait()
+
+    finished.before_response[step] = kill
+    _, shown = process.communicate(timeout=120)
+    assert step in finished.requests
+    if number == signal.SIGINT:
+        assert process.returncode == 130, shown
+        assert "Interrupted" in shown
+        if step == "GetKernelSessionStatus":
+            assert "continues" in shown
+    finished.before_response.clear()
+    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert finished.count("SaveKernel") == 1
+    assert finished.deleted == []
+
+
+def test_no_wait_ends_after_the_push(
+    finished: KaggleServer, workspace: Workspace, call_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    finished.statuses.extend([{"status": "RUNNING"}] * 2)
+    command = ("--root", workspace.root, *ARGUMENTS, "--on", "kaggle")
+    for _ in range(2):
+        ended = call_cli(*command, "--no-wait")
+        assert ended.returncode == 5
+        assert "is running" in ended.stderr
+    assert call_cli(*command, "--no-wait").returncode == 0  # by now it is complete
+    assert finished.count("SaveKernel") == 1
+
+
+def test_dry_run_shows_what_would_be_sent(
+    finished: KaggleServer, workspace: Workspace, call_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    command = ("--root", workspace.root, *ARGUMENTS, "--on", "kaggle", "--dry-run")
+    shown = call_cli(*command)
+    assert shown.returncode == 0
+    assert "nothing was sent" in shown.stdout
+    assert "folds    0, 1" in shown.stdout
+    assert "3.5 of 30 GPU hours left, until 2026-12-05 00:00 UTC" in shown.stdout
+    document = json.loads(call_cli(*command, "--json").stdout)
+    assert document["folds"] == [[0, 0], [0, 1]]
+    assert 100_000 < document["bytes"] < 300_000
+    assert finished.count("SaveKernel") == 0
+    assert not workspace.runs.exists()
+
+
+def test_cancel_deletes_the_kernel(
+    finished: KaggleServer, workspace: Workspace, call_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    command = ("--root", workspace.root, *ARGUMENTS, "--on", "kaggle")
+    assert "No kernel of this run is known" in call_cli(*command, "--cancel").stdout
+    finished.statuses.append({"status": "RUNNING"})
+    assert call_cli(*command, "--no-wait").returncode == 5
+    (slug,) = finished.kernels
+    finished.fail("DeleteKernel", json_fault(errorMessage="The kernel is locked"), *[error(500, "Internal")] * 10)
+    for words in ("The kernel is locked", "Internal"):
+        failed = call_cli(*command, "--cancel")
+        assert failed.returncode == 5
+        assert words in failed.stderr
+        assert f"may still run; delete it at https://www.kaggle.com/code/{USER}/{slug}" in failed.stderr
+    finished.faults.clear()
+    deleted = call_cli(*command, "--cancel", "--json")
+    assert json.loads(deleted.stdout) == {"deleted": [f"https://www.kaggle.com/code/{USER}/{slug}"]}
+    assert finished.deleted == [slug]
+    assert not record_file(workspace).exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--on", "kaggle", "--workers", "2"),
+        ("--on", "kaggle", "--tensorboard"),
+        ("--on", "nowhere"),
+        ("--dry-run",),
+        ("--on", "tcp://localhost:1", "--cancel"),
+        ("--on", "kaggle", "--cancel", "--no-wait"),
+    ],
+)
+def test_train_rejects_options_that_do_not_fit_together(
+    kaggle: KaggleServer,
+    workspace: Workspace,
+    call_cli: Callable[..., subprocess.CompletedProcess[str]],
+    arguments: tuple[str, ...],
+) -> None:
+    assert call_cli("--root", workspace.root, *ARGUMENTS, *arguments).returncode == 2
+    assert kaggle.requests == []
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--cancel", "--json"])
+def test_train_on_kaggle_rejects_local_competitions(
+    kaggle: KaggleServer, call_cli: Callable[..., subprocess.CompletedProcess[str]], option: str
+) -> None:
+    refused = call_cli("--competition", "rehearsal", *ARGUMENTS, "--on", "kaggle", option)
+    assert refused.returncode == 2
+    assert "does not have its data" in refused.stderr
+    assert kaggle.requests == []
+
+
+def test_train_on_this_machine_names_kernel_that_still_runs(finished: KaggleServer, workspace: Workspace) -> None:
+    finished.statuses.append({"status": "RUNNING"})
+    with pytest.raises(NetworkError, match="is running"):
+        train(workspace, on="kaggle", wait=False, **QUICK)
+    (slug,) = finished.kernels
+    notices: list[str] = []
+    train(workspace, observer=Listener(notice=notices.append), **QUICK)
+    assert any(slug in notice for notice in notices)
