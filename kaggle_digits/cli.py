@@ -117,7 +117,7 @@ def cli(context: click.Context, competition: str, root: Path, debug: bool) -> No
     metavar="PATH",
     type=click.Path(path_type=Path),
     help="Take the files from a zip downloaded with the browser, or from a folder such as "
-    "/kaggle/input/digit-recognizer.",
+    "/kaggle/input/competitions/digit-recognizer.",
 )
 @click.option(
     "--mnist-dir",

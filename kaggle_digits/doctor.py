@@ -180,12 +180,16 @@ def _tensorflow() -> Check:
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         return _no_tensorflow(lines[-1].strip()[:300].rstrip("."), reinstall)
     cores = cpu_cores()
-    return Check(
-        "TensorFlow",
-        "ok",
-        f"Version {version}, on {_count(cores, 'CPU core')} and {', '.join(gpus) or 'no GPU'}; "
-        f"trains {_count(_workers(), 'fold')} in parallel.",
-    )
+    words = f"Version {version}, on {_count(cores, 'CPU core')} and {', '.join(gpus) or 'no GPU'}; "
+    words += f"trains {_count(_workers(), 'fold')} in parallel."
+    if not gpus and shutil.which("nvidia-smi") is not None:
+        return Check(
+            "TensorFlow",
+            "warning",
+            f"{words} This machine has an NVIDIA driver, but TensorFlow finds no GPU.",
+            "To train on it, install TensorFlow's CUDA libraries: pip install 'kaggle-digits[cuda]'.",
+        )
+    return Check("TensorFlow", "ok", words)
 
 
 def _no_tensorflow(why: str, remedy: str) -> Check:
@@ -295,8 +299,9 @@ def _kaggle(workspace: Workspace) -> list[Check]:
     if found.name == "Kaggle":
         return [found]
     connection = Check("Kaggle", "ok", "Kaggle responds and accepts the credentials.")
-    gpus = _run_check("Kaggle GPUs", lambda: _gpu_hours(workspace))
-    return [connection, found] + ([_run_check("Submissions", submissions)] if found.state == "ok" else []) + [gpus]
+    if found.state != "ok":
+        return [connection, found]
+    return [connection, found, _run_check("Submissions", submissions), _gpu_hours(workspace)]
 
 
 def _gpu_hours(workspace: Workspace) -> Check:

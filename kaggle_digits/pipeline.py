@@ -512,7 +512,7 @@ def _check_options(workers: int | None, tensorboard: bool, on: str | None) -> No
         )
     if on is None:
         return
-    if on not in KAGGLE and "://" not in on:
+    if on not in KAGGLE and ":" not in on:
         raise UsageError(
             f"Folds cannot be trained on {on!r}.",
             f"Choose {', '.join(KAGGLE)} or the address of a Dask scheduler, such as tcp://10.0.0.1:8786.",

@@ -282,7 +282,7 @@ def measure_parallel(workspace: Workspace, rounds: int, settings: tuple[str, ...
     modes = {
         "one worker": ("--workers", "1"),
         "two workers": ("--workers", "2"),
-        "two Dask workers": ("--dask", proxy.address),
+        "two Dask workers": ("--on", proxy.address),
     }
     times: dict[str, list[float]] = {mode: [] for mode in modes}
     try:

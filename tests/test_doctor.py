@@ -86,6 +86,7 @@ def test_examine_reports_ready_for_kaggle(workspace: Workspace, kaggle: KaggleSe
             "Kaggle",
             "Rules",
             "Submissions",
+            "Kaggle GPUs",
             "Data",
             "Runs",
         )
@@ -93,9 +94,17 @@ def test_examine_reports_ready_for_kaggle(workspace: Workspace, kaggle: KaggleSe
     words = {f.name: f.words for f in checks}
     assert words["Credentials"] == "The credentials from KAGGLE_USERNAME and KAGGLE_KEY are used."
     assert words["Submissions"] == "10 left today."
+    assert words["Kaggle GPUs"].startswith(
+        "3.5 of 30 GPU hours are left this week, and the quota is reset on 2026-12-05"
+    )
     assert words["Data"] == "100 training rows and 30 test rows, complete and valid."
-    # The only requests: one file, the storage it redirects to, and the limits.
-    assert kaggle.requests == ["DownloadDataFile", "sample_submission.csv", "GetSubmissionLimits"]
+    # The only requests: one file, the storage it redirects to, the limits, and the quota.
+    assert kaggle.requests == [
+        "DownloadDataFile",
+        "sample_submission.csv",
+        "GetSubmissionLimits",
+        "GetAcceleratorQuotaStatistics",
+    ]
 
 
 def test_examine_reports_ready_for_local_host(rehearsal: Workspace) -> None:
