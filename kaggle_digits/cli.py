@@ -116,8 +116,8 @@ def cli(context: click.Context, competition: str, root: Path, debug: bool) -> No
     "source",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Take the files from a zip downloaded with the browser, or from a folder such as "
-    "/kaggle/input/competitions/digit-recognizer.",
+    help="Take the files from a zip downloaded with the browser, or from a folder; in a Kaggle "
+    "notebook: /kaggle/input.",
 )
 @click.option(
     "--mnist-dir",

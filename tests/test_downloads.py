@@ -254,3 +254,19 @@ def test_download_does_not_block_on_pipe(tmp_path: Path, hosted: list) -> None:
     with pytest.raises(DataError, match=r"test\.csv is a pipe or a device, not a regular file\."):
         download(workspace, source=source)
     assert files_in(workspace) == competition_files()
+
+
+@pytest.mark.parametrize("mount", ["digit-recognizer", "competitions/digit-recognizer"])
+def test_download_finds_folder_where_kaggle_mounts_the_data(tmp_path: Path, mount: str) -> None:
+    files = competition_files()
+    write_files(tmp_path / "input" / mount, files)
+    write_files(tmp_path / "input" / "another-competition", {"train.csv": b"", "test.csv": b""})
+    folder = download(Workspace.at(tmp_path / "work"), source=tmp_path / "input").folder
+    assert {name: (folder / name).read_bytes() for name in files} == files
+
+
+def test_download_names_folders_if_several_have_the_data(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_files(tmp_path / "input" / name, competition_files())
+    with pytest.raises(DataError, match=r"Several folders in .* have the files: .*/one, .*/two"):
+        download(Workspace.at(tmp_path / "work"), source=tmp_path / "input")

@@ -23,7 +23,7 @@ from kaggle_digits.files import (
     write_json,
 )
 from kaggle_digits.hosts import open_host
-from kaggle_digits.workspace import FILES, Workspace
+from kaggle_digits.workspace import FILES, TRAIN_CSV, Workspace
 
 MANIFEST = "manifest.json"
 _DOWNLOAD = "Download the file again with the command: download."
@@ -76,8 +76,8 @@ def download(
     force : bool
         Download the files even if complete files are there.
     source : str or pathlib.Path, optional
-        A zip file that was downloaded in a browser, or a folder with the files. They are copied from there
-        instead of downloaded.
+        A zip file that was downloaded in a browser, or a folder with the files, which may be up to two levels
+        below it. They are copied from there instead of downloaded.
     mnist_dir : str or pathlib.Path, optional
         For ``rehearsal-full``: the folder with the IDX files of MNIST.
 
@@ -214,6 +214,7 @@ def _validate(folder: Path, *, fetched: bool) -> Download:
 def _copy(source: Path, folder: Path) -> None:
     """Copy the files from a zip file or a folder."""
     if source.is_dir():
+        source = _folder_with_files(source)
         for name in FILES:
             try:
                 content = regular_file(source / name, _NO_FILES).read_bytes()
@@ -224,6 +225,27 @@ def _copy(source: Path, folder: Path) -> None:
         unzip(source, FILES, folder)
     else:
         raise DataError(f"{source} does not exist.", _NO_FILES)
+
+
+def _folder_with_files(folder: Path) -> Path:
+    """Return the folder that has the files: this one or, if it has none of them, one up to two levels below.
+
+    Kaggle mounts the data of a competition at /kaggle/input/competitions/<name>, or, in older notebooks, at
+    /kaggle/input/<name>.
+    """
+    if any((folder / name).exists() for name in FILES):
+        return folder
+    found = sorted(
+        path.parent
+        for pattern in (f"*/{TRAIN_CSV}", f"*/*/{TRAIN_CSV}")
+        for path in folder.glob(pattern)
+        if all((path.parent / name).is_file() for name in FILES)
+    )
+    if len(found) > 1:
+        raise DataError(
+            f"Several folders in {folder} have the files: {', '.join(map(str, found))}.", "Choose one of them."
+        )
+    return found[0] if found else folder
 
 
 def _replace_files(new_folder: Path, folder: Path, origin: str) -> None:

@@ -129,9 +129,11 @@ def _folds(run: FoldsRun) -> list[dict[str, Any]]:
         rows.append(
             {
                 "fold": fold,
-                # Older versions of kaggle-digits did not measure these three.
+                # Older versions of kaggle-digits did not save these five.
                 "data_seconds": None,
                 "peak_memory": None,
+                "where": None,
+                "device": None,
                 "versions": {},
                 **{name: value for name, value in m.as_json().items() if name != "files"},
                 "interval": wilson_interval(m.rows - m.errors, m.rows),
