@@ -29,12 +29,63 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+
+class _Group(click.Group):
+    """A group that lists its commands in the order of the work, which is that of this file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+class _Command(click.Command):
+    """A command that also accepts the options of the group, such as ``--competition``, after its name."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Hidden, because the help of the group explains them.
+        self.params += [
+            click.Option(["--competition"], hidden=True),
+            click.Option(["--root"], hidden=True, type=click.Path(file_okay=False, path_type=Path)),
+            click.Option(["--debug"], hidden=True, is_flag=True),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from kaggle_digits.workspace import Workspace
+
+        before = ctx.parent.params if ctx.parent else {}
+        after = {name: ctx.params.pop(name) for name in ("competition", "root", "debug")}
+        root = before.get("root", Path()) if after["root"] is None else after["root"]
+        ctx.obj = Workspace.at(root, after["competition"] or before.get("competition", DEFAULT_COMPETITION))
+        return super().invoke(ctx)
+
+
+_Group.command_class = _Command
+
+
+def _complete_run(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+    """Return the names of the runs that begin with `start`, for the completion of the shell."""
+    from kaggle_digits.runs.directory import list_runs
+    from kaggle_digits.workspace import Workspace
+
+    options = (context.parent.params if context.parent else {}) | {k: v for k, v in context.params.items() if v}
+    workspace = Workspace.at(options.get("root") or Path(), options.get("competition") or DEFAULT_COMPETITION)
+    return [run.name for run in list_runs(workspace) if run.name.startswith(start)]
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead.")
-run_option = click.option("--run", metavar="NAME", help="The run. Default: the latest finished one.")
+run_option = click.option(
+    "--run",
+    metavar="NAME",
+    shell_complete=_complete_run,
+    help="The run, or the beginning of its name if no other begins like it. Default: the latest finished one.",
+)
 
 
 def main() -> None:
     """Run the command line; errors become two sentences on stderr and an exit code, without a traceback."""
+    from kaggle_digits.console import replace_unknown_characters
+
+    replace_unknown_characters()
     debug = "--debug" in sys.argv
     try:
         sys.exit(cli.main(prog_name="kaggle-digits", standalone_mode=False))
@@ -46,13 +97,8 @@ def main() -> None:
     except click.UsageError as error:
         _fail(error, _sentence(error.format_message()), _usage_remedy(error), UsageError.exit_code, debug)
     except (KeyboardInterrupt, click.Abort) as error:
-        _fail(
-            error,
-            "Interrupted.",
-            "Run the same command again to continue; finished work is kept.",
-            INTERRUPTED,
-            debug,
-        )
+        remedy = "Run the same command again to continue; finished work is kept."
+        _fail(error, "Interrupted.", remedy, INTERRUPTED, debug)
     except MemoryError as error:
         # Free the memory that the frames hold, so that the message can be printed.
         traceback.clear_frames(error.__traceback__)
@@ -68,7 +114,7 @@ def main() -> None:
         _fail(error, _sentence(problem), remedy, 1, debug)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--competition",
     metavar="NAME",
@@ -87,9 +133,8 @@ def main() -> None:
     "Default: the current folder.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(__version__, message="%(prog)s %(version)s")
-@click.pass_context
-def cli(context: click.Context, competition: str, root: Path, debug: bool) -> None:
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
+def cli(competition: str, root: Path, debug: bool) -> None:
     """Kaggle's Digit Recognizer from download to score.
 
     Download the data, train a CNN with stratified k-fold cross-validation, average the softmaxes of the folds on
@@ -103,10 +148,8 @@ def cli(context: click.Context, competition: str, root: Path, debug: bool) -> No
     Exit codes: 0 success, 1 internal error, 2 wrong usage, 3 credentials, 4 refused by Kaggle, 5 network error or
     still pending, 6 invalid data, 7 the submission was scored as an error, 8 cannot write or in use by another
     command, 130 interrupted.
+    The options above can also be given after the command.
     """  # noqa: D301 - in click, \b means: do not rewrap the next paragraph
-    from kaggle_digits.workspace import Workspace
-
-    context.obj = Workspace.at(root, competition)
 
 
 @cli.command(short_help="Download the competition's files.")
@@ -168,9 +211,9 @@ def download(
 @cli.command(short_help="Train the missing folds of a run and ensemble them.")
 @click.option(
     "--preset",
-    metavar="NAME",
+    type=click.Choice(PRESET_NAMES),
     default=DEFAULT_PRESET,
-    help=f"The preset: {', '.join(PRESET_NAMES)}. Default: {DEFAULT_PRESET}.",
+    help=f"The preset; the command presets explains them. Default: {DEFAULT_PRESET}.",
 )
 @click.option("--folds", metavar="K", type=int, help="The number of folds. Default: that of the preset.")
 @click.option(
@@ -271,7 +314,7 @@ def train(
             observer=view,
             **recipe,
         )
-    return _show_run(workspace, trained, as_json)
+    return _show_run(workspace, trained, as_json, is_new=True)
 
 
 @cli.command(short_help="Average the predictions of one or more runs.")
@@ -280,6 +323,7 @@ def train(
     "runs",
     metavar="NAME",
     multiple=True,
+    shell_complete=_complete_run,
     help="A run; can be repeated. Default: the latest finished run.",
 )
 @click.option(
@@ -298,7 +342,12 @@ def ensemble(workspace: Workspace, runs: tuple[str, ...], name: str | None, as_j
 
 
 @cli.command(short_help="Submit a run and wait for its score.")
-@click.option("--run", metavar="NAME", help="The run. Default: the finished run with the best CV.")
+@click.option(
+    "--run",
+    metavar="NAME",
+    shell_complete=_complete_run,
+    help="The run. Default: the finished run with the best CV.",
+)
 @click.option(
     "--file",
     metavar="CSV",
@@ -398,8 +447,9 @@ def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool
     from kaggle_digits.reports import report as write_report
     from kaggle_digits.training.models import import_tensorflow
 
-    import_tensorflow()
-    written = write_report(workspace, run)
+    with console.waiting("Writing the report"):
+        import_tensorflow()
+        written = write_report(workspace, run)
     if as_json:
         _print_json(written.document)
     else:
@@ -409,7 +459,7 @@ def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool
 
 
 @cli.command(short_help="Compare runs.")
-@click.argument("names", metavar="RUN RUN ...", nargs=-1)
+@click.argument("names", metavar="RUN RUN ...", nargs=-1, shell_complete=_complete_run)
 @json_option
 @click.pass_obj
 def compare(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None:
@@ -417,7 +467,8 @@ def compare(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None
     from kaggle_digits import console
     from kaggle_digits.reports import compare as write_comparison
 
-    written = write_comparison(workspace, names)
+    with console.waiting("Comparing the runs"):
+        written = write_comparison(workspace, names)
     if as_json:
         return _print_json(written.document)
     return console.show_comparison(written.document, str(written.page))
@@ -467,17 +518,20 @@ def runs(workspace: Workspace, as_json: bool) -> None:
 def presets(as_json: bool) -> None:
     """List the presets with their score, their compute, and about how long each takes on this machine.
 
+    It also explains the settings, which train --set changes.
+
     The score of fast and default is the mean over three splits of MNIST into 42,000 training rows and 28,000 test
     rows, that of lenet and best is of one split. Compute and time are for 42,000 training rows. The time follows
     from the compute and a measurement of this machine, which takes two seconds.
     """
     from kaggle_digits import console
     from kaggle_digits.execution.machine import summarise_presets
+    from kaggle_digits.training.presets import describe_settings
 
-    rows = summarise_presets()
+    rows, settings = summarise_presets(), describe_settings()
     if as_json:
-        return _print_json({"presets": rows})
-    return console.show_presets(rows)
+        return _print_json({"presets": rows, "settings": settings})
+    return console.show_presets(rows, settings)
 
 
 @cli.command(short_help="Check this machine, the credentials and the files.")
@@ -519,7 +573,7 @@ def _parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
     return settings
 
 
-def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
+def _show_run(workspace: Workspace, run: Run, as_json: bool, is_new: bool = False) -> None:
     from kaggle_digits import console
     from kaggle_digits.submissions.submit import submission_file
 
@@ -529,6 +583,8 @@ def _show_run(workspace: Workspace, run: Run, as_json: bool) -> None:
         _print_json(facts | {"submission": submission, **run.ensemble_metrics().as_json()})
     else:
         console.show_run(run, submission)
+        if is_new:
+            console.say(f"Next: {workspace.command('submit', '--run', run.name)}")
 
 
 def _print_json(document: Any) -> None:
@@ -545,7 +601,8 @@ def _fail(error: BaseException, problem: str, remedy: str, exit_code: int, debug
     with suppress(OSError):
         if debug:
             sys.stderr.write(scrub("".join(traceback.format_exception(error))))
-        console.show_error(*(" ".join(scrub(text).splitlines()) for text in (problem, remedy)))
+        problem, remedy = (" ".join(scrub(text).splitlines()) for text in (problem, remedy))
+        console.show_error(problem, remedy, is_error=exit_code != INTERRUPTED)
     # Python restores the default handler while it exits; a Ctrl-C then would change the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(exit_code)
@@ -558,7 +615,4 @@ def _sentence(text: str) -> str:
 
 def _usage_remedy(error: click.UsageError) -> str:
     path = error.ctx.command_path if error.ctx else "kaggle-digits"
-    option = getattr(error, "option_name", "")
-    if option in ("--competition", "--root", "--debug"):
-        return f"Put {option} before the command: kaggle-digits {option} … {path.split()[-1]}."
     return f"See: {path} --help."

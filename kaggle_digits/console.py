@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +21,8 @@ from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.time_left import TimeLeft
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from kaggle_digits.arrays import UInt8
     from kaggle_digits.doctor import Check
     from kaggle_digits.prediction.predict import Prediction
@@ -34,16 +39,53 @@ ROWS_AROUND_TABLE = 4
 """Terminal lines reserved for the text above and below the table of folds."""
 SPARKLINE_WIDTH = 16
 """Maximum number of characters in a sparkline."""
+WIDTH_OF_PREDICTION = 72
+"""How many characters a picture and the probabilities next to it need."""
+WIDTH_OF_TEXT = 20
+"""Minimum width of a column of text that is broken into several lines."""
+NO_LINE_BREAKS = 10_000
+"""A width in which every line fits."""
+ASCII = dict(
+    zip(
+        "✓✗→–…±×━╸╺█▀“”’",
+        ("ok", "x", "->", "-", "...", "+-", "x", "=", "-", "-", "#", "#", '"', '"', "'"),
+        strict=True,
+    )
+)
+ASCII |= dict(zip(SPARKS, "_.-~:+*#", strict=True))
+"""What replaces characters that the encoding of the terminal does not have."""
 
 
 def out() -> Console:
-    """Return the console for results, on stdout; plain text if stdout is not a terminal."""
-    return Console(highlight=False, soft_wrap=False)
+    """Return the console for results, on stdout; plain text without line breaks if stdout is not a terminal."""
+    return _console(stderr=False)
 
 
 def err() -> Console:
     """Return the console for progress and errors, on stderr."""
-    return Console(stderr=True, highlight=False)
+    return _console(stderr=True)
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and not console.is_jupyter:
+        console.width = NO_LINE_BREAKS  # for grep and for log files
+    return console
+
+
+def replace_unknown_characters() -> None:
+    """Let stdout and stderr replace the characters that their encoding does not have, instead of failing."""
+    codecs.register_error("kaggle-digits", _to_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="kaggle-digits")
+
+
+def _to_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Replace the characters that cannot be encoded, for `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(ASCII.get(char, "?") for char in error.object[error.start : error.end]), error.end
 
 
 def say(text: str) -> None:
@@ -80,6 +122,7 @@ class TrainingView(Observer):
         self._live: Live | None = None
         self._folds: dict[tuple[int, int], Progress | None] = {}
         self._done: set[tuple[int, int]] = set()
+        self._active: dict[tuple[int, int], str] = {}
         self._time_left = TimeLeft([], 0.0)
         self._started = time.monotonic()
         self._name = ""
@@ -89,12 +132,12 @@ class TrainingView(Observer):
 
     def __exit__(self, *exception: object) -> None:
         if self._live is not None:
-            self._live.update(self._table(), refresh=True)
             self._live.stop()
 
     def start(self, run: str, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
         """Show the finished folds and the folds to train."""
         self._name = run
+        self._active.clear()
         self._started = time.monotonic()
         self._folds = {(task.seed, task.fold): None for task in tasks}
         to_train = [(task.seed, task.fold) for task in missing]
@@ -103,7 +146,8 @@ class TrainingView(Observer):
         if not missing:
             self._console.print(f"The run {run} is already trained.", markup=False)
         elif self._console.is_terminal:
-            self._live = Live(self._table(), console=self._console, refresh_per_second=4)
+            # Called for each refresh, so that the clock runs between two reports.
+            self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
             self._live.start()
         else:
             names = ", ".join(map(self._title, to_train))
@@ -111,14 +155,18 @@ class TrainingView(Observer):
                 f"Training {run}: fold{'s' * (len(missing) > 1)} {names}.", markup=False, soft_wrap=True
             )
 
+    def started(self, task: FoldTask) -> None:
+        """Show that a fold is starting."""
+        self._active[task.seed, task.fold] = "starting"
+
     def progress(self, progress: Progress) -> None:
         """Update the progress of a fold."""
         fold = progress.seed, progress.fold
         self._folds[fold] = progress
+        is_trained = progress.is_epoch_end and progress.epoch == progress.epochs
+        self._active[fold] = "predicting" if is_trained else f"{progress.epoch}/{progress.epochs}"
         self._time_left.update(progress, time.monotonic())
-        if self._live is not None:
-            self._live.update(self._table())
-        elif progress.is_epoch_end:
+        if self._live is None and progress.is_epoch_end:
             self._console.print(
                 f"fold {self._title(fold)}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
                 f"val accuracy {progress.val_accuracy:.4f}  {progress.images_per_second:,.0f} images/s  "
@@ -129,9 +177,8 @@ class TrainingView(Observer):
     def finished(self, task: FoldTask) -> None:
         """Mark a fold as finished."""
         self._done.add((task.seed, task.fold))
+        self._active.pop((task.seed, task.fold), None)
         self._time_left.finish((task.seed, task.fold), time.monotonic())
-        if self._live is not None:
-            self._live.update(self._table())
 
     def notice(self, sentence: str) -> None:
         """Print a notice."""
@@ -149,34 +196,28 @@ class TrainingView(Observer):
 
     def _table(self) -> Group:
         """Return the table of folds; if it does not fit on the screen, only the folds that are being trained."""
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for name in ("fold", "", "epoch", "loss", "val acc", "images/s"):
-            table.add_column(name, justify="left" if not name else "right", header_style="dim")
         fits = len(self._folds) <= self._console.height - ROWS_AROUND_TABLE
+        rows = []
         for fold, progress in self._folds.items():
-            if not fits and (fold in self._done or progress is None):
+            if not fits and fold not in self._active:
                 continue
             done = 1.0 if fold in self._done else progress.done if progress else 0.0
+            state = "done" if fold in self._done else self._active.get(fold, "waiting")
             bar = ProgressBar(total=1.0, completed=done, width=20)
-            if progress is None:
-                state = Text("done" if fold in self._done else "waiting", style="dim")
-                table.add_row(self._title(fold), bar, state, "", "", "")
-                continue
-            accuracy = "" if progress.val_accuracy is None else f"{progress.val_accuracy:.4f}"
-            table.add_row(
-                self._title(fold),
-                bar,
-                f"{progress.epoch}/{progress.epochs}",
-                f"{progress.loss:.4f}",
-                accuracy,
-                f"{progress.images_per_second:,.0f}",
-            )
+            figures = ["", "", ""]
+            if progress is not None:
+                accuracy = "" if progress.val_accuracy is None else f"{progress.val_accuracy:.5f}"
+                figures = [f"{progress.loss:.4f}", accuracy, f"{progress.images_per_second:,.0f}"]
+            rows.append([self._title(fold), bar, Text(state, style="" if progress else "dim"), *figures])
+        names = ("fold", "", "epoch", "loss", "val acc", "images/s")
+        table = _table(self._console, names, rows, dispensable=("images/s", "loss", ""))
         footer = f"{duration(time.monotonic() - self._started)} elapsed"
         if len(self._done) < len(self._folds):
             footer += f", {self._left()} left"
         if not fits:
             footer = f"{len(self._done)} of {len(self._folds)} folds done, {footer}"
-        return Group(Text(f"Training {self._name}", style="bold"), table, Text(footer, style="dim"))
+        title = Text(f"Training {self._name}", style="bold", overflow="fold")
+        return Group(title, table, Text(footer, style="dim"))
 
 
 @contextmanager
@@ -231,35 +272,49 @@ def show_deleted(addresses: list[str]) -> None:
 
 def show_runs(rows: list[dict[str, Any]]) -> None:
     """Show all runs in a table."""
-    table = _table("run", "status", "folds", "errors", "accuracy", "score")
-    for row in rows:
-        table.add_row(
-            Text(row["name"], overflow="fold"),
+    console = out()
+    if not rows:
+        console.print("No runs yet. Create one with the command: train")
+        return
+    cells = [
+        [
+            row["name"],
             row["status"],
             "" if row["folds"] is None else f"{row['trained']}/{row['folds']}",
             "" if row["errors"] is None else f"{row['errors']:,}",
             "" if row["accuracy"] is None else f"{row['accuracy']:.5f}",
             "" if row["score"] is None else f"{row['score']:.5f}",
-        )
-    out().print(table if rows else "No runs yet. Create one with the command: train")
+        ]
+        for row in rows
+    ]
+    names = ("run", "status", "folds", "errors", "accuracy", "score")
+    _print_table(console, _table(console, names, cells, dispensable=("errors", "folds", "status", "score")))
 
 
-def show_presets(rows: list[dict[str, Any]]) -> None:
-    """Show the presets in a table."""
+def show_presets(rows: list[dict[str, Any]], settings: list[dict[str, Any]]) -> None:
+    """Show the presets and what each setting means."""
     from kaggle_digits.execution.machine import about
 
-    table = _table("preset", "folds", "score", "TFLOP", "about", "")
-    for row in rows:
-        is_default = row["name"] == DEFAULT_PRESET
-        table.add_row(
+    console = out()
+    cells = [
+        [
             row["name"],
             str(row["folds"]),
             f"{row['score']:.5f}",
             f"{row['tflop']:.0f}",
             about(row["seconds"]),
-            Text(row["summary"] + (" (the default)" if is_default else ""), overflow="fold"),
-        )
-    out().print(table)
+            row["summary"] + (" (the default)" if row["name"] == DEFAULT_PRESET else ""),
+        ]
+        for row in rows
+    ]
+    names = ("preset", "folds", "score", "TFLOP", "about", "")
+    _print_table(console, _table(console, names, cells, dispensable=("TFLOP", "folds", "")))
+    console.print("\nSettings, for train --set KEY=VALUE:", style="dim")
+    cells = [
+        [setting["name"], f"{setting['text']} In {DEFAULT_PRESET}: {setting['values'][DEFAULT_PRESET]}"]
+        for setting in settings
+    ]
+    _print_table(console, _table(console, ("setting", ""), cells))
 
 
 def show_sent(sent: Sent, dry_run: bool) -> None:
@@ -286,22 +341,24 @@ def show_sent(sent: Sent, dry_run: bool) -> None:
 
 def show_scores(board: ScoreBoard) -> None:
     """Show the submissions with their scores, and your rank on the leaderboard."""
-    table = _table("time (UTC)", "ref", "run", "status", "score", "CV", "gap")
-    for submission, entry in board.submissions:
-        table.add_row(
-            submission.time[:16].replace("T", " "),
-            submission.ref,
-            Text(entry.run if entry else "", overflow="fold"),
-            Text(submission.status + (f": {submission.reason}" if submission.reason else ""), overflow="fold"),
-            "" if submission.score is None else f"{submission.score:.5f}",
-            f"{entry.cv:.5f}" if entry and entry.cv is not None else "",
-            f"{entry.gap:+.5f}" if entry and entry.gap is not None else "",
-        )
     console = out()
     if not board.submissions:
         console.print("No submissions yet. Create one with the command: submit")
         return
-    console.print(table)
+    cells = [
+        [
+            submission.time[:16].replace("T", " "),
+            submission.ref,
+            entry.run if entry else "",
+            submission.status + (f": {submission.reason}" if submission.reason else ""),
+            "" if submission.score is None else f"{submission.score:.5f}",
+            f"{entry.cv:.5f}" if entry and entry.cv is not None else "",
+            f"{entry.gap:+.5f}" if entry and entry.gap is not None else "",
+        ]
+        for submission, entry in board.submissions
+    ]
+    names = ("time (UTC)", "ref", "run", "status", "score", "CV", "gap")
+    _print_table(console, _table(console, names, cells, dispensable=("gap", "ref", "time (UTC)", "CV", "status")))
     standing = board.standing
     if standing is None:
         console.print("The leaderboard is not available at the moment.")
@@ -318,7 +375,7 @@ def show_report(document: dict[str, Any], page: str) -> None:
     """Show the content of a report, and the path of its HTML page."""
     console = out()
     if document["folds"]:
-        console.print(_fold_table(document["folds"]))
+        _print_table(console, _fold_table(console, document["folds"]))
         spread = document["fold_accuracy"]
         sd = "" if spread["sd"] is None else f" ± {spread['sd']:.5f}"
         console.print(f"Mean over folds: {spread['mean']:.5f}{sd}")
@@ -331,12 +388,21 @@ def show_report(document: dict[str, Any], page: str) -> None:
             f"Out-of-fold: accuracy {total['accuracy']:.5f} (95 % interval {low:.5f} to {high:.5f}),\n"
             f"{total['errors']:,} errors in {total['rows']:,} rows, log-loss {total['log_loss']:.4f}{calibrated}",
         )
-        matrix = _table("", *map(str, range(10)))
-        for digit, row in enumerate(total["confusion"]):
-            cells = [Text(str(n), style="dim" if n == 0 or i == digit else "bold red") for i, n in enumerate(row)]
-            matrix.add_row(Text(str(digit), style="dim"), *cells)
-        console.print("\nConfusion matrix: one row per label, one column per prediction", style="dim")
-        console.print(matrix)
+        cells = [
+            [
+                Text(str(digit), style="dim"),
+                *(Text(str(n), style="dim" if n == 0 or i == digit else "bold red") for i, n in enumerate(row)),
+            ]
+            for digit, row in enumerate(total["confusion"])
+        ]
+        matrix = _table(console, ("", *map(str, range(10))), cells)
+        if console.measure(matrix).minimum <= console.width:
+            console.print("\nConfusion matrix: one row per label, one column per prediction", style="dim")
+            console.print(matrix)
+        else:
+            console.print(
+                "\nThe page has the confusion matrix, for which this terminal is too narrow.", style="dim"
+            )
         if total["suspects"]:
             shown = [f"{s['row']} ({s['label']} → {s['predicted']}?)" for s in total["suspects"][:SUSPECTS_SHOWN]]
             more = len(total["suspects"]) - len(shown)
@@ -360,17 +426,20 @@ def show_report(document: dict[str, Any], page: str) -> None:
 def show_comparison(comparison: dict[str, Any], page: str) -> None:
     """Show a comparison of runs, and the path of its HTML page."""
     console = out()
-    runs = _table("run", "errors", "accuracy", "calibrated log-loss", "time", "score")
-    for run in comparison["runs"]:
-        runs.add_row(
-            Text(run["name"], overflow="fold"),
+    cells = [
+        [
+            run["name"],
             f"{run['errors']:,}",
             f"{run['accuracy']:.5f}",
             f"{run['log_loss_after']:.4f}",
             "" if run["train_seconds"] is None else duration(run["train_seconds"]),
             "" if run["score"] is None else f"{run['score']:.5f}",
-        )
-    console.print(runs)
+        ]
+        for run in comparison["runs"]
+    ]
+    names = ("run", "errors", "accuracy", "calibrated log-loss", "time", "score")
+    dispensable = ("calibrated log-loss", "time", "score", "errors")
+    _print_table(console, _table(console, names, cells, dispensable))
     console.print()
     for pair in comparison["pairs"]:
         if pair["differ"]:
@@ -390,10 +459,9 @@ def show_comparison(comparison: dict[str, Any], page: str) -> None:
     console.print(f"Page: {page}", markup=False, soft_wrap=True)
 
 
-def _fold_table(folds: list[dict[str, Any]]) -> Table:
-    table = _table("fold", "preprocessing", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
-    for fold in folds:
-        table.add_row(
+def _fold_table(console: Console, folds: list[dict[str, Any]]) -> Table:
+    cells = [
+        [
             Text(str(fold["fold"]), style="bold yellow" if fold["out_of_line"] else ""),
             fold["preprocessing"],
             f"{fold['rows']:,}",
@@ -402,8 +470,13 @@ def _fold_table(folds: list[dict[str, Any]]) -> Table:
             f"{fold['log_loss']:.4f}",
             sparkline([row["val_accuracy"] for row in fold["history"]]),
             f"{fold['seconds']:.0f}",
-        )
-    return table
+        ]
+        for fold in folds
+    ]
+    names = ("fold", "preprocessing", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
+    return _table(
+        console, names, cells, dispensable=("val accuracy", "log-loss", "rows", "seconds", "preprocessing")
+    )
 
 
 def show_predictions(predictions: list[Prediction]) -> None:
@@ -416,8 +489,11 @@ def show_predictions(predictions: list[Prediction]) -> None:
             style = "bold" if digit == prediction.digit else ""
             bars.add_row(str(digit), ("█" * round(30 * probability)).ljust(30), f"{probability:.4f}", style=style)
         agree = Text(f"{prediction.agreement:.0%} of the networks predict {prediction.digit}", "dim")
-        row = Table.grid(padding=(0, 3, 0, 0))
-        row.add_row(_picture(prediction.image, plain), Group("", bars, "", agree))
+        picture, figures = _picture(prediction.image, plain), Group("", bars, "", agree)
+        row: Table | Group = Group(picture, figures)
+        if console.width >= WIDTH_OF_PREDICTION:
+            row = Table.grid(padding=(0, 3, 0, 0))
+            row.add_row(picture, figures)
         title = Text.assemble((f"{prediction.path}: ", ""), (str(prediction.digit), "bold"), overflow="fold")
         console.print(*([""] if i else []), title, row, sep="\n")
 
@@ -444,10 +520,10 @@ def show_checks(checks: list[Check], next_command: str) -> None:
     console.print(summary, style="bold", markup=False, soft_wrap=True)
 
 
-def show_error(problem: str, remedy: str) -> None:
-    """Show an error: what is wrong, and how to fix it."""
+def show_error(problem: str, remedy: str, is_error: bool = True) -> None:
+    """Show an error: what is wrong, and how to fix it. An interruption by the user is not an error."""
     console = err()
-    console.print(Text("Error: ", style="bold red"), Text(problem), sep="", end="\n", soft_wrap=True)
+    console.print(Text("Error: " if is_error else "", style="bold red"), Text(problem), sep="", soft_wrap=True)
     console.print(remedy, markup=False, soft_wrap=True)
 
 
@@ -462,10 +538,10 @@ def sparkline(values: list[float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as ``m:ss``, or as ``h:mm h`` from one hour on."""
+    """Return a time as ``m:ss``, or as ``h:mm:ss`` from one hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d} h" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _picture(image: UInt8, plain: bool) -> Text:
@@ -485,10 +561,51 @@ def _picture(image: UInt8, plain: bool) -> Text:
     return text
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    text_columns = ("run", "preset", "", "status", "time (UTC)", "val accuracy", "preprocessing")
-    for name in columns:
-        is_text = name in text_columns
-        table.add_column(name, justify="left" if is_text else "right", header_style="dim", no_wrap=not is_text)
-    return table
+def _table(
+    console: Console, names: Sequence[str], rows: Sequence[Sequence[Any]], dispensable: Sequence[str] = ()
+) -> Table:
+    """Return a table without borders.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Where it is going to be printed.
+    names : sequence of str
+        The names of the columns. Only the cells of a last column without a name are broken into several lines.
+    rows : sequence of sequence
+        The cells of each row.
+    dispensable : sequence of str
+        Names of columns that are left out, the first ones first, until the table fits into the width.
+    """
+    text_columns = ("run", "preset", "setting", "", "status", "time (UTC)", "val accuracy", "preprocessing")
+    # Text is not markup, since names may contain brackets.
+    cells = [[Text(row[i]) if isinstance(row[i], str) else row[i] for row in rows] for i in range(len(names))]
+    shown = list(range(len(names)))
+    left_out = iter(dispensable)
+    while True:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for i in shown:
+            wraps = not names[i] and i == len(names) - 1
+            justify: JustifyMethod = "left" if names[i] in text_columns else "right"
+            # Without a minimum width, rich would cut cells to fit the table into the width.
+            width = (
+                WIDTH_OF_TEXT if wraps else max(console.measure(cell).maximum for cell in (names[i], *cells[i]))
+            )
+            table.add_column(names[i], justify=justify, header_style="dim", no_wrap=not wraps, min_width=width)
+        for row in zip(*(cells[i] for i in shown), strict=True):
+            table.add_row(*row)
+        if console.measure(table).minimum <= console.width or (name := next(left_out, None)) is None:
+            return table
+        shown.remove(names.index(name))
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table. If it is wider than the terminal, its lines are not cut, so that names can be copied."""
+    width = max(console.width, console.measure(table).minimum)
+    if console.is_terminal:
+        console.print(table, width=width, crop=False, no_wrap=True)
+        return
+    with console.capture() as capture:
+        console.print(table, width=width, crop=False, no_wrap=True)
+    for line in capture.get().splitlines():
+        console.print(line.rstrip(), markup=False)  # without the spaces up to the width of the table

@@ -185,7 +185,7 @@ class _Training(Observer):
         The plan of each run, keyed by seed.
     observer : Observer
         All calls are passed on to it.
-    started : float or None
+    timed_from : float or None
         The `time.monotonic` value at the start, if the elapsed time is to be recorded.
     """
 
@@ -193,7 +193,7 @@ class _Training(Observer):
     data: Data
     plans: dict[int, RunPlan]
     observer: Observer
-    started: float | None
+    timed_from: float | None
 
     def run(self, name: str, workers: int | None, on: str | None, wait: bool) -> None:
         """Train all missing folds; `name` is shown as the name of the run."""
@@ -219,6 +219,10 @@ class _Training(Observer):
             train_in_processes(jobs, digits, workers, self)
         else:
             train_on_dask(jobs, digits, on, self)
+
+    def started(self, task: FoldTask) -> None:
+        """Pass the call on to the observer."""
+        self.observer.started(task)
 
     def progress(self, progress: Progress) -> None:
         """Pass the call on to the observer."""
@@ -250,7 +254,7 @@ class _Training(Observer):
     def _finish(self, plan: RunPlan) -> None:
         if not is_current(plan.run, self.data):
             ensemble_folds(plan.run, self.data)
-        seconds = None if self.started is None else round(time.monotonic() - self.started, 1)
+        seconds = None if self.timed_from is None else round(time.monotonic() - self.timed_from, 1)
         plan.run = _finish(self.workspace, plan.run, self.data, seconds)
 
 

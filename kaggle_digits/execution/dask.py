@@ -94,6 +94,7 @@ def train_on_dask(
                 )
                 future.add_done_callback(workers.events.put)
                 running[future] = job, worker
+                observer.started(job.task)
             try:
                 # With unchecked workers there is more to do at once, so do not wait for an event.
                 event = workers.events.get(timeout=0 if workers.unchecked else POLL_SECONDS)

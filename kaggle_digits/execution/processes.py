@@ -134,6 +134,7 @@ def train_in_processes(
                 with log:
                     worker = WorkerProcess.start(job.task, digits, job.folder, log, free.popleft())
                 busy[worker.connection] = worker, job
+                observer.started(job.task)
             for connection in cast(list[Connection], wait(list(busy))):
                 worker, job = busy[connection]
                 message = worker.receive()

@@ -342,7 +342,9 @@ def run_folder(workspace: Workspace, name: str) -> Path:
 
 
 def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRun:
-    """Return the run called `name`; without a name, the finished run that was updated last.
+    """Return the run called `name`, or the only one whose name begins with it; without a name, the latest one.
+
+    The latest run is the finished run that was updated last.
 
     If no run is finished, it is the unfinished run that was updated last. The times are those in ``run.json``.
 
@@ -354,7 +356,7 @@ def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRu
         If its ``run.json`` is damaged.
     """
     if name is not None:
-        return _existing(run_folder(workspace, name))
+        return _existing(_completed(run_folder(workspace, name)))
     runs = list_runs(workspace)
     if not runs:
         return read_run(_folders(workspace)[0])  # all runs are damaged; this raises the error
@@ -411,6 +413,21 @@ def _folders(workspace: Workspace) -> list[Path]:
             f"There is no run of {workspace.competition.name} yet.", "Train one with the command: train."
         )
     return folders
+
+
+def _completed(path: Path) -> Path:
+    """Return the directory of a run; if it does not exist, that of the only run whose name begins like it."""
+    if (path / RUN_JSON).exists():
+        return path
+    matching = sorted(
+        found.parent for found in path.parent.glob(f"*/{RUN_JSON}") if found.parent.name.startswith(path.name)
+    )
+    if len(matching) > 1:
+        raise UsageError(
+            f"Several runs of {path.parent.name} begin with {path.name!r}.",
+            f"Choose one of: {', '.join(other.name for other in matching)}.",
+        )
+    return matching[0] if matching else path
 
 
 def _existing(path: Path) -> FoldsRun | MeanRun:

@@ -15,6 +15,9 @@ class Observer:
     def start(self, run: str, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
         """Handle the start of training: the name of the run, all its folds, and the folds to train."""
 
+    def started(self, task: FoldTask) -> None:
+        """Handle a fold whose process has been started; it has to load TensorFlow first."""
+
     def progress(self, progress: Progress) -> None:
         """Handle the progress of a fold, about once a second and at the end of each epoch."""
 

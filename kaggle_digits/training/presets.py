@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -166,6 +168,28 @@ class Settings(BaseModel):
     def augments(self) -> bool:
         """Whether there is any augmentation."""
         return any((self.rotation, self.scale, self.shear, self.shift, self.elastic))
+
+
+def describe_settings() -> list[dict[str, Any]]:
+    """Return what the command ``presets`` says about the settings, in the order of `Settings`.
+
+    Returns
+    -------
+    list of dict
+        ``name`` and ``text``, the description in the docstring of `Settings`, in one line and without markup; and
+        ``values``, by preset.
+    """
+    attributes = inspect.cleandoc(Settings.__doc__ or "").partition("Attributes\n----------\n")[2]
+    # Each description is indented below the line with the name and the type of the attribute.
+    texts = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n?)+)", attributes, re.MULTILINE))
+    return [
+        {
+            "name": name,
+            "text": " ".join(texts[name].replace("`", "").split()),
+            "values": {preset.name: getattr(preset.settings, name) for preset in PRESETS.values()},
+        }
+        for name in Settings.model_fields
+    ]
 
 
 def build_network(settings: Settings) -> keras.Model:
