@@ -80,6 +80,13 @@ run_option = click.option(
     help="The run, or the beginning of its name if no other begins like it. Default: the latest finished one.",
 )
 
+output_option = click.option(
+    "--output",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Write a copy of submission.csv here, too: a file, or a folder such as /kaggle/working.",
+)
+
 
 def main() -> None:
     """Run the command line; errors become two sentences on stderr and an exit code, without a traceback."""
@@ -252,6 +259,7 @@ def download(
     multiple=True,
     help="Change a setting of the preset, such as epochs=3; can be repeated.",
 )
+@output_option
 @click.option("--retrain", is_flag=True, help="Train damaged folds again, or all folds if none is damaged.")
 @click.option(
     "--tensorboard", is_flag=True, help="Write event files for TensorBoard into the folders of the folds."
@@ -271,6 +279,7 @@ def train(
     no_wait: bool,
     cancel: bool,
     settings: tuple[str, ...],
+    output: Path | None,
     retrain: bool,
     tensorboard: bool,
     as_json: bool,
@@ -311,6 +320,7 @@ def train(
             wait=not no_wait,
             retrain=retrain,
             tensorboard=tensorboard,
+            output=output,
             observer=view,
             **recipe,
         )
@@ -329,16 +339,19 @@ def train(
 @click.option(
     "--name", metavar="NEW", help="The name of an ensemble of several runs. Default: their names joined by +."
 )
+@output_option
 @json_option
 @click.pass_obj
-def ensemble(workspace: Workspace, runs: tuple[str, ...], name: str | None, as_json: bool) -> None:
+def ensemble(
+    workspace: Workspace, runs: tuple[str, ...], name: str | None, output: Path | None, as_json: bool
+) -> None:
     """Average the predictions of one or more runs and write the submission.
 
     An ensemble of several runs is saved as a new run.
     """
     from kaggle_digits import pipeline
 
-    _show_run(workspace, pipeline.ensemble(workspace, runs, name), as_json)
+    _show_run(workspace, pipeline.ensemble(workspace, runs, name, output), as_json)
 
 
 @cli.command(short_help="Submit a run and wait for its score.")

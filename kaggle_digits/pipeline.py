@@ -18,9 +18,10 @@ from kaggle_digits.execution.dask import train_on_dask
 from kaggle_digits.execution.kaggle import cancel_kernels as delete_kernels
 from kaggle_digits.execution.kaggle import known_kernels, pack, train_on_kaggle
 from kaggle_digits.execution.processes import Job, train_in_processes
-from kaggle_digits.files import lock, make_folder
+from kaggle_digits.files import lock, make_folder, write_bytes
 from kaggle_digits.hosts import open_host
 from kaggle_digits.hosts.kaggle import KaggleKernels
+from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
 from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, find_best_run, find_run, run_folder, trained_folds
 from kaggle_digits.runs.ensemble import ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.runs.plan import (
@@ -72,6 +73,7 @@ def train(
     wait: bool = True,
     retrain: bool = False,
     tensorboard: bool = False,
+    output: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Run:
     """Train the missing folds of one or more runs, ensemble them and write the submission.
@@ -108,6 +110,8 @@ def train(
         Train damaged folds again, or all folds if none is damaged.
     tensorboard : bool
         Write TensorBoard events into the folder of each fold; needs the extra ``tensorboard``.
+    output : str or pathlib.Path, optional
+        Where to write a copy of the submission; if it is a folder, as ``submission.csv`` in it.
     observer : Observer, optional
         Called with the progress.
 
@@ -166,9 +170,11 @@ def train(
         is_timed = seeds == 1 and plans[seed].is_from_scratch()
         training = _Training(workspace, data, plans, observer or Observer(), started if is_timed else None)
         training.run(target.name, workers, on, wait)
-        if seeds == 1:
-            return plans[seed].run
-        return _average(workspace, target, [path.name for path in paths], data)
+        finished: Run = plans[seed].run
+        if seeds > 1:
+            finished = _average(workspace, target, [path.name for path in paths], data)
+        _copy_submission(workspace, finished, output)
+        return finished
 
 
 @dataclass
@@ -337,7 +343,12 @@ def cancel_kernels(
         return [record.address for record in delete_kernels(paths, KaggleKernels(workspace.competition.name))]
 
 
-def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = None) -> Run:
+def ensemble(
+    workspace: Workspace,
+    runs: Sequence[str] = (),
+    name: str | None = None,
+    output: str | Path | None = None,
+) -> Run:
     """Average one or more runs again and write the submission.
 
     Parameters
@@ -348,6 +359,8 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
         The names of the runs. Default: the latest finished run. The mean of several runs is a new run.
     name : str, optional
         The name of the mean of several runs. Default: their names, joined by ``+``.
+    output : str or pathlib.Path, optional
+        As in `train`.
 
     Returns
     -------
@@ -367,6 +380,12 @@ def ensemble(workspace: Workspace, runs: Sequence[str] = (), name: str | None = 
     4200
     """
     members = [find_run(workspace, run) for run in dict.fromkeys(runs)] or [find_run(workspace)]
+    averaged = _ensemble(workspace, members, name)
+    _copy_submission(workspace, averaged, output)
+    return averaged
+
+
+def _ensemble(workspace: Workspace, members: Sequence[FoldsRun | MeanRun], name: str | None) -> Run:
     data = load_data(workspace.data)
     for member in members:
         check_data(member, data)
@@ -421,7 +440,8 @@ def submit(
     timeout : float
         Maximum time to wait for the score, in seconds.
     observer : Observer, optional
-        Called with a sentence about the run before anything is sent, then with the status at each poll.
+        Called before anything is sent with sentences about the run: why it was chosen, how it compares with the
+        best score so far, and how many submissions are left; then with the status at each poll.
 
     Returns
     -------
@@ -452,10 +472,21 @@ def submit(
         source.require_ensemble()
         name, cv, path = source.name, source.ensemble_metrics().accuracy, submission_file(workspace, source.name)
         message = message or f"{source.describe()}, CV {cv:.5f}"
-        why = ", the finished one with the best out-of-fold accuracy" if run is None else ""
-        observer.notice(f"The run is {name} (CV {cv:.5f}){why}.")
+        observer.notice(explain_choice(workspace, source) if run is None else f"The run is {name} (CV {cv:.5f}).")
+        if comparison := compare_with_best_score(workspace, source):
+            observer.notice(comparison)
     host = open_host(workspace)
-    sent = send(host, workspace, path, run=name, cv=cv, message=message or path.name, dry_run=dry_run, again=again)
+    sent = send(
+        host,
+        workspace,
+        path,
+        run=name,
+        cv=cv,
+        message=message or path.name,
+        dry_run=dry_run,
+        again=again,
+        notice=observer.notice,
+    )
     if dry_run or not wait or sent.entry.status == "COMPLETE":
         return sent
     return replace(sent, entry=wait_for_score(host, workspace, sent.entry, timeout, observer))
@@ -561,6 +592,13 @@ def _average(workspace: Workspace, target: Path, members: list[str], data: Data)
     run = open_mean_run(target, members, workspace, data)
     ensemble_runs(run, data)
     return _finish(workspace, run, data)
+
+
+def _copy_submission(workspace: Workspace, run: Run, output: str | Path | None) -> None:
+    """Write a copy of a run's submission to where the user wants it."""
+    if output is not None:
+        source, target = submission_file(workspace, run.name), Path(output)
+        write_bytes(target / source.name if target.is_dir() else target, source.read_bytes())
 
 
 def _finish(workspace: Workspace, run: RunT, data: Data, train_seconds: float | None = None) -> RunT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -194,6 +194,7 @@ def send(
     message: str = "",
     dry_run: bool = False,
     again: bool = False,
+    notice: Callable[[str], None] = lambda sentence: None,
 ) -> Sent:
     """Validate a submission file and send it once; `wait_for_score` waits for its score.
 
@@ -221,6 +222,8 @@ def send(
         Validate the file and search for earlier submissions, but send nothing.
     again : bool
         Send the file even if it was submitted before.
+    notice : callable
+        Called with a sentence that says how many submissions are left today.
 
     Returns
     -------
@@ -250,13 +253,16 @@ def send(
     ledger = ledger_of(workspace)
     with lock(workspace.submissions / ".lock", "Another submission is running."):
         made = _find_made(host, workspace, entry, again, dry_run)
-        if dry_run:
-            return Sent(made or entry, description, was_known=made is not None)
         if made is not None:
-            ledger.record(made)
+            if not dry_run:
+                ledger.record(made)
             return Sent(made, description, was_known=True)
         # Before the upload, so that no file is uploaded that cannot be submitted today.
         left = host.allowance()
+        if left is not None:
+            notice(f"{left} submission{'s are' if left != 1 else ' is'} left today.")
+        if dry_run:
+            return Sent(entry, description)
         if left is not None and left <= 0:
             raise RefusedError(
                 "The daily limit of submissions has been reached.", "Submit the file after midnight UTC."
