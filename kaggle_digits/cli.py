@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from kaggle_digits import __version__
+from kaggle_digits.encoding import replace_unknown_characters
 from kaggle_digits.errors import KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.training import DEFAULT_PRESET, PRESET_NAMES
@@ -43,10 +44,11 @@ class _Command(click.Command):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         # Hidden, because the help of the group explains them.
+        words = "As before the command."
         self.params += [
-            click.Option(["--competition"], hidden=True),
-            click.Option(["--root"], hidden=True, type=click.Path(file_okay=False, path_type=Path)),
-            click.Option(["--debug"], hidden=True, is_flag=True),
+            click.Option(["--competition"], hidden=True, help=words),
+            click.Option(["--root"], hidden=True, help=words, type=click.Path(file_okay=False, path_type=Path)),
+            click.Option(["--debug"], hidden=True, help=words, is_flag=True),
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -90,8 +92,6 @@ output_option = click.option(
 
 def main() -> None:
     """Run the command line; errors become two sentences on stderr and an exit code, without a traceback."""
-    from kaggle_digits.console import replace_unknown_characters
-
     replace_unknown_characters()
     debug = "--debug" in sys.argv
     try:

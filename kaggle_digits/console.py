@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import io
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -41,19 +39,12 @@ SPARKLINE_WIDTH = 16
 """Maximum number of characters in a sparkline."""
 WIDTH_OF_PREDICTION = 72
 """How many characters a picture and the probabilities next to it need."""
+GAP = 2
+"""Spaces between two columns of a table."""
 WIDTH_OF_TEXT = 20
 """Minimum width of a column of text that is broken into several lines."""
 NO_LINE_BREAKS = 10_000
 """A width in which every line fits."""
-ASCII = dict(
-    zip(
-        "✓✗→–…±×━╸╺█▀“”’",
-        ("ok", "x", "->", "-", "...", "+-", "x", "=", "-", "-", "#", "#", '"', '"', "'"),
-        strict=True,
-    )
-)
-ASCII |= dict(zip(SPARKS, "_.-~:+*#", strict=True))
-"""What replaces characters that the encoding of the terminal does not have."""
 
 
 def out() -> Console:
@@ -71,21 +62,6 @@ def _console(stderr: bool) -> Console:
     if not console.is_terminal and not console.is_jupyter:
         console.width = NO_LINE_BREAKS  # for grep and for log files
     return console
-
-
-def replace_unknown_characters() -> None:
-    """Let stdout and stderr replace the characters that their encoding does not have, instead of failing."""
-    codecs.register_error("kaggle-digits", _to_ascii)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
-            stream.reconfigure(errors="kaggle-digits")
-
-
-def _to_ascii(error: UnicodeError) -> tuple[str, int]:
-    """Replace the characters that cannot be encoded, for `codecs.register_error`."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(ASCII.get(char, "?") for char in error.object[error.start : error.end]), error.end
 
 
 def say(text: str) -> None:
@@ -396,7 +372,7 @@ def show_report(document: dict[str, Any], page: str) -> None:
             for digit, row in enumerate(total["confusion"])
         ]
         matrix = _table(console, ("", *map(str, range(10))), cells)
-        if console.measure(matrix).minimum <= console.width:
+        if _width(matrix) <= console.width:
             console.print("\nConfusion matrix: one row per label, one column per prediction", style="dim")
             console.print(matrix)
         else:
@@ -580,28 +556,39 @@ def _table(
     text_columns = ("run", "preset", "setting", "", "status", "time (UTC)", "val accuracy", "preprocessing")
     # Text is not markup, since names may contain brackets.
     cells = [[Text(row[i]) if isinstance(row[i], str) else row[i] for row in rows] for i in range(len(names))]
+    # Measured with a width in which everything fits, because rich limits what it measures to the console's width.
+    options = console.options.update_width(NO_LINE_BREAKS)
+    widths = [
+        max(Measurement.get(console, options, cell).maximum for cell in (name, *column))
+        for name, column in zip(names, cells, strict=True)
+    ]
+    if not names[-1]:
+        widths[-1] = min(widths[-1], WIDTH_OF_TEXT)
     shown = list(range(len(names)))
-    left_out = iter(dispensable)
-    while True:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for i in shown:
-            wraps = not names[i] and i == len(names) - 1
-            justify: JustifyMethod = "left" if names[i] in text_columns else "right"
-            # Without a minimum width, rich would cut cells to fit the table into the width.
-            width = (
-                WIDTH_OF_TEXT if wraps else max(console.measure(cell).maximum for cell in (names[i], *cells[i]))
-            )
-            table.add_column(names[i], justify=justify, header_style="dim", no_wrap=not wraps, min_width=width)
-        for row in zip(*(cells[i] for i in shown), strict=True):
-            table.add_row(*row)
-        if console.measure(table).minimum <= console.width or (name := next(left_out, None)) is None:
-            return table
-        shown.remove(names.index(name))
+    for name in dispensable:
+        if sum(widths[i] + GAP for i in shown) - GAP > console.width:
+            shown.remove(names.index(name))
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for i in shown:
+        wraps = not names[i] and i == len(names) - 1
+        justify: JustifyMethod = "left" if names[i] in text_columns else "right"
+        # Without a minimum width, rich would cut cells to fit the table into the width.
+        table.add_column(
+            names[i], justify=justify, header_style="dim", no_wrap=not wraps, min_width=widths[i], overflow="fold"
+        )
+    for row in zip(*(cells[i] for i in shown), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _width(table: Table) -> int:
+    """Return the minimum width of a table that `_table` returned."""
+    return sum((column.min_width or 0) + GAP for column in table.columns) - GAP
 
 
 def _print_table(console: Console, table: Table) -> None:
     """Print a table. If it is wider than the terminal, its lines are not cut, so that names can be copied."""
-    width = max(console.width, console.measure(table).minimum)
+    width = max(console.width, _width(table))
     if console.is_terminal:
         console.print(table, width=width, crop=False, no_wrap=True)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
@@ -19,12 +20,13 @@ import click
 import pytest
 from conftest import competition_files, write_files
 from kaggle_server import KEY, USER, Fault, KaggleServer, error
+from rich.console import Console
 
-from kaggle_digits import Workspace
+from kaggle_digits import Workspace, console
 from kaggle_digits.cli import cli, main
 from kaggle_digits.hosts.local import baselines
 from kaggle_digits.training import DEFAULT_PRESET, PRESET_NAMES
-from kaggle_digits.training.presets import PRESETS
+from kaggle_digits.training.presets import PRESETS, describe_settings
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -132,17 +134,87 @@ def test_ensemble_runs_report_submit_and_score_print_json(call_cli: RunCli, trai
     assert board["percentile"] == pytest.approx(100 * board["rank"] / board["teams"])
 
 
-def test_submit_runs_score_and_report_fit_80_columns(call_cli: RunCli, trained: tuple[str, ...]) -> None:
+def test_submit_runs_score_and_report_do_not_break_lines_without_a_terminal(
+    call_cli: RunCli, trained: tuple[str, ...]
+) -> None:
     sent = call_cli(*trained, "submit")
     assert sent.returncode == 0
     assert "The run is first (CV " in sent.stderr
     for command in ("runs", "score", "report"):
-        result = call_cli(*trained, command, COLUMNS="80")
-        assert result.returncode == 0, result.stderr
-        assert "first" in result.stdout
-        lines = [line for line in result.stdout.splitlines() if str(trained[-1]) not in line]
-        assert max(map(len, lines)) <= 80
-        assert "\x1b" not in result.stdout  # no escape codes, because stdout is not a terminal
+        wide, narrow = (call_cli(*trained, command, COLUMNS=columns) for columns in ("200", "40"))
+        assert wide.returncode == 0, wide.stderr
+        assert "first" in wide.stdout
+        assert wide.stdout.splitlines()[:4] == narrow.stdout.splitlines()[:4]
+        assert "\x1b" not in wide.stdout  # no escape codes
+        assert not any(line.endswith(" ") for line in wide.stdout.splitlines())
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_tables_fit_the_terminal_and_show_complete_names(columns: int) -> None:
+    name = "default-k8-s0"
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, color_system=None, width=columns, highlight=False)
+    row = {"name": name, "status": "unfinished", "trained": 3, "folds": 8, "errors": 1234, "score": 0.99757}
+    presets = [
+        {"name": "best", "folds": 20, "score": 0.99754, "tflop": 934.1, "seconds": 5400, "summary": "a " * 40}
+    ]
+    settings = describe_settings()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console, "out", lambda: terminal)
+        console.show_runs([row | {"accuracy": 0.99586}])
+        console.show_presets(presets, settings)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert lines[1].startswith(f"{name}  ")
+    assert "0.99757" in lines[1]
+    assert ("unfinished" in lines[1]) == (columns > 40)
+    assert "…" not in stream.getvalue()
+    assert all(f"\n{setting['name']} " in stream.getvalue() for setting in settings)
+
+
+def test_report_is_written_in_ascii_if_the_terminal_has_no_other_characters(
+    run_cli: RunCli, trained: tuple[str, ...]
+) -> None:
+    result = run_cli(*trained, "report", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert "preprocessing" in result.stdout
+    assert "?" not in result.stdout.split("Out-of-fold")[0]  # the learning curves have no unknown characters
+
+
+def test_commands_are_listed_in_the_order_of_the_work(call_cli: RunCli) -> None:
+    shown = call_cli("--help").stdout.partition("Commands:")[2]
+    names = [line.split()[0] for line in shown.splitlines() if line.startswith("  ")]
+    assert names[:6] == ["download", "train", "ensemble", "submit", "score", "report"]
+
+
+def test_options_of_the_group_are_accepted_after_the_command(call_cli: RunCli, trained: tuple[str, ...]) -> None:
+    assert document(call_cli("runs", *trained, "--json")) == document(call_cli(*trained, "runs", "--json"))
+    assert_error(call_cli("runs", "--competition", "titanic"), 2, "no competition called 'titanic'")
+    assert "Traceback" in call_cli("train", "--debug").stderr
+
+
+def test_names_of_runs_may_be_abbreviated_and_are_completed(call_cli: RunCli, trained: tuple[str, ...]) -> None:
+    assert document(call_cli(*trained, "ensemble", "--run", "fir", "--json"))["run"] == "first"
+    assert_error(call_cli(*trained, "report", "--run", "x"), 2, "There is no run called 'x'")
+    words = ("kaggle-digits", *map(str, trained), "report", "--run", "f")
+    completed = call_cli(
+        _KAGGLE_DIGITS_COMPLETE="bash_complete", COMP_WORDS=" ".join(words), COMP_CWORD=str(len(words) - 1)
+    )
+    assert completed.stdout == "plain,first\n"
+
+
+def test_train_and_ensemble_write_a_copy_of_the_submission(
+    call_cli: RunCli, trained: tuple[str, ...], tmp_path: Path
+) -> None:
+    root = Path(trained[trained.index("--root") + 1])
+    wanted = (root / "submissions" / "rehearsal" / "first" / "submission.csv").read_bytes()
+    assert call_cli(*trained, "ensemble", "--output", tmp_path).returncode == 0
+    assert (tmp_path / "submission.csv").read_bytes() == wanted
+    again = ("train", "--preset", "lenet", "--folds", 2, "--set", "epochs=2", "--run", "first")
+    result = call_cli(*trained, *again, "--output", tmp_path / "mine.csv")
+    assert (tmp_path / "mine.csv").read_bytes() == wanted
+    assert result.stdout.splitlines()[-1].startswith("Next: kaggle-digits --competition rehearsal --root ")
+    assert result.stdout.splitlines()[-1].endswith(" submit --run first")
 
 
 @pytest.mark.parametrize(
@@ -150,8 +222,7 @@ def test_submit_runs_score_and_report_fit_80_columns(call_cli: RunCli, trained: 
     [
         (("trian",), 2, r"No such command 'trian'\. Did you mean 'train'\?"),
         (("--competition", "titanic", "runs"), 2, "no competition called 'titanic'"),
-        (("train", "--competition", "rehearsal"), 2, "Put --competition before the command"),
-        (("train", "--preset", "slow"), 2, "no preset called 'slow'"),
+        (("train", "--preset", "slow"), 2, "'slow' is not one of 'lenet', 'fast', 'default'"),
         (("train", "--set", "epochs"), 2, "not of the form KEY=VALUE"),
         (("train", "--set", "epoch=1"), 2, "no setting called 'epoch'"),
         (("train", "--folds", "many"), 2, "'many' is not a valid integer"),
@@ -232,7 +303,7 @@ def test_submit_sends_once_if_run_three_times_in_parallel(
     assert set(codes) <= {0, 8}
 
 
-INTERRUPTED = ["Error: Interrupted.", "Run the same command again to continue; finished work is kept."]
+INTERRUPTED = ["Interrupted.", "Run the same command again to continue; finished work is kept."]
 ANSWER = "ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31))
 
 
@@ -382,7 +453,7 @@ def test_main_exits_at_once_if_interrupted_while_it_prints_an_error(tmp_path: Pa
 import os, signal, sys, time
 from kaggle_digits import cli, console
 
-def press_ctrl_c(*words):
+def press_ctrl_c(*words, **options):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(10)
     print("The process was not interrupted.")

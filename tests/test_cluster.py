@@ -375,7 +375,7 @@ def test_train_on_dask_stops_folds_if_interrupted(workspace: Workspace, dask: Cl
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors.splitlines()[-2:] == [
-        "Error: Interrupted.",
+        "Interrupted.",
         "Run the same command again to continue; finished work is kept.",
     ]
     assert wait_until(lambda: not worker_processes(worker.pid))

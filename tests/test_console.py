@@ -65,6 +65,49 @@ def test_training_view_shows_only_running_folds_if_there_are_many() -> None:
     assert shown(view)[-1].startswith("3 of 30 folds done, ")
 
 
+def test_training_view_shows_what_each_fold_is_doing() -> None:
+    all_tasks = tasks(1, 4)
+    view = watch(all_tasks, all_tasks)
+    for task in all_tasks[:3]:
+        view.started(task)
+    view.progress(progress(0, 0, 4))
+    view.progress(progress(0, 1, 4, is_epoch_end=False))
+    states = ["predicting", "4/4", "starting", "waiting"]
+    assert all(state in line for state, line in zip(states, shown(view)[2:6], strict=True))
+
+
+def test_training_view_shows_folds_that_are_starting_if_there_are_many() -> None:
+    all_tasks = tasks(1, 22)
+    view = watch(all_tasks, all_tasks)
+    view.started(all_tasks[0])
+    view.started(all_tasks[1])
+    assert [line.split()[0] for line in shown(view)[2:4]] == ["0", "1"]
+    assert shown(view)[-1].startswith("0 of 22 folds done, 0:00 elapsed")
+
+
+def test_training_view_clock_runs_between_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    all_tasks = tasks(1, 1)
+    view = watch(all_tasks, all_tasks)
+    now = view._started
+    monkeypatch.setattr("time.monotonic", lambda: now + 3661.2)
+    assert shown(view)[-1].startswith("1:01:01 elapsed")
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_training_view_fits_narrow_terminals(width: int) -> None:
+    all_tasks = tasks(1, 2)
+    view = watch(all_tasks, all_tasks)
+    view._console = Console(file=io.StringIO(), height=24, width=width)
+    view.progress(progress(0, 1, 2))
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(view._table())
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert "…" not in stream.getvalue()
+    assert "2/4" in lines[3]
+    assert "0.90000" in lines[3]
+
+
 def test_training_view_prints_one_line_per_epoch_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     all_tasks = tasks(2, 2)
     with TrainingView() as view:

@@ -392,7 +392,9 @@ def test_submit_names_best_finished_run_before_sending(workspace: Workspace, kag
         notices.append((sentence, kaggle.count("CreateSubmission")))
 
     sent = submit(workspace, wait=False, observer=Listener(notice=record))
-    assert notices == [("The run is one (CV 0.90000), the finished one with the best out-of-fold accuracy.", 0)]
+    why = "The run is one (CV 0.90000), the finished one with the best out-of-fold accuracy."
+    others = "both is newer, but its CV is 0.80000. two is newer, but its CV is 0.80000."
+    assert notices == [(f"{why} {others}", 0), ("10 submissions are left today.", 0)]
     assert (sent.entry.run, sent.entry.cv) == ("one", 0.9)
     assert b"\n1,0\n" in kaggle.submissions[0]["content"]
 

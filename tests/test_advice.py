@@ -1,0 +1,95 @@
+"""What `submit` says about a run before it is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import competition_files, small_digits, write_files
+
+from kaggle_digits import Workspace, find_run
+from kaggle_digits.arrays import Float32
+from kaggle_digits.data.csv import load_data
+from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
+from kaggle_digits.runs.directory import create_run
+from kaggle_digits.runs.schema import FINISHED
+from kaggle_digits.submissions.ledger import Entry
+from kaggle_digits.submissions.submit import ledger_of
+
+ROWS = 100
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = Workspace.at(tmp_path)
+    write_files(workspace.data, competition_files(ROWS))
+    return workspace
+
+
+def add_run(workspace: Workspace, name: str, wrong: range, finished: bool = True) -> None:
+    """Add a run whose out-of-fold predictions of some rows are wrong."""
+    labels = small_digits(ROWS)[1]
+    predicted = (labels + np.isin(np.arange(ROWS), wrong)) % 10
+    softmax: Float32 = np.eye(10, dtype=np.float32)[predicted]
+    data = load_data(workspace.data)
+    spec = {"competition": workspace.competition.name, "members": ["x"], "data": data.hashes}
+    run = create_run(workspace.runs / name, spec, ["kaggle-digits"])
+    metrics = {"rows": ROWS, "errors": len(wrong), "accuracy": 1 - len(wrong) / ROWS, "log_loss": 0.1}
+    if finished:
+        calibration = {"temperature": 1.0, "log_loss_after": 0.1}
+        run.write_ensemble(softmax, softmax, metrics | {"calibration": calibration})
+        run.with_status(FINISHED)
+
+
+def add_score(workspace: Workspace, run: str, score: float) -> None:
+    entry = Entry(
+        f"2026-01-0{1 + len(ledger_of(workspace).entries())}", run, "0" * 64, f"{score}", "COMPLETE", score
+    )
+    ledger_of(workspace).record(entry)
+
+
+def test_explain_choice_names_newer_runs_that_are_unfinished_or_worse(workspace: Workspace) -> None:
+    add_run(workspace, "old", range(9))
+    add_run(workspace, "chosen", range(2))
+    add_run(workspace, "worse", range(5))
+    add_run(workspace, "begun", range(0), finished=False)
+    words = explain_choice(workspace, find_run(workspace, "chosen"))
+    assert words == (
+        "The run is chosen (CV 0.98000), the finished one with the best out-of-fold accuracy. "
+        "begun is newer, but unfinished. worse is newer, but its CV is 0.95000."
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdict"),
+    [
+        (range(30, 32), "new is better, by more than chance would explain (p = 0.00012)"),
+        (range(20, 38), "new is not better or worse than chance would explain (p = 0.87)"),
+        (range(90), "new is worse, by more than chance would explain"),
+    ],
+)
+def test_compare_with_best_score_says_whether_the_run_is_better(
+    workspace: Workspace, wrong: range, verdict: str
+) -> None:
+    for name, score in (("best", 0.99), ("other", 0.98)):
+        add_run(workspace, name, range(20))
+        add_score(workspace, name, score)
+    add_run(workspace, "new", wrong)
+    words = compare_with_best_score(workspace, find_run(workspace, "new"))
+    assert words.startswith("The best score so far is 0.99000, of the run best. Out-of-fold, ")
+    assert verdict in words
+
+
+def test_compare_with_best_score_needs_a_score_of_another_run(workspace: Workspace) -> None:
+    add_run(workspace, "new", range(3))
+    run = find_run(workspace, "new")
+    assert compare_with_best_score(workspace, run) == ""
+    add_score(workspace, "new", 0.9)
+    assert compare_with_best_score(workspace, run) == ""
+    add_score(workspace, "removed", 0.91)
+    assert "cannot be compared" in compare_with_best_score(workspace, run)
+    add_score(workspace, "", 0.92)
+    assert compare_with_best_score(workspace, run) == (
+        "The best score so far is 0.92000, of a file that belongs to no run."
+    )
