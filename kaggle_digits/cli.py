@@ -306,8 +306,14 @@ def train(
             )
         if dry_run + no_wait + cancel > 1:
             raise UsageError("--dry-run, --no-wait and --cancel exclude each other.", "Choose one of them.")
-    if dry_run and on is not None:
-        preview = pipeline.preview_kernel(workspace, on, retrain=retrain, **recipe)
+        if (dry_run or cancel) and (workers is not None or tensorboard or output is not None):
+            raise UsageError(
+                "--dry-run and --cancel train nothing.", "Leave out --workers, --tensorboard and --output."
+            )
+        if cancel and retrain:
+            raise UsageError("--cancel trains nothing.", "Leave out --retrain.")
+    if dry_run:
+        preview = pipeline.preview_kernel(workspace, on or "", retrain=retrain, **recipe)
         return _print_json(preview) if as_json else console.show_preview(preview)
     if cancel:
         deleted = pipeline.cancel_kernels(workspace, **recipe)

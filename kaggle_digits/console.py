@@ -223,12 +223,15 @@ def show_run(run: Run, submission: str) -> None:
 def show_preview(preview: dict[str, Any]) -> None:
     """Show what would be sent to Kaggle for the training of a run."""
     console, folds = out(), preview["folds"]
+    if not folds:
+        say(f"Dry run: nothing would be sent, because all folds of {preview['run']} are trained.")
+        return
     if preview["kernel"]:
         say(f"Dry run: the kernel {preview['kernel']} would be continued, and after it, if folds are missing:")
     else:
         console.print("Dry run: nothing was sent. The kernel would be:", markup=False)
     seeds = {seed for seed, _ in folds}
-    names = ", ".join(str(fold) if len(seeds) == 1 else f"{seed}/{fold}" for seed, fold in folds) or "none"
+    names = ", ".join(str(fold) if len(seeds) == 1 else f"{seed}/{fold}" for seed, fold in folds)
     say(f"  run      {preview['run']}")
     say(f"  folds    {names}")
     say(f"  compute  {preview['tflop']:.0f} TFLOP")

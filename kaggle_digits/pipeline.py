@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.data.download import check_manifest
 from kaggle_digits.data.folds import make_folds
-from kaggle_digits.errors import UsageError
+from kaggle_digits.errors import NetworkError, RefusedError, UsageError
 from kaggle_digits.execution.dask import train_on_dask
 from kaggle_digits.execution.kaggle import cancel_kernels as delete_kernels
 from kaggle_digits.execution.kaggle import known_kernels, pack, train_on_kaggle
@@ -22,13 +22,14 @@ from kaggle_digits.files import lock, make_folder, write_bytes
 from kaggle_digits.hosts import open_host
 from kaggle_digits.hosts.kaggle import KaggleKernels
 from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
-from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, find_best_run, find_run, run_folder, trained_folds
+from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, find_best_run, find_run, run_folder
 from kaggle_digits.runs.ensemble import ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.runs.plan import (
     Recipe,
     RunPlan,
     check_data,
     check_mean,
+    finished_folds,
     fold_tasks,
     open_folds_run,
     open_mean_run,
@@ -169,7 +170,7 @@ def train(
         # The elapsed time is not that of one run if the training was interrupted or trains several runs.
         is_timed = seeds == 1 and plans[seed].is_from_scratch()
         training = _Training(workspace, data, plans, observer or Observer(), started if is_timed else None)
-        training.run(target.name, workers, on, wait)
+        training.run(target.name, workers, on, wait, retrain)
         finished: Run = plans[seed].run
         if seeds > 1:
             finished = _average(workspace, target, [path.name for path in paths], data)
@@ -201,7 +202,7 @@ class _Training(Observer):
     observer: Observer
     timed_from: float | None
 
-    def run(self, name: str, workers: int | None, on: str | None, wait: bool) -> None:
+    def run(self, name: str, workers: int | None, on: str | None, wait: bool, retrain: bool) -> None:
         """Train all missing folds; `name` is shown as the name of the run."""
         jobs = [
             Job(task, plan.run.fold_folder(task.fold), plan.run.log_file)
@@ -216,7 +217,7 @@ class _Training(Observer):
             return
         if on in KAGGLE:
             kernels = KaggleKernels(self.workspace.competition.name)
-            train_on_kaggle(jobs, self.data, kernels, on == "kaggle", self, wait)
+            train_on_kaggle(jobs, self.data, kernels, on == "kaggle", self, wait, retrain)
             return
         for record in known_kernels([plan.run.path for plan in self.plans.values()]):
             self.observer.notice(f"The kernel {record.address} may still be training folds of this run, too.")
@@ -284,7 +285,8 @@ def preview_kernel(
         ``run``, the name of the run; ``on``; ``folds``, a list of seed and number of each fold that would be
         trained; ``tflop``, the compute of their training; ``bytes``, the size of the kernel; ``kernel``, the
         address of a kernel that already trains folds of the run, which would be continued first, or None;
-        ``gpu_hours``, of the user's quota: ``left``, ``total`` and ``reset``, or None without GPUs.
+        ``gpu_hours``, of the user's quota: ``left``, ``total`` and ``reset``, or None without GPUs, or if Kaggle
+        does not say.
 
     Raises
     ------
@@ -294,19 +296,23 @@ def preview_kernel(
     _check_kaggle(workspace)
     recipes, paths, target = _recipes(workspace, preset, folds, seed, seeds, settings, run)
     data = load_data(workspace.data)
+    check_manifest(workspace.data, data.hashes)
     tasks = []
     for recipe, path in zip(recipes, paths, strict=True):
         split = make_folds(data.train.labels, recipe.preset.folds, recipe.seed)
-        trained = [] if retrain else trained_folds(path)
-        tasks += [task for task in fold_tasks(recipe, split) if task.fold not in trained]
-    hours = KaggleKernels(workspace.competition.name).gpu_hours() if on == "kaggle" else None
+        kept = finished_folds(path, recipe, workspace, data, retrain=retrain)
+        tasks += [task for task in fold_tasks(recipe, split) if task.fold not in kept]
+    hours = None
+    if on == "kaggle":
+        with suppress(RefusedError, NetworkError):  # nothing else depends on it
+            hours = KaggleKernels(workspace.competition.name).gpu_hours()
     records = known_kernels(paths)
     return {
         "run": target.name,
         "on": on,
         "folds": [[task.seed, task.fold] for task in tasks],
         "tflop": sum(training_flops(t.settings, int((t.split != t.fold).sum())) for t in tasks) / 1e12,
-        "bytes": len(pack(tasks, data.hashes, hours is not None)),
+        "bytes": len(pack(tasks, data.hashes, on == "kaggle")) if tasks else 0,
         "kernel": records[0].address if records else None,
         "gpu_hours": None if hours is None else hours.as_json(),
     }
@@ -339,7 +345,8 @@ def cancel_kernels(
     _, paths, _ = _recipes(workspace, preset, folds, seed, seeds, settings, run)
     with ExitStack() as locks:
         for path in filter(Path.exists, paths):
-            locks.enter_context(_lock(path))
+            busy = f"Another command uses the run {path.name}; if it only follows the kernel, end it with Ctrl-C."
+            locks.enter_context(lock(path / ".lock", busy))
         return [record.address for record in delete_kernels(paths, KaggleKernels(workspace.competition.name))]
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 import zipfile
 from collections.abc import Callable
@@ -27,11 +28,9 @@ from kaggle_digits import Workspace, find_run, train
 from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError, UsageError
 from kaggle_digits.execution import kaggle as remote
 from kaggle_digits.execution import kernel as inside
-from kaggle_digits.execution.processes import Job
-from kaggle_digits.runs.artefacts import write_fold
+from kaggle_digits.pipeline import cancel_kernels
 from kaggle_digits.runs.directory import Run
-from kaggle_digits.training.fold import Digits, Progress, train_fold
-from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.fold import Progress
 
 QUICK = {"preset": "lenet", "folds": 2, "settings": SMALL}
 
@@ -141,7 +140,7 @@ def test_pushed_kernel_is_private_offline_and_small(finished: KaggleServer, work
     train(workspace, on="kaggle", **QUICK)
     (kernel,) = finished.kernels.values()
     request = kernel.request
-    assert (request["isPrivate"], request.get("enableInternet", False)) == (True, False)
+    assert (request["isPrivate"], request.get("enableInternet")) == (True, False)
     assert (request["language"], request["kernelType"]) == ("python", "script")
     assert request["competitionDataSources"] == ["digit-recognizer"]
     assert (request["enableGpu"], request["machineShape"]) == (True, "NvidiaTeslaT4")
@@ -202,10 +201,30 @@ def test_train_on_kaggle_deletes_kernel_that_may_not_use_the_data(
     assert not record_file(workspace).exists()
 
 
+def test_train_on_kaggle_keeps_refused_kernel_that_was_not_deleted(
+    kaggle: KaggleServer, workspace: Workspace
+) -> None:
+    kaggle.push_response = {"invalidCompetitionSources": ["digit-recognizer"]}
+    kaggle.fail("DeleteKernel", json_fault(errorMessage="It is locked"))
+    with pytest.raises(NetworkError, match="was deleted: It is locked") as caught:
+        train(workspace, on="kaggle", **QUICK)
+    (slug,) = kaggle.kernels
+    assert caught.value.remedy.startswith(
+        f"It may still run; delete it at https://www.kaggle.com/code/{USER}/{slug}"
+    )
+    assert record_file(workspace).exists()
+    assert cancel_kernels(workspace, **QUICK) == [f"https://www.kaggle.com/code/{USER}/{slug}"]
+
+
 @pytest.mark.parametrize(
     "fault",
-    [Fault(response_lost=True), error(500, "Internal error", handled=True), Fault(502, b"<html>", handled=True)],
-    ids=["lost", "error", "gateway"],
+    [
+        Fault(200, b"{}", {"Content-Type": "application/json"}, handled=True),
+        Fault(response_lost=True),
+        error(500, "Internal error", handled=True),
+        Fault(502, b"<html>", handled=True),
+    ],
+    ids=["empty", "lost", "error", "gateway"],
 )
 def test_train_on_kaggle_finds_kernel_whose_push_was_not_confirmed(
     finished: KaggleServer, workspace: Workspace, fault: Fault
@@ -223,10 +242,12 @@ def test_train_on_kaggle_sends_new_kernel_only_if_the_last_one_never_arrived(
         train(workspace, on="kaggle", **QUICK)
     assert "looks for it once more" in caught.value.remedy
     assert record_file(workspace).exists()
-    # The status cannot be read at all: nothing is known, so nothing is sent.
-    finished.fail("GetKernelSessionStatus", *[error(500, "Internal error")] * 100)
-    with pytest.raises(NetworkError, match="did not confirm the kernel"):
-        train(workspace, on="kaggle", **QUICK)
+    # Only Kaggle itself can say that it does not exist, and not a proxy: nothing is sent.
+    for fault in (error(500, "Internal error"), Fault(403, b"<html>Blocked by a proxy</html>")):
+        finished.fail("GetKernelSessionStatus", *[fault] * 100)
+        with pytest.raises(NetworkError, match="did not confirm the kernel"):
+            train(workspace, on="kaggle", **QUICK)
+        finished.faults.clear()
     assert finished.count("SaveKernel") == 1
     finished.faults.clear()
     assert train(workspace, on="kaggle", **QUICK).is_finished
@@ -364,6 +385,80 @@ def test_train_on_kaggle_does_not_send_kernels_that_finish_nothing(
     assert kaggle.count("SaveKernel") == 1
 
 
+def test_train_on_kaggle_keeps_record_if_output_of_failed_kernel_cannot_be_read(
+    finished: KaggleServer, workspace: Workspace, reference: Workspace
+) -> None:
+    finished.statuses.append({"status": "ERROR"})
+    finished.fail("fold-0-0.zip", *[Fault(dropped=True)] * 4)
+    with pytest.raises(NetworkError, match="cannot be reached"):
+        train(workspace, on="kaggle", run="it", **QUICK)
+    assert find_run(workspace, "it").is_trained(1)  # it was downloaded nevertheless
+    assert record_file(workspace, "it").exists()
+    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert finished.count("SaveKernel") == 1
+
+
+@pytest.mark.parametrize("fault", [error(404, "Not found"), error(403, "Forbidden"), error(400, "Bad request")])
+def test_train_on_kaggle_explains_output_that_cannot_be_listed(
+    finished: KaggleServer, workspace: Workspace, reference: Workspace, fault: Fault
+) -> None:
+    finished.fail("ListKernelSessionOutput", *[fault] * 20)
+    with pytest.raises(NetworkError, match=r"The output of .*, with manifest\.json, cannot be listed"):
+        train(workspace, on="kaggle", run="it", **QUICK)
+    finished.faults.clear()
+    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+
+
+def test_train_on_kaggle_is_done_if_failed_kernel_has_all_folds(
+    finished: KaggleServer, workspace: Workspace
+) -> None:
+    finished.statuses.append({"status": "ERROR"})
+    assert train(workspace, on="kaggle", **QUICK).is_finished
+
+
+def test_train_on_kaggle_explains_how_to_forget_a_kernel_that_was_deleted(
+    finished: KaggleServer, workspace: Workspace
+) -> None:
+    finished.statuses.append({"status": "RUNNING"})
+    with pytest.raises(NetworkError, match="is running"):
+        train(workspace, on="kaggle", wait=False, **QUICK)
+    finished.deleted += finished.kernels  # on the web page
+    with pytest.raises(NetworkError, match="is unknown") as caught:
+        train(workspace, on="kaggle", **QUICK)
+    assert "with --cancel, then train again" in caught.value.remedy
+    assert len(cancel_kernels(workspace, **QUICK)) == 1
+    assert train(workspace, on="kaggle", **QUICK).is_finished
+
+
+def test_train_on_kaggle_with_retrain_does_not_use_an_older_kernel(
+    finished: KaggleServer, workspace: Workspace
+) -> None:
+    # A kernel is left over from before the folds were trained here.
+    finished.statuses.append({"status": "RUNNING"})
+    with pytest.raises(NetworkError, match="is running"):
+        train(workspace, on="kaggle", wait=False, **QUICK)
+    train(workspace, **QUICK)
+    (old,) = finished.kernels
+    finished.statuses.append({"status": "RUNNING"})
+    with pytest.raises(NetworkError, match="is running"):
+        train(workspace, on="kaggle", wait=False, retrain=True, **QUICK)
+    assert finished.deleted == [old]
+    assert find_run(workspace, record_file(workspace).parent.name).fold_metrics(0).where == "this machine"
+    # The kernel that was sent for --retrain is continued.
+    assert train(workspace, on="kaggle", retrain=True, **QUICK).fold_metrics(0).where == "Kaggle"
+    assert finished.count("SaveKernel") == 2
+
+
+def test_cancel_of_one_seed_forgets_the_kernel_in_all_runs(finished: KaggleServer, workspace: Workspace) -> None:
+    finished.statuses.append({"status": "RUNNING"})
+    with pytest.raises(NetworkError, match="is running"):
+        train(workspace, on="kaggle", wait=False, seeds=2, **QUICK)
+    other = record_file(workspace, "lenet-k2-s1-epochs=1-batch_size=20")
+    assert other.exists()
+    assert len(cancel_kernels(workspace, seed=0, **QUICK)) == 1
+    assert not other.exists()
+
+
 def test_train_on_kaggle_trains_several_seeds_in_one_kernel(
     kaggle: KaggleServer, workspace: Workspace, reference: Workspace
 ) -> None:
@@ -422,18 +517,18 @@ def test_train_on_kaggle_names_file_that_is_missing(
         train(workspace, on="kaggle", **QUICK)
 
 
-def test_train_on_kaggle_ignores_names_with_paths(finished: KaggleServer, workspace: Workspace) -> None:
-    finished.more_names = [
-        "../../evil.zip",
-        "/evil.zip",
-        "../fold-0-0.zip",
-        "x/fold-0-1.zip",
-        "fold-0-0.zip\n",
-    ]
-    before = {path for path in workspace.root.parent.rglob("*") if "evil" in path.name}
+def test_train_on_kaggle_ignores_names_with_paths(
+    finished: KaggleServer, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    finished.more_names = ["../evil.zip", "/evil.zip", "../fold-0-0.zip", "x/fold-0-1.zip", "fold-0-0.zip\n"]
     assert train(workspace, on="kaggle", **QUICK).is_finished
     assert not any("evil" in request for request in finished.requests)
-    assert {path for path in workspace.root.parent.rglob("*") if "evil" in path.name} == before
+    assert finished.count("fold-0-0.zip") == 1
+    (kernel,) = finished.kernels.values()
+    assert list((tmp_path / "temporary").iterdir()) == [kernel.root]  # the folder of the simulated kernel
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "temporary", "work"}
 
 
 def changed_zip(content: bytes, **files: bytes) -> bytes:
@@ -527,7 +622,7 @@ def test_kernel_with_other_data_names_the_file(
 ) -> None:
     kaggle.files["test.csv"] += b"\n"
     refused = run_kernel()
-    assert refused.problem.startswith("test.csv at Kaggle is different")
+    assert refused.problem.startswith("In the kernel: test.csv at Kaggle is different")
     assert refused.exit_code == 6
 
 
@@ -538,13 +633,15 @@ def test_kernel_without_data_is_refused(
     assert run_kernel().exit_code == 4
 
 
-@pytest.mark.parametrize("module", ["pydantic", "tensorflow"])
+@pytest.mark.parametrize(
+    ("module", "on"), [("pydantic", "kaggle"), ("tensorflow", "kaggle"), ("tensorflow", "kaggle-cpu")]
+)
 def test_kernel_names_module_that_cannot_be_imported(
-    run_kernel: Callable[..., KaggleDigitsError], tmp_path: Path, module: str
+    run_kernel: Callable[..., KaggleDigitsError], tmp_path: Path, module: str, on: str
 ) -> None:
     text = f"raise ModuleNotFoundError(\"No module named '{module}'\")"
     write_files(tmp_path / "broken", {f"{module}.py": text.encode()})
-    failed = run_kernel(PYTHONPATH=str(tmp_path / "broken"))
+    failed = run_kernel(on, PYTHONPATH=str(tmp_path / "broken"))
     assert f"No module named '{module}'" in failed.problem
     assert failed.exit_code == 1
 
@@ -556,38 +653,68 @@ def test_kernel_finds_data_where_kaggle_mounted_it_before(
 
     write_files(tmp_path / "input" / "digit-recognizer", competition_files())
     write_files(tmp_path / "input" / "another", {"train.csv": b"", "test.csv": b""})
-    wanted = load_data(workspace.data).hashes
-    assert inside._find_data(tmp_path / "input", wanted).hashes == wanted
+    data = load_data(workspace.data)
+    found = inside._find_data(tmp_path / "input", data.hashes)
+    assert np.array_equal(found.images, data.train.images)
+    assert np.array_equal(found.test_images, data.test.images)
 
 
-def test_kernel_uses_a_single_gpu_and_starts_no_fold_after_the_deadline(
-    tmp_path: Path,
-    workspace: Workspace,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_kernel_starts_no_fold_that_it_would_not_finish_before_the_deadline(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = package_folder(workspace, tmp_path)
-    write_files(tmp_path / "input", competition_files())
+    write_files(tmp_path / "input", {name: competition_files()[name] for name in ("train.csv", "test.csv")})
     (tmp_path / "working").mkdir()
     monkeypatch.setenv("KAGGLE_DIGITS_KERNEL_ROOT", str(tmp_path))
-    monkeypatch.setattr(inside, "find_gpus", lambda: ["0"])
+    # A single GPU, so that the folds are trained one after the other.
+    monkeypatch.setattr(inside, "list_gpus", lambda timeout: ["0"])
+    # A fold takes seconds, so after the first one, which took as long, there is not enough time for the second.
+    longest: list[float] = []
+    may_start = inside._Output.may_start
 
-    def train_one(jobs: list[Job], digits: Digits, workers: None, observer: Observer, may_start: Any) -> None:
-        assert may_start()
-        write_fold(jobs[0].folder, train_fold(jobs[0].task, digits, observer.progress))
-        observer.finished(jobs[0].task)
-        assert not may_start()  # a second fold would take as long as the first
+    def may_start_first(view: inside._Output) -> bool:
+        longest.append(view._longest)
+        view._deadline = time.monotonic() + 1.5 * view._longest if len(longest) == 1 else view._deadline
+        return may_start(view) if len(longest) > 1 else True
 
-    monkeypatch.setattr(inside, "train_in_processes", train_one)
-    job = json.loads((source / inside.JOB).read_text())
-    write_files(source, {inside.JOB: json.dumps(job | {"deadline": 0.5}).encode()})
+    monkeypatch.setattr(inside._Output, "may_start", may_start_first)
     inside.main(source)
     manifest = json.loads((tmp_path / "working" / "manifest.json").read_text())
     content = (tmp_path / "working" / "fold-0-0.zip").read_bytes()
     assert manifest == {"files": {"fold-0-0.zip": hashlib.sha256(content).hexdigest()}, "error": None}
-    events = [event for line in capsys.readouterr().out.splitlines() for event in remote._events(line)]
-    assert events[0].startswith("It trains on 1 GPU, with TensorFlow ")
-    assert [event.is_epoch_end for event in events[1:]] == [True]
+    assert longest[0] == 0
+    assert longest[1] > 0
+    events = [event for line in capsys.readouterr().out.splitlines() for event in inside.read_line(line)]
+    assert events[0].notice.startswith("It trains on 1 GPU, with TensorFlow ")
+    assert [fold for event in events for fold in event.started] == [(0, 0)]
+    assert [progress.is_epoch_end for event in events for progress in event.progress] == [True]
+
+
+def test_kernel_trains_one_fold_on_each_gpu(
+    kaggle: KaggleServer, workspace: Workspace, reference: Workspace, kernel_python: Path
+) -> None:
+    kaggle.python, kaggle.kernel_environment = kernel_python, gpus(2, kernel_python)
+    notices: list[str] = []
+    run = train(workspace, run="it", on="kaggle", observer=Listener(notice=notices.append), **QUICK)
+    assert_same(run, reference)  # there are no real GPUs, so TensorFlow uses the CPU
+    assert any(notice.startswith("Kernel: It trains on 2 GPUs, with TensorFlow") for notice in notices)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "[]",
+        "null",
+        '{"kaggle-digits": 1}',
+        '{"kaggle-digits": {"time": 1, "progress": [{"seed": 0}]}}',
+        json.dumps({inside.KEY: {"time": 0, "progress": [vars(Progress(0, 0, 1, 1, 1, 0.5, None, 9, True))]}}),
+        json.dumps({inside.KEY: {"time": 0, "progress": [vars(Progress(0, 0, 1, 1, 1, "x", 0.5, 9, True))]}}),  # type: ignore[arg-type]
+        "[" * 100_000,
+    ],
+)
+def test_read_line_ignores_other_lines(line: str) -> None:
+    assert inside.read_line(line) == []
 
 
 def package_folder(workspace: Workspace, tmp_path: Path) -> Path:
@@ -599,6 +726,7 @@ def package_folder(workspace: Workspace, tmp_path: Path) -> Path:
     data = load_data(workspace.data)
     recipe = Recipe.make("lenet", 2, SMALL, 0)
     source = remote.pack(fold_tasks(recipe, make_folds(data.train.labels, 2, 0)), data.hashes, gpu=True)
+    assert "/kaggle/src" not in source  # the folder of the script is read-only at Kaggle
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(source.split('"""')[3]))) as archive:
         archive.extractall(tmp_path / "unpacked")
     return tmp_path / "unpacked"
@@ -638,9 +766,8 @@ def test_train_on_kaggle_continues_after_it_was_killed(
     assert step in finished.requests
     if number == signal.SIGINT:
         assert process.returncode == 130, shown
+        assert "is not ended by Ctrl-C. The same command continues with it" in shown
         assert "Interrupted" in shown
-        if step == "GetKernelSessionStatus":
-            assert "continues" in shown
     finished.before_response.clear()
     assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
     assert finished.count("SaveKernel") == 1
@@ -672,8 +799,19 @@ def test_dry_run_shows_what_would_be_sent(
     document = json.loads(call_cli(*command, "--json").stdout)
     assert document["folds"] == [[0, 0], [0, 1]]
     assert 100_000 < document["bytes"] < 300_000
+    finished.fail("GetAcceleratorQuotaStatistics", error(404, "Not found"))
+    assert json.loads(call_cli(*command, "--json").stdout)["gpu_hours"] is None
     assert finished.count("SaveKernel") == 0
     assert not workspace.runs.exists()
+
+
+def test_dry_run_says_that_nothing_is_missing(
+    finished: KaggleServer, workspace: Workspace, call_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    train(workspace, on="kaggle", **QUICK)
+    command = ("--root", workspace.root, *ARGUMENTS, "--on", "kaggle", "--dry-run")
+    assert "nothing would be sent, because all folds" in call_cli(*command).stdout
+    assert json.loads(call_cli(*command, "--retrain", "--json").stdout)["folds"] == [[0, 0], [0, 1]]
 
 
 def test_cancel_deletes_the_kernel(
@@ -706,6 +844,9 @@ def test_cancel_deletes_the_kernel(
         ("--dry-run",),
         ("--on", "tcp://localhost:1", "--cancel"),
         ("--on", "kaggle", "--cancel", "--no-wait"),
+        ("--on", "kaggle", "--cancel", "--retrain"),
+        ("--on", "kaggle", "--dry-run", "--workers", "2"),
+        ("--on", "kaggle", "--cancel", "--output", "here.csv"),
     ],
 )
 def test_train_rejects_options_that_do_not_fit_together(

@@ -1,4 +1,4 @@
-"""Training of folds in a kernel on Kaggle's own machines, and what runs of it are known to this machine.
+"""Training of folds in a kernel on Kaggle's own machines.
 
 One kernel trains all missing folds. This module packs the package and the folds into one script, sends it, follows
 its progress, and downloads and checks the finished folds. `kaggle_digits.execution.kernel` runs in the kernel.
@@ -18,7 +18,7 @@ import secrets
 import textwrap
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 import kaggle_digits
-from kaggle_digits import errors
 from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import (
     CredentialsError,
@@ -39,10 +38,16 @@ from kaggle_digits.errors import (
     RefusedError,
     UsageError,
 )
-from kaggle_digits.execution.kernel import DEADLINE, JOB, KEY, LOG, MANIFEST, SPLITS, fold_file
+from kaggle_digits.execution.kernel import JOB, LOG, MANIFEST, SPLITS, Event, fold_file, read_line
 from kaggle_digits.execution.processes import Job
 from kaggle_digits.files import read_json, read_zipped, sha256, temporary_folder, write_errors, write_json
-from kaggle_digits.hosts.kaggle import KaggleKernels, KernelStatus, SessionLimitError
+from kaggle_digits.hosts.kaggle import (
+    SESSION_TIMEOUT,
+    KaggleKernels,
+    KernelStatus,
+    NotDeletedError,
+    SessionLimitError,
+)
 from kaggle_digits.runs.artefacts import FOLD_FILES, KAGGLE, METRICS, FoldCheckpoint, check_fold, write_artefacts
 from kaggle_digits.runs.schema import FoldMetrics, KernelRecord, read_document
 from kaggle_digits.training.fold import FoldTask, Progress
@@ -60,6 +65,10 @@ LOOK_UP_SECONDS = 60.0
 """Seconds for which a kernel is looked for after Kaggle did not answer when it was sent."""
 LATEST_ARRIVAL = 180.0
 """Seconds after which a kernel that Kaggle does not know cannot have arrived."""
+LAST_HOUR = 3600.0
+"""Seconds before the end of a session in which no fold should be under way, so that its output can be saved."""
+OLD_SECONDS = 60.0
+"""Age in seconds from which on a line of a kernel's log is old."""
 LONGEST_QUEUE = 3600.0
 """Seconds to wait while Kaggle has no free machine, or the user runs too many kernels."""
 DOWNLOADS = 4
@@ -128,13 +137,14 @@ def pack(tasks: Sequence[FoldTask], hashes: dict[str, str], gpu: bool) -> str:
         ],
         "data": hashes,
         "gpu": gpu,
-        "deadline": DEADLINE,
+        "deadline": SESSION_TIMEOUT - LAST_HOUR,
     }
     splits = io.BytesIO()
-    np.savez(splits, allow_pickle=False, **{str(task.seed): task.split for task in tasks})
+    arrays: dict[str, Any] = {str(task.seed): task.split for task in tasks}
+    np.savez(splits, **arrays)
     package = Path(kaggle_digits.__file__).parent
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9, strict_timestamps=False) as archive:
         # The complete source, so that the versions that each fold records are those of this machine.
         for path in sorted(package.rglob("*.py")):
             archive.write(path, path.relative_to(package.parent))
@@ -153,11 +163,13 @@ def pack(tasks: Sequence[FoldTask], hashes: dict[str, str], gpu: bool) -> str:
 
 def known_kernels(runs: Sequence[Path]) -> list[KernelRecord]:
     """Return the kernels that train folds of the runs in these folders; `DataError` if a file is damaged."""
-    records = {}
+    records: dict[str, KernelRecord] = {}
     for run in runs:
         if (run / KERNEL_JSON).exists():
             record = read_document(run / KERNEL_JSON, KernelRecord, "Remove it, and end the kernel at Kaggle.")
-            records[record.slug] = record
+            # If the process was killed between the two, only some of the runs say that it is confirmed.
+            if record.slug not in records or record.confirmed:
+                records[record.slug] = record
     return list(records.values())
 
 
@@ -172,7 +184,7 @@ def cancel_kernels(runs: Sequence[Path], kernels: KaggleKernels) -> list[KernelR
     records = known_kernels(runs)
     for record in records:
         kernels.delete(record.slug)
-        _forget(record, runs)
+        _forget(record, runs[0].parent)
     return records
 
 
@@ -183,6 +195,7 @@ def train_on_kaggle(
     gpu: bool,
     observer: Observer,
     wait: bool = True,
+    retrain: bool = False,
 ) -> None:
     """Train folds in a kernel at Kaggle, and write them on this machine.
 
@@ -203,6 +216,8 @@ def train_on_kaggle(
         Notified of progress, of finished folds, and of what happens to the kernel.
     wait : bool
         Wait until the kernel has ended. Otherwise it is only sent, or looked at once if it exists.
+    retrain : bool
+        Whether the folds were finished before. Then a kernel that was sent before this decision is deleted.
 
     Raises
     ------
@@ -215,23 +230,29 @@ def train_on_kaggle(
     KaggleDigitsError
         If a fold failed.
     """
-    session = _Session(list(jobs), data, kernels, gpu, observer, wait)
-    for record in known_kernels(session.runs):
-        if not record.confirmed and session.never_arrived(record):
-            _forget(record, session.runs)
-            continue
-        observer.notice(f"Continuing with the kernel {record.address}.")
-        session.complete(record)
-    while session.missing:
-        before = len(session.missing)
-        session.complete(session.push())
-        if len(session.missing) == before:
-            raise NetworkError("The kernel ended without a finished fold.", "See workers.log of the run.")
+    session = _Session(list(jobs), data, kernels, gpu, observer, wait, retrain)
+    try:
+        session.run()
+    except KeyboardInterrupt:
+        if session.current is not None:
+            observer.notice(
+                f"The kernel {session.current.address} is not ended by Ctrl-C. The same command continues with "
+                "it; with --cancel, it deletes the kernel."
+            )
+        raise
 
 
 @dataclass
 class _Session:
-    """The folds to train, and the steps of a kernel: push, follow and fetch."""
+    """The folds to train, and the steps of a kernel: push, follow and fetch.
+
+    Attributes
+    ----------
+    missing : dict of str to Job
+        The folds that are not trained yet, by the names of their files in the output of a kernel.
+    current : KernelRecord or None
+        The kernel that is followed, or has just been sent.
+    """
 
     jobs: list[Job]
     data: Data
@@ -239,32 +260,65 @@ class _Session:
     gpu: bool
     observer: Observer
     wait: bool
+    retrain: bool
     missing: dict[str, Job] = field(init=False)
+    current: KernelRecord | None = None
     _shown: int = 0
     """How many lines of the log of the current kernel were shown."""
+    _held_back: dict[tuple[int, int], Progress] = field(default_factory=dict)
+    """Old progress of folds in the log, of which only the last counts."""
 
     def __post_init__(self) -> None:
         self.missing = {fold_file(job.task): job for job in self.jobs}
 
     @property
     def runs(self) -> list[Path]:
-        """The folders of the runs."""
-        return sorted({job.folder.parent for job in self.jobs})
+        """The folders of the runs with missing folds."""
+        return sorted({job.folder.parent for job in self.missing.values()})
 
-    def push(self) -> KernelRecord:
+    def run(self) -> None:
+        """Complete the kernels that are known, then send kernels until no fold is missing."""
+        for record in known_kernels(self.runs):
+            if self.retrain and not record.retrain:
+                self.observer.notice(f"Deleting the kernel {record.address}, which was sent before --retrain.")
+                self.kernels.delete(record.slug)
+                _forget(record, self.runs[0].parent)
+            elif record.confirmed or self._arrived(record):
+                self.observer.notice(f"Continuing with the kernel {record.address}.")
+                self._complete(record)
+        while self.missing:
+            before = len(self.missing)
+            self._complete(record := self._push())
+            if len(self.missing) == before:
+                raise NetworkError(
+                    f"The kernel {record.address} ended without a finished fold.",
+                    "See workers.log of the run for its output, then run the same command again.",
+                )
+
+    def _push(self) -> KernelRecord:
         """Send a kernel for the missing folds. While too many kernels of the user are running, wait."""
         source = pack([job.task for job in self.missing.values()], self.data.hashes, self.gpu)
         started, is_waiting = time.monotonic(), False
         while True:
             slug = f"kaggle-digits-{secrets.token_hex(6)}"
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            record = KernelRecord(slug=slug, address=self.kernels.address(slug), created=now, confirmed=False)
+            record = KernelRecord(
+                slug=slug,
+                address=self.kernels.address(slug),
+                created=datetime.now(UTC),
+                confirmed=False,
+                gpu=self.gpu,
+                retrain=self.retrain,
+                folds=[(job.task.seed, job.task.fold) for job in self.missing.values()],
+                runs=[run.name for run in self.runs],
+            )
             self._write(record)
+            self.current = record
             try:
                 self.kernels.push(slug, source, self.gpu)
             except SessionLimitError as error:
-                _forget(record, self.runs)
-                if time.monotonic() - started > LONGEST_QUEUE:
+                _forget(record, self.runs[0].parent)
+                self.current = None
+                if not self.wait or time.monotonic() - started > LONGEST_QUEUE:
                     raise NetworkError(
                         error.problem, f"{error.remedy} Then run the same command again."
                     ) from error
@@ -274,49 +328,51 @@ class _Session:
                 time.sleep(POLL_SECONDS)
                 continue
             except (RefusedError, CredentialsError, NotReachedError):
-                _forget(record, self.runs)
+                _forget(record, self.runs[0].parent)
+                self.current = None
+                raise
+            except NotDeletedError:
                 raise
             except NetworkError as error:
                 self.observer.notice(f"{error.problem} Looking for the kernel at Kaggle.")
-                self._look_up(record)
+                self._look_up(record, LOOK_UP_SECONDS)
             record = record.model_copy(update={"confirmed": True})
             self._write(record)
             folds = f"{len(self.missing)} fold{'s' * (len(self.missing) > 1)}"
             self.observer.notice(f"Sent {folds} to {record.address}. Ctrl-C ends this command, not the kernel.")
             return record
 
-    def never_arrived(self, record: KernelRecord) -> bool:
-        """Look for a kernel that Kaggle did not confirm; return true if it is certain that it never arrived."""
-        age = (datetime.now(UTC) - datetime.fromisoformat(record.created)).total_seconds()
+    def _arrived(self, record: KernelRecord) -> bool:
+        """Tell whether Kaggle has a kernel whose arrival it did not confirm. If not, it is forgotten."""
+        self.current = record
+        self.observer.notice(f"Looking for the kernel {record.address}, which Kaggle did not confirm.")
+        age = (datetime.now(UTC) - record.created).total_seconds()
         try:
             self._look_up(record, max(LOOK_UP_SECONDS, LATEST_ARRIVAL - age))
         except _NotThereError:
-            return True
+            # It cannot arrive any more. Deleting it makes certain that there are never two kernels for a fold.
+            self.kernels.delete(record.slug)
+            _forget(record, self.runs[0].parent)
+            return False
         self._write(record.model_copy(update={"confirmed": True}))
-        return False
+        return True
 
-    def complete(self, record: KernelRecord) -> None:
+    def _complete(self, record: KernelRecord) -> None:
         """Follow a kernel until it has ended, and write its finished folds."""
-        self._shown = 0
-        try:
-            status = self._follow(record)
-        except KeyboardInterrupt:
-            self.observer.notice(
-                f"The kernel {record.address} continues. The same command continues with it, too; "
-                "with --cancel, it deletes the kernel."
-            )
-            raise
+        self.current, self._shown = record, 0
+        status = self._follow(record)
         log = self._copy_log(record)
         self._show_lines(log.splitlines())
-        manifest = self._manifest(record) if status.state == "COMPLETE" else {"files": None, "error": None}
-        for name in list(self.missing):
-            if manifest["files"] is None or name in manifest["files"]:
-                self._fetch_fold(record, name, manifest["files"])
-        _forget(record, self.runs)
-        if error := manifest["error"]:
-            kind = getattr(errors, str(error.get("type")), KaggleDigitsError)
-            raise kind(str(error.get("problem")), str(error.get("remedy")))
-        if status.state != "COMPLETE":
+        has_succeeded = status.state == "COMPLETE"
+        manifest = self._manifest(record) if has_succeeded else {}
+        self._fetch_folds(record, manifest.get("files") if has_succeeded else None)
+        _forget(record, self.jobs[0].folder.parents[1])
+        self.current = None
+        if not self.missing:
+            return
+        if error := manifest.get("error"):
+            raise _error_in_kernel(error)
+        if not has_succeeded:
             what = "was cancelled" if status.state == "CANCELLED" else "failed"
             why = f": {status.words.rstrip('.')}" if status.words else ""
             raise NetworkError(
@@ -324,7 +380,7 @@ class _Session:
                 "Run the same command again to train the missing folds in a new kernel.",
             )
 
-    def _look_up(self, record: KernelRecord, seconds: float = LOOK_UP_SECONDS) -> None:
+    def _look_up(self, record: KernelRecord, seconds: float) -> None:
         """Wait until Kaggle knows a kernel; `NetworkError` if it does not know it after some seconds."""
         until = time.monotonic() + seconds
         while (status := self.kernels.status(record.slug)).state in ("NOT_FOUND", "UNKNOWN"):
@@ -350,7 +406,10 @@ class _Session:
             if is_known:
                 last_known = now
             elif now - last_known > PATIENCE:
-                raise NetworkError(f"The state of {record.address} is unknown: {status.words}", _REMEDY)
+                remedy = _REMEDY
+                if status.state == "NOT_FOUND":
+                    remedy = "If it was deleted at Kaggle, run the same command with --cancel, then train again."
+                raise NetworkError(f"The state of {record.address} is unknown: {status.words}", remedy)
             if state != status.state:
                 self._show(status, record)
                 state = status.state if is_known else state
@@ -367,48 +426,73 @@ class _Session:
             "QUEUED": "The kernel waits for a machine at Kaggle.",
             "RUNNING": "The kernel is running.",
         }
-        self.observer.notice(
-            words.get(status.state, f"The state of {record.address} is unknown: {status.words} Trying again.")
-        )
+        self.observer.notice(words.get(status.state, f"The state of {record.address} is unknown: {status.words}"))
 
     def _show_lines(self, lines: Iterable[str], until: float = math.inf) -> None:
         """Show the lines of a log, from its start on, that were not shown yet; stop at a time."""
         for number, line in enumerate(lines):
             if number >= self._shown:
                 self._shown = number + 1
-                for event in _events(line):
-                    if isinstance(event, str):
-                        self.observer.notice(f"Kernel: {event}")
-                    elif f"fold-{event.seed}-{event.fold}.zip" in self.missing:
-                        self.observer.progress(event)
+                for event in read_line(line):
+                    self._show_event(event)
             if time.monotonic() >= until:
                 break
+        for progress in self._held_back.values():
+            self.observer.progress(progress)
+        self._held_back.clear()
+
+    def _show_event(self, event: Event) -> None:
+        if event.notice:
+            self.observer.notice(f"Kernel: {event.notice}")
+        tasks = {(job.task.seed, job.task.fold): job.task for job in self.missing.values()}
+        for fold in event.started:
+            if fold in tasks:
+                self.observer.started(tasks[fold])
+        for progress in event.progress:
+            fold = progress.seed, progress.fold
+            if fold not in tasks:
+                continue
+            # A new command reads the log from its start on. Its old lines arrive all at once, which would look
+            # like a very fast training, so that only the last of them is shown.
+            if time.time() - event.time > OLD_SECONDS:
+                self._held_back[fold] = progress
+            else:
+                self._held_back.pop(fold, None)
+                self.observer.progress(progress)
 
     def _manifest(self, record: KernelRecord) -> dict[str, Any]:
         def read(path: Path) -> dict[str, Any]:
             manifest = read_json(path)
             if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("error"), dict | None):
-                raise DataError("It has no files or no error.", _REMEDY)
+                raise DataError("It is not a list of the output of a kernel.", _REMEDY)
             return manifest
 
         manifest: dict[str, Any] = self._download(record, MANIFEST, read)
         return manifest
 
-    def _fetch_fold(self, record: KernelRecord, name: str, digests: dict[str, str] | None) -> None:
-        """Download a fold, check it and write it.
+    def _fetch_folds(self, record: KernelRecord, digests: dict[str, str] | None) -> None:
+        """Download the missing folds, check them and write them; raise the first error when all were tried.
 
         Without `digests`, which are those of the manifest, the kernel has failed, and may have left nothing.
         """
-        job = self.missing[name]
-        digest = None if digests is None else digests[name]
-        try:
-            contents, metrics = self._download(
-                record, name, lambda path: self._read_fold(path, job.task, digest), is_certain=digests is not None
-            )
-        except NetworkError:
-            if digests is None:
-                return
-            raise
+        failures: list[KaggleDigitsError] = []
+        for name, job in list(self.missing.items()):
+            if digests is not None and name not in digests:
+                continue
+            try:
+                self._fetch_fold(record, name, job, None if digests is None else digests[name])
+            except _NotThereError as error:
+                if digests is not None:
+                    failures.append(error)
+            except (NetworkError, _UnreadableNetworkError) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _fetch_fold(self, record: KernelRecord, name: str, job: Job, digest: str | None) -> None:
+        contents, metrics = self._download(
+            record, name, lambda path: self._read_fold(path, job.task, digest), is_certain=digest is not None
+        )
         write_artefacts(job.folder, contents, metrics | {"where": KAGGLE})
         FoldCheckpoint(job.folder).discard()
         del self.missing[name]
@@ -425,9 +509,14 @@ class _Session:
             if attempt:
                 time.sleep(min(POLL_SECONDS, 2.0**attempt))
             with temporary_folder() as folder:
-                path, _ = self.kernels.output(record.slug, name, folder)
+                path, where = None, f"The output of {record.address}"
+                try:
+                    path, _ = self.kernels.output(record.slug, name, folder)
+                    why = f"{where} has no {name}."
+                except RefusedError as refusal:
+                    why = f"{where}, with {name}, cannot be listed. {refusal.problem}"
                 if path is None:
-                    error: NetworkError = _NotThereError(f"The output of {record.address} has no {name}.", _REMEDY)
+                    error: NetworkError = _NotThereError(why, _REMEDY)
                     if is_certain:
                         continue
                     break
@@ -471,18 +560,19 @@ class _Session:
 
     def _copy_log(self, record: KernelRecord) -> str:
         """Append the logs of a kernel to those of the runs, and return the kernel's own log."""
-        log = ""
-        with suppress(NetworkError), temporary_folder() as folder:
+        log = workers = ""
+        with suppress(NetworkError, RefusedError), temporary_folder() as folder:
             path, log = self.kernels.output(record.slug, LOG, folder)
             workers = path.read_text(errors="replace") if path is not None else ""
-            for log_file in {job.log_file for job in self.jobs}:
-                with write_errors(log_file), open(log_file, "a", encoding="utf-8") as stream:
-                    stream.write(f"{log}\n{workers}\n")
+        for log_file in {job.log_file for job in self.jobs}:
+            with write_errors(log_file), open(log_file, "a", encoding="utf-8", errors="replace") as stream:
+                stream.write(f"{log}\n{workers}\n")
         return log
 
     def _write(self, record: KernelRecord) -> None:
-        for run in self.runs:
-            write_json(run / KERNEL_JSON, record.as_json())
+        folder = self.jobs[0].folder.parents[1]
+        for name in record.runs:
+            write_json(folder / name / KERNEL_JSON, record.model_dump(mode="json"))
 
 
 class _UnreadableNetworkError(KaggleDigitsError):
@@ -495,30 +585,38 @@ class _NotThereError(NetworkError):
     """Kaggle does not know a kernel, or a kernel's output does not have a file."""
 
 
-def _forget(record: KernelRecord, runs: Sequence[Path]) -> None:
-    """Remove the record of a kernel from the runs that have it."""
-    for run in runs:
-        path = run / KERNEL_JSON
+def _forget(record: KernelRecord, folder: Path) -> None:
+    """Remove the record of a kernel from all runs that have it; `folder` is that of all runs."""
+    for name in record.runs:
+        path = folder / name / KERNEL_JSON
         if path.exists() and read_json(path).get("slug") == record.slug:
             with write_errors(path):
                 path.unlink()
 
 
-def _events(line: str) -> Iterator[Progress | str]:
-    """Yield the reports and notices in a line of a kernel's log; none if it is the output of a library."""
-    try:
-        content = json.loads(line)[KEY]
-        if "notice" in content:
-            yield str(content["notice"])
-        for report in content.get("progress", ()):
-            yield Progress(**report)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return
+def _error_in_kernel(error: dict[str, Any]) -> KaggleDigitsError:
+    """Return the error in the manifest of a kernel."""
+    problem, remedy = (str(error.get(name)) for name in ("problem", "remedy"))
+    kind = _KINDS.get(str(error.get("type")), KaggleDigitsError)
+    if kind is NetworkError:
+        remedy = "Run the same command again to train the missing folds in a new kernel."
+    return kind(f"In the kernel: {problem}", remedy)
+
+
+_KINDS: dict[str, type[KaggleDigitsError]] = {
+    "UsageError": UsageError,
+    "DataError": DataError,
+    "RefusedError": RefusedError,
+    # Problems of Kaggle's machine, for which the remedies for this machine do not help.
+    "WorkerDiedError": NetworkError,
+    "WriteError": NetworkError,
+}
+"""The errors in a kernel that are raised as such on this machine; all others are internal errors."""
 
 
 def _last_lines(log: str) -> str:
     """Return a sentence with the last lines of a log that are not progress; empty if there are none."""
-    lines = [line.strip() for line in log.splitlines() if line.strip() and not any(True for _ in _events(line))]
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not read_line(line)]
     return f"The last lines of its log: {' | '.join(lines[-LOG_LINES_SHOWN:])}." if lines else ""
 
 

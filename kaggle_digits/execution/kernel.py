@@ -10,19 +10,20 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 import traceback
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from kaggle_digits.data.csv import Data, load_data
+from kaggle_digits.data.csv import load_test_images, load_train
 from kaggle_digits.errors import DataError, KaggleDigitsError, RefusedError
-from kaggle_digits.execution.processes import Job, find_gpus, train_in_processes
+from kaggle_digits.execution.processes import Job, list_gpus, train_in_processes
 from kaggle_digits.files import sha256, temporary_folder, write_bytes, write_json
 from kaggle_digits.runs.artefacts import FOLD_FILES, METRICS, versions
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
@@ -37,8 +38,48 @@ SECONDS_BETWEEN_LINES = 10.0
 """Seconds between two lines of progress in the log of the kernel."""
 KEY = "kaggle-digits"
 """The only key of the JSON object in a line of progress. All other lines of the log are output of libraries."""
-DEADLINE = 8 * 3600.0
-"""Seconds after which no fold should be under way. Kaggle's own limit for a session with GPUs is 9 to 12 hours."""
+GPU_TIMEOUT = 600.0
+"""Maximum time in seconds to load TensorFlow for the first time, on a machine that has just started."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a line of the kernel's log says.
+
+    Attributes
+    ----------
+    time : float
+        When it was written, as of `time.time`.
+    notice : str
+        A sentence for the user, or empty.
+    started : list of tuple of int
+        The seeds and numbers of folds whose process was started.
+    progress : list of Progress
+        The ends of epochs since the last line, and the last progress of each fold.
+    """
+
+    time: float
+    notice: str = ""
+    started: list[tuple[int, int]] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+
+
+def write_line(event: Event) -> None:
+    """Write an event into the log of the kernel, which is its stdout."""
+    sys.stdout.write(json.dumps({KEY: asdict(event)}) + "\n")
+    sys.stdout.flush()
+
+
+def read_line(line: str) -> list[Event]:
+    """Return the event in a line of the log, in a list; an empty list if it is the output of a library."""
+    try:
+        # Checks the types of all fields, because anything can be in the log.
+        event = TypeAdapter(Event).validate_python(json.loads(line)[KEY])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
+    if any(progress.is_epoch_end and progress.val_accuracy is None for progress in event.progress):
+        return []
+    return [event]
 
 
 def fold_file(task: FoldTask) -> str:
@@ -57,8 +98,8 @@ def main(folder: Path) -> None:
     error: dict[str, str] | None = None
     try:
         job = json.loads((folder / JOB).read_text())
-        data = _find_data(root / "input", job["data"])
-        gpus = find_gpus()
+        digits = _find_data(root / "input", job["data"])
+        gpus = _gpus() if job["gpu"] else []
         if job["gpu"] and not gpus:
             raise RefusedError(
                 "Kaggle gave the kernel no GPU that TensorFlow can use.",
@@ -66,7 +107,7 @@ def main(folder: Path) -> None:
                 "or train without GPUs: --on kaggle-cpu.",
             )
         where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
-        _print_line({"notice": f"It trains on {where}, with TensorFlow {versions()['tensorflow']}."})
+        write_line(Event(time.time(), f"It trains on {where}, with TensorFlow {versions()['tensorflow']}."))
         with temporary_folder() as scratch, np.load(folder / SPLITS) as splits:
             tasks = [
                 FoldTask(
@@ -79,8 +120,7 @@ def main(folder: Path) -> None:
                 )
                 for task in job["tasks"]
             ]
-            digits = Digits(data.train.images, data.train.labels, data.test.images)
-            _train(tasks, digits, scratch, output, started + job["deadline"])
+            _train(tasks, digits, gpus, scratch, output, started + job["deadline"])
     except KaggleDigitsError as caught:
         error = {"type": type(caught).__name__, "problem": caught.problem, "remedy": caught.remedy}
     except Exception as caught:
@@ -92,7 +132,19 @@ def main(folder: Path) -> None:
     write_json(output / MANIFEST, {"files": files, "error": error})
 
 
-def _find_data(inputs: Path, wanted: dict[str, str]) -> Data:
+def _gpus() -> list[str]:
+    """Return the GPUs of the kernel, and if TensorFlow cannot be imported, raise an error that says why."""
+    try:
+        return list_gpus(GPU_TIMEOUT)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {error.returncode}"]
+        raise KaggleDigitsError(
+            f"TensorFlow cannot be imported in Kaggle's image: {lines[-1].strip().rstrip('.')}.",
+            "Train on another machine, or try again later.",
+        ) from error
+
+
+def _find_data(inputs: Path, wanted: dict[str, str]) -> Digits:
     """Return the rows of the competition, which is mounted in a folder that depends on how the kernel was pushed.
 
     Raises
@@ -111,7 +163,8 @@ def _find_data(inputs: Path, wanted: dict[str, str]) -> Data:
     for folder in folders:
         different = [name for name, digest in wanted.items() if sha256(folder / name) != digest]
         if not different:
-            return load_data(folder)
+            train = load_train(folder)
+            return Digits(train.images, train.labels, load_test_images(folder))
     raise DataError(
         f"{' and '.join(different)} at Kaggle {'is' if len(different) == 1 else 'are'} different from the data of "
         "this run.",
@@ -119,12 +172,14 @@ def _find_data(inputs: Path, wanted: dict[str, str]) -> Data:
     )
 
 
-def _train(tasks: list[FoldTask], digits: Digits, scratch: Path, output: Path, deadline: float) -> None:
+def _train(
+    tasks: list[FoldTask], digits: Digits, gpus: list[str], scratch: Path, output: Path, deadline: float
+) -> None:
     """Train folds in `scratch`, one process per GPU or CPU core, and write each finished one into `output`."""
     jobs = [Job(task, scratch / Path(fold_file(task)).stem, scratch / LOG) for task in tasks]
     view = _Output({(job.task.seed, job.task.fold): job.folder for job in jobs}, output, deadline)
     try:
-        train_in_processes(jobs, digits, None, view, view.may_start)
+        train_in_processes(jobs, digits, None, view, gpus, view.may_start)
     finally:
         if (scratch / LOG).exists():
             shutil.copyfile(scratch / LOG, output / LOG)
@@ -149,18 +204,22 @@ class _Output(Observer):
         self._deadline = deadline
         self._longest = 0.0
         self._waiting: dict[tuple[int, int], list[Progress]] = {}
-        self._printed = time.monotonic()
+        self._written = time.monotonic()
 
     def may_start(self) -> bool:
         """Return whether a fold that takes as long as the longest so far would finish before the deadline."""
         return time.monotonic() + self._longest < self._deadline
 
+    def started(self, task: FoldTask) -> None:
+        """Write that a fold has been started."""
+        write_line(Event(time.time(), started=[(task.seed, task.fold)]))
+
     def progress(self, progress: Progress) -> None:
-        """Print a line if the last one is old enough: the ends of epochs, and the last progress of each fold."""
+        """Write a line if the last one is old enough."""
         kept = [former for former in self._waiting.get((progress.seed, progress.fold), []) if former.is_epoch_end]
         self._waiting[progress.seed, progress.fold] = [*kept, progress]
-        if time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
-            self._print()
+        if time.monotonic() - self._written >= SECONDS_BETWEEN_LINES:
+            self._write()
 
     def finished(self, task: FoldTask) -> None:
         """Write the fold into the output."""
@@ -172,20 +231,14 @@ class _Output(Observer):
                 archive.write(folder / name, name)
         write_bytes(self._output / fold_file(task), stream.getvalue())
         shutil.rmtree(folder)
-        self._print()
+        self._write()
 
     def notice(self, sentence: str) -> None:
-        """Print a notice."""
-        _print_line({"notice": sentence})
+        """Write a notice."""
+        write_line(Event(time.time(), sentence))
 
-    def _print(self) -> None:
-        self._printed = time.monotonic()
-        reports = [asdict(progress) for waiting in self._waiting.values() for progress in waiting]
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        if reports := [progress for waiting in self._waiting.values() for progress in waiting]:
+            write_line(Event(time.time(), progress=reports))
         self._waiting.clear()
-        if reports:
-            _print_line({"progress": reports})
-
-
-def _print_line(content: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps({KEY: content}) + "\n")
-    sys.stdout.flush()

@@ -29,6 +29,8 @@ LESS_MEMORY = (
     "train fewer folds at a time (--workers, or fewer threads a Dask worker), and run the same command again."
 )
 """The remedy if workers run out of memory."""
+GPU_TIMEOUT = 120.0
+"""Maximum time in seconds to ask TensorFlow for the GPUs."""
 MAX_NAMED = 10
 """The maximum number of failed folds that an error names."""
 _WORKER = """
@@ -66,15 +68,28 @@ def find_gpus() -> list[str]:
     """Return the GPUs that TensorFlow can use, by their names for CUDA_VISIBLE_DEVICES."""
     if shutil.which("nvidia-smi") is None:
         return []
+    try:
+        return list_gpus(GPU_TIMEOUT)
+    except (subprocess.SubprocessError, ValueError):  # the driver fails or hangs: train on the CPU
+        return []
+
+
+def list_gpus(timeout: float) -> list[str]:
+    """Return what `find_gpus` does, but raise the errors of the process that asks TensorFlow.
+
+    Raises
+    ------
+    subprocess.SubprocessError
+        If TensorFlow cannot be imported, or does not answer in time; ``stderr`` says why.
+    ValueError
+        If its answer is not a number.
+    """
     # Only TensorFlow knows which GPUs it can use. It is called in another process, because it would reserve memory
     # on each GPU in this one.
     script = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
-    try:
-        command = [sys.executable, "-P", "-c", script]
-        asked = subprocess.run(command, capture_output=True, env=_environment(), check=True, timeout=120)  # noqa: S603
-        count = int(asked.stdout)
-    except (subprocess.SubprocessError, ValueError):  # the driver fails or hangs: train on the CPU
-        return []
+    command = [sys.executable, "-P", "-c", script]
+    asked = subprocess.run(command, capture_output=True, env=_environment(), check=True, timeout=timeout)  # noqa: S603
+    count = int(asked.stdout.splitlines()[-1])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(count)]
     return names[:count]
@@ -85,6 +100,7 @@ def train_in_processes(
     digits: Digits,
     workers: int | None,
     observer: Observer,
+    gpus: Sequence[str] | None = None,
     may_start: Callable[[], bool] = lambda: True,
 ) -> None:
     """Train each fold in a separate process, which also writes the fold.
@@ -102,6 +118,8 @@ def train_in_processes(
         The number of parallel processes; None for `default_workers`.
     observer : Observer
         Notified of progress, of finished folds and of retried folds.
+    gpus : sequence of str, optional
+        The GPUs to train on, of which each process gets one. Default: those that `find_gpus` finds.
     may_start : callable
         Called before each fold. When it returns false, no further folds are started.
 
@@ -113,7 +131,7 @@ def train_in_processes(
     RuntimeError
         For an internal error; the traceback is in the log file.
     """
-    gpus = find_gpus()
+    gpus = find_gpus() if gpus is None else gpus
     workers = workers or default_workers(len(jobs), len(gpus))
     if not gpus and (sentence := describe_expected_time([job.task for job in jobs], workers)):
         observer.notice(sentence)
@@ -135,7 +153,8 @@ def train_in_processes(
                     worker = WorkerProcess.start(job.task, digits, job.folder, log, free.popleft())
                 busy[worker.connection] = worker, job
                 observer.started(job.task)
-            for connection in cast(list[Connection], wait(list(busy))):
+            # `wait` would wait forever for an empty list, if the last fold may not start.
+            for connection in cast(list[Connection], wait(list(busy)) if busy else []):
                 worker, job = busy[connection]
                 message = worker.receive()
                 if isinstance(message, Progress):

@@ -54,6 +54,8 @@ BRIEF_TIMEOUT = 10.0
 """The same for polling, where the next poll follows soon."""
 LOG_TIMEOUT = 30.0
 """The same for the log of a kernel, which has a new line every ten seconds while it trains."""
+OUTPUT_PAGE = 200
+"""How many files of the output of a kernel are listed in one request."""
 LONGEST_WAIT = 120.0
 """Maximum total of the pauses between the retries of one request, in seconds."""
 REFUSALS = (400, 401, 403, 404)
@@ -132,7 +134,11 @@ class _Client:
             try:
                 return call(api)
             except Exception as error:
-                raise _translated(error, self._slug) from error
+                raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> KaggleDigitsError:
+        """Return the error of this package for an exception from the client."""
+        return _translated(error, self._slug)
 
 
 class KaggleHost(_Client):
@@ -320,8 +326,8 @@ _STATES: dict[str, KernelState] = {
     "CANCEL_ACKNOWLEDGED": "CANCELLED",
 }
 """Kaggle's states that have another name here."""
-_SESSION_TIMEOUT = 9 * 3600
-"""Seconds after which Kaggle ends a kernel. A kernel starts no fold that it would not finish in 8 hours."""
+SESSION_TIMEOUT = 9 * 3600
+"""Seconds after which Kaggle ends a kernel, an hour after it starts no more folds."""
 
 
 @dataclass(frozen=True)
@@ -372,6 +378,14 @@ class SessionLimitError(RefusedError):
     """The user runs as many kernels as Kaggle allows at the same time."""
 
 
+class NotDeletedError(NetworkError):
+    """Kaggle did not confirm that a kernel was deleted, so it may still run."""
+
+
+class KernelNotFoundError(RefusedError):
+    """Kaggle says that there is no such kernel, or that the user may not see it; it does not distinguish these."""
+
+
 class KaggleKernels(_Client):
     """The user's kernels (notebooks and scripts) at Kaggle: see `_Client` for its parameters.
 
@@ -405,6 +419,8 @@ class KaggleKernels(_Client):
         ------
         NetworkError
             If Kaggle may have started it: there is no response, or it is not clearly a refusal by Kaggle.
+        NotDeletedError
+            If Kaggle refused it after it was created, and did not confirm that it was deleted.
         NotReachedError
             If no connection to Kaggle was made.
         SessionLimitError
@@ -414,13 +430,9 @@ class KaggleKernels(_Client):
         """
         response = self._request_once(lambda api: self._push(api, slug, source, gpu))
         if response.invalid_competition_sources:
-            problem = f"Kaggle does not let a kernel use the data of {self._slug}"
-            try:
-                self.delete(slug)
-            except NetworkError as error:
-                problem += f", and the kernel could not be deleted: {error.problem.rstrip('.')}"
+            self.delete(slug)
             raise RefusedError(
-                f"{problem}.",
+                f"Kaggle does not let a kernel use the data of {self._slug}.",
                 f"Accept the rules at https://www.kaggle.com/competitions/{self._slug}/rules, then try again.",
             )
         if words := _shortened(_line(str(response.error or ""))):
@@ -453,9 +465,9 @@ class KaggleKernels(_Client):
 
         try:
             return self._request_once(status)
-        except RefusedError as error:
+        except KernelNotFoundError as error:
             return KernelStatus("NOT_FOUND", error.problem)
-        except NetworkError as error:
+        except (NetworkError, RefusedError) as error:
             return KernelStatus("UNKNOWN", error.problem)
 
     def log_lines(self, slug: str) -> Iterator[str]:
@@ -488,13 +500,27 @@ class KaggleKernels(_Client):
         -------
         tuple of (pathlib.Path or None, str)
             The file, None if the output has no such file; and the log of the kernel.
+
+        Raises
+        ------
+        NetworkError, RefusedError
+            If Kaggle does not list the output, or the file cannot be downloaded.
         """
         # The client joins names from the server to the folder. The pattern lets only the wanted name pass, so a
         # name with a path cannot write outside of the folder.
         pattern = rf"\A{re.escape(name)}\Z"
-        self._request(
-            lambda api: api.kernels_output(f"{self.user()}/{slug}", str(folder), pattern, force=True, quiet=True)
-        )
+
+        def fetch(api: Any) -> None:
+            kernel = f"{self.user()}/{slug}"
+            try:
+                api.kernels_output(kernel, str(folder), pattern, force=True, quiet=True, page_size=OUTPUT_PAGE)
+            except ValueError as error:
+                # The client raises it instead of the error with status 401 or 403.
+                if str(error).startswith("Cannot access kernel"):
+                    raise _kernel_not_found(403, "permission denied") from error
+                raise
+
+        self._request(fetch)
         path, log = folder / name, folder / f"{slug}.log"
         return path if path.is_file() else None, _log_text(log.read_text(errors="replace") if log.exists() else "")
 
@@ -503,35 +529,28 @@ class KaggleKernels(_Client):
 
         Raises
         ------
-        NetworkError
+        NotDeletedError
             If Kaggle does not confirm it.
         """
-        import requests
         from kagglesdk.kernels.types.kernels_api_service import ApiDeleteKernelRequest
 
         def delete(api: Any) -> str:
             request = ApiDeleteKernelRequest()
             request.user_name, request.kernel_slug = self.user(), slug
-            try:
-                with api.build_kaggle_client() as client:
-                    response = client.kernels.kernels_api_client.delete_kernel(request)
-            except requests.HTTPError as error:
-                if (
-                    error.response is not None
-                    and error.response.status_code == 404
-                    and _is_refusal(error.response)
-                ):
-                    return ""  # there is no such kernel
-                raise
+            with api.build_kaggle_client() as client:
+                response = client.kernels.kernels_api_client.delete_kernel(request)
             # The client ignores this message and reports success.
             return str(getattr(response, "error_message", None) or "")
 
         try:
             why = self._request(delete)
+        except KernelNotFoundError as error:
+            # It is gone if its status says the same; otherwise the user may not delete it.
+            why = "" if self.status(slug).state == "NOT_FOUND" else error.problem
         except (NetworkError, RefusedError) as error:
             why = error.problem
         if why:
-            raise NetworkError(
+            raise NotDeletedError(
                 f"Kaggle did not confirm that the kernel {slug} was deleted: {_line(why).rstrip('.')}.",
                 f"It may still run; delete it at {self.address(slug)}, or try again.",
             )
@@ -550,6 +569,22 @@ class KaggleKernels(_Client):
 
         return self._request(hours)
 
+    def _explained(self, error: Exception) -> KaggleDigitsError:
+        """Return the error of this package, with words about kernels where the client's error has a response."""
+        import requests
+
+        if not isinstance(error, requests.HTTPError) or error.response is None:
+            return super()._explained(error)
+        status, words = error.response.status_code, _error_message(error.response)
+        if status in (403, 404) and _is_refusal(error.response):
+            return _kernel_not_found(status, words)
+        if 400 <= status < 500 and status not in (401, 429):
+            return RefusedError(
+                f"Kaggle refuses the request (status {status}): {words}.",
+                "Fix what the message names, then try again.",
+            )
+        return super()._explained(error)
+
     def _push(self, api: Any, slug: str, source: str, gpu: bool) -> Any:
         from kagglesdk.kernels.types.kernels_api_service import ApiSaveKernelRequest
 
@@ -561,7 +596,7 @@ class KaggleKernels(_Client):
         request.enable_gpu = gpu
         if gpu:
             request.machine_shape = "NvidiaTeslaT4"
-        request.session_timeout_seconds = _SESSION_TIMEOUT
+        request.session_timeout_seconds = SESSION_TIMEOUT
         with api.build_kaggle_client() as client:
             return _sent_once(
                 lambda: client.kernels.kernels_api_client.save_kernel(request), self._slug, "to the kernel"
@@ -718,6 +753,14 @@ def _never_connected(error: BaseException | None) -> bool:
     return False
 
 
+def _kernel_not_found(status: int, words: str) -> KernelNotFoundError:
+    return KernelNotFoundError(
+        f"Kaggle does not know the kernel, or refuses access to it (status {status}): {words}.",
+        "Check that the credentials are those of the account that sent it, and that the competition's rules are "
+        "accepted; then try again.",
+    )
+
+
 def _sent_once(send: Callable[[], T], slug: str, to_what: str) -> T:
     """Send a request that must not be repeated, and tell a refusal from an unclear response.
 
@@ -813,7 +856,7 @@ def _line(text: str) -> str:
 def _log_text(log: str) -> str:
     """Return the text of a kernel's log, which Kaggle sends as JSON: a list of pieces of output."""
     try:
-        return "".join(str(piece["data"]) for piece in json.loads(log))
+        return "\n".join(str(piece["data"]).removesuffix("\n") for piece in json.loads(log))
     except (ValueError, TypeError, KeyError, RecursionError):
         return log
 

@@ -69,8 +69,9 @@ class FoldCheckpoint:
         """Return ``variables``, ``likelihood`` and ``history``; None if there is no valid checkpoint."""
         arrays = read_npz(self._path) or {}
         try:
+            count = sum(name.startswith("variable-") for name in arrays)
             return {
-                "variables": [arrays[f"variable-{i}"] for i in range(len(arrays) - 2)],
+                "variables": [arrays[f"variable-{i}"] for i in range(count)],
                 "likelihood": arrays["likelihood"],
                 "history": json.loads(str(arrays["history"])),
             }
@@ -81,11 +82,10 @@ class FoldCheckpoint:
         self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
     ) -> None:
         """Write the state after an epoch. It is one file, which is replaced atomically."""
-        arrays = {f"variable-{i}": value for i, value in enumerate(variables)}
+        arrays: dict[str, Any] = {f"variable-{i}": value for i, value in enumerate(variables)}
         with replacing(self._path) as temporary, open(temporary, "wb") as stream:
-            np.savez(
-                stream, allow_pickle=False, likelihood=likelihood, history=np.array(json.dumps(history)), **arrays
-            )
+            # Without `allow_pickle=False`, which NumPy 2.0 would save as an array; none of these needs pickle.
+            np.savez(stream, likelihood=likelihood, history=np.array(json.dumps(history)), **arrays)
 
     def discard(self) -> None:
         """Remove the checkpoint."""

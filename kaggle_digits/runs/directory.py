@@ -296,14 +296,6 @@ def read_run(path: Path) -> FoldsRun | MeanRun:
     return FoldsRun(path, validated(path / RUN_JSON, document, FoldsInfo, _REMOVE))
 
 
-def trained_folds(path: Path) -> list[int]:
-    """Return the finished folds of the run of folds in a directory; none if there is no such run."""
-    if not (path / RUN_JSON).exists():
-        return []
-    run = read_run(path)
-    return run.trained_folds() if isinstance(run, FoldsRun) else []
-
-
 def create_run(path: Path, spec: dict[str, Any], command: Sequence[str]) -> FoldsRun | MeanRun:
     """Create a run: write ``run.json`` with `spec`, versions, command and the status unfinished."""
     document = {

@@ -144,6 +144,27 @@ def plan_run(
     return RunPlan(run, tasks, set(range(recipe.preset.folds)) - trained | damaged, bool(damaged))
 
 
+def finished_folds(
+    path: Path, recipe: Recipe, workspace: Workspace, data: Data, *, retrain: bool = False
+) -> set[int]:
+    """Return the folds of a run that `plan_run` would not train again, and change nothing.
+
+    Raises
+    ------
+    UsageError, DataError
+        If the run exists and has another recipe, was made from other data, or is damaged.
+    """
+    if not (path / RUN_JSON).exists():
+        return set()
+    run = open_folds_run(path, recipe, workspace, data)
+    trained = set(run.trained_folds())
+    if not retrain:
+        return trained
+    valid = {fold for fold in trained if run.is_valid_fold(fold, len(data.test.ids))}
+    # With --retrain, all folds are trained again if none is damaged.
+    return valid if valid != trained else set()
+
+
 def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data) -> FoldsRun:
     """Open the run in a directory, or create it if it does not exist.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import read_json
@@ -205,16 +205,29 @@ class KernelRecord(Document):
         The kernel.
     address : str
         Its page at Kaggle.
-    created : str
-        When it was sent to Kaggle, in ISO 8601 and UTC.
+    created : datetime.datetime
+        When it was sent to Kaggle.
     confirmed : bool
         Whether Kaggle has confirmed that it got the kernel.
+    gpu : bool
+        Whether it was sent to train on GPUs.
+    retrain : bool
+        Whether it trains folds that were finished before.
+    folds : list of tuple of int
+        The seed and the number of each fold.
+    runs : list of str
+        The names of all runs whose folds it trains; each of them has a copy of this file.
     """
 
     slug: str
     address: str
-    created: str
+    # Not strict, because JSON has no times.
+    created: Annotated[AwareDatetime, Field(strict=False)]
     confirmed: bool
+    gpu: bool
+    retrain: bool
+    folds: list[Annotated[tuple[int, int], Field(strict=False)]]
+    runs: list[str]
 
 
 class Calibration(Document):
