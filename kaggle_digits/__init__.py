@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from kaggle_digits.data.download import download as download
     from kaggle_digits.errors import KaggleDigitsError as KaggleDigitsError
     from kaggle_digits.evaluation.calibration import temper as temper
+    from kaggle_digits.notebook import train as train
     from kaggle_digits.pipeline import ensemble as ensemble
     from kaggle_digits.pipeline import score as score
     from kaggle_digits.pipeline import submit as submit
-    from kaggle_digits.pipeline import train as train
     from kaggle_digits.prediction.predict import predict as predict
     from kaggle_digits.reports import compare as compare
     from kaggle_digits.reports import report as report
@@ -37,9 +37,13 @@ _MODULES = {
     "score": "pipeline",
     "submit": "pipeline",
     "temper": "evaluation.calibration",
-    "train": "pipeline",
+    "train": "notebook",
 }
 __all__ = list(_MODULES)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,19 @@ class Prediction:
     def confidence(self) -> float:
         """The probability of the most probable digit."""
         return float(self.softmax.max())
+
+    def _repr_html_(self) -> str:
+        """Return the digit and the probabilities, for a notebook."""
+        from kaggle_digits.reports.figures import digit_png
+
+        bars = "".join(
+            f'<tr><td>{digit}</td><td style="text-align: left"><div style="width: {200 * probability:.0f}px; '
+            f'height: .8em; background: #2563eb"></div></td><td>{probability:.4f}</td></tr>'
+            for digit, probability in enumerate(self.softmax.tolist())
+        )
+        picture = f'<img src="{digit_png(self.image)}" width="112" style="image-rendering: pixelated">'
+        title = f"{html.escape(str(self.path))}: <b>{self.digit}</b>"
+        return f'<p>{title}</p><div style="display: flex; gap: 1em">{picture}<table>{bars}</table></div>'
 
     def as_document(self) -> dict[str, Any]:
         """Return it for JSON: ``file, digit, confidence, agreement, probabilities`` and ``image``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,11 @@ class Report:
     document: dict[str, Any]
     json_file: Path
     page: Path
+
+    def _repr_html_(self) -> str:
+        """Return the page, for a notebook: in a frame, so that its styles do not change the notebook."""
+        page = html.escape(self.page.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" width="100%" height="700" style="border: 0"></iframe>'
 
 
 def report(workspace: Workspace, run: str | None = None) -> Report:

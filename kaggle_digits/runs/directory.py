@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -43,6 +44,9 @@ from kaggle_digits.runs.schema import (
     validated,
 )
 from kaggle_digits.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUN_JSON = "run.json"
 _REMOVE = "Remove it and create it again."
@@ -169,6 +173,25 @@ class FoldsRun(Run):
     def shares(self) -> list[tuple[FoldsRun, float]]:
         """Return the run itself."""
         return [(self, 1.0)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per finished fold: ``fold, preprocessing, rows, errors, accuracy, log_loss, seconds``."""
+        import pandas as pd
+
+        names = ["preprocessing", "rows", "errors", "accuracy", "log_loss", "seconds"]
+        folds = self.trained_folds()
+        table = pd.DataFrame([[self.fold_metrics(fold)[name] for name in names] for fold in folds], columns=names)
+        table.insert(0, "fold", folds)
+        return table
+
+    def _repr_html_(self) -> str:
+        """Return the folds and the out-of-fold accuracy, for a notebook."""
+        table: str = self.to_frame().to_html(index=False, float_format="{:.5f}".format)
+        total = ""
+        if self.has_ensemble():
+            metrics = self.ensemble_metrics()
+            total = f", out-of-fold accuracy {metrics.accuracy:.5f}, {metrics.errors:,} errors"
+        return f"<p><b>{html.escape(self.name)}</b>: {self.info.status}{total}</p>{table}"
 
     def remove_partial_files(self) -> None:
         """Remove temporary files that a killed process has left."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from kaggle_digits.arrays import Float32, Int64
 from kaggle_digits.data.csv import load_sample
@@ -27,6 +27,9 @@ from kaggle_digits.hosts import Host, Standing, Submission
 from kaggle_digits.submissions.ledger import Entry, Ledger, updated
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import CLASSES, SAMPLE_CSV, SUBMISSION_COLUMNS, Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIGEST_LENGTH = 12
 """Digits of the file's SHA-256 at the end of its description and file name, to find it in the host's list."""
@@ -71,6 +74,24 @@ class ScoreBoard:
 
     submissions: list[tuple[Submission, Entry | None]]
     standing: Standing | None
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per submission: ``time, ref, run, status, score, cv, gap``; unknown values are None."""
+        import pandas as pd
+
+        rows = [
+            (s.time, s.ref, entry.run if entry else "", s.status, s.score, entry and entry.cv, entry and entry.gap)
+            for s, entry in self.submissions
+        ]
+        return pd.DataFrame(rows, columns=["time", "ref", "run", "status", "score", "cv", "gap"])
+
+    def _repr_html_(self) -> str:
+        """Return the submissions and the rank, for a notebook."""
+        rank = ""
+        if self.standing and self.standing.rank is not None:
+            rank = f"<p>Rank {self.standing.rank:,} of {self.standing.teams:,}</p>"
+        table: str = self.to_frame().to_html(index=False, float_format="{:.5f}".format)
+        return table + rank
 
 
 def submission_file(workspace: Workspace, run: str) -> Path:

@@ -1,0 +1,98 @@
+"""What notebooks show."""
+
+from __future__ import annotations
+
+import html
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import kaggle_digits as kd
+from kaggle_digits.hosts import Standing, Submission
+from kaggle_digits.notebook import in_notebook
+from kaggle_digits.prediction.predict import Prediction
+from kaggle_digits.reports import Report
+from kaggle_digits.submissions.ledger import Entry
+from kaggle_digits.submissions.submit import ScoreBoard
+
+
+def test_dir_has_only_public_names() -> None:
+    assert {"train", "submit", "Workspace", "__version__"} <= set(dir(kd))
+    assert {"import_module", "TYPE_CHECKING", "annotations"}.isdisjoint(dir(kd))
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the code seem to run in a Jupyter kernel."""
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+
+
+@pytest.mark.usefixtures("notebook", "train_in_process")
+def test_train_shows_progress_in_a_notebook(trained_workspace: kd.Workspace, tmp_path: Path) -> None:
+    shown: list[str] = []
+    workspace = kd.Workspace.at(tmp_path, "rehearsal")
+    kd.download(workspace)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kaggle_digits.console.TrainingView.progress", lambda view, p: shown.append(f"{p.fold}"))
+        kd.train(workspace, preset="lenet", folds=2, settings={"epochs": "1"})
+        assert set(shown) == {"0", "1"}
+        shown.clear()
+        kd.train(
+            workspace, preset="lenet", folds=2, settings={"epochs": "1"}, retrain=True, observer=kd.Observer()
+        )
+    assert shown == []
+
+
+def test_in_notebook_is_false_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not in_notebook()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    assert not in_notebook()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace()))
+    assert not in_notebook()  # IPython in a terminal
+
+
+def test_report_is_shown_in_a_frame(tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    page.write_text('<html title="a & b"></html>')
+    shown = Report({}, tmp_path / "report.json", page)._repr_html_()
+    assert shown.startswith("<iframe srcdoc=")
+    assert html.unescape(shown.split('srcdoc="')[1].split('" width')[0]) == page.read_text()
+
+
+def test_prediction_is_shown_as_picture_with_bars() -> None:
+    softmax = np.linspace(0, 0.2, 10, dtype=np.float32)
+    shown = Prediction(Path("<seven>.png"), np.zeros((28, 28), np.uint8), softmax, 1.0)._repr_html_()
+    assert "&lt;seven&gt;.png: <b>9</b>" in shown
+    assert '<img src="data:image/png;base64,' in shown
+    assert shown.count("<tr>") == 10
+
+
+def test_score_board_is_a_table_of_numbers() -> None:
+    submission = Submission("7", "2026-01-01", "", "COMPLETE", 0.9, "", "")
+    entry = Entry("2026-01-01", "first", "0" * 64, "7", "COMPLETE", 0.9, 0.8)
+    board = ScoreBoard([(submission, entry), (submission, None)], Standing(3, 1200))
+    table = board.to_frame()
+    assert table["score"].tolist() == [0.9, 0.9]
+    assert table["gap"][0] == pytest.approx(0.1)
+    assert table["run"].tolist() == ["first", ""]
+    assert "Rank 3 of 1,200" in board._repr_html_()
+
+
+def test_run_is_a_table_of_folds(trained_workspace: kd.Workspace) -> None:
+    run = kd.find_run(trained_workspace)
+    table = run.to_frame()
+    assert table["fold"].tolist() == [0, 1]
+    assert int(table["errors"].sum()) == run.ensemble_metrics().errors
+    assert f"{run.ensemble_metrics().accuracy:.5f}" in run._repr_html_()
+
+
+def test_public_names_are_completed_before_they_are_imported() -> None:
+    script = "import sys, kaggle_digits as kd; print(dir(kd)); print('numpy' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "'train'" in shown
+    assert shown.splitlines()[-1] == "False"
