@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import SMALL
 
 import kaggle_digits as kd
 from kaggle_digits.hosts import Standing, Submission
@@ -33,18 +34,14 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("notebook", "train_in_process")
-def test_train_shows_progress_in_a_notebook(trained_workspace: kd.Workspace, tmp_path: Path) -> None:
+def test_train_shows_progress_in_a_notebook(workspace: kd.Workspace) -> None:
     shown: list[str] = []
-    workspace = kd.Workspace.at(tmp_path, "rehearsal")
-    kd.download(workspace)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kaggle_digits.console.TrainingView.progress", lambda view, p: shown.append(f"{p.fold}"))
-        kd.train(workspace, preset="lenet", folds=2, settings={"epochs": "1"})
+        kd.train(workspace, preset="lenet", folds=2, settings=SMALL)
         assert set(shown) == {"0", "1"}
         shown.clear()
-        kd.train(
-            workspace, preset="lenet", folds=2, settings={"epochs": "1"}, retrain=True, observer=kd.Observer()
-        )
+        kd.train(workspace, preset="lenet", folds=2, settings=SMALL, retrain=True, observer=kd.Observer())
     assert shown == []
 
 
