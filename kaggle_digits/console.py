@@ -83,7 +83,7 @@ class SubmissionView(Observer):
 
     def notice(self, sentence: str) -> None:
         """Print a notice on stderr."""
-        err().print(sentence, markup=False, soft_wrap=True)
+        err().print(sentence, markup=False)
 
     def waiting(self, status: str) -> None:
         """Show the status next to the spinner."""
@@ -158,7 +158,7 @@ class TrainingView(Observer):
 
     def notice(self, sentence: str) -> None:
         """Print a notice."""
-        self._console.print(sentence, markup=False, soft_wrap=True)
+        self._console.print(sentence, markup=False)
 
     def _title(self, fold: tuple[int, int]) -> str:
         """Return a fold's label: its number, or ``seed/fold`` if there are several seeds."""
@@ -502,8 +502,8 @@ def show_checks(checks: list[Check], next_command: str) -> None:
 def show_error(problem: str, remedy: str, is_error: bool = True) -> None:
     """Show an error: what is wrong, and how to fix it. An interruption by the user is not an error."""
     console = err()
-    console.print(Text("Error: " if is_error else "", style="bold red"), Text(problem), sep="", soft_wrap=True)
-    console.print(remedy, markup=False, soft_wrap=True)
+    console.print(Text.assemble(("Error: " if is_error else "", "bold red"), problem))
+    console.print(remedy, markup=False)
 
 
 def sparkline(values: list[float]) -> str:
