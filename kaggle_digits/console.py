@@ -418,21 +418,10 @@ def show_comparison(comparison: dict[str, Any], page: str) -> None:
     ]
     names = ("run", "errors", "accuracy", "calibrated log-loss", "time", "score")
     dispensable = ("calibrated log-loss", "time", "score", "errors")
-    _print_table(console, _table(console, names, cells, dispensable))
-    console.print()
     for pair in comparison["pairs"]:
-        if pair["differ"]:
-            first_is_better = pair["only_first_wrong"] < pair["only_second_wrong"]
-            verdict, style = f"{pair['first' if first_is_better else 'second']} is better", "bold"
-        else:
-            verdict, style = "the difference is not significant", ""
-        console.print(
-            Text.assemble(
-                f"Errors made only by {pair['first']}: {pair['only_first_wrong']:,}, only by {pair['second']}: "
-                f"{pair['only_second_wrong']:,}, by both: {pair['both_wrong']:,}; ",
-                (f"{verdict} (p = {pair['mcnemar_p_holm']:.2g}).", style),
-            )
-        )
+        console.print(pair["verdict"], style="bold" if pair["differ"] else "", markup=False)
+    console.print()
+    _print_table(console, _table(console, names, cells, dispensable))
     corrected = " with Holm's correction" if len(comparison["pairs"]) > 1 else ""
     console.print(f"\nMcNemar's exact test on out-of-fold rows{corrected}.", style="dim")
     console.print(f"Page: {page}", markup=False, soft_wrap=True)

@@ -119,6 +119,11 @@ class Workspace:
         return self.root / "runs" / self.competition.name
 
     @property
+    def comparisons(self) -> Path:
+        """``comparisons/<competition>``: one folder per comparison of runs."""
+        return self.root / "comparisons" / self.competition.name
+
+    @property
     def submissions(self) -> Path:
         """``submissions/<competition>``: one folder per run, and the ledger."""
         return self.root / "submissions" / self.competition.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -386,9 +387,28 @@ def test_compare_two_runs_by_row(trained: Workspace) -> None:
         assert wrong[1][mistake["row"]]
         assert not wrong[0][mistake["row"]]
     assert [run["errors"] for run in written.document["runs"]] == [w.sum() for w in wrong]
+    assert written.page == trained.root / "comparisons" / "rehearsal" / "first+other" / "index.html"
+    better, worse = ("first", "other") if wrong[0].sum() < wrong[1].sum() else ("other", "first")
+    difference = abs(int(wrong[0].sum()) - int(wrong[1].sum()))
+    assert pair["verdict"].startswith(f"{better} makes {difference} errors fewer than {worse}, which ")
+    assert pair["verdict"] in html.unescape(written.page.read_text())
+    # A row has the same probability as in the report.
+    known = {error["row"]: error for error in report(trained, "other").document["out_of_fold"]["worst"]}
+    for mistake in pair["second_mistakes"]:
+        if mistake["row"] in known:
+            assert mistake["confidence"] == pytest.approx(known[mistake["row"]]["confidence"])
     page = Page(written.page.read_text())
     assert all(page.alts)
     assert len(page.alts) == len(pair["first_mistakes"]) + len(pair["second_mistakes"])
+
+
+def test_compare_shortens_the_name_of_its_folder(trained: Workspace) -> None:
+    names = ["first", "x" * 198, "y" * 198]
+    for name in names[1:]:
+        shutil.copytree(trained.runs / "first", trained.runs / name)
+    first, second = (compare(trained, some).page.parent.name for some in (names, [*names[:2], "first"]))
+    assert first.startswith("first+2 more ")
+    assert first != second
 
 
 def test_compare_corrects_for_three_runs(trained: Workspace) -> None:
@@ -449,7 +469,9 @@ def test_sparkline_shows_at_most_16_values_and_the_last_one() -> None:
     assert len(sparkline([float(i) for i in range(49)])) == 13
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599, "59:59"), (3600, "1:00 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (3725, "1:02:05")]
+)
 def test_duration_formats_seconds(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -457,7 +479,7 @@ def test_duration_formats_seconds(seconds: float, text: str) -> None:
 def test_report_compare_and_ensemble_recover_from_a_failed_write(trained: Workspace) -> None:
     """The failure raises `WriteError` and leaves all later files unchanged. The next call writes all files."""
     shutil.copytree(trained.runs / "first", trained.runs / "second")
-    reports = ["report.json", "index.html"], ["comparison.json", "comparison.html"]
+    reports = ["report.json", "index.html"], ["comparison.json", "index.html"]
     ensembles = ["oof_softmax.npy", "test_softmax.npy", "metrics.json", "submission.csv", "run.json"]
     calls: list[tuple[Callable[[], object], list[str]]] = [
         (lambda: report(trained, "first"), reports[0]),

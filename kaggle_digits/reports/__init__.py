@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from kaggle_digits.files import write_bytes, write_json
 from kaggle_digits.runs.directory import find_run
 from kaggle_digits.runs.ensemble import check_members
 from kaggle_digits.workspace import Workspace
+
+LONGEST_NAME = 200
+"""Maximum length of the name of a comparison's folder in bytes; file systems allow 255."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
 
 
 def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
-    """Compare finished runs: write ``comparison.json`` and ``comparison.html`` into ``report/`` of the first run.
+    """Compare finished runs: write ``comparison.json`` and ``index.html`` into a folder of their own.
+
+    It is ``comparisons/<competition>/<names of the runs>/``.
 
     Parameters
     ----------
@@ -111,9 +117,12 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
         run.require_ensemble()
     train_set = load_train(workspace.data)
     comparison = make_comparison(workspace, found, train_set)
-    folder = found[0].report_folder
+    name = "+".join(run.name for run in found)
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{found[0].name[:100]}+{len(found) - 1} more {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    folder = workspace.comparisons / name
     page = render_comparison(comparison, train_set.images)
-    return _write(comparison, page, folder / "comparison.json", folder / "comparison.html")
+    return _write(comparison, page, folder / "comparison.json", folder / "index.html")
 
 
 def _write(document: dict[str, Any], page: str, json_file: Path, page_file: Path) -> Report:

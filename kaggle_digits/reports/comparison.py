@@ -12,8 +12,10 @@ import numpy as np
 from kaggle_digits.arrays import Float32, Int64
 from kaggle_digits.data.csv import LabelledDigits
 from kaggle_digits.errors import DataError
+from kaggle_digits.evaluation.calibration import cross_fit
 from kaggle_digits.evaluation.metrics import summarise
 from kaggle_digits.evaluation.significance import LEVEL, holm, mcnemar_p, wilson_interval
+from kaggle_digits.reports.document import out_of_fold_predictions
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.submissions.submit import entry_of_run
 from kaggle_digits.workspace import Workspace
@@ -40,7 +42,8 @@ def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: Labell
     dict
         ``runs``: one row per run; ``pairs``: for each pair of runs, the numbers of rows that only the first, only
         the second and both predicted wrongly, the p-value of McNemar's exact test, the same after Holm's
-        correction for all pairs, the settings that differ, and the rows themselves.
+        correction for all pairs, the verdict in words, the settings that differ, and the rows themselves, with the
+        same calibrated probabilities as in the reports.
 
     Raises
     ------
@@ -54,6 +57,10 @@ def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: Labell
                 "Compare only runs that were trained on the same data.",
             )
     softmaxes = [run.oof_softmax(len(train_set.labels)) for run in runs]
+    calibrated = [
+        cross_fit(softmax, train_set.labels, out_of_fold_predictions(run, train_set.labels)[1])
+        for run, softmax in zip(runs, softmaxes, strict=True)
+    ]
     wrong = [softmax.argmax(1) != train_set.labels for softmax in softmaxes]
     pairs: list[dict[str, Any]] = []
     for i, j in combinations(range(len(runs)), 2):
@@ -67,12 +74,13 @@ def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: Labell
                 "only_second_wrong": len(only_second),
                 "mcnemar_p": mcnemar_p(len(only_first), len(only_second)),
                 "differences": _differences(runs[i].info.as_json(), runs[j].info.as_json()),
-                "first_mistakes": _mistakes(only_first, softmaxes[i], train_set),
-                "second_mistakes": _mistakes(only_second, softmaxes[j], train_set),
+                "first_mistakes": _mistakes(only_first, calibrated[i], train_set),
+                "second_mistakes": _mistakes(only_second, calibrated[j], train_set),
             }
         )
     for pair, p in zip(pairs, holm([pair["mcnemar_p"] for pair in pairs]), strict=True):
         pair["mcnemar_p_holm"], pair["differ"] = p, p < LEVEL
+        pair["verdict"] = _verdict(pair)
     return {
         "version": VERSION,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,6 +88,23 @@ def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: Labell
         "runs": [_row(workspace, run, softmax, train_set) for run, softmax in zip(runs, softmaxes, strict=True)],
         "pairs": pairs,
     }
+
+
+def _verdict(pair: dict[str, Any]) -> str:
+    """Return a sentence that says which run of a pair is better."""
+    first, second, more, fewer = (
+        pair[name] for name in ("first", "second", "only_first_wrong", "only_second_wrong")
+    )
+    if more < fewer:
+        first, second, more, fewer = second, first, fewer, more
+    difference = (
+        f"{second} makes {more - fewer} errors fewer than {first}" if more > fewer else "Both make as many errors"
+    )
+    if pair["differ"]:
+        return (
+            f"{difference}, which chance does not explain (p = {pair['mcnemar_p_holm']:.2g}): {second} is better."
+        )
+    return f"{difference}, which may be chance (p = {pair['mcnemar_p_holm']:.2g}): neither is better for certain."
 
 
 def _row(workspace: Workspace, run: Run, softmax: Float32, train_set: LabelledDigits) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def make_document(workspace: Workspace, run: Run, data: Data, details: NetworkDe
     check_data(run, data)
     train_set, networks = data.train, run.networks()
     own_folds = run.trained_folds() if isinstance(run, FoldsRun) else []
-    oof, split, known = _predictions(run, train_set.labels)
+    oof, split, known = out_of_fold_predictions(run, train_set.labels)
     folds = _folds(run) if isinstance(run, FoldsRun) else []
     missing = set(range(run.info.folds)) - set(own_folds) if isinstance(run, FoldsRun) else set()
     entry = entry_of_run(workspace, run.name)
@@ -99,7 +99,7 @@ def make_document(workspace: Workspace, run: Run, data: Data, details: NetworkDe
     return document | {"findings": make_findings(document, run.command(), submit)}
 
 
-def _predictions(run: Run, labels: UInt8) -> tuple[Float32, UInt8, Any]:
+def out_of_fold_predictions(run: Run, labels: UInt8) -> tuple[Float32, UInt8, Any]:
     """Return out-of-fold softmaxes, the part of each row for cross-fitting, and which rows have a prediction."""
     if not isinstance(run, FoldsRun):
         # The member runs of a mean can have different folds, so its rows have no folds in common. Any five parts

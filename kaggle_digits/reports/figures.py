@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _INK, _ACCENT, _SECOND = "#010203", "#010204", "#010205"
 """Placeholder colours, replaced by CSS variables of the page when the SVG is written."""
+LONGEST_LABEL = 40
+"""Maximum number of characters of a run's name in a chart."""
 SHEET_COLUMNS, TILE = 16, 56
 """The number of maps in a row of a sheet, and the approximate width of each in pixels."""
 
@@ -86,20 +88,33 @@ def learning_curves(folds: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def fold_intervals(folds: Sequence[dict[str, Any]], mean: float) -> str:
     """Return the SVG of the folds' accuracies with their 95 % intervals."""
+    labels = [f"fold {fold['fold']}" for fold in folds]
+    return _intervals(folds, labels, [_SECOND if fold["out_of_line"] else _ACCENT for fold in folds], mean)
 
+
+def run_intervals(runs: Sequence[dict[str, Any]]) -> str:
+    """Return the SVG of the out-of-fold accuracies of runs with their 95 % intervals."""
+    labels = [
+        run["name"] if len(run["name"]) <= LONGEST_LABEL else run["name"][:LONGEST_LABEL] + "…" for run in runs
+    ]
+    return _intervals(runs, labels, [_ACCENT] * len(runs))
+
+
+def _intervals(
+    rows: Sequence[dict[str, Any]], labels: Sequence[str], colors: Sequence[str], mean: float | None = None
+) -> str:
     def onto(axes: Axes) -> None:
-        for place, fold in enumerate(folds):
-            low, high = fold["interval"]
-            color = _SECOND if fold["out_of_line"] else _ACCENT
+        for place, (row, color) in enumerate(zip(rows, colors, strict=True)):
+            low, high = row["interval"]
             axes.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.5, solid_capstyle="round")
-            axes.plot(fold["accuracy"], place, "o", color=color, markersize=5)
-        axes.axvline(mean, color=_INK, linewidth=0.8, linestyle="--")
-        axes.set(
-            yticks=range(len(folds)), yticklabels=[f"fold {fold['fold']}" for fold in folds], xlabel="accuracy"
-        )
-        axes.invert_yaxis()
+            axes.plot(row["accuracy"], place, "o", color=color, markersize=5)
+        if mean is not None:
+            axes.axvline(mean, color=_INK, linewidth=0.8, linestyle="--")
+        # The names of runs may contain $, which would start a formula.
+        axes.set_yticks(range(len(rows)), [label.replace("$", r"\$") for label in labels])
+        axes.set(xlabel="accuracy", ylim=(len(rows) - 0.5, -0.5))
 
-    return _plot(onto, height=max(1.5, 0.2 * len(folds) + 0.7), width=10)
+    return _plot(onto, height=max(1.5, 0.2 * len(rows) + 0.7), width=10)
 
 
 def reliability_diagram(calibration: dict[str, Any]) -> str:

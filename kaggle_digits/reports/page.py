@@ -65,7 +65,10 @@ def render_page(
 def render_comparison(comparison: dict[str, Any], train_images: UInt8) -> str:
     """Return the HTML page of a comparison made by `make_comparison`; the images are uint8 [n, 28, 28]."""
     return _render(
-        "comparison.html.j2", comparison=comparison, train_digit=lambda row: figures.digit_png(train_images[row])
+        "comparison.html.j2",
+        comparison=comparison,
+        chart=figures.run_intervals(comparison["runs"]),
+        train_digit=lambda row: figures.digit_png(train_images[row]),
     )
 
 
