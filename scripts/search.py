@@ -37,7 +37,7 @@ from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
 from kaggle_digits.training.models import convolution, layer_kernels
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
-from kaggle_digits.training.presets import Settings, build_network, find_preset, kernels_of
+from kaggle_digits.training.presets import Settings, find_preset, kernels_of
 from kaggle_digits.training.schedule import choose_rows
 from kaggle_digits.workspace import CLASSES, FULL_TRAIN_ROWS
 
@@ -70,24 +70,27 @@ class Group:
     """Candidates that are compared: the preset they start from, settings for all, and the candidates by name.
 
     The first candidate is the one that the others are compared with. `seeds` is the number of seeds with which the
-    best candidates are trained.
+    best candidates are trained, and `build` builds the network of candidates that have none of their own.
     """
 
     preset: str
     settings: dict[str, object]
     candidates: dict[str, Candidate]
     seeds: int = 3
+    build: Callable[[Settings, UInt8], Any] | None = None
 
 
-def residual(
+def strided(
     settings: Settings,
     images: UInt8,
     *,
     early_pooling: bool = False,
-    strided: bool = False,
+    second_stride: bool = False,
     valid_end: bool = False,
 ) -> Any:
-    """Build a variant of `kaggle_digits.training.models.residual_cnn`.
+    """Build the network of earlier versions of `fast` and `default`, or a variant of it.
+
+    A 4x4 convolution with stride 2, then 3x3 convolutions on maps of 12x12 and 6x6, three of them residual.
 
     Parameters
     ----------
@@ -97,7 +100,7 @@ def residual(
         Not used.
     early_pooling : bool
         No residual block before the pooling, which is the most expensive one.
-    strided : bool
+    second_stride : bool
         A convolution with stride 2 instead of the first stage and the pooling.
     valid_end : bool
         A convolution without padding, to 4x4 maps, instead of the last residual block.
@@ -112,7 +115,7 @@ def residual(
     pixels = keras.Input((28, 28, 1))
     x = layers.Cropping2D(2)(layers.Rescaling(1 / 255)(pixels))
     x = convolution(x, stem, 4, 2)
-    if strided:
+    if second_stride:
         x = convolution(x, second, stride=2)
     else:
         x = convolution(x, first)
@@ -125,12 +128,12 @@ def residual(
 
 
 def whitened(settings: Settings, images: UInt8) -> Any:
-    """Build the package's network with whitening filters in its first layer, half of them negated.
+    """Build the network of `strided` with whitening filters in its first layer, half of them negated.
 
     As in KellerJordan/cifar10-airbench: the eigenvectors of the covariance of patches, divided by the square roots
     of their eigenvalues.
     """
-    model = build_network(settings)
+    model = strided(settings, images)
     layer = next(layer for layer in model.layers if hasattr(layer, "kernel"))
     kernel = np.array(layer.kernel)
     patches = np.lib.stride_tricks.sliding_window_view(images[:2000, 2:26, 2:26], (4, 4), axis=(1, 2))
@@ -143,7 +146,7 @@ def whitened(settings: Settings, images: UInt8) -> Any:
 
 
 def stages(settings: Settings, images: UInt8, convolutions: Sequence[int] = (2, 2, 2), end: str = "flat") -> Any:
-    """Build a variant of `kaggle_digits.training.models.residual24_cnn`.
+    """Build a variant of `kaggle_digits.training.models.residual_cnn`.
 
     Parameters
     ----------
@@ -192,7 +195,7 @@ EARLIER_FAST = {"widths": "32,48,96", "epochs": 8, "batch_size": 64, "preprocess
     "optimizer": "adamw",
     "learning_rate": 3e-3,
 }
-FULL_RESOLUTION = {"network": "residual24", "widths": "16,32,64", "epochs": 12}
+FULL_RESOLUTION = {"widths": "16,32,64", "epochs": 12}
 # All that move strokes. Another thickness of the strokes, as in `bold`, was not measured with this network.
 GEOMETRIC = [name for name in PREPROCESSINGS if name != "bold"]
 SMALL, MUON = {"widths": "24,32,64", "epochs": 10}, {"optimizer": "muon", "learning_rate": 6e-3}
@@ -214,6 +217,7 @@ GROUPS = {
             "batch of 128": Candidate({"batch_size": 128}),
             "no test-time augmentation": Candidate({"tta": 1}),
         },
+        build=strided,
     ),
     "short": Group(
         "fast",
@@ -226,12 +230,12 @@ GROUPS = {
             "25 % of the rows, 8 epochs": Candidate({"epochs": 8, "hard_rows": 0.12, "other_rows": 0.13}),
             "whitening filters in the first layer": Candidate({}, whitened),
             "no residual block before the pooling, 7 epochs": Candidate(
-                {"epochs": 7}, partial(residual, early_pooling=True)
+                {"epochs": 7}, partial(strided, early_pooling=True)
             ),
             "a convolution with stride 2 instead of the first stage, 7 epochs": Candidate(
-                {"epochs": 7, "widths": "48,48,96"}, partial(residual, strided=True)
+                {"epochs": 7, "widths": "48,48,96"}, partial(strided, second_stride=True)
             ),
-            "a last convolution without padding": Candidate({}, partial(residual, valid_end=True)),
+            "a last convolution without padding": Candidate({}, partial(strided, valid_end=True)),
             "widths 24,32,64, 10 epochs": Candidate(SMALL),
             "Muon, learning rate .003": Candidate(MUON | {"learning_rate": 3e-3}),
             "Muon, learning rate .006": Candidate(MUON),
@@ -240,6 +244,7 @@ GROUPS = {
                 MUON | {"learning_rate": 12e-3, "batch_size": 128}
             ),
         },
+        build=strided,
     ),
     "small": Group(
         "fast",
@@ -251,15 +256,15 @@ GROUPS = {
             "label smoothing .1": Candidate({"label_smoothing": 0.1}),
             "30 % of the rows, 16 epochs": Candidate({"epochs": 16, "hard_rows": 0.15, "other_rows": 0.15}),
             "no residual block before the pooling, 14 epochs": Candidate(
-                {"epochs": 14}, partial(residual, early_pooling=True)
+                {"epochs": 14}, partial(strided, early_pooling=True)
             ),
             "widths 16,24,48, 18 epochs": Candidate({"widths": "16,24,48", "epochs": 18}),
         },
+        build=strided,
     ),
     "long": Group(
         "default",
         {
-            "network": "residual",
             "widths": "32,48,96",
             "epochs": 17,
             "batch_size": 64,
@@ -272,22 +277,24 @@ GROUPS = {
             "widths 48,64,128, 9 epochs": Candidate({"widths": "48,64,128", "epochs": 9}),
             "batch of 128, learning rate .008": Candidate({"batch_size": 128, "learning_rate": 8e-3}),
         },
+        build=strided,
     ),
     "labels": Group(
         "fast",
-        {"preprocessing": "plain"},
+        {"preprocessing": "plain", "widths": "24,32,64", "epochs": 12},
         {
             "the preset": Candidate(),
             "the hardest .2 % of the rows do not count as hard": Candidate(patch=partial(skip_hardest, 0.002)),
             "the hardest .5 % of the rows do not count as hard": Candidate(patch=partial(skip_hardest, 0.005)),
         },
         seeds=1,
+        build=strided,
     ),
     "network": Group(
         "fast",
         {"preprocessing": "plain", **FULL_RESOLUTION},
         {
-            "the network of `fast`": Candidate({"network": "residual", "widths": "24,32,64"}),
+            "the network of `fast`": Candidate({"widths": "24,32,64"}, strided),
             "24x24 maps in the first stage": Candidate(),
             "1, 2 and 3 convolutions": Candidate({}, partial(stages, convolutions=(1, 2, 3))),
             "2, 2 and 3 convolutions, average pooling at the end": Candidate(
@@ -310,7 +317,7 @@ GROUPS = {
     ),
     "size": Group(
         "default",
-        {"network": "residual24", "preprocessing": "plain"},
+        {"preprocessing": "plain"},
         {
             "widths 24,48,96, 16 epochs": Candidate({"widths": "24,48,96", "epochs": 16}),
             "widths 32,64,128, 15 epochs": Candidate({"widths": "32,64,128", "epochs": 15}),
@@ -335,8 +342,8 @@ def train_candidate(group: str, name: str, seed: int, fold: int, data: Path, fil
     kernels = kernels_of(settings)
     if candidate.patch is not None:
         candidate.patch()
-    if candidate.build is not None:
-        build, images = candidate.build, rows.images[is_train]
+    if build := candidate.build or GROUPS[group].build:
+        images = rows.images[is_train]
         kernels = layer_kernels(build(settings, images))
         # Built again in the training, where the seed of the initial weights is set.
         vars(fold_module)["build_network"] = lambda settings: build(settings, images)
@@ -421,15 +428,32 @@ def read_outcome(folder: Path, group: str, candidate: str, seeds: int, labels: U
 
 
 def print_means(folder: Path, labels: UInt8) -> Float32:
-    """Print the errors of the mean of `plain` and each other preprocessing; return the mean of all of them."""
-    sets = {f"plain and {name}": ["plain", name] for name in GEOMETRIC[1:]}
-    print("\n| networks | errors of the mean | log-loss of the mean |\n| --- | --- | --- |")
-    for title, names in (sets | {"all": GEOMETRIC}).items():
-        softmaxes = [read_softmax(folder, "preprocessing", name, 0)[0] for name in names]
-        mean: Float32 = np.mean(softmaxes, axis=0).astype(np.float32)
-        errors = int((mean.argmax(1) != labels).sum())
-        print(f"| {title} | {errors} | {calibrated_loss(mean, labels, 0):.4f} |")
-    return mean
+    """Print the errors of means of networks, and return the mean of all preprocessings.
+
+    The means are those of `plain` and each other preprocessing, of all preprocessings, and, if they were trained,
+    of the sizes and of all networks of the groups with a single seed.
+    """
+    every = [(name, list(group.candidates)) for name, group in GROUPS.items() if group.seeds == 1]
+    trained = {
+        name: [(name, c) for c in candidates if _file(folder, name, c, 0, FOLDS - 1).exists()]
+        for name, candidates in every
+    }
+    sets = {f"plain and {name}": [("preprocessing", "plain"), ("preprocessing", name)] for name in GEOMETRIC[1:]}
+    sets |= {"all preprocessings": trained["preprocessing"], "all sizes": trained["size"]}
+    sets |= {"all networks": [pair for pairs in trained.values() for pair in pairs]}
+    print("\n| networks | errors of the mean | of the mean of logarithms | log-loss of the mean |")
+    print("| --- | --- | --- | --- |")
+    for title, pairs in sets.items():
+        if not pairs:
+            continue
+        softmaxes = [read_softmax(folder, group, candidate, 0)[0] for group, candidate in pairs]
+        mean, logarithms = np.mean(softmaxes, axis=0).astype(np.float32), np.mean(np.log(softmaxes), axis=0)
+        errors, others = (int((average.argmax(1) != labels).sum()) for average in (mean, logarithms))
+        loss = calibrated_loss(mean, labels, 0)
+        print(f"| {title} ({len(pairs)}) | {errors} | {others} | {loss:.4f} |")
+        if title == "all preprocessings":
+            result: Float32 = mean
+    return result
 
 
 def draw_errors(softmax: Float32, digits: LabelledDigits) -> None:

@@ -45,7 +45,7 @@ def test_describe_expected_time_measures_only_for_a_long_training(monkeypatch: p
     split = (np.arange(42_000) % 4).astype(np.uint8)
     tasks = [FoldTask("fast", settings, 0, fold, split) for fold in range(4)]
     assert describe_expected_time(tasks, 2).startswith("29 TFLOP of training, about ")
-    assert describe_expected_time(tasks[:2], 2).startswith("14 TFLOP of training, about ")
+    assert describe_expected_time(tasks[:2], 2).startswith("15 TFLOP of training, about ")
     assert describe_expected_time([FoldTask("fast", settings, 0, 0, split[:400])], 2) == ""
 
 
@@ -55,7 +55,7 @@ def test_summarise_presets_has_score_compute_and_time(monkeypatch: pytest.Monkey
     assert [row["name"] for row in rows] == list(PRESETS)
     by_name = {row["name"]: row for row in rows}
     assert by_name["fast"]["score"] == PRESETS["fast"].result.score
-    assert by_name["fast"]["tflop"] == 29.0
+    assert by_name["fast"]["tflop"] == 29.2
     assert by_name["fast"]["seconds"] < by_name["default"]["seconds"]
 
 

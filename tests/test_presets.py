@@ -9,7 +9,7 @@ from kaggle_digits.training.presets import build_network, find_preset
 from kaggle_digits.training.schedule import learning_rate_at
 
 
-@pytest.mark.parametrize("preset", ["lenet", "fast", "default", "best"])
+@pytest.mark.parametrize("preset", ["lenet", "fast", "default"])
 def test_build_network_builds_the_network_of_each_preset(preset: str) -> None:
     recipe = find_preset(preset)
     assert recipe.name == preset
@@ -59,7 +59,7 @@ def test_with_settings_accepts_strings() -> None:
         ),
         ("preprocessing", "", "join several"),
         ("forms", "plain", "no setting called 'forms'.*preprocessing, tta"),
-        ("network", "vgg", "'lenet', 'residual' or 'residual24'"),
+        ("network", "vgg", "'lenet' or 'residual'"),
         ("network", "lenet", "network lenet has 4 widths"),
         ("widths", "32,48", "network residual has 3 widths"),
         ("widths", "32,48,", "whole numbers from 1 to 4096"),
@@ -93,7 +93,7 @@ def test_with_settings_changes_the_widths_of_the_network() -> None:
 
 
 def test_find_preset_lists_all_presets_for_an_unknown_name() -> None:
-    with pytest.raises(UsageError, match=r"no preset called 'slow'.*lenet, fast, default, best"):
+    with pytest.raises(UsageError, match=r"no preset called 'slow'.*lenet, fast, default"):
         find_preset("slow")
 
 

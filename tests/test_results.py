@@ -32,4 +32,4 @@ def test_pages_contain_no_other_scores_of_presets(page: str) -> None:
     found = re.findall(rf"\b({'|'.join(PRESETS)})`? (0?\.99\d+) with ", text)
     assert all(float(score) == PRESETS[name].result.score for name, score in found)
     if page == "README.md":
-        assert {name for name, _ in found} >= {"fast", "default", "best"}
+        assert {name for name, _ in found} >= {"fast", "default"}

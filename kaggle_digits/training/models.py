@@ -114,51 +114,6 @@ def convolution(x: Any, maps: int, size: int = 3, stride: int = 1, padding: str 
 
 
 def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
-    """Build a small residual network that consists mostly of large matrix products, which run fast on a CPU.
-
-    1. Crop to the middle 24x24 pixels.
-    2. Stem: a 4x4 convolution with stride 2, to feature maps of 12x12.
-    3. First stage: a 3x3 convolution and a residual block.
-    4. 2x2 max pooling.
-    5. Second stage: a 3x3 convolution and two residual blocks, on feature maps of 6x6.
-    6. Dropout and a dense layer on the flattened feature maps.
-
-    Every convolution is followed by batch normalisation and ReLU. A residual block adds one such 3x3 convolution
-    to its input (He et al., CVPR 2016).
-
-    Parameters
-    ----------
-    widths : sequence of int
-        The number of feature maps of the stem, the first stage and the second stage.
-    dropout : float
-        The dropout rate before the dense layer.
-
-    Returns
-    -------
-    keras.Model
-        Grey values 0 to 255, [b, 28, 28, 1], to logits, [b, 10].
-    """
-    from keras import layers
-
-    def residual(x: Any, maps: int) -> Any:
-        return layers.Add()([x, convolution(x, maps)])
-
-    stem, first, second = widths
-    pixels, x = _pixels()
-    # MNIST's digits fit into 20x20 pixels and are centred by mass, so the outer pixels are almost always empty.
-    x = layers.Cropping2D(2)(x)
-    # Stride 2 in the first layer: convolutions with few feature maps on many pixels use the CPU inefficiently.
-    x = convolution(x, stem, size=4, stride=2)
-    x = residual(convolution(x, first), first)
-    x = layers.MaxPooling2D()(x)
-    x = residual(residual(convolution(x, second), second), second)
-    # Flatten instead of global pooling: the position of a stroke distinguishes digits.
-    x = layers.Flatten()(x)
-    x = layers.Dropout(dropout)(x)
-    return _classifier(pixels, x)
-
-
-def residual24_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     """Build a small residual network whose first stage has feature maps of 24x24.
 
     1. Crop to the middle 24x24 pixels.
@@ -213,20 +168,6 @@ def lenet_kernels(widths: Sequence[int]) -> list[Kernel]:
 
 def residual_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
     """Return the kernels of `residual_cnn`, as `kernels_of` does for settings."""
-    stem, first, second = widths
-    return [
-        (12 * 12, (4, 4, 1, stem)),
-        (12 * 12, (3, 3, stem, first)),
-        (12 * 12, (3, 3, first, first)),
-        (6 * 6, (3, 3, first, second)),
-        (6 * 6, (3, 3, second, second)),
-        (6 * 6, (3, 3, second, second)),
-        (1, (6 * 6 * second, CLASSES)),
-    ]
-
-
-def residual24_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
-    """Return the kernels of `residual24_cnn`, as `kernels_of` does for settings."""
     first, second, third = widths
     return [
         (24 * 24, (3, 3, 1, first)),
