@@ -505,17 +505,31 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
     BMP or TIFF.
     """
     from kaggle_digits import console
+    from kaggle_digits.prediction.predict import UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as classify
     from kaggle_digits.runs.directory import find_run
     from kaggle_digits.training.models import import_tensorflow
 
     name = find_run(workspace, run).name
     import_tensorflow()
+    failure = None
     with console.waiting(f"Predicting with the networks of {name}"):
-        predictions = classify(workspace, images, name)
+        try:
+            predictions = classify(workspace, images, name)
+        except UnreadablePicturesError as error:
+            if not error.predictions:
+                raise
+            predictions, failure = error.predictions, error
     if as_json:
-        return _print_json({"run": name, "pictures": [prediction.as_document() for prediction in predictions]})
-    return console.show_predictions(predictions)
+        failed = [
+            {"file": str(path), "problem": why.problem} for path, why in (failure.failures if failure else ())
+        ]
+        documents = [prediction.as_document() for prediction in predictions]
+        _print_json({"run": name, "pictures": documents, "failed": failed})
+    else:
+        console.show_predictions(predictions)
+    if failure is not None:
+        raise failure
 
 
 @cli.command(short_help="List all runs.")

@@ -462,7 +462,10 @@ def show_predictions(predictions: list[Prediction]) -> None:
         if console.width >= WIDTH_OF_PREDICTION:
             row = Table.grid(padding=(0, 3, 0, 0))
             row.add_row(picture, figures)
-        title = Text.assemble((f"{prediction.path}: ", ""), (str(prediction.digit), "bold"), overflow="fold")
+        unsure = ", but unsure" if prediction.is_unsure else ""
+        title = Text.assemble(
+            (f"{prediction.path}: ", ""), (str(prediction.digit), "bold"), unsure, overflow="fold"
+        )
         console.print(*([""] if i else []), title, row, sep="\n")
 
 

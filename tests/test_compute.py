@@ -33,7 +33,7 @@ def test_training_flops_includes_hard_example_mining_and_muon() -> None:
     muon = preset.with_settings(changes | {"optimizer": "muon"}).settings
     one_epoch = preset.with_settings(changes | {"optimizer": "adamw", "epochs": 1}).settings
     assert training_flops(adamw, 1_000) == 1.5 * training_flops(one_epoch, 1_000)
-    # Five iterations with three matrix products each, for the matrices 18x4, 36x4, 36x8, 72x8 and 72x8.
-    sides = [(18, 4), (36, 4), (36, 8), (72, 8), (72, 8)]
+    # Five iterations with three matrix products each, for the matrices 18x2, 18x4, 36x4, 36x8 and 72x8.
+    sides = [(18, 2), (18, 4), (36, 4), (36, 8), (72, 8)]
     update = sum(5 * (2 * n * n * m + 2 * n * n * n + 2 * n * n * m) for m, n in sides)
     assert training_flops(muon, 1_000) - training_flops(adamw, 1_000) == 30 * update

@@ -195,10 +195,30 @@ def test_predict_command_prints_json(call_cli: RunCli, trained_workspace: Worksp
     assert [picture["file"] for picture in document["pictures"]] == list(map(str, pictures[:3]))
     expected = calibrated(find_run(trained_workspace))
     for row, picture in enumerate(document["pictures"]):
-        assert set(picture) == {"file", "digit", "confidence", "agreement", "probabilities", "image"}
+        assert set(picture) == {"file", "digit", "confidence", "unsure", "agreement", "probabilities", "image"}
+        assert picture["unsure"] is (picture["confidence"] < 0.9)
         np.testing.assert_allclose(picture["probabilities"], expected[row], atol=1e-5)
         assert picture["digit"] == expected[row].argmax()
         np.testing.assert_array_equal(picture["image"], load_test(trained_workspace.data).images[row])
+
+
+def test_predict_command_classifies_all_pictures_and_then_names_those_that_failed(
+    call_cli: RunCli, trained_workspace: Workspace, pictures: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    command = (*options(trained_workspace), "predict", "text.png", pictures[0], "missing.png", pictures[1])
+    result = call_cli(*command, "--json")
+    assert result.returncode == DataError.exit_code
+    document = json.loads(result.stdout)
+    assert [picture["file"] for picture in document["pictures"]] == [str(pictures[0]), str(pictures[1])]
+    assert [failed["file"] for failed in document["failed"]] == ["text.png", "missing.png"]
+    assert result.stderr.splitlines()[-2:] == [
+        "Error: text.png is not a picture in a supported format. 1 more could not be classified: missing.png.",
+        "Save the picture as a PNG or JPEG file, and use that file.",
+    ]
+    shown = call_cli(*command)
+    assert shown.returncode == DataError.exit_code
+    assert shown.stdout.count("of the networks predict") == 2
 
 
 def test_predict_command_explains_an_invalid_picture(

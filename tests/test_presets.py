@@ -89,7 +89,7 @@ def test_with_settings_changes_the_widths_of_the_network() -> None:
     kernels = [
         layer.kernel.shape for layer in build_network(recipe.settings).layers if hasattr(layer, "kernel_size")
     ]
-    assert [shape[-1] for shape in kernels] == [4, 8, 8, 16, 16, 16]
+    assert [shape[-1] for shape in kernels] == [4, 4, 8, 8, 16, 16]
 
 
 def test_find_preset_lists_all_presets_for_an_unknown_name() -> None:

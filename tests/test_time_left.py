@@ -48,6 +48,15 @@ def test_seconds_are_within_20_percent_after_a_tenth_of_the_training(
         assert estimate == pytest.approx(left, rel=0.2, abs=6)
 
 
+def test_seconds_are_unknown_before_a_twentieth_of_the_training_in_the_first_minute() -> None:
+    short = [estimate for _, estimate in train(2, 2, start_up=5, steps=200, ending=2)]
+    assert short[:14] == [None] * 14  # 5 s of start-up, 10 s of 200 s
+    assert short[16] is not None
+    long = [estimate for _, estimate in train(8, 2, start_up=5, steps=2000, ending=2)]
+    assert long[:58] == [None] * 58
+    assert long[60] is not None
+
+
 def test_seconds_do_not_extrapolate_the_start_up() -> None:
     """The average speed since the start would give hours here."""
     for left, estimate in train(1, 1, start_up=76, steps=100, ending=2):

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.calibration import temper
 from kaggle_digits.prediction.pictures import read_picture
-from kaggle_digits.runs.directory import FoldsRun, find_run
+from kaggle_digits.runs.directory import FoldsRun, Run, find_run
 from kaggle_digits.runs.ensemble import check_members
-from kaggle_digits.training.models import read_network, softmax_function, with_test_time_augmentation
+from kaggle_digits.training.models import SURE, read_network, softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.workspace import Workspace
 
@@ -54,6 +55,11 @@ class Prediction:
         """The probability of the most probable digit."""
         return float(self.softmax.max())
 
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the most probable digit has a probability below `SURE`."""
+        return self.confidence < SURE
+
     def _repr_html_(self) -> str:
         """Return the digit and the probabilities, for a notebook."""
         from kaggle_digits.reports.figures import digit_png
@@ -68,15 +74,37 @@ class Prediction:
         return f'<p>{title}</p><div style="display: flex; gap: 1em">{picture}<table>{bars}</table></div>'
 
     def as_document(self) -> dict[str, Any]:
-        """Return it for JSON: ``file, digit, confidence, agreement, probabilities`` and ``image``."""
+        """Return it for JSON: ``file, digit, confidence, unsure, agreement, probabilities`` and ``image``."""
         return {
             "file": str(self.path),
             "digit": self.digit,
             "confidence": self.confidence,
+            "unsure": self.is_unsure,
             "agreement": self.agreement,
             "probabilities": self.softmax.tolist(),
             "image": self.image.tolist(),
         }
+
+
+class UnreadablePicturesError(DataError):
+    """Some pictures cannot be read or show no digit; the others were classified.
+
+    Attributes
+    ----------
+    predictions : list of Prediction
+        The predictions for the other pictures.
+    failures : list of tuple of pathlib.Path and DataError
+        The pictures that cannot be classified, and why.
+    """
+
+    def __init__(self, predictions: list[Prediction], failures: list[tuple[Path, DataError]]) -> None:
+        self.predictions, self.failures = predictions, failures
+        (_, first), *others = failures
+        problem = first.problem
+        if others:
+            names = ", ".join(str(path) for path, _ in others)
+            problem += f" {len(others)} more could not be classified: {names}."
+        super().__init__(problem, first.remedy)
 
 
 def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | None = None) -> list[Prediction]:
@@ -100,8 +128,10 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     ------
     UsageError
         If there is no run with this name.
+    UnreadablePicturesError
+        If pictures cannot be read or show no digit. It has the predictions for all others.
     DataError
-        If a picture cannot be read or shows no digit, the run is not finished, or a network is missing or damaged.
+        If the run is not finished, or a network is missing or damaged.
 
     Examples
     --------
@@ -115,10 +145,25 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     source = find_run(workspace, run)
     source.require_ensemble()
     check_members(source)
-    paths = [Path(picture) for picture in pictures]
-    if not paths:
+    digits: dict[int, UInt8] = {}
+    failures: list[tuple[Path, DataError]] = []
+    all_paths = [Path(picture) for picture in pictures]
+    for number, path in enumerate(all_paths):
+        try:
+            digits[number] = read_picture(path)
+        except DataError as error:
+            failures.append((path, error))
+    predictions = _classify(source, [all_paths[number] for number in digits], list(digits.values()))
+    if failures:
+        raise UnreadablePicturesError(predictions, failures)
+    return predictions
+
+
+def _classify(source: Run, paths: Sequence[Path], digits: Sequence[UInt8]) -> list[Prediction]:
+    """Return the predictions of a run's ensemble for digits in MNIST's format."""
+    if not digits:
         return []
-    images = np.stack([read_picture(path) for path in paths])
+    images = np.stack(digits)
     shares = source.shares()
     softmaxes = ensemble_softmax([part for part, _ in shares], images)
     folds = [part.info.folds for part, _ in shares]

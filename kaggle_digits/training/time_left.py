@@ -16,6 +16,10 @@ Fold = tuple[int, int]
 
 SHORTEST_MEASUREMENT = 2.0
 """Seconds of training of a fold before its speed is used."""
+FIRST_SECONDS, FIRST_SHARE = 60.0, 0.05
+"""The time is not estimated before so many seconds have passed or so much of the training is done."""
+ENDING = 0.3
+"""Until a fold has ended, its ending is assumed to take this share of the time of its start-up."""
 
 
 @dataclass
@@ -69,6 +73,7 @@ class TimeLeft:
     missing: Iterable[Fold]
     started_at: float
     _waiting: set[Fold] = field(init=False)
+    _total: int = field(init=False)
     _active: dict[Fold, _Course] = field(init=False, default_factory=dict)
     _workers: int = field(init=False, default=0)
     _rates: list[float] = field(init=False, default_factory=list)
@@ -78,6 +83,7 @@ class TimeLeft:
 
     def __post_init__(self) -> None:
         self._waiting = set(self.missing)
+        self._total = len(self._waiting)
 
     def update(self, progress: Progress, now: float) -> None:
         """Take note of a report on a fold."""
@@ -105,14 +111,21 @@ class TimeLeft:
             self._endings.append(now - course.last_at)
             self._rates += [course.rate] if course.rate else []
 
+    def _share_done(self) -> float:
+        """Return the share of the steps of all folds that are done."""
+        partly = sum(course.last_done for course in self._active.values())
+        finished = self._total - len(self._waiting) - len(self._active)
+        return (finished + partly) / self._total
+
     def seconds(self, now: float) -> float | None:
         """Return the time that is left in seconds; None before it can be estimated."""
         rates = [course.rate for course in self._active.values() if course.rate] or self._rates
         if not rates:
             return 0.0 if not self._waiting and not self._active else None
+        if now - self.started_at < FIRST_SECONDS and self._share_done() < FIRST_SHARE:
+            return None
         rate, start_up = mean(rates), mean(self._start_ups)
-        # Until a fold has ended, an ending is assumed to take as long as a start-up.
-        ending = mean(self._endings or [start_up])
+        ending = mean(self._endings or [ENDING * start_up])
         ends = [
             max(0.0, course.last_at + (1 - course.last_done) / (course.rate or rate) + ending - now)
             for course in self._active.values()
