@@ -276,13 +276,18 @@ class _Session:
         """The folders of the runs with missing folds."""
         return sorted({job.folder.parent for job in self.missing.values()})
 
+    @property
+    def all_runs(self) -> Path:
+        """The folder of all runs of the competition."""
+        return self.jobs[0].folder.parents[1]
+
     def run(self) -> None:
         """Complete the kernels that are known, then send kernels until no fold is missing."""
         for record in known_kernels(self.runs):
             if self.retrain and not record.retrain:
                 self.observer.notice(f"Deleting the kernel {record.address}, which was sent before --retrain.")
                 self.kernels.delete(record.slug)
-                _forget(record, self.runs[0].parent)
+                _forget(record, self.all_runs)
             elif record.confirmed or self._arrived(record):
                 self.observer.notice(f"Continuing with the kernel {record.address}.")
                 self._complete(record)
@@ -316,7 +321,7 @@ class _Session:
             try:
                 self.kernels.push(slug, source, self.gpu)
             except SessionLimitError as error:
-                _forget(record, self.runs[0].parent)
+                _forget(record, self.all_runs)
                 self.current = None
                 if not self.wait or time.monotonic() - started > LONGEST_QUEUE:
                     raise NetworkError(
@@ -328,7 +333,7 @@ class _Session:
                 time.sleep(POLL_SECONDS)
                 continue
             except (RefusedError, CredentialsError, NotReachedError):
-                _forget(record, self.runs[0].parent)
+                _forget(record, self.all_runs)
                 self.current = None
                 raise
             except NotDeletedError:
@@ -352,7 +357,7 @@ class _Session:
         except _NotThereError:
             # It cannot arrive any more. Deleting it makes certain that there are never two kernels for a fold.
             self.kernels.delete(record.slug)
-            _forget(record, self.runs[0].parent)
+            _forget(record, self.all_runs)
             return False
         self._write(record.model_copy(update={"confirmed": True}))
         return True
@@ -366,7 +371,7 @@ class _Session:
         has_succeeded = status.state == "COMPLETE"
         manifest = self._manifest(record) if has_succeeded else {}
         self._fetch_folds(record, manifest.get("files") if has_succeeded else None)
-        _forget(record, self.jobs[0].folder.parents[1])
+        _forget(record, self.all_runs)
         self.current = None
         if not self.missing:
             return
@@ -570,9 +575,8 @@ class _Session:
         return log
 
     def _write(self, record: KernelRecord) -> None:
-        folder = self.jobs[0].folder.parents[1]
         for name in record.runs:
-            write_json(folder / name / KERNEL_JSON, record.model_dump(mode="json"))
+            write_json(self.all_runs / name / KERNEL_JSON, record.model_dump(mode="json"))
 
 
 class _UnreadableNetworkError(KaggleDigitsError):
