@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kaggle_digits.pipeline import ensemble as ensemble
     from kaggle_digits.pipeline import score as score
     from kaggle_digits.pipeline import submit as submit
+    from kaggle_digits.prediction.predict import UnreadablePicturesError as UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as predict
     from kaggle_digits.reports import compare as compare
     from kaggle_digits.reports import report as report
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "KaggleDigitsError": "errors",
     "Observer": "training.observer",
+    "UnreadablePicturesError": "prediction.predict",
     "Workspace": "workspace",
     "compare": "reports",
     "download": "data.download",

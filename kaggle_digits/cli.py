@@ -70,8 +70,10 @@ def _complete_run(context: click.Context, parameter: click.Parameter, start: str
     from kaggle_digits.workspace import Workspace
 
     options = (context.parent.params if context.parent else {}) | {k: v for k, v in context.params.items() if v}
-    workspace = Workspace.at(options.get("root") or Path(), options.get("competition") or DEFAULT_COMPETITION)
-    return [run.name for run in list_runs(workspace) if run.name.startswith(start)]
+    with suppress(KaggleDigitsError):  # an error would be printed into the line that is being edited
+        workspace = Workspace.at(options.get("root") or Path(), options.get("competition") or DEFAULT_COMPETITION)
+        return [run.name for run in list_runs(workspace) if run.name.startswith(start)]
+    return []
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead.")
@@ -117,7 +119,7 @@ def main() -> None:
             problem = f"Cannot write {error.filename or 'the output'}: {error.strerror}."
             _fail(error, problem, "Free some space, then run the same command again.", WriteError.exit_code, debug)
         problem = f"Internal error in kaggle-digits: {type(error).__name__}: {error}"
-        remedy = "Run it again with --debug before the command to see the traceback, and report it."
+        remedy = "Run it again with --debug to see the traceback, and report it."
         _fail(error, _sentence(problem), remedy, 1, debug)
 
 
@@ -147,6 +149,8 @@ def cli(competition: str, root: Path, debug: bool) -> None:
     Download the data, train a CNN with stratified k-fold cross-validation, average the softmaxes of the folds on
     the test set, write submission.csv, submit it, read its score, and write a validation report.
 
+    The options below can also be given after the command.
+
     \b
     Without an account:   kaggle-digits --competition rehearsal download
                           kaggle-digits --competition rehearsal train
@@ -155,7 +159,6 @@ def cli(competition: str, root: Path, debug: bool) -> None:
     Exit codes: 0 success, 1 internal error, 2 wrong usage, 3 credentials, 4 refused by Kaggle, 5 network error or
     still pending, 6 invalid data, 7 the submission was scored as an error, 8 cannot write or in use by another
     command, 130 interrupted.
-    The options above can also be given after the command.
     """  # noqa: D301 - in click, \b means: do not rewrap the next paragraph
 
 
@@ -189,7 +192,7 @@ def download(
     from kaggle_digits import console
     from kaggle_digits.data.download import download as fetch
 
-    with console.waiting(f"Downloading {workspace.competition.name}"):
+    with console.Spinner(f"Downloading {workspace.competition.name}"):
         files = fetch(workspace, force=force, source=source, mnist_dir=mnist_dir)
     if as_json:
         return _print_json(
@@ -402,7 +405,7 @@ def submit(
     """Check a submission file, send it once, wait for its score, and record it in the ledger."""
     from kaggle_digits import console, pipeline
 
-    with console.waiting(f"Submitting to {workspace.competition.name}") as update:
+    with console.Spinner(f"Submitting to {workspace.competition.name}") as spinner:
         sent = pipeline.submit(
             workspace,
             run=run,
@@ -412,7 +415,7 @@ def submit(
             again=again,
             wait=not no_wait,
             timeout=timeout,
-            observer=console.SubmissionView(update),
+            observer=console.SubmissionView(spinner),
         )
     if as_json:
         return _print_json(
@@ -431,7 +434,7 @@ def score(workspace: Workspace, as_json: bool) -> None:
 
     from kaggle_digits import console, pipeline
 
-    with console.waiting(f"Reading the scores of {workspace.competition.name}"):
+    with console.Spinner(f"Reading the scores of {workspace.competition.name}"):
         board = pipeline.score(workspace)
     if as_json:
         standing = board.standing
@@ -466,7 +469,7 @@ def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool
     from kaggle_digits.reports import report as write_report
     from kaggle_digits.training.models import import_tensorflow
 
-    with console.waiting("Writing the report"):
+    with console.Spinner("Writing the report"):
         import_tensorflow()
         written = write_report(workspace, run)
     if as_json:
@@ -486,7 +489,7 @@ def compare(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None
     from kaggle_digits import console
     from kaggle_digits.reports import compare as write_comparison
 
-    with console.waiting("Comparing the runs"):
+    with console.Spinner("Comparing the runs"):
         written = write_comparison(workspace, names)
     if as_json:
         return _print_json(written.document)
@@ -513,7 +516,7 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
     name = find_run(workspace, run).name
     import_tensorflow()
     failure = None
-    with console.waiting(f"Predicting with the networks of {name}"):
+    with console.Spinner(f"Predicting with the networks of {name}"):
         try:
             predictions = classify(workspace, images, name)
         except UnreadablePicturesError as error:
@@ -554,7 +557,7 @@ def presets(as_json: bool) -> None:
     It also explains the settings, which train --set changes.
 
     The score of fast and default is the mean over three splits of MNIST into 42,000 training rows and 28,000 test
-    rows, that of lenet and best is of one split. Compute and time are for 42,000 training rows. The time follows
+    rows, that of lenet is of one split. Compute and time are for 42,000 training rows. The time follows
     from the compute and a measurement of this machine, which takes two seconds.
     """
     from kaggle_digits import console
@@ -580,7 +583,7 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
     from kaggle_digits import console
     from kaggle_digits.doctor import examine, is_ready, next_command
 
-    with console.waiting("Checking this machine"):
+    with console.Spinner("Checking this machine"):
         checks = examine(workspace)
     ready = is_ready(checks)
     if as_json:

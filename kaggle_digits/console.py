@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -58,7 +59,8 @@ def err() -> Console:
 
 
 def _console(stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    # Without emoji, because names, which may contain colons, would be changed.
+    console = Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal and not console.is_jupyter:
         console.width = NO_LINE_BREAKS  # for grep and for log files
     return console
@@ -70,24 +72,24 @@ def say(text: str) -> None:
 
 
 class SubmissionView(Observer):
-    """Shows the progress of a submission: notices on stderr, and the status next to a spinner.
+    """Shows the progress of a submission: notices, and the status next to a spinner.
 
     Parameters
     ----------
-    update : callable
-        Sets the text next to the spinner.
+    spinner : Spinner
+        The spinner.
     """
 
-    def __init__(self, update: Callable[[str], None]) -> None:
-        self._update = update
+    def __init__(self, spinner: Spinner) -> None:
+        self._spinner = spinner
 
     def notice(self, sentence: str) -> None:
         """Print a notice on stderr."""
-        err().print(sentence, markup=False)
+        self._spinner.say(sentence)
 
     def waiting(self, status: str) -> None:
         """Show the status next to the spinner."""
-        self._update(f"Waiting for the score: {status}")
+        self._spinner.update(f"Waiting for the score: {status}")
 
 
 class TrainingView(Observer):
@@ -102,6 +104,8 @@ class TrainingView(Observer):
         self._time_left = TimeLeft([], 0.0)
         self._started = time.monotonic()
         self._name = ""
+        # The table is also made in a thread of rich, four times a second.
+        self._lock = threading.RLock()
 
     def __enter__(self) -> TrainingView:
         return self
@@ -121,7 +125,7 @@ class TrainingView(Observer):
         self._done = self._folds.keys() - set(to_train)
         if not missing:
             self._console.print(f"The run {run} is already trained.", markup=False)
-        elif self._console.is_terminal:
+        elif self._console.is_terminal or (self._console.is_jupyter and find_spec("ipywidgets") is not None):
             # Called for each refresh, so that the clock runs between two reports.
             self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
             self._live.start()
@@ -133,15 +137,17 @@ class TrainingView(Observer):
 
     def started(self, task: FoldTask) -> None:
         """Show that a fold is starting."""
-        self._active[task.seed, task.fold] = "starting"
+        with self._lock:
+            self._active[task.seed, task.fold] = "starting"
 
     def progress(self, progress: Progress) -> None:
         """Update the progress of a fold."""
         fold = progress.seed, progress.fold
-        self._folds[fold] = progress
         is_trained = progress.is_epoch_end and progress.epoch == progress.epochs
-        self._active[fold] = "predicting" if is_trained else f"{progress.epoch}/{progress.epochs}"
-        self._time_left.update(progress, time.monotonic())
+        with self._lock:
+            self._folds[fold] = progress
+            self._active[fold] = "predicting" if is_trained else f"{progress.epoch}/{progress.epochs}"
+            self._time_left.update(progress, time.monotonic())
         if self._live is None and progress.is_epoch_end:
             self._console.print(
                 f"fold {self._title(fold)}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
@@ -152,9 +158,10 @@ class TrainingView(Observer):
 
     def finished(self, task: FoldTask) -> None:
         """Mark a fold as finished."""
-        self._done.add((task.seed, task.fold))
-        self._active.pop((task.seed, task.fold), None)
-        self._time_left.finish((task.seed, task.fold), time.monotonic())
+        with self._lock:
+            self._done.add((task.seed, task.fold))
+            self._active.pop((task.seed, task.fold), None)
+            self._time_left.finish((task.seed, task.fold), time.monotonic())
 
     def notice(self, sentence: str) -> None:
         """Print a notice."""
@@ -172,6 +179,10 @@ class TrainingView(Observer):
 
     def _table(self) -> Group:
         """Return the table of folds; if it does not fit on the screen, only the folds that are being trained."""
+        with self._lock:
+            return self._make_table()
+
+    def _make_table(self) -> Group:
         fits = len(self._folds) <= self._console.height - ROWS_AROUND_TABLE
         rows = []
         for fold, progress in self._folds.items():
@@ -196,15 +207,31 @@ class TrainingView(Observer):
         return Group(title, table, Text(footer, style="dim"))
 
 
-@contextmanager
-def waiting(what: str) -> Iterator[Callable[[str], None]]:
-    """Show a spinner with a text on stderr; yield a function that changes the text."""
-    console = err()
-    if console.is_terminal:
-        with console.status(Text(what)) as status:
-            yield lambda text: status.update(Text(text))
-    else:
-        yield lambda text: None
+class Spinner:
+    """A spinner with a text on stderr, only in a terminal."""
+
+    def __init__(self, text: str) -> None:
+        self._console = err()
+        self._status = self._console.status(Text(text)) if self._console.is_terminal else None
+
+    def __enter__(self) -> Spinner:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def update(self, text: str) -> None:
+        """Change the text."""
+        if self._status is not None:
+            self._status.update(Text(text))
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the spinner."""
+        # Another console would print it into the line of the spinner.
+        self._console.print(sentence, markup=False)
 
 
 def show_run(run: Run, submission: str) -> None:
@@ -583,11 +610,12 @@ def _width(table: Table) -> int:
 
 def _print_table(console: Console, table: Table) -> None:
     """Print a table. If it is wider than the terminal, its lines are not cut, so that names can be copied."""
-    width = max(console.width, _width(table))
+    # Not the argument `width` of `print`, which cannot exceed the width of the console.
+    console.width = max(console.width, _width(table))
     if console.is_terminal:
-        console.print(table, width=width, crop=False, no_wrap=True)
+        console.print(table, crop=False, no_wrap=True)
         return
     with console.capture() as capture:
-        console.print(table, width=width, crop=False, no_wrap=True)
+        console.print(table, crop=False, no_wrap=True)
     for line in capture.get().splitlines():
         console.print(line.rstrip(), markup=False)  # without the spaces up to the width of the table

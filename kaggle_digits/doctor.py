@@ -182,7 +182,7 @@ def _tensorflow() -> Check:
     cores = cpu_cores()
     words = f"Version {version}, on {_count(cores, 'CPU core')} and {', '.join(gpus) or 'no GPU'}; "
     words += f"trains {_count(_workers(), 'fold')} in parallel."
-    if not gpus and shutil.which("nvidia-smi") is not None:
+    if not gpus and shutil.which("nvidia-smi") is not None and "CUDA_VISIBLE_DEVICES" not in os.environ:
         return Check(
             "TensorFlow",
             "warning",

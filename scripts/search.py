@@ -294,7 +294,7 @@ GROUPS = {
         "fast",
         {"preprocessing": "plain", **FULL_RESOLUTION},
         {
-            "the network of `fast`": Candidate({"widths": "24,32,64"}, strided),
+            "the earlier network of `fast`": Candidate({"widths": "24,32,64"}, strided),
             "24x24 maps in the first stage": Candidate(),
             "1, 2 and 3 convolutions": Candidate({}, partial(stages, convolutions=(1, 2, 3))),
             "2, 2 and 3 convolutions, average pooling at the end": Candidate(
@@ -433,27 +433,28 @@ def print_means(folder: Path, labels: UInt8) -> Float32:
     The means are those of `plain` and each other preprocessing, of all preprocessings, and, if they were trained,
     of the sizes and of all networks of the groups with a single seed.
     """
-    every = [(name, list(group.candidates)) for name, group in GROUPS.items() if group.seeds == 1]
-    trained = {
-        name: [(name, c) for c in candidates if _file(folder, name, c, 0, FOLDS - 1).exists()]
-        for name, candidates in every
-    }
     sets = {f"plain and {name}": [("preprocessing", "plain"), ("preprocessing", name)] for name in GEOMETRIC[1:]}
-    sets |= {"all preprocessings": trained["preprocessing"], "all sizes": trained["size"]}
-    sets |= {"all networks": [pair for pairs in trained.values() for pair in pairs]}
+    sets["all preprocessings"] = [("preprocessing", name) for name in GEOMETRIC]
+    sets["all sizes"] = [("size", name) for name in GROUPS["size"].candidates]
+    # The first of `labels` is also in `network`, and `plain` is the second of `network`.
+    sets["all networks"] = [
+        (group, name)
+        for group in ("labels", "network", "size", "preprocessing")
+        for name in list(GROUPS[group].candidates)[group in ("labels", "preprocessing") :]
+    ]
     print("\n| networks | errors of the mean | of the mean of logarithms | log-loss of the mean |")
     print("| --- | --- | --- | --- |")
     for title, pairs in sets.items():
-        if not pairs:
-            continue
-        softmaxes = [read_softmax(folder, group, candidate, 0)[0] for group, candidate in pairs]
-        mean, logarithms = np.mean(softmaxes, axis=0).astype(np.float32), np.mean(np.log(softmaxes), axis=0)
-        errors, others = (int((average.argmax(1) != labels).sum()) for average in (mean, logarithms))
-        loss = calibrated_loss(mean, labels, 0)
-        print(f"| {title} ({len(pairs)}) | {errors} | {others} | {loss:.4f} |")
-        if title == "all preprocessings":
-            result: Float32 = mean
-    return result
+        if all(_file(folder, group, name, 0, FOLDS - 1).exists() for group, name in pairs):
+            softmaxes = [read_softmax(folder, group, name, 0)[0] for group, name in pairs]
+            mean, logarithms = np.mean(softmaxes, axis=0), np.mean(np.log(softmaxes), axis=0)
+            errors, others = (int((average.argmax(1) != labels).sum()) for average in (mean, logarithms))
+            loss = calibrated_loss(mean, labels, 0)
+            print(f"| {title} ({len(pairs)}) | {errors} | {others} | {loss:.4f} |")
+    all_preprocessings: Float32 = np.mean(
+        [read_softmax(folder, "preprocessing", name, 0)[0] for name in GEOMETRIC], axis=0
+    )
+    return all_preprocessings
 
 
 def draw_errors(softmax: Float32, digits: LabelledDigits) -> None:

@@ -11,11 +11,12 @@ from conftest import competition_files, small_digits, write_files
 from kaggle_digits import Workspace, find_run
 from kaggle_digits.arrays import Float32
 from kaggle_digits.data.csv import load_data
+from kaggle_digits.files import sha256, write_bytes
 from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
 from kaggle_digits.runs.directory import create_run
 from kaggle_digits.runs.schema import FINISHED
 from kaggle_digits.submissions.ledger import Entry
-from kaggle_digits.submissions.submit import ledger_of
+from kaggle_digits.submissions.submit import ledger_of, submission_file
 
 ROWS = 100
 
@@ -40,12 +41,14 @@ def add_run(workspace: Workspace, name: str, wrong: range, finished: bool = True
         calibration = {"temperature": 1.0, "log_loss_after": 0.1}
         run.write_ensemble(softmax, softmax, metrics | {"calibration": calibration})
         run.with_status(FINISHED)
+        write_bytes(submission_file(workspace, name), name.encode())
 
 
 def add_score(workspace: Workspace, run: str, score: float) -> None:
-    entry = Entry(
-        f"2026-01-0{1 + len(ledger_of(workspace).entries())}", run, "0" * 64, f"{score}", "COMPLETE", score
-    )
+    number = 1 + len(ledger_of(workspace).entries())
+    path = submission_file(workspace, run)
+    digest = sha256(path) if run and path.exists() else "0" * 64
+    entry = Entry(f"2026-01-0{number}", run, digest, f"ref{number}", "COMPLETE", score)
     ledger_of(workspace).record(entry)
 
 
@@ -85,11 +88,26 @@ def test_compare_with_best_score_needs_a_score_of_another_run(workspace: Workspa
     add_run(workspace, "new", range(3))
     run = find_run(workspace, "new")
     assert compare_with_best_score(workspace, run) == ""
-    add_score(workspace, "new", 0.9)
+    add_score(workspace, "other", 0.9)
+    add_score(workspace, "new", 0.9)  # as good as the best
     assert compare_with_best_score(workspace, run) == ""
-    add_score(workspace, "removed", 0.91)
-    assert "cannot be compared" in compare_with_best_score(workspace, run)
+    add_score(workspace, "ne", 0.91)  # a run that was removed, and whose name begins like that of another run
+    assert "of the run ne. Its predictions are not there any more" in compare_with_best_score(workspace, run)
     add_score(workspace, "", 0.92)
     assert compare_with_best_score(workspace, run) == (
         "The best score so far is 0.92000, of a file that belongs to no run."
+    )
+
+
+@pytest.mark.parametrize("retrained", ["new", "best"])
+def test_compare_with_best_score_does_not_credit_a_run_that_was_trained_again(
+    workspace: Workspace, retrained: str
+) -> None:
+    for name in ("best", "new"):
+        add_run(workspace, name, range(3))
+    add_score(workspace, retrained, 0.9)
+    write_bytes(submission_file(workspace, retrained), b"trained again")
+    words = compare_with_best_score(workspace, find_run(workspace, "new"))
+    assert words.startswith(
+        f"The best score so far is 0.90000, of the run {retrained}. Its predictions are not there"
     )

@@ -156,7 +156,7 @@ def test_tables_fit_the_terminal_and_show_complete_names(columns: int) -> None:
     terminal = Console(file=stream, force_terminal=True, color_system=None, width=columns, highlight=False)
     row = {"name": name, "status": "unfinished", "trained": 3, "folds": 8, "errors": 1234, "score": 0.99757}
     presets = [
-        {"name": "best", "folds": 20, "score": 0.99754, "tflop": 934.1, "seconds": 5400, "summary": "a " * 40}
+        {"name": "default", "folds": 8, "score": 0.99735, "tflop": 97.1, "seconds": 5400, "summary": "a " * 40}
     ]
     settings = describe_settings()
     with pytest.MonkeyPatch.context() as patch:
@@ -170,6 +170,27 @@ def test_tables_fit_the_terminal_and_show_complete_names(columns: int) -> None:
     assert ("unfinished" in lines[1]) == (columns > 40)
     assert "…" not in stream.getvalue()
     assert all(f"\n{setting['name']} " in stream.getvalue() for setting in settings)
+
+
+def test_tables_wider_than_the_terminal_keep_all_needed_columns() -> None:
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, color_system=None, width=30, highlight=False)
+    row = {"name": "x" * 55, "status": "finished", "trained": 8, "folds": 8, "errors": 1, "score": 0.99757}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console, "out", lambda: terminal)
+        console.show_runs([row | {"accuracy": 0.99586}])
+    assert stream.getvalue().splitlines()[1] == f"{'x' * 55}   0.99586"
+
+
+def test_say_does_not_replace_names_of_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("run a:cat:b [bold]")
+    assert capsys.readouterr().out == "run a:cat:b [bold]\n"
+
+
+def test_completion_prints_no_errors(call_cli: RunCli) -> None:
+    words = "kaggle-digits --competition titanic report --run f"
+    completed = call_cli(_KAGGLE_DIGITS_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD="5")
+    assert (completed.stdout, completed.stderr) == ("", "")
 
 
 def test_report_is_written_in_ascii_if_the_terminal_has_no_other_characters(

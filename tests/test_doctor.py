@@ -182,6 +182,22 @@ def test_examine_checks_tensorflow(
     assert_check(REAL_TENSORFLOW(), state, words, remedy)
 
 
+@pytest.mark.parametrize(("hidden", "state"), [(False, "warning"), (True, "ok")])
+def test_examine_warns_if_tensorflow_does_not_find_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hidden: bool, state: str
+) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_TENSORFLOW", """print('{"version": "9.9", "gpus": []}')""")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    check = REAL_TENSORFLOW()
+    assert check.state == state
+    assert ("pip install 'kaggle-digits[cuda]'" in check.remedy) is not hidden
+
+
 def test_examine_imports_no_tensorflow_from_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import SMALL
+from rich.console import Console
 
 import kaggle_digits as kd
+from kaggle_digits import console
 from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.notebook import in_notebook
 from kaggle_digits.prediction.predict import Prediction
 from kaggle_digits.reports import Report
 from kaggle_digits.submissions.ledger import Entry
 from kaggle_digits.submissions.submit import ScoreBoard
+from kaggle_digits.training.fold import FoldTask
+from kaggle_digits.training.presets import find_preset
 
 
 def test_dir_has_only_public_names() -> None:
@@ -31,6 +36,23 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the code seem to run in a Jupyter kernel."""
     shell = SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+
+
+def test_training_view_is_live_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = find_preset("lenet").settings
+    task = FoldTask("lenet", settings, 0, 0, np.zeros(0, np.uint8))
+    for installed in (True, False):
+        # Without ipywidgets, rich has no live display in notebooks.
+        monkeypatch.setattr(
+            console, "find_spec", lambda name, installed=installed: object() if installed else None
+        )
+        monkeypatch.setattr(
+            console, "Live", lambda **options: SimpleNamespace(start=lambda: None, stop=lambda: None)
+        )
+        with console.TrainingView() as view:
+            view._console = Console(force_jupyter=True, file=io.StringIO())
+            view.start("it", [task], [task])
+            assert (view._live is not None) is installed
 
 
 @pytest.mark.usefixtures("notebook", "train_in_process")

@@ -390,7 +390,9 @@ def test_compare_two_runs_by_row(trained: Workspace) -> None:
     assert written.page == trained.root / "comparisons" / "rehearsal" / "first+other" / "index.html"
     better, worse = ("first", "other") if wrong[0].sum() < wrong[1].sum() else ("other", "first")
     difference = abs(int(wrong[0].sum()) - int(wrong[1].sum()))
-    assert pair["verdict"].startswith(f"{better} makes {difference} errors fewer than {worse}, which ")
+    assert pair["verdict"].startswith(
+        f"{better} makes {difference} fewer error{'s' * (difference > 1)} than {worse}, which "
+    )
     assert pair["verdict"] in html.unescape(written.page.read_text())
     # A row has the same probability as in the report.
     known = {error["row"]: error for error in report(trained, "other").document["out_of_fold"]["worst"]}
@@ -421,6 +423,7 @@ def test_compare_corrects_for_three_runs(trained: Workspace) -> None:
         ("second", "third"),
     ]
     assert all(pair["mcnemar_p_holm"] == 1 and not pair["differ"] for pair in pairs)
+    assert pairs[1]["verdict"] == "first and third make the same number of errors."
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,11 @@ def test_readme_table_has_the_results_of_presets(preset: Preset) -> None:
     assert time.startswith(f"{minutes} min {seconds} s")
 
 
+def test_readme_table_lists_all_presets() -> None:
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("\n\n")[2]
+    assert re.findall(r"(?m)^\| `(\w+)` \|", table) == list(PRESETS)
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
 def test_pages_contain_no_other_scores_of_presets(page: str) -> None:
     """For example in a caption: `default` .99720 with 109 TFLOP."""

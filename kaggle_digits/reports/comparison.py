@@ -95,16 +95,15 @@ def _verdict(pair: dict[str, Any]) -> str:
     first, second, more, fewer = (
         pair[name] for name in ("first", "second", "only_first_wrong", "only_second_wrong")
     )
+    if more == fewer:
+        return f"{first} and {second} make the same number of errors."
     if more < fewer:
         first, second, more, fewer = second, first, fewer, more
-    difference = (
-        f"{second} makes {more - fewer} errors fewer than {first}" if more > fewer else "Both make as many errors"
-    )
+    difference = f"{second} makes {more - fewer} fewer error{'s' * (more - fewer > 1)} than {first}"
+    p = f"(p = {pair['mcnemar_p_holm']:.2g})"
     if pair["differ"]:
-        return (
-            f"{difference}, which chance does not explain (p = {pair['mcnemar_p_holm']:.2g}): {second} is better."
-        )
-    return f"{difference}, which may be chance (p = {pair['mcnemar_p_holm']:.2g}): neither is better for certain."
+        return f"{difference}, which chance does not explain {p}: {second} is better."
+    return f"{difference}, which may be chance {p}: neither is better for certain."
 
 
 def _row(workspace: Workspace, run: Run, softmax: Float32, train_set: LabelledDigits) -> dict[str, Any]:

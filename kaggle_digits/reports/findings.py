@@ -213,8 +213,8 @@ def _fit(document: dict[str, Any]) -> Finding | None:
         return Finding(
             "warning",
             "The networks overfit",
-            f"{accuracies}: more augmentation or dropout may help, more epochs will not. The presets fast, "
-            "default and best use augmentation.",
+            f"{accuracies}: more augmentation or dropout may help, more epochs will not. The presets fast "
+            "and default use augmentation.",
         )
     return Finding("warning", "The networks underfit", f"{accuracies}: more epochs or a larger network may help.")
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from contextlib import suppress
 
 from kaggle_digits.data.csv import load_train
-from kaggle_digits.errors import DataError, UsageError
+from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.significance import LEVEL, mcnemar_p
-from kaggle_digits.runs.directory import Run, find_run, list_runs
+from kaggle_digits.files import sha256
+from kaggle_digits.runs.directory import Run, list_runs
 from kaggle_digits.submissions.ledger import Entry
-from kaggle_digits.submissions.submit import ledger_of
+from kaggle_digits.submissions.submit import ledger_of, submission_file
 from kaggle_digits.workspace import Workspace
 
 
 def explain_choice(workspace: Workspace, chosen: Run) -> str:
-    """Return a sentence on why a run was chosen for submission, naming newer runs that were not."""
+    """Return sentences on why a run was chosen for submission, naming newer runs that were not."""
     words = (
         f"The run is {chosen.name} (CV {_cv(chosen):.5f}), the finished one with the best out-of-fold accuracy."
     )
@@ -35,34 +36,46 @@ def compare_with_best_score(workspace: Workspace, run: Run) -> str:
     Returns
     -------
     str
-        Empty if nothing was scored yet, or if the run itself has the best score.
+        Empty if nothing was scored yet, or if the submission of the run itself has the best score.
+
+    Raises
+    ------
+    DataError
+        If the training rows or the predictions of the run are missing or damaged.
     """
     scored = [entry for entry in ledger_of(workspace).entries() if entry.score is not None]
-    best = max(scored, key=_score, default=None)
-    if best is None or best.run == run.name:
+    best_score = max((entry.score or 0.0 for entry in scored), default=None)
+    best = [entry for entry in scored if entry.score == best_score]
+    if not best or any(entry.run == run.name and _is_current(workspace, entry) for entry in best):
         return ""
-    words = f"The best score so far is {_score(best):.5f}"
-    if not best.run:
+    entry = best[-1]
+    words = f"The best score so far is {best_score:.5f}"
+    if not entry.run:
         return f"{words}, of a file that belongs to no run."
-    words += f", of the run {best.run}."
+    words += f", of the run {entry.run}."
+    labels = load_train(workspace.data).labels
+    wrong = run.oof_softmax(len(labels)).argmax(1) != labels
     try:
-        labels = load_train(workspace.data).labels
-        wrong, best_wrong = (
-            other.oof_softmax(len(labels)).argmax(1) != labels for other in (run, find_run(workspace, best.run))
-        )
-    except (DataError, UsageError):
-        return f"{words} Its out-of-fold predictions are not there any more, so the two cannot be compared."
-    only_run, only_best = int((wrong & ~best_wrong).sum()), int((best_wrong & ~wrong).sum())
-    p = mcnemar_p(only_run, only_best)
+        other = next(known for known in list_runs(workspace) if known.name == entry.run)
+        other_wrong = other.oof_softmax(len(labels)).argmax(1) != labels
+    except (StopIteration, DataError):
+        other = None
+    # A run that was trained again has other predictions than those that were scored.
+    if other is None or not _is_current(workspace, entry):
+        return f"{words} Its predictions are not there any more, so the two cannot be compared."
+    only_run, only_other = int((wrong & ~other_wrong).sum()), int((other_wrong & ~wrong).sum())
+    p = mcnemar_p(only_run, only_other)
     if p >= LEVEL:
         return f"{words} Out-of-fold, {run.name} is not better or worse than chance would explain (p = {p:.2g})."
-    verdict = "better" if only_run < only_best else "worse"
+    verdict = "better" if only_run < only_other else "worse"
     return f"{words} Out-of-fold, {run.name} is {verdict}, by more than chance would explain (p = {p:.2g})."
+
+
+def _is_current(workspace: Workspace, entry: Entry) -> bool:
+    """Tell whether the file of a ledger entry is still the submission of its run."""
+    path = submission_file(workspace, entry.run)
+    return path.is_file() and sha256(path) == entry.sha256
 
 
 def _cv(run: Run) -> float:
     return run.ensemble_metrics().accuracy
-
-
-def _score(entry: Entry) -> float:
-    return entry.score or 0.0

@@ -151,6 +151,19 @@ class Run:
         """Return a short description of the run."""
         raise NotImplementedError
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table of its parts."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        """Return its parts and its out-of-fold accuracy, for a notebook."""
+        table: str = self.to_frame().to_html(index=False, float_format="{:.5f}".format)
+        total = ""
+        if self.has_ensemble():
+            metrics = self.ensemble_metrics()
+            total = f", out-of-fold accuracy {metrics.accuracy:.5f}, {metrics.errors:,} errors"
+        return f"<p><b>{html.escape(self.name)}</b>: {self.info.status}{total}</p>{table}"
+
     def shares(self) -> list[tuple[FoldsRun, float]]:
         """Return the runs of folds in the ensemble with their weights in the mean, which sum to 1."""
         raise NotImplementedError
@@ -183,15 +196,6 @@ class FoldsRun(Run):
         table = pd.DataFrame([[self.fold_metrics(fold)[name] for name in names] for fold in folds], columns=names)
         table.insert(0, "fold", folds)
         return table
-
-    def _repr_html_(self) -> str:
-        """Return the folds and the out-of-fold accuracy, for a notebook."""
-        table: str = self.to_frame().to_html(index=False, float_format="{:.5f}".format)
-        total = ""
-        if self.has_ensemble():
-            metrics = self.ensemble_metrics()
-            total = f", out-of-fold accuracy {metrics.accuracy:.5f}, {metrics.errors:,} errors"
-        return f"<p><b>{html.escape(self.name)}</b>: {self.info.status}{total}</p>{table}"
 
     def remove_partial_files(self) -> None:
         """Remove temporary files that a killed process has left."""
@@ -287,6 +291,14 @@ class MeanRun(Run):
     def describe(self) -> str:
         """Return a short description of the run."""
         return f"mean of {', '.join(self.info.members)}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per member: ``run, rows, errors, accuracy, log_loss``, out-of-fold."""
+        import pandas as pd
+
+        names = ["rows", "errors", "accuracy", "log_loss"]
+        rows = [[run.name, *(run.ensemble_metrics()[name] for name in names)] for run in self.members()]
+        return pd.DataFrame(rows, columns=["run", *names])
 
     def members(self) -> list[Run]:
         """Return the members; `UsageError` if one does not exist."""

@@ -23,11 +23,15 @@ _OLD_NAMES = {"forms": "preprocessing", "form": "preprocessing", "views": "tta"}
 
 _OLD_SETTINGS = {
     "lenet": {"network": "lenet", "widths": "36,36,128,64", "optimizer": "adamw"},
-    "fast": {"network": "residual", "widths": "32,48,96", "optimizer": "adamw"},
-    "default": {"network": "residual", "widths": "48,64,128", "optimizer": "adamw"},
-    "best": {"network": "residual", "widths": "48,64,128", "optimizer": "adamw"},
+    "fast": {"network": "strided", "widths": "32,48,96", "optimizer": "adamw"},
+    "default": {"network": "strided", "widths": "48,64,128", "optimizer": "adamw"},
+    "best": {"network": "strided", "widths": "48,64,128", "optimizer": "adamw"},
 }
-"""What the presets of older versions used, but did not save as settings."""
+"""What the presets of older versions used, but did not save as settings. The network ``strided`` does not exist
+any more."""
+
+_OLD_NETWORKS = {"residual24": "residual"}
+"""Networks that had another name in older versions."""
 
 # No run has larger counts, and the run time of exact tests grows with them.
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -140,7 +144,10 @@ class FoldsInfo(RunInfo):
         settings = document.get("settings")
         if not isinstance(settings, dict):
             return document
-        return document | {"settings": _OLD_SETTINGS.get(str(document.get("preset")), {}) | settings}
+        settings = _OLD_SETTINGS.get(str(document.get("preset")), {}) | settings
+        if isinstance(network := settings.get("network"), str):
+            settings["network"] = _OLD_NETWORKS.get(network, network)
+        return document | {"settings": settings}
 
 
 class MeanInfo(RunInfo):
