@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kaggle_digits.prediction.predict import UnreadablePicturesError as UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as predict
     from kaggle_digits.reports import compare as compare
+    from kaggle_digits.reports import overview as overview
     from kaggle_digits.reports import report as report
     from kaggle_digits.runs.directory import find_run as find_run
     from kaggle_digits.runs.directory import list_runs as list_runs
@@ -34,6 +35,7 @@ _MODULES = {
     "ensemble": "pipeline",
     "find_run": "runs.directory",
     "list_runs": "runs.directory",
+    "overview": "reports",
     "predict": "prediction.predict",
     "report": "reports",
     "score": "pipeline",

@@ -536,17 +536,25 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
 
 
 @cli.command(short_help="List all runs.")
+@click.option("--open", "open_page", is_flag=True, help="Write them as a page, too, and open it in the browser.")
 @json_option
 @click.pass_obj
-def runs(workspace: Workspace, as_json: bool) -> None:
+def runs(workspace: Workspace, open_page: bool, as_json: bool) -> None:
     """List all runs with their status, errors, accuracy and score."""
     from kaggle_digits import console
+    from kaggle_digits.reports import overview
     from kaggle_digits.runs.summary import summarise_runs
 
     rows = summarise_runs(workspace)
+    page = overview(workspace) if open_page else None
     if as_json:
-        return _print_json({"competition": workspace.competition.name, "runs": rows})
-    return console.show_runs(rows)
+        _print_json({"competition": workspace.competition.name, "runs": rows})
+    else:
+        console.show_runs(rows)
+    if page is not None:
+        if not as_json:
+            console.say(f"Page: {page}")
+        click.launch(str(page))
 
 
 @cli.command(short_help="List the presets with their scores, and how long each takes here.")

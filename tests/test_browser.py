@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from kaggle_digits import Workspace, compare, report, submit
+from kaggle_digits import Workspace, compare, overview, report, submit
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -42,10 +43,14 @@ def pages(trained_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
     workspace = Workspace.at(root, "rehearsal")
     submit(workspace)
     shutil.copytree(workspace.runs / "first", workspace.runs / "second")
-    return {"report": report(workspace, "first").page, "comparison": compare(workspace, ["first", "second"]).page}
+    return {
+        "report": report(workspace, "first").page,
+        "comparison": compare(workspace, ["first", "second"]).page,
+        "overview": overview(workspace),
+    }
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "overview"])
 def test_page_opens_without_console_messages(browser: Chrome, pages: dict[str, Path], name: str) -> None:
     browser.get(pages[name].as_uri())
     assert browser.get_log("browser") == []
@@ -64,6 +69,14 @@ def test_page_links_have_existing_targets(browser: Chrome, pages: dict[str, Path
     assert len(links) == 9
     for link in links:
         assert browser.execute_script("return document.getElementById(arguments[0]) !== null", link)
+
+
+def test_overview_links_to_reports_and_submissions(browser: Chrome, pages: dict[str, Path]) -> None:
+    browser.get(pages["overview"].as_uri())
+    links = browser.execute_script("return [...document.querySelectorAll('td a')].map(a => [a.text, a.href])")
+    assert [name for name, _ in links] == ["report", "submission.csv"]  # those of the run "first"
+    for _, address in links:
+        assert Path(unquote(urlsplit(address).path)).is_file()
 
 
 def test_page_tables_sort_by_mouse_and_keyboard(browser: Chrome, pages: dict[str, Path]) -> None:
@@ -88,7 +101,7 @@ def test_page_tables_sort_by_mouse_and_keyboard(browser: Chrome, pages: dict[str
     assert [int(text) for text in column()] == sorted(numbers)
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "overview"])
 def test_page_fits_the_width_of_a_phone(browser: Chrome, pages: dict[str, Path], name: str) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}

@@ -6,6 +6,7 @@ import hashlib
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kaggle_digits.errors import UsageError
 from kaggle_digits.files import write_bytes, write_json
 from kaggle_digits.runs.directory import find_run
 from kaggle_digits.runs.ensemble import check_members
+from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.workspace import Workspace
 
 LONGEST_NAME = 200
@@ -123,6 +125,34 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
     folder = workspace.comparisons / name
     page = render_comparison(comparison, train_set.images)
     return _write(comparison, page, folder / "comparison.json", folder / "index.html")
+
+
+def overview(workspace: Workspace) -> Path:
+    """Write a page with all runs of the competition, ``runs/<competition>/index.html``, and return its path.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        The competition and the folder of its runs.
+
+    Raises
+    ------
+    WriteError
+        If the page cannot be written.
+
+    Examples
+    --------
+    >>> kd.overview(workspace).name
+    'index.html'
+    """
+    from kaggle_digits.reports.all_runs import overview_rows
+    from kaggle_digits.reports.page import render_overview
+
+    page = workspace.runs / "index.html"
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = overview_rows(workspace, summarise_runs(workspace), page)
+    write_bytes(page, render_overview(workspace.competition.name, written, rows).encode())
+    return page
 
 
 def _write(document: dict[str, Any], page: str, json_file: Path, page_file: Path) -> Report:

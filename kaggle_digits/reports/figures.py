@@ -93,7 +93,7 @@ def fold_intervals(folds: Sequence[dict[str, Any]], mean: float) -> str:
 
 
 def run_intervals(runs: Sequence[dict[str, Any]]) -> str:
-    """Return the SVG of the out-of-fold accuracies of runs with their 95 % intervals."""
+    """Return the SVG of the out-of-fold accuracies of runs with their 95 % intervals, and of their scores."""
     labels = [
         run["name"] if len(run["name"]) <= LONGEST_LABEL else run["name"][:LONGEST_LABEL] + "…" for run in runs
     ]
@@ -108,6 +108,8 @@ def _intervals(
             low, high = row["interval"]
             axes.plot([low, high], [place, place], color=color, linewidth=2, alpha=0.5, solid_capstyle="round")
             axes.plot(row["accuracy"], place, "o", color=color, markersize=5)
+            if row.get("score") is not None:
+                axes.plot(row["score"], place, "D", color=_SECOND, markersize=5)
         if mean is not None:
             axes.axvline(mean, color=_INK, linewidth=0.8, linestyle="--")
         # The names of runs may contain $, which would start a formula.

@@ -72,6 +72,13 @@ def render_comparison(comparison: dict[str, Any], train_images: UInt8) -> str:
     )
 
 
+def render_overview(competition: str, written: str, runs: list[dict[str, Any]]) -> str:
+    """Return the HTML page of all runs; `runs` are the rows of `overview_rows`."""
+    measured = [run for run in runs if run["interval"]]
+    chart = figures.run_intervals(measured) if measured else None
+    return _render("overview.html.j2", competition=competition, written=written, runs=runs, chart=chart)
+
+
 def _render(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup

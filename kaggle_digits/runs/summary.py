@@ -17,8 +17,8 @@ def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
     -------
     list of dict
         ``name``, ``status`` (also ``damaged``), ``trained`` and ``folds`` (counts, None for a mean of runs),
-        ``errors`` and ``accuracy`` out-of-fold (None until the run is ensembled), ``score`` (None until the ledger
-        has a score of the current submission file).
+        ``rows``, ``errors`` and ``accuracy`` out-of-fold (None until the run is ensembled), ``score`` (None until
+        the ledger has a score of the current submission file).
     """
     rows = [_row(workspace, run) for run in list_runs(workspace)]
     return rows + [_empty_row(workspace, name, "damaged") for name in damaged_runs(workspace)]
@@ -33,11 +33,11 @@ def _row(workspace: Workspace, run: Run) -> dict[str, Any]:
             metrics = run.ensemble_metrics()
         except DataError:
             return row | {"status": "damaged"}
-        row |= {"errors": metrics.errors, "accuracy": metrics.accuracy}
+        row |= {"rows": metrics.rows, "errors": metrics.errors, "accuracy": metrics.accuracy}
     return row
 
 
 def _empty_row(workspace: Workspace, name: str, status: str) -> dict[str, Any]:
     entry = entry_of_run(workspace, name)
-    unknown = dict.fromkeys(("trained", "folds", "errors", "accuracy"))
+    unknown = dict.fromkeys(("trained", "folds", "rows", "errors", "accuracy"))
     return {"name": name, "status": status, **unknown, "score": entry.score if entry else None}
