@@ -508,7 +508,7 @@ def show_checks(checks: list[Check], next_command: str) -> None:
         if check.remedy:
             text.append(f"\n{check.remedy}", "bold")
         table.add_row(marks[check.state], check.name, text)
-    console.print(table)
+    _print_lines(console, table)
     problems, warnings = (sum(check.state == state for check in checks) for state in ("problem", "warning"))
     if problems:
         summary = f"{problems} problem{'s' * (problems > 1)} found. Fix what is marked, then run doctor again."
@@ -612,10 +612,14 @@ def _print_table(console: Console, table: Table) -> None:
     """Print a table. If it is wider than the terminal, its lines are not cut, so that names can be copied."""
     # Not the argument `width` of `print`, which cannot exceed the width of the console.
     console.width = max(console.width, _width(table))
+    _print_lines(console, table)
+
+
+def _print_lines(console: Console, content: Table) -> None:
     if console.is_terminal:
-        console.print(table, crop=False, no_wrap=True)
+        console.print(content, crop=False, no_wrap=True)
         return
     with console.capture() as capture:
-        console.print(table, crop=False, no_wrap=True)
+        console.print(content, crop=False, no_wrap=True)
     for line in capture.get().splitlines():
         console.print(line.rstrip(), markup=False)  # without the spaces up to the width of the table

@@ -190,7 +190,7 @@ def test_say_does_not_replace_names_of_emoji(capsys: pytest.CaptureFixture[str])
 def test_completion_prints_no_errors(call_cli: RunCli) -> None:
     words = "kaggle-digits --competition titanic report --run f"
     completed = call_cli(_KAGGLE_DIGITS_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD="5")
-    assert (completed.stdout, completed.stderr) == ("", "")
+    assert (completed.stdout.strip(), completed.stderr) == ("", "")
 
 
 def test_report_is_written_in_ascii_if_the_terminal_has_no_other_characters(

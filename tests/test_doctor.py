@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 from conftest import competition_files, unload_client, write_files
 from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
+from rich.console import Console
 
-from kaggle_digits import Workspace, doctor, download
+from kaggle_digits import Workspace, console, doctor, download
 from kaggle_digits.cli import cli
 from kaggle_digits.doctor import PYTHONS, Check, examine, is_ready, next_command
 from kaggle_digits.execution.machine import WORKER_MEMORY
@@ -633,19 +635,27 @@ def test_doctor_json_with_real_tensorflow(
 def test_doctor_output_fits_80_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, damage: str | None, end: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
     if damage:
         write_files(tmp_path / "data" / "rehearsal", {"train.csv": b""})
+    workspace = Workspace.at(tmp_path, "rehearsal")
+    checks = examine(workspace)
+    terminal = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80, highlight=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "out", lambda: terminal)
+        console.show_checks(checks, "kaggle-digits --competition rehearsal download")
+    lines = terminal.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"^. +Python +Version 3", lines[0])
+    monkeypatch.chdir(tmp_path)
     cli.main(["--competition", "rehearsal", "doctor"], standalone_mode=False)
     shown = capfd.readouterr()
     assert shown.err == ""
     lines = shown.out.splitlines()
-    assert max(map(len, lines)) <= 80
     assert re.search(end, lines[-1]), lines[-1]
     assert "\x1b" not in shown.out
     assert re.search(r"^ok +Python +Version 3", shown.out, re.MULTILINE)
     assert re.search(r"^ +Download them with: kaggle-digits", shown.out, re.MULTILINE)
+    assert not any(line.endswith(" ") for line in lines)
 
 
 def test_doctor_reports_that_everything_is_ready(

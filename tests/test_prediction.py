@@ -122,15 +122,15 @@ def test_predict_recognises_digits_of_another_data_set(trained_workspace: Worksp
     assert (mean.argmax(1) == digits.target[:600]).mean() > 0.35
 
 
-def test_predict_names_a_missing_picture_before_it_loads_a_network(
-    trained_workspace: Workspace, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+def test_predict_loads_no_network_if_no_picture_can_be_read(
+    trained_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(run: FoldsRun, fold: int) -> Path:
         raise AssertionError("a network was loaded")
 
     monkeypatch.setattr(FoldsRun, "model_file", fail)
     with pytest.raises(DataError, match=r"missing\.png is missing"):
-        kd.predict(trained_workspace, [pictures[0], "missing.png"])
+        kd.predict(trained_workspace, ["missing.png", "missing-too.png"])
 
 
 def test_predict_returns_an_empty_list_for_no_pictures(trained_workspace: Workspace) -> None:

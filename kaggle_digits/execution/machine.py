@@ -29,12 +29,11 @@ NEGLIGIBLE_FLOPS = 5e12
 """Below this, training takes about a minute, for which an estimate is not worth a measurement."""
 SIDE = 512
 """Rows and columns of the matrices whose product is measured."""
-SHARE_OF_SPEED = {"lenet": 0.45, "residual": 0.5}
+SHARE_OF_SPEED = {"lenet": 0.4, "residual": 0.45}
 """The speed of the training of a network while all cores train, as a share of `measure_speed`.
 
-``residual``: on 2 Intel Sapphire Rapids cores (AVX-512, TensorFlow 2.21), the folds of `default`, 12.2 TFLOP,
-trained for 139 to 161 s, which is .48 to .83 times the speed of a core; this speed was 105 to 160 GFLOP/s in six
-measurements (``python scripts/score_presets.py``). ``lenet``: its share on one core, see docs/recipes.md."""
+On Intel Sapphire Rapids cores (AVX-512, TensorFlow 2.21), ``lenet`` reaches .37, `fast` .41 and `default` .48
+times the speed of a core (``python scripts/benchmark.py``, see docs/recipes.md)."""
 SECONDS_PER_FOLD = 15.0
 """What a fold takes besides its training: loading TensorFlow, compiling the network, predictions."""
 
