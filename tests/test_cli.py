@@ -24,6 +24,7 @@ from rich.console import Console
 
 from kaggle_digits import Workspace, console
 from kaggle_digits.cli import cli, main
+from kaggle_digits.encoding import replace_unknown_characters
 from kaggle_digits.hosts.local import baselines
 from kaggle_digits.training import DEFAULT_PRESET, PRESET_NAMES
 from kaggle_digits.training.presets import PRESETS, describe_settings
@@ -193,13 +194,18 @@ def test_completion_prints_no_errors(call_cli: RunCli) -> None:
     assert (completed.stdout.strip(), completed.stderr) == ("", "")
 
 
-def test_report_is_written_in_ascii_if_the_terminal_has_no_other_characters(
-    run_cli: RunCli, trained: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("utf-8", "✓ ▁▅█ → “7” ±…"), ("cp1252", "ok _:# -> “7” ±…"), ("ascii", 'ok _:# -> "7" +-...')],
+)
+def test_replace_unknown_characters_keeps_what_the_terminal_can_show(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
 ) -> None:
-    result = run_cli(*trained, "report", PYTHONIOENCODING="ascii")
-    assert result.returncode == 0, result.stderr
-    assert "preprocessing" in result.stdout
-    assert "?" not in result.stdout.split("Out-of-fold")[0]  # the learning curves have no unknown characters
+    stream = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(stream, encoding, newline="\n", write_through=True))
+    replace_unknown_characters()
+    console.say("✓ ▁▅█ → “7” ±…")
+    assert stream.getvalue().decode(encoding) == f"{shown}\n"
 
 
 def test_commands_are_listed_in_the_order_of_the_work(call_cli: RunCli) -> None:

@@ -186,6 +186,7 @@ def test_train_on_dask_retries_the_fold_of_a_killed_worker(
     )
 
 
+@pytest.mark.slow
 def test_train_on_dask_retries_the_fold_of_a_retired_worker(
     workspace: Workspace, reference: Workspace, dask: Cluster
 ) -> None:
@@ -274,6 +275,7 @@ def test_train_on_dask_ends_without_workers_and_can_be_continued(
     assert_same(run, reference)
 
 
+@pytest.mark.slow
 def test_train_on_dask_ends_if_the_scheduler_is_lost(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +300,7 @@ def test_train_on_dask_ends_if_the_scheduler_is_lost(
         train(workspace, on=own.address, **QUICK)
 
 
+@pytest.mark.slow
 def test_train_on_dask_uses_workers_that_join_later(workspace: Workspace, dask: Cluster) -> None:
     seen: set[int] = set()
 

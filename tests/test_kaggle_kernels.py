@@ -691,6 +691,7 @@ def test_kernel_starts_no_fold_that_it_would_not_finish_before_the_deadline(
     assert sum(progress.is_epoch_end for event in events for progress in event.progress) == 1
 
 
+@pytest.mark.slow
 def test_kernel_trains_one_fold_on_each_gpu(
     kaggle: KaggleServer, workspace: Workspace, reference: Workspace, kernel_python: Path
 ) -> None:

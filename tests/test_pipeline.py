@@ -382,7 +382,12 @@ def test_train_runs_no_code_from_current_folder(
 
 
 @pytest.mark.parametrize(
-    "settings", ['{"image_data_format": "channels_first", "floatx": "float16"}', '{"floatx": "none"}', "[]"]
+    "settings",
+    [
+        '{"image_data_format": "channels_first", "floatx": "float16"}',
+        pytest.param('{"floatx": "none"}', marks=pytest.mark.slow),
+        pytest.param("[]", marks=pytest.mark.slow),
+    ],
 )
 def test_train_ignores_keras_json(workspace: Workspace, trained: Workspace, settings: str) -> None:
     path = Path.home() / ".keras" / "keras.json"
@@ -491,7 +496,10 @@ training._keras_bytes = save_with_size_limit
 
 @pytest.mark.parametrize(
     ("script", "why"),
-    [(NO_FOLDER, "No space left on device"), (NO_FILE, "File too large")],
+    [
+        (NO_FOLDER, "No space left on device"),
+        pytest.param(NO_FILE, "File too large", marks=pytest.mark.slow),
+    ],
     ids=["folder", "file"],
 )
 def test_train_names_temporary_folder_that_cannot_be_written(
