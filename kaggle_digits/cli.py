@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -632,7 +633,11 @@ def _show_run(workspace: Workspace, run: Run, as_json: bool, is_new: bool = Fals
 
 
 def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2))
+    text = json.dumps(document, indent=2)
+    # A list of numbers, such as a row of an image, in one line. Line breaks are never part of a string in JSON.
+    number = r"-?[\d.eE+-]+"
+    rows = rf"\[\n\s+((?:{number},\n\s+)*{number})\n\s*\]"
+    click.echo(re.sub(rows, lambda found: "[" + re.sub(r",\s+", ", ", found[1]) + "]", text))
 
 
 def _fail(error: BaseException, problem: str, remedy: str, exit_code: int, debug: bool) -> NoReturn:

@@ -242,7 +242,6 @@ def show_run(run: Run, submission: str) -> None:
         f"{run.name}: out-of-fold accuracy {metrics.accuracy:.5f}, {metrics.errors:,} errors in "
         f"{metrics.rows:,} rows",
         markup=False,
-        soft_wrap=True,
     )
     console.print(f"Submission: {submission}", markup=False, soft_wrap=True)
 

@@ -191,6 +191,7 @@ def test_predict_command_prints_json(call_cli: RunCli, trained_workspace: Worksp
     result = call_cli(*options(trained_workspace), "predict", *pictures[:3], "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
+    assert result.stdout.count("\n") < 150  # a row of an image is one line, and not 28
     assert document["run"] == "first"
     assert [picture["file"] for picture in document["pictures"]] == list(map(str, pictures[:3]))
     expected = calibrated(find_run(trained_workspace))

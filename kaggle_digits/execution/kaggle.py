@@ -59,7 +59,7 @@ LARGEST_SOURCE = 1_000_000
 """Maximum size of a kernel's source in bytes, at Kaggle."""
 POLL_SECONDS = 30.0
 """Seconds between two requests for the status of a kernel."""
-PATIENCE = 600.0
+PATIENCE = 300.0
 """Seconds for which the status of a kernel may be unknown, because Kaggle reports errors."""
 LOOK_UP_SECONDS = 60.0
 """Seconds for which a kernel is looked for after Kaggle did not answer when it was sent."""
