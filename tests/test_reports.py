@@ -298,7 +298,7 @@ def test_report_page_is_self_contained_and_has_all_sections(trained_workspace: W
     assert all(source.startswith(("data:", "#")) for source in page.sources)
     assert all(page.alts)
     text = " ".join(page.words)
-    assert f"{100 * written.document['out_of_fold']['accuracy']:.2f} %" in text
+    assert f"{written.document['out_of_fold']['accuracy']:.5f}" in text
     for words in (*SECTIONS, "lenet, 2 folds, seed 0"):
         assert words in text
 

@@ -91,6 +91,8 @@ def _render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     filters: dict[str, Callable[..., Any]] = {
+        # As Kaggle writes scores.
+        "score": lambda share: "–" if share is None else f"{share:.5f}",
         "percent": lambda share, digits=2: "–" if share is None else f"{100 * share:.{digits}f} %",
         "count": lambda number: f"{number:,}",
         "seconds": lambda number: "–" if number is None else f"{number:,.1f}",
