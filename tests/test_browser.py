@@ -112,6 +112,13 @@ def test_page_fits_the_width_of_a_phone(browser: Chrome, pages: dict[str, Path],
     try:
         browser.get(pages[name].as_uri())
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+        # What is cut says that it scrolls.
+        cut, said = browser.execute_script(
+            "const parts = [...document.querySelectorAll('.scroll, .plot.wide')];"
+            "const says = part => getComputedStyle(part, '::before').content.startsWith('\"Scroll');"
+            "return [parts.filter(p => p.scrollWidth > p.clientWidth + 1).length, parts.filter(says).length]"
+        )
+        assert cut == said > 0
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -123,6 +130,9 @@ def test_page_is_readable_in_dark_and_light_mode(browser: Chrome, pages: dict[st
             "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         )
         browser.get(pages["report"].as_uri())
+        # Digits are drawn dark on white, and are inverted in dark mode.
+        inverted = browser.execute_script("return getComputedStyle(document.querySelector('.digits img')).filter")
+        assert inverted == ("invert(1)" if scheme == "dark" else "none")
         colors[scheme] = browser.execute_script(
             "const style = getComputedStyle(document.body);"
             "return [style.color, style.backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3).map(Number))"
