@@ -247,6 +247,7 @@ def test_train_on_dask_excludes_a_worker_that_always_fails(
     assert any("failed 3 folds in a row" in text and "No space left" in text for text in notices), notices
 
 
+@pytest.mark.slow
 def test_train_on_dask_ends_without_workers_and_can_be_continued(
     workspace: Workspace, reference: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
