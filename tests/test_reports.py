@@ -165,7 +165,7 @@ def test_layer_table_takes_the_larger_receptive_field_of_residual_branches() -> 
 def test_inspect_network_shows_a_preprocessed_digit(trained: Workspace) -> None:
     from kaggle_digits.training.preprocessing import preprocess
 
-    settings = {"epochs": "1", "hard_rows": "0", "other_rows": ".02", "batch_size": "8", "tta": "1"}
+    settings = {"epochs": "1", "batch_size": "200", "tta": "1"}
     run = train(trained, preset="default", folds=2, settings=settings, run="mixed")
     image = load_train(trained.data).images[0]
     details = inspect_network(run, 1, image)
