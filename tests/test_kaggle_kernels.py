@@ -234,6 +234,16 @@ def test_train_on_kaggle_finds_kernel_whose_push_was_not_confirmed(
     assert finished.count("SaveKernel") == 1
 
 
+def test_train_on_kaggle_does_not_take_an_empty_response_for_a_confirmation(
+    finished: KaggleServer, workspace: Workspace
+) -> None:
+    finished.fail("SaveKernel", json_fault())
+    with pytest.raises(NetworkError, match="did not confirm the kernel"):
+        train(workspace, on="kaggle", **QUICK)
+    assert finished.kernels == {}
+    assert train(workspace, on="kaggle", **QUICK).is_finished
+
+
 def test_train_on_kaggle_sends_new_kernel_only_if_the_last_one_never_arrived(
     finished: KaggleServer, workspace: Workspace
 ) -> None:

@@ -450,6 +450,9 @@ class KaggleKernels(_Client):
             raise RefusedError(
                 f"Kaggle refuses the kernel: {words}.", "Fix what the message names, then try again."
             )
+        # For example from a proxy. It does not say that Kaggle has the kernel.
+        if not (response.ref or response.url or response.version_number):
+            raise NetworkError("Kaggle's response to the kernel is empty.", _TRY_LATER)
 
     def status(self, slug: str) -> KernelStatus:
         """Return the status of a kernel, from a single request. After most errors, it is unknown."""
