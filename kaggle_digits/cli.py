@@ -53,27 +53,29 @@ class _Command(click.Command):
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
-        from kaggle_digits.workspace import Workspace
-
-        before = ctx.parent.params if ctx.parent else {}
-        after = {name: ctx.params.pop(name) for name in ("competition", "root", "debug")}
-        root = before.get("root", Path()) if after["root"] is None else after["root"]
-        ctx.obj = Workspace.at(root, after["competition"] or before.get("competition", DEFAULT_COMPETITION))
+        ctx.obj = _workspace(ctx)
+        for name in ("competition", "root", "debug"):
+            del ctx.params[name]  # the function of the command does not have them
         return super().invoke(ctx)
 
 
 _Group.command_class = _Command
 
 
-def _complete_run(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
-    """Return the names of the runs that begin with `start`, for the completion of the shell."""
-    from kaggle_digits.runs.directory import list_runs
+def _workspace(context: click.Context) -> Workspace:
+    """Return the workspace of a command, whose options after its name take precedence over those before it."""
     from kaggle_digits.workspace import Workspace
 
     options = (context.parent.params if context.parent else {}) | {k: v for k, v in context.params.items() if v}
+    return Workspace.at(options.get("root") or Path(), options.get("competition") or DEFAULT_COMPETITION)
+
+
+def _complete_run(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+    """Return the names of the runs that begin with `start`, for the completion of the shell."""
+    from kaggle_digits.runs.directory import list_runs
+
     with suppress(KaggleDigitsError):  # an error would be printed into the line that is being edited
-        workspace = Workspace.at(options.get("root") or Path(), options.get("competition") or DEFAULT_COMPETITION)
-        return [run.name for run in list_runs(workspace) if run.name.startswith(start)]
+        return [run.name for run in list_runs(_workspace(context)) if run.name.startswith(start)]
     return []
 
 

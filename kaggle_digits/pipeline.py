@@ -269,15 +269,13 @@ def preview_kernel(
     workspace: Workspace,
     on: str,
     *,
-    preset: str = DEFAULT_PRESET,
-    folds: int | None = None,
-    seed: int = 0,
-    seeds: int = 1,
-    settings: Mapping[str, object] | None = None,
-    run: str | None = None,
     retrain: bool = False,
+    **recipe: Any,
 ) -> dict[str, Any]:
-    """Return what `train` would send to Kaggle, and send nothing. All parameters are those of `train`.
+    """Return what `train` would send to Kaggle, and send nothing.
+
+    All parameters are those of `train`; `recipe` are ``preset``, ``folds``, ``seed``, ``seeds``, ``settings`` and
+    ``run``.
 
     Returns
     -------
@@ -294,14 +292,14 @@ def preview_kernel(
         As `train`.
     """
     _check_kaggle(workspace)
-    recipes, paths, target = _recipes(workspace, preset, folds, seed, seeds, settings, run)
+    recipes, paths, target = _recipes(workspace, **recipe)
     data = load_data(workspace.data)
     check_manifest(workspace.data, data.hashes)
     tasks = []
-    for recipe, path in zip(recipes, paths, strict=True):
-        split = make_folds(data.train.labels, recipe.preset.folds, recipe.seed)
-        kept = finished_folds(path, recipe, workspace, data, retrain=retrain)
-        tasks += [task for task in fold_tasks(recipe, split) if task.fold not in kept]
+    for of_seed, path in zip(recipes, paths, strict=True):
+        split = make_folds(data.train.labels, of_seed.preset.folds, of_seed.seed)
+        kept = finished_folds(path, of_seed, workspace, data, retrain=retrain)
+        tasks += [task for task in fold_tasks(of_seed, split) if task.fold not in kept]
     hours = None
     if on == "kaggle":
         with suppress(RefusedError, NetworkError):  # nothing else depends on it
@@ -318,19 +316,10 @@ def preview_kernel(
     }
 
 
-def cancel_kernels(
-    workspace: Workspace,
-    *,
-    preset: str = DEFAULT_PRESET,
-    folds: int | None = None,
-    seed: int = 0,
-    seeds: int = 1,
-    settings: Mapping[str, object] | None = None,
-    run: str | None = None,
-) -> list[str]:
+def cancel_kernels(workspace: Workspace, **recipe: Any) -> list[str]:
     """Delete the kernels at Kaggle that train folds of a run, and return their addresses.
 
-    All parameters are those of `train`.
+    The parameters are those of `preview_kernel`.
 
     Raises
     ------
@@ -342,7 +331,7 @@ def cancel_kernels(
         If another process is using the run.
     """
     _check_kaggle(workspace)
-    _, paths, _ = _recipes(workspace, preset, folds, seed, seeds, settings, run)
+    _, paths, _ = _recipes(workspace, **recipe)
     with ExitStack() as locks:
         for path in filter(Path.exists, paths):
             busy = f"Another command uses the run {path.name}; if it only follows the kernel, end it with Ctrl-C."
@@ -519,12 +508,12 @@ def score(workspace: Workspace) -> ScoreBoard:
 
 def _recipes(
     workspace: Workspace,
-    preset: str,
-    folds: int | None,
-    seed: int,
-    seeds: int,
-    settings: Mapping[str, object] | None,
-    run: str | None,
+    preset: str = DEFAULT_PRESET,
+    folds: int | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    settings: Mapping[str, object] | None = None,
+    run: str | None = None,
 ) -> tuple[list[Recipe], list[Path], Path]:
     """Return the recipe and the folder of each run, and the folder of their mean or of the only run."""
     if not 1 <= seeds <= MOST_SEEDS:

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from kaggle_server import KEY, USER, KaggleServer
 
-from kaggle_digits import Workspace, download, train
+from kaggle_digits import Workspace, download, find_run, train
 from kaggle_digits.__main__ import main
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.execution.processes import Job
+from kaggle_digits.runs.directory import Run
+from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.training.fold import Digits
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import PIXEL_COLUMNS
@@ -175,6 +177,15 @@ def is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return True
+
+
+def assert_same_run(run: Run, reference: Workspace) -> None:
+    """Assert that a run with two folds has the same predictions as the run "it" of the reference workspace."""
+    other, workspace = find_run(reference, "it"), Workspace.at(run.path.parents[2])
+    files = [f"fold-{fold}/{name}_softmax.npy" for fold in range(2) for name in ("val", "test")]
+    for name in ("folds.csv", "ensemble/oof_softmax.npy", "ensemble/test_softmax.npy", *files):
+        assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
+    assert submission_file(workspace, run.name).read_bytes() == submission_file(reference, "it").read_bytes()
 
 
 def import_first(folder: Path) -> str:

@@ -16,14 +16,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import SMALL, Listener, competition_files, import_first, needs_proc, worker_processes, write_files
+from conftest import (
+    SMALL,
+    Listener,
+    assert_same_run,
+    competition_files,
+    import_first,
+    needs_proc,
+    worker_processes,
+    write_files,
+)
 
 from kaggle_digits import Workspace, find_run, train
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, UsageError
 from kaggle_digits.execution import dask as cluster
 from kaggle_digits.execution.processes import Job
 from kaggle_digits.runs.directory import Run
-from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import find_preset
@@ -108,17 +116,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
-def assert_same(run: Run, reference: Workspace) -> None:
-    """Assert that the run "it" has the same predictions as that of the reference workspace."""
-    other = find_run(reference, "it")
-    files = [f"fold-{fold}/{name}_softmax.npy" for fold in range(2) for name in ("val", "test")]
-    for name in ("folds.csv", "ensemble/oof_softmax.npy", "ensemble/test_softmax.npy", *files):
-        assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
-    root = run.path.parents[2]
-    files = [submission_file(workspace, "it").read_bytes() for workspace in (Workspace.at(root), reference)]
-    assert files[0] == files[1]
-
-
 def test_train_on_dask_gives_the_same_run_as_processes(
     workspace: Workspace, reference: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +140,7 @@ def test_train_on_dask_gives_the_same_run_as_processes(
         **QUICK,
     )
     assert sent == [np.uint8]  # sent once for both folds
-    assert_same(run, reference)
+    assert_same_run(run, reference)
     assert {(p.seed, p.fold, p.epoch) for p in seen} >= {(0, fold, epoch) for fold in (0, 1) for epoch in (1, 40)}
     assert sorted(task.fold for task in finished) == [0, 1]
     local_run = find_run(reference, "it")
@@ -179,7 +176,7 @@ def test_train_on_dask_retries_the_fold_of_a_killed_worker(
         observer=Listener(progress=kill_one, notice=notices.append),
         **QUICK,
     )
-    assert_same(run, reference)
+    assert_same_run(run, reference)
     assert any(
         text.endswith("of seed 0. The fold is retried.") and "was lost while it trained" in text
         for text in notices
@@ -206,7 +203,7 @@ def test_train_on_dask_retries_the_fold_of_a_retired_worker(
             client.retire_workers(retired)
 
     run = train(workspace, run="it", on=dask.address, observer=Listener(progress=retire), **QUICK)
-    assert_same(run, reference)
+    assert_same_run(run, reference)
 
 
 FULL_DISK_AT_END = """
@@ -273,7 +270,7 @@ def test_train_on_dask_ends_without_workers_and_can_be_continued(
         **QUICK,
     )
     assert finished == [1]
-    assert_same(run, reference)
+    assert_same_run(run, reference)
 
 
 @pytest.mark.slow

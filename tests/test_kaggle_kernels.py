@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import SMALL, Listener, competition_files, unload_client, write_files
+from conftest import SMALL, Listener, assert_same_run, competition_files, unload_client, write_files
 from kaggle_server import USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace, find_run, train
@@ -29,7 +29,6 @@ from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, Ref
 from kaggle_digits.execution import kaggle as remote
 from kaggle_digits.execution import kernel as inside
 from kaggle_digits.pipeline import cancel_kernels
-from kaggle_digits.runs.directory import Run
 from kaggle_digits.training.fold import Progress
 
 QUICK = {"preset": "lenet", "folds": 2, "settings": SMALL}
@@ -107,12 +106,6 @@ def finished(kaggle: KaggleServer, reference: Workspace) -> KaggleServer:
     return kaggle
 
 
-def assert_same(run: Run, reference: Workspace) -> None:
-    other = find_run(reference, "it")
-    for name in ("folds.csv", "ensemble/oof_softmax.npy", "ensemble/test_softmax.npy"):
-        assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
-
-
 def test_kernel_trains_the_same_folds_as_this_machine(
     kaggle: KaggleServer, workspace: Workspace, reference: Workspace, kernel_python: Path
 ) -> None:
@@ -122,7 +115,7 @@ def test_kernel_trains_the_same_folds_as_this_machine(
     done: list[int] = []
     listener = Listener(progress=seen.append, notice=notices.append, finished=lambda task: done.append(task.fold))
     run = train(workspace, run="it", on="kaggle-cpu", observer=listener, **QUICK)
-    assert_same(run, reference)
+    assert_same_run(run, reference)
     assert sorted(done) == [0, 1]
     assert sum(progress.is_epoch_end for progress in seen) == 2  # once for each fold, which has one epoch
     (kernel,) = kaggle.kernels.values()
@@ -364,7 +357,7 @@ def test_train_on_kaggle_keeps_finished_folds_of_failed_kernel(
     # The next kernel trains only the missing fold.
     kaggle.output = kernel_output(reference, folds=(1,))
     run = train(workspace, on="kaggle", **QUICK)
-    assert_same(run, reference)
+    assert_same_run(run, reference)
     text = list(kaggle.kernels.values())[1].request["text"]
     assert [task["fold"] for task in job_of(text)["tasks"]] == [1]
 
@@ -381,7 +374,7 @@ def test_train_on_kaggle_sends_next_kernel_for_folds_that_are_missing(
 ) -> None:
     kaggle.outputs.extend([kernel_output(reference, folds=(1,)), kernel_output(reference, folds=(0,))])
     run = train(workspace, on="kaggle", **QUICK)
-    assert_same(run, reference)
+    assert_same_run(run, reference)
     first, second = (job_of(kernel.request["text"]) for kernel in kaggle.kernels.values())
     assert [len(job["tasks"]) for job in (first, second)] == [2, 1]
 
@@ -404,7 +397,7 @@ def test_train_on_kaggle_keeps_record_if_output_of_failed_kernel_cannot_be_read(
         train(workspace, on="kaggle", run="it", **QUICK)
     assert find_run(workspace, "it").is_trained(1)  # it was downloaded nevertheless
     assert record_file(workspace, "it").exists()
-    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
     assert finished.count("SaveKernel") == 1
 
 
@@ -416,7 +409,7 @@ def test_train_on_kaggle_explains_output_that_cannot_be_listed(
     with pytest.raises(NetworkError, match=r"The output of .*, with manifest\.json, cannot be listed"):
         train(workspace, on="kaggle", run="it", **QUICK)
     finished.faults.clear()
-    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
 
 
 def test_train_on_kaggle_is_done_if_failed_kernel_has_all_folds(
@@ -501,7 +494,7 @@ def test_train_on_kaggle_lists_output_again_if_a_file_is_damaged(
     finished: KaggleServer, workspace: Workspace, reference: Workspace, name: str, fault: Fault
 ) -> None:
     finished.fail(name, fault)
-    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
 
 
 @pytest.mark.parametrize("fault", DAMAGE.values(), ids=DAMAGE)
@@ -515,7 +508,7 @@ def test_train_on_kaggle_names_file_that_stays_damaged(
     if not fault.truncated:  # then it is a network error
         assert "fold-0-1.zip" in caught.value.problem
     finished.faults.clear()
-    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
     assert finished.count("SaveKernel") == 1
 
 
@@ -695,7 +688,7 @@ def test_kernel_starts_no_fold_that_it_would_not_finish_before_the_deadline(
     assert manifest == {"files": {"fold-0-0.zip": hashlib.sha256(content).hexdigest()}, "error": None}
     assert longest[0] == 0
     assert longest[1] > 0
-    events = [event for line in capsys.readouterr().out.splitlines() for event in inside.read_line(line)]
+    events = [event for line in capsys.readouterr().out.splitlines() if (event := inside.read_line(line))]
     assert events[0].notice.startswith("It trains on 1 GPU, with TensorFlow ")
     assert [fold for event in events for fold in event.started] == [(0, 0)]
     assert sum(progress.is_epoch_end for event in events for progress in event.progress) == 1
@@ -708,7 +701,7 @@ def test_kernel_trains_one_fold_on_each_gpu(
     kaggle.python, kaggle.kernel_environment = kernel_python, gpus(2, kernel_python)
     notices: list[str] = []
     run = train(workspace, run="it", on="kaggle", observer=Listener(notice=notices.append), **QUICK)
-    assert_same(run, reference)  # there are no real GPUs, so TensorFlow uses the CPU
+    assert_same_run(run, reference)  # there are no real GPUs, so TensorFlow uses the CPU
     assert any(notice.startswith("Kernel: It trains on 2 GPUs, with TensorFlow") for notice in notices)
 
 
@@ -726,7 +719,7 @@ def test_kernel_trains_one_fold_on_each_gpu(
     ],
 )
 def test_read_line_ignores_other_lines(line: str) -> None:
-    assert inside.read_line(line) == []
+    assert inside.read_line(line) is None
 
 
 def package_folder(workspace: Workspace, tmp_path: Path) -> Path:
@@ -788,7 +781,7 @@ def test_train_on_kaggle_continues_after_it_was_killed(
         assert "is not ended by Ctrl-C. The same command continues with it" in shown
         assert "Interrupted" in shown
     finished.before_response.clear()
-    assert_same(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
     assert finished.count("SaveKernel") == 1
     assert finished.deleted == []
 

@@ -438,7 +438,7 @@ class _Session:
         for number, line in enumerate(lines):
             if number >= self._shown:
                 self._shown = number + 1
-                for event in read_line(line):
+                if event := read_line(line):
                     self._show_event(event)
             if time.monotonic() >= until:
                 break

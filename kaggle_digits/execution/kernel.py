@@ -16,6 +16,7 @@ import time
 import traceback
 import zipfile
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +71,21 @@ def write_line(event: Event) -> None:
     sys.stdout.flush()
 
 
-def read_line(line: str) -> list[Event]:
-    """Return the event in a line of the log, in a list; an empty list if it is the output of a library."""
+def read_line(line: str) -> Event | None:
+    """Return the event in a line of the log, or None if the line is the output of a library."""
     try:
         # Checks the types of all fields, because anything can be in the log.
-        event = TypeAdapter(Event).validate_python(json.loads(line)[KEY])
+        event = _event_adapter().validate_python(json.loads(line)[KEY])
     except (ValueError, TypeError, KeyError, RecursionError):
-        return []
+        return None
     if any(progress.is_epoch_end and progress.val_accuracy is None for progress in event.progress):
-        return []
-    return [event]
+        return None
+    return event
+
+
+@cache
+def _event_adapter() -> TypeAdapter[Event]:
+    return TypeAdapter(Event)  # takes longer to make than to use
 
 
 def fold_file(task: FoldTask) -> str:
