@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kaggle_digits.pipeline import ensemble as ensemble
     from kaggle_digits.pipeline import score as score
     from kaggle_digits.pipeline import submit as submit
+    from kaggle_digits.prediction.export import export as export
     from kaggle_digits.prediction.predict import UnreadablePicturesError as UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as predict
     from kaggle_digits.reports import compare as compare
@@ -33,6 +34,7 @@ _MODULES = {
     "compare": "reports",
     "download": "data.download",
     "ensemble": "pipeline",
+    "export": "prediction.export",
     "find_run": "runs.directory",
     "list_runs": "runs.directory",
     "overview": "reports",

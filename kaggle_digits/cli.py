@@ -21,6 +21,7 @@ import click
 from kaggle_digits import __version__
 from kaggle_digits.encoding import replace_unknown_characters
 from kaggle_digits.errors import KaggleDigitsError, UsageError, WriteError
+from kaggle_digits.prediction import MODEL_FORMATS
 from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.training import DEFAULT_PRESET, PRESET_NAMES
 from kaggle_digits.workspace import COMPETITIONS, DEFAULT_COMPETITION
@@ -536,6 +537,34 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
         console.show_predictions(predictions)
     if failure is not None:
         raise failure
+
+
+@cli.command(short_help="Write a run's ensemble as one model.")
+@click.argument("file", type=click.Path(path_type=Path))
+@run_option
+@click.option(
+    "--format",
+    type=click.Choice(list(MODEL_FORMATS)),
+    help="onnx (needs the extra onnx) or keras. Default: by the name of the file.",
+)
+@json_option
+@click.pass_obj
+def export(workspace: Workspace, file: Path, run: str | None, format: str | None, as_json: bool) -> None:
+    """Write the ensemble of a run as one model, FILE, for other programs.
+
+    The input is uint8 [n, 28, 28], grey values with ink as 255, as in test.csv; the output is float32 [n, 10],
+    the probabilities of the digits, the same as from predict. The name of FILE ends with .onnx or .keras.
+    """
+    from kaggle_digits import console
+    from kaggle_digits.prediction.export import export as write_model
+    from kaggle_digits.runs.directory import find_run
+
+    name = find_run(workspace, run).name
+    with console.Spinner(f"Exporting {name}"):
+        path = write_model(workspace, file, name, format)
+    if as_json:
+        return _print_json({"run": name, "file": str(path), "bytes": path.stat().st_size})
+    return console.say(f"Model of {name}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 @cli.command(short_help="List all runs.")

@@ -285,8 +285,8 @@ def call_cli(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[...,
     return call
 
 
-@pytest.fixture
-def train_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def training_in_process() -> Iterator[None]:
     """Train folds in this process, because a worker process takes seconds to import TensorFlow.
 
     The results are the same, except for the names of layers.
@@ -300,4 +300,13 @@ def train_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             write_fold(job.folder, train_fold(job.task, digits, observer.progress, FoldCheckpoint(job.folder)))
             observer.finished(job.task)
 
-    monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", train_jobs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kaggle_digits.pipeline.train_in_processes", train_jobs)
+        yield
+
+
+@pytest.fixture
+def train_in_process() -> Iterator[None]:
+    """Apply `training_in_process` to a test."""
+    with training_in_process():
+        yield

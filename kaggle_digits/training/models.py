@@ -28,6 +28,9 @@ activations need only tens of megabytes."""
 SURE = 0.9
 """If the largest probability is at least this, test-time augmentation almost never changes the predicted class."""
 
+TTA_SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
+"""The shifts of test-time augmentation: at which row and column an image, padded by one pixel, is cut out."""
+
 KERAS_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
 """Environment variables for Keras: use TensorFlow, and ignore the user's ``keras.json``, whose data format and
 float type would apply to every layer. In the null device as a folder, there is no such file, and none can be
@@ -290,7 +293,7 @@ def with_test_time_augmentation(predict: Callable[[UInt8], Float32], tta: int) -
         unsure = softmaxes.max(1) < SURE
         if unsure.any():
             padded = np.pad(images[unsure], ((0, 0), (1, 1), (1, 1)))
-            shifted = [padded[:, y : y + SIDE, x : x + SIDE] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
+            shifted = [padded[:, y : y + SIDE, x : x + SIDE] for y, x in TTA_SHIFTS]
             all_softmaxes = [softmaxes[unsure], *map(predict, shifted)]
             # Summed in float64, so that the result is rounded to float32 only once.
             softmaxes[unsure] = np.mean(all_softmaxes, axis=0, dtype=np.float64)

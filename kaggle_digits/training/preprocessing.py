@@ -6,6 +6,7 @@ Networks with different preprocessings make different errors, so the mean of the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ _BATCH = 1_000
 _MIN_SCALE, _MAX_SCALE = 0.4, 1.4
 """Limits of the scale, in pixels of the original per pixel of the result, so that a 1 is not widened to the
 complete image."""
+_COLUMN = np.arange(SIDE, dtype=np.float64).reshape(1, 1, SIDE)
+_ROW = _COLUMN.reshape(1, SIDE, 1)
+_MIDDLE = (SIDE - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -77,36 +81,53 @@ def preprocess(images: UInt8, name: str) -> UInt8:
     ndarray of uint8, shape (n, 28, 28)
         The preprocessed images; ``plain`` returns `images` themselves.
     """
-    preprocessing = PREPROCESSINGS[name]
-    if preprocessing is None:
+    if PREPROCESSINGS[name] is None:
         return images
-    from keras import ops
-
+    transform = _compiled(name)
     preprocessed = np.empty_like(images)
     for start in range(0, len(images), _BATCH):
         rows = slice(start, start + _BATCH)
-        grey = ops.convert_to_tensor(images[rows, ..., None].astype(np.float32))
-        preprocessed[rows] = np.asarray(_transform(grey, preprocessing))[..., 0]
+        preprocessed[rows] = transform(images[rows])
     return preprocessed
 
 
-def _transform(pixels: Any, preprocessing: Preprocessing) -> Any:
-    """Return preprocessed grey values, float32 [b, 28, 28, 1], rounded to whole numbers."""
+def preprocessed_tensor(images: Any, name: str) -> Any:
+    """Preprocess a tensor, in Keras operations, which can also be part of a model.
+
+    The geometry is computed in float64: in float32, another order of the sums, as in another runtime, would change
+    the rounding of a pixel in one of 80 images, and with it the prediction.
+
+    Parameters
+    ----------
+    images : tensor of uint8, shape (b, 28, 28)
+        Grey values; ink is 255.
+    name : str
+        One of `PREPROCESSINGS`.
+
+    Returns
+    -------
+    tensor of float64, shape (b, 28, 28)
+        The preprocessed images, rounded to whole numbers: the same as from `preprocess`.
+    """
     from keras import ops
 
+    ink = ops.cast(images, "float64")
+    preprocessing = PREPROCESSINGS[name]
+    if preprocessing is None:
+        return ink
     if preprocessing.bold:
-        # The darkest pixel is the largest value, because ink is 255 in these images.
-        pixels = pixels + preprocessing.bold * (ops.max_pool(pixels, 3, 1, "same") - pixels)
-    ink = ops.squeeze(pixels, -1)
-    total = ops.maximum(ops.sum(ink, (1, 2)), 1.0)  # an empty image must not divide by zero
+        # The darkest pixel is the largest value, because ink is 255 in these images. In float32, for which every
+        # runtime has a pooling; whole numbers are exact in it.
+        darkest = ops.max_pool(ops.cast(ops.expand_dims(images, -1), "float32"), 3, 1, "same")
+        ink = ink + preprocessing.bold * (ops.cast(ops.squeeze(darkest, -1), "float64") - ink)
+    total = ops.maximum(ops.sum(ink, (1, 2), keepdims=True), 1.0)  # an empty image must not divide by zero
 
     def mean(values: Any) -> Any:
-        return ops.sum(ink * values, (1, 2)) / total
+        return ops.sum(ink * values, (1, 2), keepdims=True) / total
 
-    column = ops.reshape(ops.arange(SIDE, dtype="float32"), (1, 1, SIDE))
-    row = ops.reshape(ops.arange(SIDE, dtype="float32"), (1, SIDE, 1))
-    x, y = mean(column), mean(row)
-    dx, dy = column - ops.reshape(x, (-1, 1, 1)), row - ops.reshape(y, (-1, 1, 1))
+    # Here and below, numbers that differ from image to image have the shape (b, 1, 1).
+    x, y = mean(_COLUMN), mean(_ROW)
+    dx, dy = x - _COLUMN, y - _ROW
     x_variance, y_variance, covariance = mean(dx * dx), ops.maximum(mean(dy * dy), 1.0), mean(dx * dy)
 
     shear = ops.zeros_like(x)
@@ -123,10 +144,41 @@ def _transform(pixels: Any, preprocessing: Preprocessing) -> Any:
         else ops.ones_like(x)
         for variance, spread in ((sheared, preprocessing.width), (y_variance, preprocessing.height))
     )
-    middle, zero = (SIDE - 1) / 2, ops.zeros_like(x)
-    across = shear * y_scale
-    # Scale, shear and centring are one matrix, so that an image is interpolated, and thus blurred, only once.
-    # `affine_transform` expects the matrix that maps points of the result to points of the original.
-    to_source = (x_scale, across, x - middle * (x_scale + across), zero, y_scale, y - middle * y_scale, zero, zero)
-    # Rounded, because preprocessed images are stored as uint8, which needs a quarter of the memory of float32.
-    return ops.round(ops.image.affine_transform(pixels, ops.stack(to_source, 1), interpolation="bilinear"))
+    # Scale, shear and centring are one step, so that an image is interpolated, and thus blurred, only once.
+    down = y_scale * (_ROW - _MIDDLE)
+    return ops.round(_bilinear(ink, x + x_scale * (_COLUMN - _MIDDLE) + shear * down, y + down))
+
+
+def _bilinear(ink: Any, x: Any, y: Any) -> Any:
+    """Return the grey values of images [b, 28, 28] at the points x [b, 28, 28], y [b, 28, 1]; 0 outside the image.
+
+    It uses only basic operations, which every runtime has; `keras.ops.image.affine_transform` has no equivalent in
+    ONNX.
+    """
+    from keras import ops
+
+    # All points of a row of the result are in the same row of the image, y, which is interpolated first: between
+    # two rows, each with a weight that falls linearly to 0 at the distance 1.
+    rows = ops.matmul(ops.maximum(1 - ops.abs(y - _COLUMN), 0.0), ink)
+    # Two empty columns on each side, so that the points outside need no special case.
+    rows = ops.pad(rows, ((0, 0), (0, 0), (2, 2)))
+    x = ops.clip(x + 2, 0.0, SIDE + 2)
+    left = ops.floor(x)
+    column, right_share = ops.cast(left, "int32"), x - left
+    left_ink, right_ink = ops.take_along_axis(rows, column, 2), ops.take_along_axis(rows, column + 1, 2)
+    return left_ink + right_share * (right_ink - left_ink)
+
+
+@cache
+def _compiled(name: str) -> Any:
+    """Return `preprocessed_tensor` for one preprocessing, compiled: four times as fast as single operations."""
+    import tensorflow as tf
+
+    # AutoGraph is not needed here, and it would leave temporary files behind if the process is killed.
+    @tf.function(  # type: ignore[untyped-decorator]
+        input_signature=[tf.TensorSpec((None, SIDE, SIDE), tf.uint8)], autograph=False
+    )
+    def transform(images: Any) -> Any:
+        return tf.cast(preprocessed_tensor(images, name), tf.uint8)
+
+    return transform

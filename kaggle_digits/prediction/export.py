@@ -1,0 +1,174 @@
+"""The ensemble of a run as one model in a file, for programs without kaggle-digits."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kaggle_digits.errors import UsageError
+from kaggle_digits.evaluation.calibration import MIN_PROBABILITY
+from kaggle_digits.files import replacing, temporary_folder, write_bytes
+from kaggle_digits.prediction import MODEL_FORMATS
+from kaggle_digits.prediction.predict import load_network
+from kaggle_digits.runs.directory import FoldsRun, Run, find_run
+from kaggle_digits.runs.ensemble import check_members
+from kaggle_digits.training.models import SURE, TTA_SHIFTS, import_tensorflow
+from kaggle_digits.training.preprocessing import preprocessed_tensor
+from kaggle_digits.workspace import CLASSES, SIDE, Workspace
+
+if TYPE_CHECKING:
+    import keras
+
+_OPSET = 18
+"""The version of ONNX's operators: of 2022, so that runtimes of the last years read it."""
+
+
+def export(
+    workspace: Workspace,
+    file: str | Path,
+    run: str | None = None,
+    format: str | None = None,
+) -> Path:
+    """Write the ensemble of a run as one model: grey values in, calibrated probabilities out.
+
+    The model does all that `predict` does with a digit: the preprocessing of each fold, test-time augmentation for
+    uncertain images, the weighted mean of the networks, and temperature scaling. Only the search for the digit in
+    a photograph is not part of it: it expects digits in MNIST's format, such as the rows of ``test.csv``.
+
+    Its input is ``images``, uint8 [n, 28, 28], with ink as 255; its output, in ONNX ``probabilities``, is
+    float32 [n, 10].
+
+    Parameters
+    ----------
+    workspace : Workspace
+        The competition and the folder of its runs.
+    file : str or pathlib.Path
+        Where to write the model. Its name ends with ``.onnx`` or ``.keras``; an existing file is replaced.
+    run : str, optional
+        The name of the run. Default: the latest finished run.
+    format : str, optional
+        ``onnx``, which needs the extra ``onnx``, or ``keras``, which plain Keras loads with TensorFlow. Default:
+        by the name of the file.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    UsageError
+        If there is no run with this name, the format and the name of the file do not match, or tf2onnx is not
+        installed.
+    DataError
+        If the run is not finished, or a network is missing or damaged.
+    WriteError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> kd.export(workspace, folder / "digits.keras").name
+    'digits.keras'
+    """
+    path = Path(file)
+    format = _check_format(path, format)
+    source = find_run(workspace, run)
+    source.require_ensemble()
+    check_members(source)
+    import_tensorflow()
+    model = ensemble_model(source)
+    if format == "keras":
+        # Keras refuses a file whose name does not end with .keras, so `replacing` cannot name the temporary file.
+        with temporary_folder() as folder:
+            model.save(folder / "model.keras")
+            write_bytes(path, (folder / "model.keras").read_bytes())
+    else:
+        with replacing(path) as temporary:
+            temporary.write_bytes(_onnx(model, source))
+    return path
+
+
+def ensemble_model(source: Run) -> keras.Model:
+    """Return the ensemble of a finished run as one Keras model: uint8 [b, 28, 28] to float32 [b, 10].
+
+    Raises
+    ------
+    DataError
+        If a network is missing or damaged.
+    """
+    import keras
+    from keras import ops
+
+    images = keras.Input((SIDE, SIDE), dtype="uint8", name="images")
+    mean: Any = 0.0
+    for part, share in source.shares():
+        for fold in range(part.info.folds):
+            mean = mean + share / part.info.folds * _fold_softmax(part, fold, images)
+    temperature = source.ensemble_metrics().calibration.temperature
+    # Temperature scaling as in `kaggle_digits.evaluation.calibration.temper`.
+    return keras.Model(images, ops.softmax(ops.log(ops.maximum(mean, MIN_PROBABILITY)) / temperature))
+
+
+def _fold_softmax(run: FoldsRun, fold: int, images: Any) -> Any:
+    """Apply the network of a fold, with its preprocessing and TTA: as `fold_softmax_function`."""
+    from keras import ops
+
+    network = load_network(run, fold)
+    network.name = f"{run.name}-fold-{fold}"  # the layers of a model must have different names
+    grey = ops.cast(preprocessed_tensor(images, run.fold_metrics(fold).preprocessing), "float32")
+    grey = ops.expand_dims(grey, -1)
+    if run.info.settings.tta == 1:
+        return ops.softmax(network(grey))
+    # A model has no branches that depend on its input, so all views are predicted for every image. They are one
+    # batch, since a graph with five copies of each network takes a minute to convert to ONNX.
+    padded = ops.pad(grey, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, y : y + SIDE, x : x + SIDE] for y, x in TTA_SHIFTS]
+    views = ops.concatenate([grey, *shifted], axis=0)
+    softmaxes = ops.reshape(ops.softmax(network(views)), (1 + len(shifted), -1, CLASSES))
+    alone = softmaxes[0]
+    return ops.where(ops.max(alone, 1, keepdims=True) < SURE, ops.mean(softmaxes, 0), alone)
+
+
+def _onnx(model: keras.Model, source: Run) -> bytes:
+    """Return a model in the ONNX format."""
+    import tensorflow as tf
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    signature = [tf.TensorSpec((None, SIDE, SIDE), tf.uint8, name="images")]
+
+    # The name of an output in ONNX is its key in this dictionary.
+    @tf.function(input_signature=signature, autograph=False)  # type: ignore[untyped-decorator]
+    def probabilities(images: Any) -> dict[str, Any]:
+        return {"probabilities": model(images, training=False)}
+
+    converted, _ = tf2onnx.convert.from_function(probabilities, signature, opset=_OPSET)
+    for value, shape in ((converted.graph.input[0], (SIDE, SIDE)), (converted.graph.output[0], (CLASSES,))):
+        for dimension, size in zip(value.type.tensor_type.shape.dim, ("n", *shape), strict=True):
+            setattr(dimension, "dim_param" if size == "n" else "dim_value", size)
+    converted.graph.name = source.name
+    converted.doc_string = f"Handwritten digits, {source.describe()}, by kaggle-digits."
+    content: bytes = converted.SerializeToString()
+    return content
+
+
+def _check_format(path: Path, format: str | None) -> str:
+    """Return the format of a file; `UsageError` if its name does not fit, or the format cannot be written."""
+    found = format or next((name for name, suffix in MODEL_FORMATS.items() if path.suffix == suffix), None)
+    if found not in MODEL_FORMATS:
+        raise UsageError(
+            f"The format of {path} is not known." if found is None else f"There is no format {found!r}.",
+            f"Choose one of: {', '.join(MODEL_FORMATS)}.",
+        )
+    if path.suffix != MODEL_FORMATS[found]:
+        raise UsageError(
+            f"The name of a file in the format {found} ends with {MODEL_FORMATS[found]}, got {path.name}.",
+            "Choose another name or format.",
+        )
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", "Choose the name of a file.")
+    if found == "onnx" and find_spec("tf2onnx") is None:
+        raise UsageError("tf2onnx is not installed.", "Install it with: pip install 'kaggle-digits[onnx]'.")
+    return found
