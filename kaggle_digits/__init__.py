@@ -9,8 +9,13 @@ if TYPE_CHECKING:
     from kaggle_digits.data.download import download as download
     from kaggle_digits.errors import KaggleDigitsError as KaggleDigitsError
     from kaggle_digits.evaluation.calibration import temper as temper
+    from kaggle_digits.notebook import examine as examine
+    from kaggle_digits.notebook import presets as presets
+    from kaggle_digits.notebook import summarise_runs as summarise_runs
     from kaggle_digits.notebook import train as train
+    from kaggle_digits.pipeline import cancel_kernels as cancel_kernels
     from kaggle_digits.pipeline import ensemble as ensemble
+    from kaggle_digits.pipeline import preview_kernel as preview_kernel
     from kaggle_digits.pipeline import score as score
     from kaggle_digits.pipeline import submit as submit
     from kaggle_digits.prediction.export import export as export
@@ -31,17 +36,22 @@ _MODULES = {
     "Observer": "training.observer",
     "UnreadablePicturesError": "prediction.predict",
     "Workspace": "workspace",
+    "cancel_kernels": "pipeline",
     "compare": "reports",
     "download": "data.download",
     "ensemble": "pipeline",
+    "examine": "notebook",
     "export": "prediction.export",
     "find_run": "runs.directory",
     "list_runs": "runs.directory",
     "overview": "reports",
     "predict": "prediction.predict",
+    "presets": "notebook",
+    "preview_kernel": "pipeline",
     "report": "reports",
     "score": "pipeline",
     "submit": "pipeline",
+    "summarise_runs": "notebook",
     "temper": "evaluation.calibration",
     "train": "notebook",
 }
@@ -55,5 +65,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     # Import on first use, so that `kaggle-digits --help` starts fast, without importing numpy and pandas.
     if name in _MODULES:
-        return getattr(import_module(f"kaggle_digits.{_MODULES[name]}"), name)
+        from kaggle_digits.calls import with_calls
+
+        found = getattr(import_module(f"kaggle_digits.{_MODULES[name]}"), name)
+        return found if isinstance(found, type) else with_calls(found)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -471,10 +471,8 @@ def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool
     """Write the validation report of a run, fold by fold, and show it."""
     from kaggle_digits import console
     from kaggle_digits.reports import report as write_report
-    from kaggle_digits.training.models import import_tensorflow
 
     with console.Spinner("Writing the report"):
-        import_tensorflow()
         written = write_report(workspace, run)
     if as_json:
         _print_json(written.document)
@@ -515,10 +513,8 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
     from kaggle_digits.prediction.predict import UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as classify
     from kaggle_digits.runs.directory import find_run
-    from kaggle_digits.training.models import import_tensorflow
 
     name = find_run(workspace, run).name
-    import_tensorflow()
     failure = None
     with console.Spinner(f"Predicting with the networks of {name}"):
         try:

@@ -21,6 +21,10 @@ class KaggleDigitsError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in a notebook instead of a traceback."""
+        return [f"{type(self).__name__}: {self.problem}", self.remedy]
+
     def __reduce__(self) -> tuple[type[KaggleDigitsError], tuple[str, str]]:
         # Worker processes send errors to their parent, and pickle would pass `args`, which has one string.
         return type(self), (self.problem, self.remedy)

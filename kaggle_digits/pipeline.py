@@ -334,7 +334,7 @@ def cancel_kernels(workspace: Workspace, **recipe: Any) -> list[str]:
     _, paths, _ = _recipes(workspace, **recipe)
     with ExitStack() as locks:
         for path in filter(Path.exists, paths):
-            busy = f"Another command uses the run {path.name}; if it only follows the kernel, end it with Ctrl-C."
+            busy = f"Another process uses the run {path.name}; if it only follows the kernel, end it with Ctrl-C."
             locks.enter_context(lock(path / ".lock", busy))
         return [record.address for record in delete_kernels(paths, KaggleKernels(workspace.competition.name))]
 

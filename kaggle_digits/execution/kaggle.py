@@ -51,7 +51,7 @@ from kaggle_digits.hosts.kaggle import (
 from kaggle_digits.runs.artefacts import FOLD_FILES, KAGGLE, METRICS, FoldCheckpoint, check_fold, write_artefacts
 from kaggle_digits.runs.schema import FoldMetrics, KernelRecord, read_document
 from kaggle_digits.training.fold import FoldTask, Progress
-from kaggle_digits.training.models import import_tensorflow, network_digest, read_network
+from kaggle_digits.training.models import network_digest, read_network
 from kaggle_digits.training.observer import Observer
 
 KERNEL_JSON = "kernel.json"
@@ -75,7 +75,7 @@ DOWNLOADS = 4
 """Maximum number of downloads of a file of the output that is missing or damaged."""
 LOG_LINES_SHOWN = 5
 
-_REMEDY = "Run the same command again to continue with it, or with --cancel to delete it; finished folds are kept."
+_REMEDY = "Run the same command again to continue with it, or delete it with --cancel; finished folds are kept."
 _SCRIPT = '''"""Trains folds of Digit Recognizer for kaggle-digits {version}, and writes them into the output."""
 
 import base64
@@ -237,7 +237,7 @@ def train_on_kaggle(
         if session.current is not None:
             observer.notice(
                 f"The kernel {session.current.address} is not ended by Ctrl-C. The same command continues with "
-                "it; with --cancel, it deletes the kernel."
+                "it; delete it with --cancel."
             )
         raise
 
@@ -344,7 +344,7 @@ class _Session:
             record = record.model_copy(update={"confirmed": True})
             self._write(record)
             folds = f"{len(self.missing)} fold{'s' * (len(self.missing) > 1)}"
-            self.observer.notice(f"Sent {folds} to {record.address}. Ctrl-C ends this command, not the kernel.")
+            self.observer.notice(f"Sent {folds} to {record.address}. Ctrl-C does not end the kernel.")
             return record
 
     def _arrived(self, record: KernelRecord) -> bool:
@@ -413,7 +413,7 @@ class _Session:
             elif now - last_known > PATIENCE:
                 remedy = _REMEDY
                 if status.state == "NOT_FOUND":
-                    remedy = "If it was deleted at Kaggle, run the same command with --cancel, then train again."
+                    remedy = "If it was deleted at Kaggle, use --cancel, then train again."
                 raise NetworkError(f"The state of {record.address} is unknown: {status.words}", remedy)
             if state != status.state:
                 self._show(status, record)
@@ -549,7 +549,6 @@ class _Session:
             softmax = np.load(folder / "val_softmax.npy")
             if metrics.errors != int((softmax.argmax(1) != self.data.train.labels[is_val]).sum()):
                 raise DataError("Its predictions are not those of this fold.", _REMEDY)
-            import_tensorflow()
             try:
                 network = network_digest(read_network(folder / "model.keras"))
             except DataError as error:

@@ -14,7 +14,7 @@ from kaggle_digits.prediction import MODEL_FORMATS
 from kaggle_digits.prediction.predict import load_network
 from kaggle_digits.runs.directory import FoldsRun, Run, find_run
 from kaggle_digits.runs.ensemble import check_members
-from kaggle_digits.training.models import SURE, TTA_SHIFTS, import_tensorflow
+from kaggle_digits.training.models import SURE, TTA_SHIFTS, tensorflow_keras
 from kaggle_digits.training.preprocessing import preprocessed_tensor
 from kaggle_digits.workspace import CLASSES, SIDE, Workspace
 
@@ -77,7 +77,6 @@ def export(
     source = find_run(workspace, run)
     source.require_ensemble()
     check_members(source)
-    import_tensorflow()
     model = ensemble_model(source)
     if format == "keras":
         # Keras refuses a file whose name does not end with .keras, so `replacing` cannot name the temporary file.
@@ -98,7 +97,7 @@ def ensemble_model(source: Run) -> keras.Model:
     DataError
         If a network is missing or damaged.
     """
-    import keras
+    keras = tensorflow_keras()
     from keras import ops
 
     images = keras.Input((SIDE, SIDE), dtype="uint8", name="images")

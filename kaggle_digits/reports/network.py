@@ -49,7 +49,8 @@ def inspect_network(run: FoldsRun, fold: int, image: UInt8) -> NetworkDetails:
     DataError
         If the file of the network is missing or damaged.
     """
-    keras, network = tensorflow_keras(), load_network(run, fold)
+    network = load_network(run, fold)
+    keras = tensorflow_keras()
     layers = keras.layers
     preprocessed = preprocess(image[None], run.fold_metrics(fold).preprocessing)
     convolutions = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]

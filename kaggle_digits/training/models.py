@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,28 +39,18 @@ created."""
 
 
 def tensorflow_keras() -> Any:
-    """Import Keras with `KERAS_ENVIRONMENT`, which Keras reads at import, and return it."""
+    """Import Keras with `KERAS_ENVIRONMENT`, without the start-up messages of TensorFlow, and return it."""
+    if "keras" in sys.modules:
+        return sys.modules["keras"]
     before = {name: os.environ.get(name) for name in KERAS_ENVIRONMENT}
-    os.environ |= KERAS_ENVIRONMENT
-    try:
-        import keras
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    return keras
-
-
-def import_tensorflow() -> None:
-    """Import Keras and TensorFlow with stderr redirected: no setting silences all of their start-up messages."""
+    os.environ |= KERAS_ENVIRONMENT  # Keras reads it at import
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Some messages are written before TensorFlow reads its log level, and by native code, so stderr is redirected.
     stderr = os.dup(2)
     try:
         with open(os.devnull, "wb") as null:
             os.dup2(null.fileno(), 2)
-        tensorflow_keras()
+        import keras
         import tensorflow
 
         # Without this, TensorFlow warns about retracing, because every fold has its own network.
@@ -67,6 +58,12 @@ def import_tensorflow() -> None:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return keras
 
 
 def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
