@@ -12,9 +12,7 @@ from kaggle_digits.errors import KaggleDigitsError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_COMMANDS = (
-    "compare, doctor, download, ensemble, export, predict, presets, report, runs, score, submit, train".split(", ")
-)
+_COMMANDS = "compare|doctor|download|ensemble|export|predict|presets|report|runs|score|submit|train"
 _OTHER_NAMES = {"doctor": "examine", "runs": "summarise_runs"}
 """The commands whose public function has another name."""
 _ARGUMENTS = {
@@ -30,8 +28,11 @@ _ARGUMENTS = {
 """What an option is in Python, if it is not the parameter with the option's name."""
 
 # A command line in a sentence ends before a full stop or semicolon that ends the sentence or a part of it.
-_COMMAND_LINE = re.compile(r"kaggle-digits((?: (?:'[^']*'|[^\s;]+?))+)(?=[.;]?(?: |$))")
-_COMMAND = re.compile(rf"the command: ((?:{'|'.join(_COMMANDS)})(?: --[a-z-]+)*)")
+_WORD = r"(?:'[^']*'|[^\s;]+?)"
+_COMMAND_LINE = re.compile(
+    rf"kaggle-digits((?: --(?:competition|root) {_WORD})* (?:{_COMMANDS})(?: {_WORD})*)(?=[.;]?(?: |$))"
+)
+_COMMAND = re.compile(rf"the command: ((?:{_COMMANDS})(?: --[a-z-]+)*)")
 _OPTION = re.compile(r"--on (\S+?)(?=[.,;]?(?: |$))|--[a-z][a-z-]*")
 
 

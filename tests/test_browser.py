@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +105,87 @@ def test_page_tables_sort_by_mouse_and_keyboard(browser: Chrome, pages: dict[str
     assert table.find_element(By.CSS_SELECTOR, "thead th:nth-child(2)").get_attribute("aria-sort") == "descending"
     button.send_keys(Keys.ENTER)
     assert [int(text) for text in column()] == sorted(numbers)
+
+
+def test_learning_curves_show_the_value_under_the_pointer(browser: Chrome, pages: dict[str, Path]) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    browser.get(pages["report"].as_uri())
+    chart = browser.find_element(By.CSS_SELECTOR, ".chart .u-over")
+    reading = browser.find_element(By.CSS_SELECTOR, ".chart .reading")
+    assert reading.text == ""
+    history = {fold["fold"]: fold["history"] for fold in json.loads(report_json(pages))["folds"]}
+    seen = set()
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    for y in range(-chart.size["height"] // 2 + 2, chart.size["height"] // 2 - 2, 6):
+        ActionChains(browser).move_to_element_with_offset(chart, chart.size["width"] // 2 - 2, y).perform()
+        if found := re.fullmatch(r"epoch (\d+), fold (\d), (training|validation) rows: ([\d.]+)", reading.text):
+            name = "accuracy" if found[3] == "training" else "val_accuracy"
+            assert float(found[4]) == pytest.approx(history[int(found[2])][int(found[1]) - 1][name], rel=1e-4)
+            seen.add((found[2], found[3]))
+    assert len(seen) > 1
+
+
+def test_learning_curves_of_folds_can_be_switched_off(browser: Chrome, pages: dict[str, Path]) -> None:
+    from selenium.webdriver.common.by import By
+
+    browser.get(pages["report"].as_uri())
+
+    def shown() -> list[list[bool]]:
+        """Return which lines each chart shows: two folds, training rows first."""
+        lines: list[list[bool]] = browser.execute_script(
+            "return charts.map(c => c.series.slice(1).map(s => s.show))"
+        )
+        return lines
+
+    boxes = browser.find_elements(By.CSS_SELECTOR, "#fold-switches input")
+    assert [box.find_element(By.XPATH, "..").text for box in boxes] == ["0", "1"]
+    assert shown() == [[True, True, True, True]] * 2
+    boxes[0].click()
+    assert shown() == [[False, True, False, True]] * 2
+    every, none = browser.find_elements(By.CSS_SELECTOR, "#fold-switches button")
+    none.click()
+    assert shown() == [[False] * 4] * 2
+    assert not boxes[1].is_selected()
+    every.click()
+    assert shown() == [[True] * 4] * 2
+
+
+def test_confusion_matrix_shows_the_digits_of_a_cell(browser: Chrome, pages: dict[str, Path]) -> None:
+    from selenium.webdriver.common.by import By
+
+    browser.get(pages["report"].as_uri())
+    errors = json.loads(report_json(pages))["out_of_fold"]["misclassified"]
+    label, predicted = errors[0]["label"], errors[0]["predicted"]
+    expected = [e["row"] for e in errors if (e["label"], e["predicted"]) == (label, predicted)]
+    cells = browser.find_elements(By.CSS_SELECTOR, f"td[data-cell='{label},{predicted}'] button")
+    assert [cell.text for cell in cells] == [f"{len(expected):,}"] * 2  # in both matrices
+    cells[1].click()
+    panel = browser.find_element(By.ID, "cell")
+    assert panel.text.startswith(f"{label} predicted as {predicted}: {len(expected)} row")
+    assert re.findall(r"row (\d+)", panel.text.split("\n", 1)[1]) == [str(row) for row in expected[:12]]
+    # Each picture is cut out of one sheet at another place.
+    places = browser.execute_script(
+        "return [...document.querySelectorAll('#cell .cut-out')].map(p => p.style.backgroundPosition)"
+    )
+    assert len(set(places)) == min(12, len(expected))
+    cells[1].click()
+    assert panel.text == ""
+
+
+def test_report_page_offers_the_errors_as_csv(browser: Chrome, pages: dict[str, Path]) -> None:
+    from selenium.webdriver.common.by import By
+
+    browser.get(pages["report"].as_uri())
+    address = browser.find_element(By.CSS_SELECTOR, "a[download='errors.csv']").get_attribute("href")
+    assert address is not None
+    content = base64.b64decode(address.removeprefix("data:text/csv;base64,"))
+    assert content == pages["report"].with_name("errors.csv").read_bytes()
+
+
+def report_json(pages: dict[str, Path]) -> str:
+    return pages["report"].with_name("report.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["report", "comparison", "overview"])

@@ -35,6 +35,7 @@ PACKAGE = Path(kd.__file__).parent
             "Check for it with: kaggle-digits score; the file is sent again only with --again.",
             "Check for it with: kd.score(workspace); the file is sent again only with again=True.",
         ),
+        ("It cannot run kaggle-digits (no module), now.", "It cannot run kaggle-digits (no module), now."),
         ("Choose one of --run and --file.", "Choose one of run and file."),
         ("Train without GPUs: --on kaggle-cpu.", "Train without GPUs: on='kaggle-cpu'."),
         (

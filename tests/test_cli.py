@@ -61,7 +61,7 @@ def test_cli_has_help_for_every_command_and_option() -> None:
             # Arguments have no help of their own; the help of the command explains them.
             if isinstance(option, click.Option):
                 assert option.help, f"{name} {option.name}"
-    expected = "download train ensemble submit score report compare predict runs presets doctor"
+    expected = "download train ensemble submit score report compare predict export runs presets doctor"
     assert set(expected.split()) == cli.commands.keys()
 
 

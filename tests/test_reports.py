@@ -17,6 +17,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import SMALL, Listener, full_disk
 from scipy.stats import binomtest
@@ -107,8 +108,25 @@ def test_report_has_the_metrics_per_digit_and_the_confused_pairs(trained_workspa
     for pair in total["confused_pairs"]:
         assert pair["rows"] == ((labels == pair["label"]) & (predicted == pair["predicted"])).sum()
         assert len(pair["examples"]) == min(12, pair["rows"])
-    for mistake in total["worst"] + total["suspects"]:
+    for mistake in total["misclassified"] + total["suspects"]:
         assert labels[mistake["row"]] == mistake["label"] != mistake["predicted"] == predicted[mistake["row"]]
+
+
+def test_report_writes_all_errors_as_csv(trained_workspace: Workspace) -> None:
+    written = report(trained_workspace)
+    table = pd.read_csv(written.page.with_name("errors.csv"))
+    labels, softmax = load_train(trained_workspace.data).labels, find_run(trained_workspace).oof_softmax()
+    predicted = softmax.argmax(1)
+    assert list(table.columns) == ["row", "label", "predicted", "confidence"]
+    np.testing.assert_array_equal(np.sort(table["row"]), np.flatnonzero(predicted != labels))
+    np.testing.assert_array_equal(table["label"], labels[table["row"]])
+    np.testing.assert_array_equal(table["predicted"], predicted[table["row"]])
+    misclassified = pd.DataFrame(written.document["out_of_fold"]["misclassified"])
+    np.testing.assert_allclose(table["confidence"], misclassified["confidence"], atol=1e-6)
+
+
+def test_report_page_is_small(trained_workspace: Workspace) -> None:
+    assert report(trained_workspace).page.stat().st_size < 500_000
 
 
 def test_report_has_the_predictions_for_the_test_rows(trained_workspace: Workspace) -> None:
@@ -287,6 +305,8 @@ class Page(HTMLParser):
         self.sources += [attributes[name] or "" for name in ("src", "href") if name in attributes]
         if tag == "img":
             self.alts.append(attributes.get("alt"))
+        if attributes.get("class") == "cut-out":
+            self.alts.append(attributes.get("aria-label"))
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
@@ -311,7 +331,7 @@ def test_report_page_escapes_the_name_of_a_run(trained: Workspace) -> None:
         json.dumps(document | {"name": "<script>alert(1)<"})
     )
     page = Page(report(trained, "<script>alert(1)<").page.read_text())
-    assert page.tags.count("script") == 1  # only the script that sorts tables
+    assert page.tags.count("script") == 6  # those of the template
     assert any("<script>alert(1)<" in word for word in page.words)
 
 
@@ -395,7 +415,7 @@ def test_compare_two_runs_by_row(trained: Workspace) -> None:
     )
     assert pair["verdict"] in html.unescape(written.page.read_text())
     # A row has the same probability as in the report.
-    known = {error["row"]: error for error in report(trained, "other").document["out_of_fold"]["worst"]}
+    known = {error["row"]: error for error in report(trained, "other").document["out_of_fold"]["misclassified"]}
     for mistake in pair["second_mistakes"]:
         if mistake["row"] in known:
             assert mistake["confidence"] == pytest.approx(known[mistake["row"]]["confidence"])
@@ -482,7 +502,7 @@ def test_duration_formats_seconds(seconds: float, text: str) -> None:
 def test_report_compare_and_ensemble_recover_from_a_failed_write(trained: Workspace) -> None:
     """The failure raises `WriteError` and leaves all later files unchanged. The next call writes all files."""
     shutil.copytree(trained.runs / "first", trained.runs / "second")
-    reports = ["report.json", "index.html"], ["comparison.json", "index.html"]
+    reports = ["errors.csv", "report.json", "index.html"], ["comparison.json", "index.html"]
     ensembles = ["oof_softmax.npy", "test_softmax.npy", "metrics.json", "submission.csv", "run.json"]
     calls: list[tuple[Callable[[], object], list[str]]] = [
         (lambda: report(trained, "first"), reports[0]),

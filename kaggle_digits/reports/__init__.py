@@ -45,7 +45,9 @@ class Report:
 
 
 def report(workspace: Workspace, run: str | None = None) -> Report:
-    """Write the report of a run: ``report.json`` and ``index.html`` in its folder ``report/``.
+    """Write the report of a run: ``report.json``, ``index.html`` and ``errors.csv`` in its folder ``report/``.
+
+    ``errors.csv`` has the misclassified training rows: ``row,label,predicted,confidence``, the worst first.
 
     Parameters
     ----------
@@ -69,7 +71,7 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     """
     from kaggle_digits.reports.document import ARTICLE_ROW, make_document
     from kaggle_digits.reports.network import inspect_network
-    from kaggle_digits.reports.page import render_page
+    from kaggle_digits.reports.page import errors_csv, render_page
 
     found, data = find_run(workspace, run), load_data(workspace.data)
     if found.has_ensemble():
@@ -78,6 +80,8 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     details = inspect_network(*networks[0], images[min(ARTICLE_ROW, len(images) - 1)]) if networks else None
     document = make_document(workspace, found, data, details)
     page = render_page(document, data.train.images, images, details)
+    misclassified = document["out_of_fold"]["misclassified"] if document["out_of_fold"] else []
+    write_bytes(found.report_folder / "errors.csv", errors_csv(misclassified).encode())
     return _write(document, page, found.report_folder / "report.json", found.report_folder / "index.html")
 
 

@@ -39,7 +39,7 @@ from kaggle_digits.workspace import CLASSES, Workspace
 
 VERSION = 1
 SHOWN = 60
-"""How many of the worst errors and of the test rows on which the networks disagree are listed."""
+"""How many of the worst errors and of the test rows on which the networks disagree are shown on the page."""
 PAIRS, EXAMPLES = 6, 12
 """How many of the most confused pairs of digits are listed, and how many examples of each."""
 ARTICLE_ROW = 1888
@@ -193,7 +193,7 @@ def _out_of_fold(oof: Float32, labels: UInt8, split: UInt8, known: Any) -> dict[
         "confusion": confusion.tolist(),
         "digits": _by_digit(confusion),
         "confused_pairs": pairs,
-        "worst": mistakes(wrong[:SHOWN]),
+        "misclassified": mistakes(wrong),
         "suspects": mistakes(suspects(calibrated, labels)) if can_calibrate else [],
         "calibration": {
             "temperature": fit_temperature(softmax, np.eye(CLASSES, dtype=np.float32)[labels]),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.workspace import SIDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,8 @@ _INK, _ACCENT, _SECOND = "#010203", "#010204", "#010205"
 """Placeholder colours, replaced by CSS variables of the page when the SVG is written."""
 LONGEST_LABEL = 40
 """Maximum number of characters of a run's name in a chart."""
+DIGIT_COLUMNS, DIGIT_PIXELS = 32, 84
+"""The number of digits in a row of a sheet of digits, and the width of each on the page in pixels."""
 SHEET_COLUMNS, TILE = 16, 56
 """The number of maps in a row of a sheet, and the approximate width of each in pixels."""
 
@@ -27,6 +30,31 @@ SHEET_COLUMNS, TILE = 16, 56
 def digit_png(image: UInt8) -> str:
     """Return an image, uint8 [28, 28], as the data URL of a PNG, dark on white."""
     return _png(255 - image)
+
+
+class DigitSheet:
+    """Digits in one picture, from which the page cuts out each one: half the size of a picture per digit.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, 28, 28)
+        Images.
+    rows : iterable of int
+        The images in the sheet; each is in it once.
+    """
+
+    def __init__(self, images: UInt8, rows: Iterable[int]) -> None:
+        self._numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+        digits = images[list(self._numbers)]
+        digits = np.pad(digits, ((0, -len(digits) % DIGIT_COLUMNS), (0, 0), (0, 0)))
+        sheet = digits.reshape(-1, DIGIT_COLUMNS, SIDE, SIDE).swapaxes(1, 2).reshape(-1, DIGIT_COLUMNS * SIDE)
+        self.url = _png(255 - sheet) if len(sheet) else ""
+        self.width = DIGIT_COLUMNS * DIGIT_PIXELS
+
+    def position(self, row: int) -> str:
+        """Return the CSS ``background-position`` at which the sheet shows an image."""
+        y, x = divmod(self._numbers[row], DIGIT_COLUMNS)
+        return f"{-x * DIGIT_PIXELS}px {-y * DIGIT_PIXELS}px"
 
 
 def map_sheet(maps: Float32) -> str:
@@ -47,43 +75,23 @@ def map_sheet(maps: Float32) -> str:
     return _png(sheet.reshape(-1, columns * width)[:-2, :-2])
 
 
-def learning_curves(folds: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return (alt text, SVG) of loss, accuracy and learning rate by epoch."""
-    few = len(folds) <= 6
+def learning_curves(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the learning curves of folds, for the script of the page.
 
-    def draw(name: str) -> Callable[[Axes], None]:
-        def onto(axes: Axes) -> None:
-            for number, fold in enumerate(folds):
-                epochs = [row["epoch"] for row in fold["history"]]
-                color = f"C{number % 10}" if few else _ACCENT
-                for prefix, style in (("", ":"), ("val_", "-")):
-                    values = [row[prefix + name] for row in fold["history"]]
-                    label = f"fold {fold['fold']}" if prefix and few else None
-                    axes.plot(
-                        epochs, values, style, color=color, label=label, linewidth=1.3, alpha=1 if few else 0.5
-                    )
-            axes.set(xlabel="epoch", title=name)
-            _whole_numbers(axes)
-            if name == "loss":
-                axes.set_yscale("log")
-            elif few:
-                axes.legend(frameon=False, fontsize="small", loc="lower right", ncols=2)
-
-        return onto
-
-    def rate(axes: Axes) -> None:
-        rows = folds[0]["history"]
-        axes.plot([row["epoch"] for row in rows], [row["learning_rate"] for row in rows], color=_ACCENT)
-        axes.set(xlabel="epoch", title="learning rate")
-        _whole_numbers(axes)
-        axes.set_ylim(bottom=0)
-
-    lines = "one line per fold, solid for validation rows, dotted for training rows"
-    return [
-        (f"Loss by epoch: {lines}.", _plot(draw("loss"))),
-        (f"Accuracy by epoch: {lines}.", _plot(draw("accuracy"))),
-        ("Learning rate by epoch.", _plot(rate)),
-    ]
+    Returns
+    -------
+    dict
+        ``epochs``, the numbers from 1 to the most epochs of a fold; ``folds``, their numbers; and for each of
+        ``accuracy``, ``val_accuracy``, ``loss`` and ``val_loss`` a list of values per fold.
+    """
+    epochs = range(1, max(len(fold["history"]) for fold in folds) + 1)
+    names = ("accuracy", "val_accuracy", "loss", "val_loss")
+    return {
+        "epochs": list(epochs),
+        "folds": [fold["fold"] for fold in folds],
+        # Five digits are more than can be seen, and make the page smaller.
+        **{name: [[float(f"{row[name]:.5g}") for row in fold["history"]] for fold in folds] for name in names},
+    }
 
 
 def fold_intervals(folds: Sequence[dict[str, Any]], mean: float) -> str:
