@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from kaggle_digits.evaluation.calibration import temper as temper
     from kaggle_digits.notebook import examine as examine
     from kaggle_digits.notebook import presets as presets
+    from kaggle_digits.notebook import submit as submit
     from kaggle_digits.notebook import summarise_runs as summarise_runs
     from kaggle_digits.notebook import train as train
     from kaggle_digits.pipeline import cancel_kernels as cancel_kernels
     from kaggle_digits.pipeline import ensemble as ensemble
     from kaggle_digits.pipeline import preview_kernel as preview_kernel
     from kaggle_digits.pipeline import score as score
-    from kaggle_digits.pipeline import submit as submit
     from kaggle_digits.prediction.export import export as export
     from kaggle_digits.prediction.predict import UnreadablePicturesError as UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as predict
@@ -50,7 +50,7 @@ _MODULES = {
     "preview_kernel": "pipeline",
     "report": "reports",
     "score": "pipeline",
-    "submit": "pipeline",
+    "submit": "notebook",
     "summarise_runs": "notebook",
     "temper": "evaluation.calibration",
     "train": "notebook",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -71,6 +70,16 @@ def say(text: str) -> None:
     out().print(text, markup=False, soft_wrap=True)
 
 
+class Display(Protocol):
+    """What shows a table that changes."""
+
+    def start(self) -> None:
+        """Show the table, and draw it again from time to time."""
+
+    def stop(self) -> None:
+        """Draw the table for the last time."""
+
+
 class SubmissionView(Observer):
     """Shows the progress of a submission: notices, and the status next to a spinner.
 
@@ -97,7 +106,7 @@ class TrainingView(Observer):
 
     def __init__(self) -> None:
         self._console = err()
-        self._live: Live | None = None
+        self._live: Display | None = None
         self._folds: dict[tuple[int, int], Progress | None] = {}
         self._done: set[tuple[int, int]] = set()
         self._active: dict[tuple[int, int], str] = {}
@@ -125,9 +134,8 @@ class TrainingView(Observer):
         self._done = self._folds.keys() - set(to_train)
         if not missing:
             self._console.print(f"The run {run} is already trained.", markup=False)
-        elif self._console.is_terminal or (self._console.is_jupyter and find_spec("ipywidgets") is not None):
-            # Called for each refresh, so that the clock runs between two reports.
-            self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
+        elif (display := self._display()) is not None:
+            self._live = display
             self._live.start()
         else:
             names = ", ".join(map(self._title, to_train))
@@ -166,6 +174,13 @@ class TrainingView(Observer):
     def notice(self, sentence: str) -> None:
         """Print a notice."""
         self._console.print(sentence, markup=False)
+
+    def _display(self) -> Display | None:
+        """Return the display of the table of folds; None if stderr is not a terminal."""
+        if not self._console.is_terminal:
+            return None
+        # The table is made for each refresh, so that the clock runs between two reports.
+        return Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
 
     def _title(self, fold: tuple[int, int]) -> str:
         """Return a fold's label: its number, or ``seed/fold`` if there are several seeds."""

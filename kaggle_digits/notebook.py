@@ -1,19 +1,30 @@
-"""The public functions for notebooks: a training that shows its progress, and tables as DataFrames."""
+"""The public functions for notebooks: progress in the output of a cell, and tables as DataFrames."""
 
 from __future__ import annotations
 
+import io
 import sys
+import threading
+from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console, RenderableType
+
 from kaggle_digits import pipeline
 from kaggle_digits.calls import as_calls
+from kaggle_digits.console import TrainingView
+from kaggle_digits.training.observer import Observer
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from kaggle_digits.runs.directory import Run
+    from kaggle_digits.submissions.submit import Sent
     from kaggle_digits.workspace import Workspace
+
+WIDTH = 80
+"""The width of the table of folds, in characters."""
 
 
 @wraps(pipeline.train)
@@ -21,14 +32,66 @@ def train(workspace: Workspace, **options: Any) -> Run:
     """Call `pipeline.train`; in a notebook, and without another observer, show its progress."""
     if options.get("observer") is not None or not in_notebook():
         return pipeline.train(workspace, **options)
-    from kaggle_digits.console import TrainingView
-
-    class View(TrainingView):
-        def notice(self, sentence: str) -> None:
-            super().notice(as_calls(sentence))
-
-    with View() as view:
+    with NotebookView() as view:
         return pipeline.train(workspace, **options | {"observer": view})
+
+
+@wraps(pipeline.submit)
+def submit(workspace: Workspace, **options: Any) -> Sent:
+    """Call `pipeline.submit`; in a notebook, and without another observer, print what it says about the run."""
+    if options.get("observer") is None and in_notebook():
+        options["observer"] = _Notices()
+    return pipeline.submit(workspace, **options)
+
+
+class _Notices(Observer):
+    def notice(self, sentence: str) -> None:
+        print(as_calls(sentence))  # noqa: T201
+
+
+class NotebookView(TrainingView):
+    """Live progress of training in the output of a cell: one row per fold."""
+
+    def notice(self, sentence: str) -> None:
+        """Print a notice."""
+        _Notices().notice(sentence)
+
+    def _display(self) -> _CellOutput:
+        return _CellOutput(self._table)
+
+
+class _CellOutput:
+    """A table in the output of a cell, drawn again every second. Unlike rich's, it needs no ipywidgets."""
+
+    def __init__(self, table: Callable[[], RenderableType]) -> None:
+        self._table = table
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._refresh, daemon=True)
+        self._handle: Any = None
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self._handle = display(self._html(), display_id=True)  # type: ignore[no-untyped-call]
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._handle.update(self._html())
+
+    def _refresh(self) -> None:
+        while not self._stopped.wait(1.0):
+            self._handle.update(self._html())
+
+    def _html(self) -> Any:
+        from IPython.display import HTML
+
+        console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True)
+        console.print(self._table())
+        # Without colours of text and background, so that they are those of the notebook.
+        html = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        return HTML(html)  # type: ignore[no-untyped-call]
 
 
 def presets() -> pd.DataFrame:

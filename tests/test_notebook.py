@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import html
-import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import SMALL
-from rich.console import Console
 
 import kaggle_digits as kd
-from kaggle_digits import console
 from kaggle_digits.hosts import Standing, Submission
-from kaggle_digits.notebook import in_notebook
+from kaggle_digits.notebook import NotebookView, in_notebook
 from kaggle_digits.prediction.predict import Prediction
 from kaggle_digits.reports import Report
 from kaggle_digits.submissions.ledger import Entry
@@ -34,37 +32,46 @@ def test_dir_has_only_public_names() -> None:
 @pytest.fixture
 def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the code seem to run in a Jupyter kernel."""
-    shell = SimpleNamespace(kernel=object())
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=object()))
 
 
-def test_training_view_is_live_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = find_preset("lenet").settings
-    task = FoldTask("lenet", settings, 0, 0, np.zeros(0, np.uint8))
-    for installed in (True, False):
-        # Without ipywidgets, rich has no live display in notebooks.
-        monkeypatch.setattr(
-            console, "find_spec", lambda name, installed=installed: object() if installed else None
-        )
-        monkeypatch.setattr(
-            console, "Live", lambda **options: SimpleNamespace(start=lambda: None, stop=lambda: None)
-        )
-        with console.TrainingView() as view:
-            view._console = Console(force_jupyter=True, file=io.StringIO())
-            view.start("it", [task], [task])
-            assert (view._live is not None) is installed
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was shown in the output of a cell, each time."""
+    shown: list[str] = []
+    handle = SimpleNamespace(update=lambda output: shown.append(output.data))
+    monkeypatch.setattr("IPython.display.display", lambda output, display_id: shown.append(output.data) or handle)
+    return shown
+
+
+def test_notebook_view_draws_the_table_again_until_the_end(drawn: list[str]) -> None:
+    task = FoldTask("lenet", find_preset("lenet").settings, 0, 3, np.zeros(0, np.uint8))
+    with NotebookView() as view:
+        view.start("it", [task], [task])
+        while len(drawn) < 2:  # at least once without any event, because the clock runs
+            time.sleep(0.1)
+        view.finished(task)
+    assert all(html.startswith("<pre>") for html in drawn)
+    assert "waiting" in drawn[0]
+    assert "done" in drawn[-1]
+    assert "Training it" in drawn[-1]
+
+
+@pytest.mark.usefixtures("notebook")
+def test_submit_prints_in_a_notebook_which_run_it_takes(
+    trained_workspace: kd.Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kd.submit(trained_workspace, dry_run=True)
+    assert "The run is first (CV 0." in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("notebook", "train_in_process")
-def test_train_shows_progress_in_a_notebook(workspace: kd.Workspace) -> None:
-    shown: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kaggle_digits.console.TrainingView.progress", lambda view, p: shown.append(f"{p.fold}"))
-        kd.train(workspace, preset="lenet", folds=2, settings=SMALL)
-        assert set(shown) == {"0", "1"}
-        shown.clear()
-        kd.train(workspace, preset="lenet", folds=2, settings=SMALL, retrain=True, observer=kd.Observer())
-    assert shown == []
+def test_train_shows_progress_in_a_notebook(workspace: kd.Workspace, drawn: list[str]) -> None:
+    kd.train(workspace, preset="lenet", folds=2, settings=SMALL)
+    assert drawn[-1].count("done") == 2
+    drawn.clear()
+    kd.train(workspace, preset="lenet", folds=2, settings=SMALL, retrain=True, observer=kd.Observer())
+    assert drawn == []
 
 
 def test_in_notebook_is_false_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
