@@ -87,7 +87,8 @@ class _CellOutput:
     def _html(self) -> Any:
         from IPython.display import HTML
 
-        console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True)
+        # With `force_jupyter`, which is the default in a notebook, rich would show it as one more output.
+        console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True, force_jupyter=False)
         console.print(self._table())
         # Without colours of text and background, so that they are those of the notebook.
         html = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")

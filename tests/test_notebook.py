@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import SMALL
 
@@ -122,3 +125,53 @@ def test_public_names_are_completed_before_they_are_imported() -> None:
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "'train'" in shown
     assert shown.splitlines()[-1] == "False"
+
+
+def test_digit_recognizer_notebook_runs(tmp_path: Path) -> None:
+    import nbformat
+    from run_notebook import NOTEBOOK, run
+
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for old, new in (('PRESET = "fast"', 'PRESET = "lenet"'), ('"epochs": 20', '"epochs": 1')):
+        (cell,) = (cell for cell in notebook.cells if old in cell.source)  # so that it takes only seconds
+        cell.source = cell.source.replace(old, new)
+    (cell,) = (cell for cell in notebook.cells if "kd.train(workspace, preset=PRESET" in cell.source)
+    cell.source = cell.source.replace("preset=PRESET", "preset=PRESET, folds=2")
+    run(notebook, tmp_path)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"] == []
+    html = " ".join(output.data.get("text/html", "") for output in outputs if "data" in output)
+    assert html.count("Training lenet-k2-s0") == 1  # one table, which was drawn again
+    assert "<iframe srcdoc=" in html
+    assert "Rank " in html
+    submission = pd.read_csv(tmp_path / "submission.csv")
+    assert list(submission.columns) == ["ImageId", "Label"]
+    assert len(submission) == 2800
+
+
+def test_digit_recognizer_notebook_takes_mounted_data(tmp_path: Path, workspace: kd.Workspace) -> None:
+    from run_notebook import NOTEBOOK
+
+    code = [cell["source"] for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    sources = ["".join(lines) for lines in code]
+    (setup,) = (source for source in sources if "COMPETITION = os" in source)
+    (download,) = (source for source in sources if "kd.download(" in source)
+    for folder in ("digit-recognizer", "competitions/digit-recognizer"):
+        root = tmp_path / folder.replace("/", "-")
+        shutil.copytree(workspace.data, root / "input" / folder)
+        (root / "working").mkdir()
+        script = (setup + download).replace("/kaggle", str(root)).replace("kd.presets()", "\n")
+        ran = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert ran.stdout == "100 training rows, 30 test rows in digit-recognizer\n", ran.stderr
+        assert (root / "working" / "digits" / "data" / "digit-recognizer" / "train.csv").is_file()
+
+
+def test_digit_recognizer_notebook_has_small_outputs_of_its_cells() -> None:
+    from run_notebook import NOTEBOOK
+
+    assert NOTEBOOK.stat().st_size < 100_000
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])

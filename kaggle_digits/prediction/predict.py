@@ -70,7 +70,7 @@ class Prediction:
             for digit, probability in enumerate(self.softmax.tolist())
         )
         picture = f'<img src="{digit_png(self.image)}" width="112" style="image-rendering: pixelated">'
-        title = f"{html.escape(str(self.path))}: <b>{self.digit}</b>"
+        title = f"{html.escape(self.path.name)}: <b>{self.digit}</b>"
         return f'<p>{title}</p><div style="display: flex; gap: 1em">{picture}<table>{bars}</table></div>'
 
     def as_document(self) -> dict[str, Any]:
