@@ -503,10 +503,8 @@ def show_predictions(predictions: list[Prediction]) -> None:
         if console.width >= WIDTH_OF_PREDICTION:
             row = Table.grid(padding=(0, 3, 0, 0))
             row.add_row(picture, figures)
-        unsure = ", but unsure" if prediction.is_unsure else ""
-        title = Text.assemble(
-            (f"{prediction.path}: ", ""), (str(prediction.digit), "bold"), unsure, overflow="fold"
-        )
+        doubts = f" ({prediction.doubts})" if prediction.doubts else ""
+        title = Text.assemble(f"{prediction.path}: ", (str(prediction.digit), "bold"), doubts, overflow="fold")
         console.print(*([""] if i else []), title, row, sep="\n")
 
 

@@ -17,7 +17,7 @@ from kaggle_digits import Workspace
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError
-from kaggle_digits.prediction.pictures import BOX, find_digit, read_picture
+from kaggle_digits.prediction.pictures import BOX, count_shapes, find_digit, read_picture
 
 Point = tuple[float, float]
 STROKES: dict[str, list[list[Point]]] = {
@@ -207,6 +207,17 @@ def test_read_picture_keeps_a_separate_stroke(tmp_path: Path) -> None:
     image = found(drawn("5 with a separate bar", width=8), tmp_path)
     _, parts = ndimage.label(image > 60, np.ones((3, 3)))
     assert parts == 2
+
+
+def test_count_shapes_tells_two_digits_from_one(trained_workspace: Workspace) -> None:
+    images = load_train(trained_workspace.data).images[:200]
+    assert np.mean([count_shapes(image) > 1 for image in images]) < 0.03  # measured: 0.5 %
+    pairs = []
+    for first, second in zip(images[::2], images[1::2], strict=True):
+        inked = [image[:, image.any(0)] for image in (first, second)]
+        both = np.pad(np.hstack([inked[0], np.zeros((28, 6), np.uint8), inked[1]]), 8)
+        pairs.append(find_digit(255 - both.repeat(8, 0).repeat(8, 1)))
+    assert np.mean([count_shapes(pair) > 1 for pair in pairs if pair is not None]) > 0.9  # measured: 97 %
 
 
 def test_read_picture_ignores_a_dark_area_at_the_edge(tmp_path: Path) -> None:

@@ -196,7 +196,16 @@ def test_predict_command_prints_json(call_cli: RunCli, trained_workspace: Worksp
     assert [picture["file"] for picture in document["pictures"]] == list(map(str, pictures[:3]))
     expected = calibrated(find_run(trained_workspace))
     for row, picture in enumerate(document["pictures"]):
-        assert set(picture) == {"file", "digit", "confidence", "unsure", "agreement", "probabilities", "image"}
+        assert set(picture) == {
+            "file",
+            "digit",
+            "confidence",
+            "unsure",
+            "shapes",
+            "agreement",
+            "probabilities",
+            "image",
+        }
         assert picture["unsure"] is (picture["confidence"] < 0.9)
         np.testing.assert_allclose(picture["probabilities"], expected[row], atol=1e-5)
         assert picture["digit"] == expected[row].argmax()
@@ -251,3 +260,15 @@ def test_show_predictions_shows_two_pixels_per_character(
     shown = capsys.readouterr().out
     assert cell in shown
     assert "80% of the networks predict 4" in shown
+
+
+def test_prediction_says_what_is_doubtful() -> None:
+    image: UInt8 = np.zeros((28, 28), np.uint8)
+    image[5:20, 4:8] = 255
+    sure, unsure = np.eye(10, dtype=np.float32)[1], np.full(10, 0.1, np.float32)
+    assert Prediction(Path("one.png"), image, sure, 1.0).doubts == ""
+    assert Prediction(Path("one.png"), image, unsure, 1.0).doubts == "unsure"
+    image[5:20, 16:20] = 255
+    eleven = Prediction(Path("eleven.png"), image, sure, 1.0)
+    assert (eleven.doubts, eleven.shapes) == ("the picture has more than one shape", 2)
+    assert "(the picture has more than one shape)" in eleven._repr_html_()

@@ -95,6 +95,25 @@ def find_digit(grey: npt.NDArray[Any]) -> UInt8 | None:
     return _centred(ink) if ink.sum() > _MIN_INK else None
 
 
+def count_shapes(image: UInt8) -> int:
+    """Return how many separate shapes of similar size there are in a picture in MNIST's format.
+
+    A shape counts if it has at least a third of the area of the largest. Of MNIST's digits, 0.9 % have more than
+    one shape (10,000 test rows of `rehearsal-full`); of two MNIST digits next to each other with a gap of 4 pixels,
+    96 % (100 pairs).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (28, 28)
+        A digit; ink is 255.
+    """
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(image > 127, np.ones((3, 3)))
+    areas = np.bincount(parts.ravel())[1:]
+    return int((3 * areas >= areas.max(initial=1)).sum())
+
+
 def _read_grey(path: Path) -> Float32:
     """Return the grey values of a picture, float32 [h, w], 0 to 255, rotated as its EXIF data say."""
     from PIL import Image, ImageOps, UnidentifiedImageError

@@ -13,7 +13,7 @@ import numpy as np
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.calibration import temper
-from kaggle_digits.prediction.pictures import read_picture
+from kaggle_digits.prediction.pictures import count_shapes, read_picture
 from kaggle_digits.runs.directory import FoldsRun, Run, find_run
 from kaggle_digits.runs.ensemble import check_members
 from kaggle_digits.training.models import SURE, read_network, softmax_function, with_test_time_augmentation
@@ -60,6 +60,17 @@ class Prediction:
         """Whether the most probable digit has a probability below `SURE`."""
         return self.confidence < SURE
 
+    @property
+    def shapes(self) -> int:
+        """The number of separate shapes in the picture; with more than one, it may show several digits."""
+        return count_shapes(self.image)
+
+    @property
+    def doubts(self) -> str:
+        """What is doubtful about the prediction, in words; empty if nothing is."""
+        doubts = ["unsure"] * self.is_unsure + ["the picture has more than one shape"] * (self.shapes > 1)
+        return ", ".join(doubts)
+
     def _repr_html_(self) -> str:
         """Return the digit and the probabilities, for a notebook."""
         from kaggle_digits.reports.figures import digit_png
@@ -70,16 +81,18 @@ class Prediction:
             for digit, probability in enumerate(self.softmax.tolist())
         )
         picture = f'<img src="{digit_png(self.image)}" width="112" style="image-rendering: pixelated">'
-        title = f"{html.escape(self.path.name)}: <b>{self.digit}</b>"
+        doubts = f" ({self.doubts})" if self.doubts else ""
+        title = f"{html.escape(self.path.name)}: <b>{self.digit}</b>{doubts}"
         return f'<p>{title}</p><div style="display: flex; gap: 1em">{picture}<table>{bars}</table></div>'
 
     def as_document(self) -> dict[str, Any]:
-        """Return it for JSON: ``file, digit, confidence, unsure, agreement, probabilities`` and ``image``."""
+        """Return it for JSON: ``file, digit, confidence, unsure, shapes, agreement, probabilities, image``."""
         return {
             "file": str(self.path),
             "digit": self.digit,
             "confidence": self.confidence,
             "unsure": self.is_unsure,
+            "shapes": self.shapes,
             "agreement": self.agreement,
             "probabilities": self.softmax.tolist(),
             "image": self.image.tolist(),
