@@ -99,8 +99,8 @@ def count_shapes(image: UInt8) -> int:
     """Return how many separate shapes of similar size there are in a picture in MNIST's format.
 
     A shape counts if it has at least a third of the area of the largest. Of MNIST's digits, 0.9 % have more than
-    one shape (10,000 test rows of `rehearsal-full`); of two MNIST digits next to each other with a gap of 4 pixels,
-    96 % (100 pairs).
+    one shape (10,000 test rows of `rehearsal-full`); of two MNIST digits next to each other with a gap of 4 of
+    their pixels, 96 % (100 pairs).
 
     Parameters
     ----------
