@@ -14,7 +14,7 @@ DEMO := $(BIN)/kaggle-digits --competition rehearsal
 .DEFAULT_GOAL := help
 # Run targets one after the other, also with `make -j`: each step needs the one before it.
 .NOTPARALLEL:
-.PHONY: help download train submit score report demo test test-slow test-newest-kaggle check-pins lint bench install \
+.PHONY: help download train submit score report demo test test-slow test-newest-kaggle test-wheel check-pins lint bench install \
 	clean
 
 help: ## list the targets
@@ -68,6 +68,9 @@ test-newest-kaggle: $(VENV)/.installed-dev ## run the tests of Kaggle's client w
 # An environment without pip: some Pythons install setuptools with pip, which would hide a missing pin.
 PINS := build/pins
 PINS_PIP := $(BIN)/python -m pip --python $(PINS) --disable-pip-version-check
+
+test-wheel: $(VENV)/.installed-dev ## install the wheel in a fresh environment and take the first steps with it
+	$(BIN)/python -m pytest -m slow tests/test_packaging.py
 
 check-pins: $(VENV)/.installed-dev ## check that the pins in constraints.txt cover every extra
 	rm -rf $(PINS)

@@ -1,9 +1,14 @@
-"""Tests that constraints.txt pins a valid version of each dependency in pyproject.toml."""
+"""The pinned versions cover all dependencies, and the wheel works in a fresh environment."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -69,3 +74,37 @@ def test_constraints_have_names_and_versions() -> None:
 def test_tests_use_oldest_supported_kaggle_client() -> None:
     (kaggle,) = (r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "kaggle")
     assert sorted(map(str, kaggle.specifier)) == ["<3", f">={pinned()['kaggle']}"]
+
+
+@pytest.mark.slow
+def test_wheel_works_in_a_fresh_environment(tmp_path: Path) -> None:
+    def run(*command: str | Path) -> str:
+        # Without PYTHONPATH, outside the checkout, so that only what is in the wheel can be imported.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=1200
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("kaggle_digits-*.whl")
+    assert wheel.stat().st_size < 2_000_000
+    with zipfile.ZipFile(wheel) as files:
+        (metadata_file,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        links = re.findall(r"\]\(([^)]+)\)", files.read(metadata_file).decode())
+    # A package index shows the README without the files of the repository.
+    assert len(links) > 5
+    assert all(link.startswith(("https://", "#")) for link in links)
+    run(sys.executable, "-m", "venv", tmp_path / "fresh")
+    python = tmp_path / "fresh" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel)
+    digits = (python.with_name("kaggle-digits"), "--competition", "rehearsal")
+    assert "4,200 training rows" in run(*digits, "download")
+    run(*digits, "train", "--preset", "lenet", "--folds", "2", "--set", "epochs=1")
+    assert "Score 0." in run(*digits, "submit")
+    run(*digits, "report")
+    assert (tmp_path / "runs" / "rehearsal" / "lenet-k2-s0-epochs=1" / "report" / "index.html").is_file()
+    assert json.loads(run(*digits, "doctor", "--json"))["ready"]
+    where = run(python, "-c", "import kaggle_digits; print(kaggle_digits.__file__)")
+    assert str(ROOT) not in where
