@@ -24,6 +24,7 @@ _ARGUMENTS = {
     "--no-wait": "wait=False",
     "--retrain": "retrain=True",
     "--set": "settings",
+    "--tensorboard": "tensorboard=True",
 }
 """What an option is in Python, if it is not the parameter with the option's name."""
 

@@ -35,8 +35,8 @@ def mean_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     with training_in_process():
         kd.train(workspace, preset="lenet", folds=2, settings=settings, run="first")
         settings |= {"preprocessing": "plain,even,bold,wide-backhand", "tta": "5"}
-        kd.train(workspace, preset="lenet", folds=4, settings=settings, run="second")
-    kd.ensemble(workspace, ["first", "second"], "both")
+        kd.train(workspace, preset="lenet", folds=4, settings=settings, run="second: $1÷4")
+    kd.ensemble(workspace, ["first", "second: $1÷4"], "both")
     return workspace
 
 
@@ -64,7 +64,7 @@ def test_export_to_onnx_predicts_the_same_as_predict(
     images = np.stack([prediction.image for prediction in expected])
     softmaxes = np.stack([prediction.softmax for prediction in expected])
     # The networks are trained so little that they are unsure of many rows, which need test-time augmentation.
-    second = kd.find_run(mean_of_runs, "second")
+    second = kd.find_run(mean_of_runs, "second: $1÷4")
     folds = np.stack([second.fold_test_softmax(fold) for fold in range(4)])
     assert 0.1 < np.mean(folds.max(2) < SURE) < 0.9
     found = run_onnx(file, images)
@@ -111,10 +111,14 @@ def test_export_command_writes_the_latest_run(
 @pytest.mark.parametrize(
     ("file", "format", "problem"),
     [
-        ("digits.pb", None, "The format of .*digits.pb is not known"),
+        (
+            "digits.pb",
+            None,
+            "The format of .*digits.pb is not known. Choose a name that ends with .onnx or .keras",
+        ),
         ("digits", "onnx", "ends with .onnx, got digits"),
         ("digits.onnx", "keras", "ends with .keras, got digits.onnx"),
-        ("digits.h5", "h5", "There is no format 'h5'"),
+        ("digits.h5", "h5", "There is no format 'h5'. Choose onnx or keras."),
         ("folder.keras", None, "is a folder"),
     ],
 )

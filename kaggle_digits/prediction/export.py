@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.calibration import MIN_PROBABILITY
-from kaggle_digits.files import replacing, temporary_folder, write_bytes
+from kaggle_digits.files import temporary_folder, write_bytes
 from kaggle_digits.prediction import MODEL_FORMATS
 from kaggle_digits.prediction.predict import load_network
 from kaggle_digits.runs.directory import FoldsRun, Run, find_run
@@ -78,14 +78,7 @@ def export(
     source.require_ensemble()
     check_members(source)
     model = ensemble_model(source)
-    if format == "keras":
-        # Keras refuses a file whose name does not end with .keras, so `replacing` cannot name the temporary file.
-        with temporary_folder() as folder:
-            model.save(folder / "model.keras")
-            write_bytes(path, (folder / "model.keras").read_bytes())
-    else:
-        with replacing(path) as temporary:
-            temporary.write_bytes(_onnx(model, source))
+    write_bytes(path, _onnx(model, source) if format == "onnx" else _keras(model))
     return path
 
 
@@ -101,21 +94,22 @@ def ensemble_model(source: Run) -> keras.Model:
     from keras import ops
 
     images = keras.Input((SIDE, SIDE), dtype="uint8", name="images")
+    networks = [(part, fold, share) for part, share in source.shares() for fold in range(part.info.folds)]
     mean: Any = 0.0
-    for part, share in source.shares():
-        for fold in range(part.info.folds):
-            mean = mean + share / part.info.folds * _fold_softmax(part, fold, images)
+    for number, (part, fold, share) in enumerate(networks):
+        # The layers of a model must have different names. A run can have a name that Keras does not accept.
+        mean = mean + share / part.info.folds * _fold_softmax(part, fold, images, f"network_{number}")
     temperature = source.ensemble_metrics().calibration.temperature
     # Temperature scaling as in `kaggle_digits.evaluation.calibration.temper`.
     return keras.Model(images, ops.softmax(ops.log(ops.maximum(mean, MIN_PROBABILITY)) / temperature))
 
 
-def _fold_softmax(run: FoldsRun, fold: int, images: Any) -> Any:
+def _fold_softmax(run: FoldsRun, fold: int, images: Any, name: str) -> Any:
     """Apply the network of a fold, with its preprocessing and TTA: as `fold_softmax_function`."""
     from keras import ops
 
     network = load_network(run, fold)
-    network.name = f"{run.name}-fold-{fold}"  # the layers of a model must have different names
+    network.name = name
     grey = ops.cast(preprocessed_tensor(images, run.fold_metrics(fold).preprocessing), "float32")
     grey = ops.expand_dims(grey, -1)
     if run.info.settings.tta == 1:
@@ -128,6 +122,13 @@ def _fold_softmax(run: FoldsRun, fold: int, images: Any) -> Any:
     softmaxes = ops.reshape(ops.softmax(network(views)), (1 + len(shifted), -1, CLASSES))
     alone = softmaxes[0]
     return ops.where(ops.max(alone, 1, keepdims=True) < SURE, ops.mean(softmaxes, 0), alone)
+
+
+def _keras(model: keras.Model) -> bytes:
+    """Return a model in Keras's format."""
+    with temporary_folder() as folder:
+        model.save(folder / "model.keras")
+        return (folder / "model.keras").read_bytes()
 
 
 def _onnx(model: keras.Model, source: Run) -> bytes:
@@ -156,11 +157,11 @@ def _onnx(model: keras.Model, source: Run) -> bytes:
 def _check_format(path: Path, format: str | None) -> str:
     """Return the format of a file; `UsageError` if its name does not fit, or the format cannot be written."""
     found = format or next((name for name, suffix in MODEL_FORMATS.items() if path.suffix == suffix), None)
+    if found is None:
+        endings = " or ".join(MODEL_FORMATS.values())
+        raise UsageError(f"The format of {path} is not known.", f"Choose a name that ends with {endings}.")
     if found not in MODEL_FORMATS:
-        raise UsageError(
-            f"The format of {path} is not known." if found is None else f"There is no format {found!r}.",
-            f"Choose one of: {', '.join(MODEL_FORMATS)}.",
-        )
+        raise UsageError(f"There is no format {found!r}.", f"Choose {' or '.join(MODEL_FORMATS)}.")
     if path.suffix != MODEL_FORMATS[found]:
         raise UsageError(
             f"The name of a file in the format {found} ends with {MODEL_FORMATS[found]}, got {path.name}.",
