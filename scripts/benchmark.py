@@ -30,9 +30,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kaggle_digits import Workspace, train
-from kaggle_digits.arrays import UInt8
+from kaggle_digits import Workspace, export, train
+from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.data.csv import load_test, load_train
+from kaggle_digits.evaluation.calibration import temper
+from kaggle_digits.evaluation.metrics import mean_softmax
+from kaggle_digits.prediction.predict import ensemble_softmax
+from kaggle_digits.runs.directory import Run
 from kaggle_digits.training.compute import image_flops
 from kaggle_digits.training.fold import Digits, FoldTask, train_fold
 from kaggle_digits.training.models import layer_kernels
@@ -222,6 +226,29 @@ def measure_memory(workspace: Workspace, preset: str) -> None:
     print(f"  parent {found['parent'] / 1e6:.0f} MB, largest worker {found['worker'] / 1e6:.0f} MB")
 
 
+def measure_export(workspace: Workspace, presets: tuple[str, ...], rows: int) -> None:
+    """Compare the ensemble as one model in ONNX Runtime with `predict`: speed, and the largest difference."""
+    import onnxruntime
+
+    images = load_test(workspace.data).images[:rows]
+    for preset in presets:
+        run = train(workspace, preset=preset, settings={"epochs": 1}, run=f"export-{preset}")
+        path = export(workspace, workspace.root / f"{preset}.onnx", run.name)
+        session = onnxruntime.InferenceSession(path)
+
+        def one_model(session: Any = session) -> Float32:
+            parts = [session.run(None, {"images": images[at : at + 200]})[0] for at in range(0, rows, 200)]
+            return np.concatenate(parts)
+
+        def predict(run: Run = run) -> Float32:
+            softmaxes = ensemble_softmax([part for part, _ in run.shares()], images)
+            return temper(mean_softmax(softmaxes), run.ensemble_metrics().calibration.temperature)
+
+        print(f"Ensemble of {preset} as one model, {path.stat().st_size / 1e6:.1f} MB: {rows:,} test rows")
+        print(f"  largest difference of a probability: {abs(one_model() - predict()).max():.1g}")
+        time_alternately(3, **{"ONNX Runtime": one_model, "predict": predict})
+
+
 def measure_training(workspace: Workspace, rows: int) -> None:
     """Measure the training speed of each network on one core, and that of `fast` also on two."""
     print(f"Training, one thread per process, {rows:,} rows")
@@ -310,7 +337,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--mnist-dir", type=Path, default=os.environ.get("KAGGLE_DIGITS_MNIST_DIR"))
-    parser.add_argument("--only", nargs="+", choices=("memory", "start", "loading", "training", "where"))
+    choices = ("memory", "start", "loading", "export", "training", "where")
+    parser.add_argument("--only", nargs="+", choices=choices)
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -331,6 +359,7 @@ def main() -> None:
             "memory": lambda: measure_memory(workspace, "fast"),
             "start": lambda: measure_start(3 if arguments.quick else 10),
             "loading": lambda: measure_loading(3 if arguments.quick else 5, workspace),
+            "export": lambda: measure_export(workspace, ("fast", "default"), 2_000),
             "training": lambda: measure_training(workspace, 3_000 if arguments.quick else 8_000),
             "where": lambda: measure_parallel(workspace, 1, ("--set", "epochs=3") if arguments.quick else ()),
         }
