@@ -65,8 +65,5 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     # Import on first use, so that `kaggle-digits --help` starts fast, without importing numpy and pandas.
     if name in _MODULES:
-        from kaggle_digits.calls import with_calls
-
-        found = getattr(import_module(f"kaggle_digits.{_MODULES[name]}"), name)
-        return found if isinstance(found, type) else with_calls(found)
+        return getattr(import_module(f"kaggle_digits.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

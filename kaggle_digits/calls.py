@@ -1,103 +1,108 @@
-"""The public functions as Python programs call them: their errors speak of calls instead of commands."""
+"""Commands in the sentences of errors: commands and options on the command line, calls and arguments in Python."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from kaggle_digits.errors import KaggleDigitsError
+_BEGIN, _END = "\ue000", "\ue001"  # characters for private use, which names and paths do not contain
+_MARKED = re.compile(f"{_BEGIN}(.*?){_END}", re.DOTALL)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_COMMANDS = "compare|doctor|download|ensemble|export|predict|presets|report|runs|score|submit|train"
-_OTHER_NAMES = {"doctor": "examine", "runs": "summarise_runs"}
+_FUNCTIONS = {"doctor": "examine", "runs": "summarise_runs"}
 """The commands whose public function has another name."""
-_ARGUMENTS = {
+_FLAGS = {
     "--again": "again=True",
-    "--cancel": "kd.cancel_kernels",
+    "--cancel": "kd.cancel_kernels(workspace, …)",
     "--dry-run": "dry_run=True",
     "--force": "force=True",
-    "--from": "source",
     "--no-wait": "wait=False",
     "--retrain": "retrain=True",
-    "--set": "settings",
     "--tensorboard": "tensorboard=True",
 }
-"""What an option is in Python, if it is not the parameter with the option's name."""
+"""The options without a value, and what they are in Python."""
+_PARAMETERS = {"--from": "source", "--root": "kd.Workspace.at", "--set": "settings"}
+"""The options with a value whose parameter has another name."""
+_NUMBERS = ("--folds", "--seed", "--seeds", "--workers")
 
-# A command line in a sentence ends before a full stop or semicolon that ends the sentence or a part of it.
-_WORD = r"(?:'[^']*'|[^\s;]+?)"
-_COMMAND_LINE = re.compile(
-    rf"kaggle-digits((?: --(?:competition|root) {_WORD})* (?:{_COMMANDS})(?: {_WORD})*)(?=[.;]?(?: |$))"
-)
-_COMMAND = re.compile(rf"the command: ((?:{_COMMANDS})(?: --[a-z-]+)*)")
-_OPTION = re.compile(r"--on (\S+?)(?=[.,;]?(?: |$))|--[a-z][a-z-]*")
+_PHRASES = {"un the same command": "un it", "he same command": "he same call", "train command": "train call"}
+"""Words about commands, and what they are in Python; without the first letter, which can be a capital."""
 
-
-def with_calls(function: Function) -> Function:
-    """Return a function whose errors name calls and arguments, where those of `function` name commands."""
-
-    @wraps(function)
-    def call(*arguments: Any, **options: Any) -> Any:
-        try:
-            return function(*arguments, **options)
-        except KaggleDigitsError as error:
-            error.problem, error.remedy = as_calls(error.problem), as_calls(error.remedy)
-            error.args = (f"{error.problem} {error.remedy}",)
-            raise
-
-    return call  # type: ignore[return-value]
+_for_command_line = False
 
 
-def as_calls(sentence: str) -> str:
-    """Return a sentence in which commands and options are replaced by calls and arguments.
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Let `shown` return commands instead of calls: for `kaggle_digits.cli`."""
+    global _for_command_line
+    before, _for_command_line = _for_command_line, True
+    try:
+        yield
+    finally:
+        _for_command_line = before
+
+
+def command(line: str) -> str:
+    """Mark a command, with or without ``kaggle-digits``, or an option, such as ``--workers 2``, in a sentence.
+
+    `shown` replaces it by what the reader of the sentence can use.
+    """
+    return f"{_BEGIN}{line}{_END}"
+
+
+def shown(sentence: str) -> str:
+    """Return a sentence as it is shown: with commands on the command line, and with calls in Python.
 
     Examples
     --------
-    >>> as_calls("Download it again with the command: download --force.")
+    >>> shown(f"Download it again with {command('download --force')}.")
     'Download it again with kd.download(workspace, force=True).'
     """
-    sentence = _COMMAND_LINE.sub(lambda found: _call(shlex.split(found[1])), sentence)
-    sentence = _COMMAND.sub(lambda found: _call(found[1].split()), sentence)
-    sentence = _OPTION.sub(lambda found: f"on={found[1]!r}" if found[1] else _argument(found[0]), sentence)
-    sentence = re.sub(
-        r"([Rr])un the same command", lambda found: f"{'M' if found[1] == 'R' else 'm'}ake the same call", sentence
-    )
-    return re.sub(r"\b([Ss]ame|train) command\b", r"\1 call", sentence)
+    if _for_command_line:
+        return _MARKED.sub(lambda found: _as_command(found[1]), sentence)
+    for words, in_python in _PHRASES.items():
+        sentence = sentence.replace(words, in_python)
+    return _MARKED.sub(lambda found: _as_call(shlex.split(found[1])), sentence)
 
 
-def _call(words: list[str]) -> str:
-    """Return the call that does the same as the words of a command."""
-    options: dict[str, list[str]] = {}
-    positional: list[str] = []
+def _as_command(line: str) -> str:
+    return line if line.startswith(("kaggle-digits ", "--")) else f"the command: {line}"
+
+
+def _as_call(words: list[str]) -> str:
+    """Return the call, or the argument, that does the same as the words of a command, or of an option."""
     name = ""
+    positional: list[str] = []
+    options: dict[str, list[str]] = {}
+    words = words[::-1]
     while words:
-        word = words.pop(0)
-        if word.startswith("--"):
-            has_value = _argument(word) == word[2:].replace("-", "_") or word in ("--set", "--from")
-            options.setdefault(word, []).extend([words.pop(0)] if has_value else [])
-        elif not name:
-            name = word
-        else:
+        word = words.pop()
+        if word in _FLAGS:
+            options[word] = []
+        elif word.startswith("--"):
+            options.setdefault(word, []).extend([words.pop()] if words else [])
+        elif name:
             positional.append(word)
-    options.pop("--competition", None)
-    options.pop("--root", None)
-    arguments = ["workspace", *map(repr, positional)]
-    for option, values in options.items():
-        if option == "--set":
-            arguments.append(f"settings={dict(value.split('=', 1) for value in values)}")
-        elif name == "ensemble" and option == "--run":
-            arguments.append(f"runs={values}")
-        elif values:
-            is_number = option in ("--folds", "--seed", "--seeds", "--workers")
-            arguments.append(f"{_argument(option)}={values[-1] if is_number else repr(values[-1])}")
-        else:
-            arguments.append(_argument(option))
-    return f"kd.{_OTHER_NAMES.get(name, name)}({', '.join(arguments)})"
+        elif word != "kaggle-digits":
+            name = word
+    if not name:
+        return ", ".join(_argument(option, values) for option, values in options.items())
+    for option in ("--competition", "--root"):  # the workspace has them
+        options.pop(option, None)
+    arguments = [repr(word) for word in positional]
+    if name == "ensemble" and "--run" in options:
+        arguments.append(f"runs={options.pop('--run')}")
+    arguments += [_argument(option, values) for option, values in options.items()]
+    return f"kd.{_FUNCTIONS.get(name, name)}({', '.join(['workspace', *arguments])})"
 
 
-def _argument(option: str) -> str:
-    return _ARGUMENTS.get(option, option[2:].replace("-", "_"))
+def _argument(option: str, values: list[str]) -> str:
+    if option in _FLAGS:
+        return _FLAGS[option]
+    parameter = _PARAMETERS.get(option, option[2:].replace("-", "_"))
+    if not values:
+        return parameter
+    if option == "--set":
+        return f"settings={dict(value.split('=', 1) for value in values)}"
+    return f"{parameter}={values[-1] if option in _NUMBERS else repr(values[-1])}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kaggle_digits.calls import shown
+
 
 class KaggleDigitsError(Exception):
     """Base class of the errors that the command line prints as two sentences, without a traceback.
@@ -11,23 +13,30 @@ class KaggleDigitsError(Exception):
     problem : str
         One sentence that says what is wrong.
     remedy : str
-        One sentence that says how to fix it.
+        One sentence that says how to fix it. `kaggle_digits.calls.command` marks commands and options in it.
     """
 
     exit_code = 1
 
     def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem} {remedy}")
-        self.problem = problem
-        self.remedy = remedy
+        super().__init__(problem, remedy)
+
+    @property
+    def problem(self) -> str:
+        """What is wrong."""
+        return shown(self.args[0])
+
+    @property
+    def remedy(self) -> str:
+        """How to fix it: with commands on the command line, with calls in Python."""
+        return shown(self.args[1])
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy}"
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows in a notebook instead of a traceback."""
         return [f"{type(self).__name__}: {self.problem}", self.remedy]
-
-    def __reduce__(self) -> tuple[type[KaggleDigitsError], tuple[str, str]]:
-        # Worker processes send errors to their parent, and pickle would pass `args`, which has one string.
-        return type(self), (self.problem, self.remedy)
 
 
 class UsageError(KaggleDigitsError):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, RenderableType
 
 from kaggle_digits import pipeline
-from kaggle_digits.calls import as_calls
 from kaggle_digits.console import TrainingView
 from kaggle_digits.training.observer import Observer
 
@@ -23,11 +22,14 @@ if TYPE_CHECKING:
     from kaggle_digits.submissions.submit import Sent
     from kaggle_digits.workspace import Workspace
 
+# Not the module, so that the functions can be pickled.
+_DOCUMENTATION = ("__doc__", "__annotations__")
+
 WIDTH = 80
 """The width of the table of folds, in characters."""
 
 
-@wraps(pipeline.train)
+@wraps(pipeline.train, _DOCUMENTATION)
 def train(workspace: Workspace, **options: Any) -> Run:
     """Call `pipeline.train`; in a notebook, and without another observer, show its progress."""
     if options.get("observer") is not None or not in_notebook():
@@ -36,7 +38,7 @@ def train(workspace: Workspace, **options: Any) -> Run:
         return pipeline.train(workspace, **options | {"observer": view})
 
 
-@wraps(pipeline.submit)
+@wraps(pipeline.submit, _DOCUMENTATION)
 def submit(workspace: Workspace, **options: Any) -> Sent:
     """Call `pipeline.submit`; in a notebook, and without another observer, print what it says about the run."""
     if options.get("observer") is None and in_notebook():
@@ -46,7 +48,7 @@ def submit(workspace: Workspace, **options: Any) -> Sent:
 
 class _Notices(Observer):
     def notice(self, sentence: str) -> None:
-        print(as_calls(sentence))  # noqa: T201
+        print(sentence)  # noqa: T201
 
 
 class NotebookView(TrainingView):
@@ -110,7 +112,8 @@ def summarise_runs(workspace: Workspace) -> pd.DataFrame:
 
     from kaggle_digits.runs import summary
 
-    return pd.DataFrame(summary.summarise_runs(workspace))
+    columns = ["name", "status", "trained", "folds", "rows", "errors", "accuracy", "score"]
+    return pd.DataFrame(summary.summarise_runs(workspace), columns=columns)
 
 
 def examine(workspace: Workspace) -> pd.DataFrame:
@@ -122,8 +125,7 @@ def examine(workspace: Workspace) -> pd.DataFrame:
 
     from kaggle_digits import doctor
 
-    checks = pd.DataFrame(doctor.examine(workspace))
-    return checks.assign(remedy=checks.remedy.map(as_calls))
+    return pd.DataFrame(doctor.examine(workspace))
 
 
 def in_notebook() -> bool:

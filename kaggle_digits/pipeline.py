@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kaggle_digits.calls import command
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.data.download import check_manifest
 from kaggle_digits.data.folds import make_folds
@@ -458,7 +459,10 @@ def submit(
     'COMPLETE'
     """
     if run is not None and file is not None:
-        raise UsageError("A run and a file cannot be submitted together.", "Choose one of --run and --file.")
+        raise UsageError(
+            "A run and a file cannot be submitted together.",
+            f"Choose one of {command('--run')} and {command('--file')}.",
+        )
     if not timeout >= 0:
         raise UsageError(f"The timeout must be at least 0 seconds, got {timeout}.", "Choose another timeout.")
     observer = observer or Observer()

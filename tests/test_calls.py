@@ -1,8 +1,9 @@
-"""Errors of the public functions speak of calls and arguments, not of commands and options."""
+"""Errors name commands and options on the command line, and calls and arguments in Python."""
 
 from __future__ import annotations
 
 import ast
+import pickle
 import re
 from pathlib import Path
 
@@ -10,97 +11,99 @@ import pytest
 
 import kaggle_digits as kd
 from kaggle_digits import Workspace
-from kaggle_digits.calls import as_calls
+from kaggle_digits.calls import command, command_line, shown
 from kaggle_digits.cli import cli
 
 PACKAGE = Path(kd.__file__).parent
 
 
 @pytest.mark.parametrize(
-    ("sentence", "expected"),
+    ("line", "on_command_line", "in_python"),
     [
-        ("Get it with the command: download.", "Get it with kd.download(workspace)."),
-        ("List all runs with the command: runs.", "List all runs with kd.summarise_runs(workspace)."),
+        ("download", "the command: download", "kd.download(workspace)"),
+        ("download --force", "the command: download --force", "kd.download(workspace, force=True)"),
+        ("runs", "the command: runs", "kd.summarise_runs(workspace)"),
         (
-            "Finish it with: kaggle-digits --competition rehearsal --root 'my digits' train --preset fast "
-            "--folds 4 --set learning_rate=0.1 --set 'widths=4 8' --run it.",
-            "Finish it with: kd.train(workspace, preset='fast', folds=4, "
-            "settings={'learning_rate': '0.1', 'widths': '4 8'}, run='it').",
+            "kaggle-digits --competition rehearsal --root 'my digits' train --preset fast --folds 4 "
+            "--set learning_rate=0.1 --set 'widths=4 8' --run it",
+            "kaggle-digits --competition rehearsal --root 'my digits' train --preset fast --folds 4 "
+            "--set learning_rate=0.1 --set 'widths=4 8' --run it",
+            "kd.train(workspace, preset='fast', folds=4, settings={'learning_rate': '0.1', 'widths': '4 8'}, "
+            "run='it')",
         ),
         (
-            "Average it again with: kaggle-digits ensemble --run a --run b --name both.",
-            "Average it again with: kd.ensemble(workspace, runs=['a', 'b'], name='both').",
+            """kaggle-digits --root 'Bob'"'"'s; digits' train --run "it's; --mine." """.strip(),
+            """kaggle-digits --root 'Bob'"'"'s; digits' train --run "it's; --mine." """.strip(),
+            """kd.train(workspace, run="it's; --mine.")""",
         ),
         (
-            "Check for it with: kaggle-digits score; the file is sent again only with --again.",
-            "Check for it with: kd.score(workspace); the file is sent again only with again=True.",
+            "kaggle-digits ensemble --run a --run b --name both",
+            "kaggle-digits ensemble --run a --run b --name both",
+            "kd.ensemble(workspace, runs=['a', 'b'], name='both')",
         ),
-        ("It cannot run kaggle-digits (no module), now.", "It cannot run kaggle-digits (no module), now."),
-        ("Choose one of --run and --file.", "Choose one of run and file."),
-        ("Train without GPUs: --on kaggle-cpu.", "Train without GPUs: on='kaggle-cpu'."),
-        (
-            "Run the same command again, or delete it with --cancel.",
-            "Make the same call again, or delete it with kd.cancel_kernels.",
-        ),
-        ("Use the run's train command and --retrain.", "Use the run's train call and retrain=True."),
-        ("Install it: pip install 'kaggle-digits[onnx]'.", "Install it: pip install 'kaggle-digits[onnx]'."),
+        ("--again", "--again", "again=True"),
+        ("--workers", "--workers", "workers"),
+        ("--workers 2", "--workers 2", "workers=2"),
+        ("--on kaggle-cpu", "--on kaggle-cpu", "on='kaggle-cpu'"),
+        ("--cancel", "--cancel", "kd.cancel_kernels(workspace, …)"),
     ],
 )
-def test_as_calls_replaces_commands_and_options(sentence: str, expected: str) -> None:
-    assert as_calls(sentence) == expected
-    assert as_calls(expected) == expected
+def test_shown_is_a_command_or_a_call(line: str, on_command_line: str, in_python: str) -> None:
+    sentence = f"Use {command(line)}."
+    assert shown(sentence) == f"Use {in_python}."
+    with command_line():
+        assert shown(sentence) == f"Use {on_command_line}."
+    assert shown(sentence) == f"Use {in_python}."
 
 
-def sentences() -> list[str]:
-    """Return all texts of the package with a command or an option, except those of the command line itself."""
+def test_shown_changes_only_what_is_marked() -> None:
+    for text in (
+        "scan--final.png is missing.",
+        "Install it again: pip install --force-reinstall tensorflow.",
+        "Check the name with: kaggle competitions list --search digit.",
+        "It cannot run kaggle-digits train --run, it's a name.",
+    ):
+        assert shown(text) == text
+
+
+def test_shown_says_run_it_again() -> None:
+    sentence = "Run the same command again. Then run the same command again; finished folds are kept."
+    assert shown(sentence) == "Run it again. Then run it again; finished folds are kept."
+    with command_line():
+        assert shown(sentence) == sentence
+
+
+def test_package_marks_all_commands_in_its_sentences() -> None:
+    """What is not marked belongs to the command line or the report, or is a command of the shell."""
+    others = re.compile(
+        r"dask (scheduler|worker)|pip install|kaggle competitions|\bcommand line\b|same command|train command"
+    )
     found = []
     for path in PACKAGE.rglob("*.py"):
-        if path.name in ("cli.py", "calls.py", "console.py", "kernel.py"):
+        if path.name in ("cli.py", "calls.py", "console.py", "findings.py"):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        docstrings = {
-            id(node.value)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        }
-        inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
-            if isinstance(node, ast.JoinedStr):
-                text = "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values)
-            elif (
-                isinstance(node, ast.Constant)
-                and isinstance(node.value, str)
-                and not {id(node)} & (docstrings | inside)
-            ):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "command":
+                skipped |= {id(part) for part in ast.walk(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
                 text = node.value
-            else:
-                continue
-            if " " in text and re.search(r"--[a-z]|\bcommand\b", text):
-                found.append(text)
-    return found
-
-
-def test_as_calls_leaves_no_command_in_any_error_of_the_package() -> None:
-    texts = sentences()
-    assert len(texts) > 30
-    # Commands of the shell, and words of the help, which are the same in Python.
-    kept = re.compile(r"dask (scheduler|worker)|nvidia-smi|pip install|\bcommand line\b")
-    left = [
-        text for text in map(as_calls, texts) if re.search(r"--[a-z]|\bcommand\b", text) and not kept.search(text)
-    ]
-    assert left == []
+                if " " in text and re.search(r" --[a-z]|\bcommand\b", text) and not others.search(text):
+                    found.append((path.name, text))
+    assert found == []
 
 
 def test_every_command_has_a_public_function() -> None:
     for name in cli.commands:
-        call = as_calls(f"Use the command: {name}.")
-        function = re.fullmatch(r"Use kd\.(\w+)\(workspace\)\.", call)
-        assert function, call
+        function = re.fullmatch(r"kd\.(\w+)\(workspace\)", shown(command(name)))
+        assert function, name
         assert function[1] in dir(kd)
         assert callable(getattr(kd, function[1]))
 
 
-def test_public_functions_raise_errors_that_name_calls(tmp_path: Path) -> None:
+def test_errors_name_calls_in_python(tmp_path: Path) -> None:
     workspace = Workspace.at(tmp_path, "rehearsal")
     with pytest.raises(kd.KaggleDigitsError, match=r"Train one with kd\.train\(workspace\)\.") as raised:
         kd.predict(workspace, ["digit.png"])
@@ -109,10 +112,17 @@ def test_public_functions_raise_errors_that_name_calls(tmp_path: Path) -> None:
         kd.train(workspace)
 
 
-def test_public_functions_keep_their_names_and_documentation() -> None:
-    from kaggle_digits.prediction.predict import predict
+def test_errors_from_another_process_name_commands_or_calls() -> None:
+    sent = pickle.dumps(kd.KaggleDigitsError("It is wrong.", f"Use {command('--retrain')}."))
+    assert pickle.loads(sent).remedy == "Use retrain=True."  # noqa: S301
+    with command_line():
+        assert pickle.loads(sent).remedy == "Use --retrain."  # noqa: S301
 
-    assert (kd.predict.__name__, kd.predict.__doc__) == (predict.__name__, predict.__doc__)
+
+def test_public_functions_can_be_pickled() -> None:
+    for name in dir(kd):
+        public = getattr(kd, name)
+        assert pickle.loads(pickle.dumps(public)) == public, name  # noqa: S301
 
 
 def test_error_is_shown_without_a_traceback_in_a_notebook() -> None:

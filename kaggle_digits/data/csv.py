@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kaggle_digits.arrays import Int64, UInt8
+from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError, WriteError
 from kaggle_digits.files import read_npz, regular_file, replacing, sha256
 from kaggle_digits.workspace import (
@@ -114,7 +115,7 @@ def load_test(folder: Path) -> UnlabelledDigits:
     if len(images) != len(ids):
         raise DataError(
             f"{folder / TEST_CSV} has {len(images):,} rows but {SAMPLE_CSV} has {len(ids):,}.",
-            "Download all three files again with the command: download --force.",
+            f"Download all three files again with {command('download --force')}.",
         )
     return UnlabelledDigits(images, ids, str(arrays["sha256"]))
 
@@ -145,7 +146,7 @@ def load_sample(folder: Path) -> Int64:
     return ids
 
 
-_DOWNLOAD_AGAIN = "Download the file again with the command: download --force."
+_DOWNLOAD_AGAIN = f"Download the file again with {command('download --force')}."
 
 
 def _parse_train(path: Path) -> dict[str, UInt8]:
@@ -197,9 +198,9 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
 
 def _regular_file(path: Path) -> Path:
     try:
-        return regular_file(path, "Remove it, then download the file with the command: download.")
+        return regular_file(path, f"Remove it, then download the file with {command('download')}.")
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path} is missing.", "Get it with the command: download.") from None
+        raise DataError(f"{path} is missing.", f"Get it with {command('download')}.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.", _DOWNLOAD_AGAIN) from error
 

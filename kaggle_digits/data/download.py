@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kaggle_digits.calls import command
 from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.errors import DataError, NetworkError
 from kaggle_digits.files import (
@@ -26,7 +27,7 @@ from kaggle_digits.hosts import open_host
 from kaggle_digits.workspace import FILES, TRAIN_CSV, Workspace
 
 MANIFEST = "manifest.json"
-_DOWNLOAD = "Download the file again with the command: download."
+_DOWNLOAD = f"Download the file again with {command('download')}."
 _NO_FILES = (
     "Give the zip file that the browser saved, or a folder with train.csv, test.csv and sample_submission.csv."
 )
@@ -149,7 +150,7 @@ def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
         if name in hashes and hashes[name] != listed:
             raise DataError(
                 f"{folder / name} is not the file that was downloaded.",
-                "Download it again with the command: download. If you replaced it on purpose, remove "
+                f"Download it again with {command('download')}. If you replaced it on purpose, remove "
                 f"{folder / MANIFEST}.",
             )
 

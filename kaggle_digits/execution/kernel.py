@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
+from kaggle_digits.calls import command
 from kaggle_digits.data.csv import load_test_images, load_train
 from kaggle_digits.errors import DataError, KaggleDigitsError, RefusedError
 from kaggle_digits.execution.processes import Job, list_gpus, train_in_processes
@@ -110,7 +111,7 @@ def main(folder: Path) -> None:
             raise RefusedError(
                 "Kaggle gave the kernel no GPU that TensorFlow can use.",
                 "Check that your phone number is verified at https://www.kaggle.com/settings, "
-                "or train without GPUs: --on kaggle-cpu.",
+                f"or train without GPUs: {command('--on kaggle-cpu')}.",
             )
         where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
         write_line(Event(time.time(), f"It trains on {where}, with TensorFlow {versions()['tensorflow']}."))
@@ -128,7 +129,7 @@ def main(folder: Path) -> None:
             ]
             _train(tasks, digits, gpus, scratch, output, started + job["deadline"])
     except KaggleDigitsError as caught:
-        error = {"type": type(caught).__name__, "problem": caught.problem, "remedy": caught.remedy}
+        error = {"type": type(caught).__name__, "problem": caught.args[0], "remedy": caught.args[1]}
     except Exception as caught:
         traceback.print_exc()
         words = f"Internal error in the kernel: {type(caught).__name__}: {caught}".rstrip(".")
@@ -174,7 +175,7 @@ def _find_data(inputs: Path, wanted: dict[str, str]) -> Digits:
     raise DataError(
         f"{' and '.join(different)} at Kaggle {'is' if len(different) == 1 else 'are'} different from the data of "
         "this run.",
-        "Download the files again with the command: download --force; then train a new run.",
+        f"Download the files again with {command('download --force')}; then train a new run.",
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kaggle_digits.arrays import UInt8
+from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError, NetworkError
 
 MNIST_SHA256 = {
@@ -88,7 +89,8 @@ def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
         if path is None:
             raise DataError(
                 f"{folder} has no {name} or {name}.gz.",
-                "Choose the folder with the four IDX files of MNIST, with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR.",
+                f"Choose the folder with the four IDX files of MNIST, with {command('--mnist-dir')} or "
+                "KAGGLE_DIGITS_MNIST_DIR.",
             )
         content = _read(path)
         if hashlib.sha256(content).hexdigest() != expected:
@@ -114,7 +116,8 @@ def fetch_mnist(folder: Path) -> None:
         if not _has_content(path, expected):
             raise NetworkError(
                 f"The file {name} of MNIST could not be downloaded from any mirror.",
-                "Check the network, or choose a folder with the four IDX files of MNIST, with --mnist-dir.",
+                "Check the network, or choose a folder with the four IDX files of MNIST, with "
+                f"{command('--mnist-dir')}.",
             )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.files import read_json, replacing, write_json
 from kaggle_digits.runs.artefacts import (
@@ -110,7 +111,7 @@ class Run:
 
     def unfinished(self) -> DataError:
         """Return the error that says how to finish the run."""
-        return DataError(f"The run {self.name} is not finished.", f"Finish it with: {self.command()}.")
+        return DataError(f"The run {self.name} is not finished.", f"Finish it with: {command(self.command())}.")
 
     def require_ensemble(self) -> None:
         """Raise a `DataError` if the run has no ensemble."""
@@ -437,7 +438,7 @@ def _folders(workspace: Workspace) -> list[Path]:
     folders = sorted(path.parent for path in workspace.runs.glob(f"*/{RUN_JSON}"))
     if not folders:
         raise UsageError(
-            f"There is no run of {workspace.competition.name} yet.", "Train one with the command: train."
+            f"There is no run of {workspace.competition.name} yet.", f"Train one with {command('train')}."
         )
     return folders
 
@@ -461,7 +462,7 @@ def _existing(path: Path) -> FoldsRun | MeanRun:
     if not (path / RUN_JSON).exists():
         raise UsageError(
             f"There is no run called {path.name!r} for {path.parent.name}.",
-            "List all runs with the command: runs.",
+            f"List all runs with {command('runs')}.",
         )
     return read_run(path)
 

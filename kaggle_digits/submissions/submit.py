@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from kaggle_digits.arrays import Float32, Int64
+from kaggle_digits.calls import command
 from kaggle_digits.data.csv import load_sample
 from kaggle_digits.errors import (
     DataError,
@@ -173,7 +174,7 @@ def read_submission(path: Path, ids: Int64) -> bytes:
     def refuse(detail: str) -> NoReturn:
         raise DataError(
             f"{path}, {detail}.",
-            "Fix the file, or write the submission of a run again with the command: ensemble.",
+            f"Fix the file, or write the submission of a run again with {command('ensemble')}.",
         )
 
     # More bytes than a valid file can have, even with CRLF. The limit is needed because a device may never end.
@@ -183,7 +184,7 @@ def read_submission(path: Path, ids: Int64) -> bytes:
             content = stream.read(size_limit)
         lines = content.decode("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist.", "Write it with the command: train.") from None
+        raise DataError(f"{path} does not exist.", f"Write it with {command('train')}.") from None
     except OSError as error:
         refuse(f"the file cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
@@ -337,7 +338,7 @@ def wait_for_score(host: Host, workspace: Workspace, entry: Entry, timeout: floa
             raise ScoringError(
                 f"Submission {entry.ref} was scored as an error: {reason}.",
                 "If the file is not valid, fix it and submit the new file; if the host had an error, send "
-                "the same file again with --again.",
+                f"the same file again with {command('--again')}.",
             )
         if submission and status == "COMPLETE":
             entry = updated(entry, status, submission.score)
@@ -349,7 +350,7 @@ def wait_for_score(host: Host, workspace: Workspace, entry: Entry, timeout: floa
         if left <= 0:
             raise NetworkError(
                 f"Submission {entry.ref} is still {status.lower()} after {timeout:.0f} seconds.",
-                "It was submitted and is in the ledger; check its score later with the command: score.",
+                f"It was submitted and is in the ledger; check its score later with {command('score')}.",
             )
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)
@@ -479,7 +480,8 @@ def _unresolved(
     known = "has been counted, but is not listed yet" if counted else "may have been made, but is not listed"
     return NetworkError(
         f"{problem}: the submission {known}.",
-        f"Check for it with: {workspace.command('score')}; the file is sent again only with --again.",
+        f"Check for it with: {command(workspace.command('score'))}; "
+        f"the file is sent again only with {command('--again')}.",
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
+from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError
 from kaggle_digits.workspace import CLASSES, SIDE
 
@@ -225,7 +226,7 @@ def read_network(path: Path) -> keras.Model:
     except Exception as error:  # Keras raises many kinds of exceptions for invalid files
         raise DataError(
             f"{path} cannot be loaded as a Keras network.",
-            "Train the fold again: run the run's train command with --retrain.",
+            f"Train the fold again: run the run's train command with {command('--retrain')}.",
         ) from error
     # Older versions of kaggle-digits saved a model whose first layers were the operations of the preprocessing and
     # whose last layer was the network, which is a model itself. Without preprocessing, it is a dense layer.
