@@ -555,7 +555,8 @@ def export(workspace: Workspace, file: Path, run: str | None, format: str | None
     """Write the ensemble of a run as one model, FILE, for other programs.
 
     The input is uint8 [n, 28, 28], grey values with ink as 255, as in test.csv; the output is float32 [n, 10],
-    the probabilities of the digits, the same as from predict. The name of FILE ends with .onnx or .keras.
+    the probabilities of the digits, the same as from predict. Predict many images in batches of a few hundred. The
+    name of FILE ends with .onnx or .keras.
     """
     from kaggle_digits import console
     from kaggle_digits.prediction.export import export as write_model

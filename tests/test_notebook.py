@@ -51,8 +51,10 @@ def test_notebook_view_draws_the_table_again_until_the_end(drawn: list[str]) -> 
     task = FoldTask("lenet", find_preset("lenet").settings, 0, 3, np.zeros(0, np.uint8))
     with NotebookView() as view:
         view.start("it", [task], [task])
-        while len(drawn) < 2:  # at least once without any event, because the clock runs
+        deadline = time.monotonic() + 20
+        while len(drawn) < 2 and time.monotonic() < deadline:  # without any event, because the clock runs
             time.sleep(0.1)
+        assert len(drawn) >= 2
         view.finished(task)
     assert all(html.startswith("<pre>") for html in drawn)
     assert "waiting" in drawn[0]
@@ -160,7 +162,7 @@ def test_digit_recognizer_notebook_takes_mounted_data(tmp_path: Path, workspace:
         root = tmp_path / folder.replace("/", "-")
         shutil.copytree(workspace.data, root / "input" / folder)
         (root / "working").mkdir()
-        script = (setup + download).replace("/kaggle", str(root)).replace("kd.presets()", "\n")
+        script = f"{setup}\n{download}".replace("/kaggle", str(root)).replace("kd.presets()", "")
         ran = subprocess.run(
             [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
         )

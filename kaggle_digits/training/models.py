@@ -6,7 +6,8 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,29 +43,43 @@ created."""
 def tensorflow_keras() -> Any:
     """Import Keras with `KERAS_ENVIRONMENT`, without the start-up messages of TensorFlow, and return it."""
     if "keras" in sys.modules:
-        return sys.modules["keras"]
+        import keras  # waits, if another thread is importing it
+
+        return keras
     before = {name: os.environ.get(name) for name in KERAS_ENVIRONMENT}
     os.environ |= KERAS_ENVIRONMENT  # Keras reads it at import
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Some messages are written before TensorFlow reads its log level, and by native code, so stderr is redirected.
-    stderr = os.dup(2)
     try:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), 2)
-        import keras
-        import tensorflow
+        with _silent_stderr():
+            import keras
+            import tensorflow
 
         # Without this, TensorFlow warns about retracing, because every fold has its own network.
         tensorflow.get_logger().setLevel("ERROR")
     finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
     return keras
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Redirect stderr: some messages come from native code, before TensorFlow reads its log level."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed, as in a daemon
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def lenet(widths: Sequence[int], dropout: float) -> keras.Model:

@@ -13,7 +13,10 @@ function digitOf([row, confidence, position], label, predicted) {
   return item;
 }
 
-for (const cell of document.querySelectorAll("td[data-cell]")) {
+const numbers = document.querySelectorAll("td[data-cell]");
+document.getElementById("cell-hint").hidden = numbers.length === 0;
+let opened = null;
+for (const cell of numbers) {
   const digits = cells[cell.dataset.cell], [label, predicted] = cell.dataset.cell.split(",");
   const button = document.createElement("button"), count = cell.textContent;
   button.type = "button";
@@ -21,17 +24,19 @@ for (const cell of document.querySelectorAll("td[data-cell]")) {
   button.setAttribute("aria-label", `${count}: show the digits with label ${label} and prediction ${predicted}`);
   cell.replaceChildren(button);
   button.addEventListener("click", () => {
-    const wasOpen = button.getAttribute("aria-pressed") === "true";
-    for (const other of document.querySelectorAll(".matrix button")) other.removeAttribute("aria-pressed");
+    opened = opened === cell.dataset.cell ? null : cell.dataset.cell;
+    // Both matrices have this cell.
+    for (const other of numbers) other.firstChild.setAttribute("aria-pressed", other.dataset.cell === opened);
     panel.replaceChildren();
-    if (wasOpen) return;
-    button.setAttribute("aria-pressed", "true");
-    const title = document.createElement("h3"), list = document.createElement("ul");
+    if (opened === null) return;
+    const title = document.createElement("h3"), words = document.createElement("p"), list = document.createElement("ul");
     const all = parseInt(count.replace(/,/g, ""), 10);
     title.textContent = `${label} predicted as ${predicted}: ${count} row${all === 1 ? "" : "s"}`
       + (digits.length < all ? `, the worst ${digits.length}` : "");
+    words.className = "hint";
+    words.textContent = `With the probability of the prediction, ${predicted}.`;
     list.className = "digits";
     list.append(...digits.map(digit => digitOf(digit, label, predicted)));
-    panel.append(title, list);
+    panel.append(title, words, list);
   });
 }

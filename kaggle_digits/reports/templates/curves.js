@@ -37,6 +37,11 @@ function drawChart(figure) {
            { ...axis, size: 64, values: (_, splits) => splits.map(v => v == null ? "" : +(isAccuracy ? 1 - v : v).toFixed(5)) }],
     hooks: { setSeries: [(chart, i) => { nearest = i; read(chart); }], setCursor: [read] },
   }, [curves.epochs, ...lines.map(line => line.values.map(drawn))], holder);
+  // uPlot follows only the mouse; this is for touch screens.
+  chart.over.addEventListener("pointerdown", event => {
+    const box = chart.over.getBoundingClientRect();
+    if (event.pointerType !== "mouse") chart.setCursor({ left: event.clientX - box.left, top: event.clientY - box.top });
+  });
   chart.showFold = i => lines.forEach((line, at) => {
     if (line.fold === i) chart.setSeries(at + 1, { show: shown[i] });
   });
