@@ -127,6 +127,19 @@ def test_learning_curves_show_the_value_under_the_pointer(browser: Chrome, pages
     assert len(seen) > 1
 
 
+def test_learning_curves_show_a_value_on_a_touch_screen(browser: Chrome, pages: dict[str, Path]) -> None:
+    browser.get(pages["report"].as_uri())
+    reading = browser.execute_script(
+        "const chart = charts[0], box = chart.over.getBoundingClientRect();"
+        "const y = chart.valToPos(chart.data[1][1], 'y');"
+        "const at = {clientX: box.right - 1, clientY: box.top + y, pointerType: 'touch'};"
+        "chart.over.dispatchEvent(new PointerEvent('pointerdown', at));"
+        "const read = () => document.querySelector('.reading').textContent;"
+        "return new Promise(done => requestAnimationFrame(() => done(read())))"
+    )
+    assert re.match(r"epoch 2, fold \d, (training|validation) rows: 0\.\d+", reading)
+
+
 def test_learning_curves_of_folds_can_be_switched_off(browser: Chrome, pages: dict[str, Path]) -> None:
     from selenium.webdriver.common.by import By
 

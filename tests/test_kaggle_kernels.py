@@ -428,7 +428,7 @@ def test_train_on_kaggle_explains_how_to_forget_a_kernel_that_was_deleted(
     finished.deleted += finished.kernels  # on the web page
     with pytest.raises(NetworkError, match="is unknown") as caught:
         train(workspace, on="kaggle", **QUICK)
-    assert "use kd.cancel_kernels, then train again" in caught.value.remedy
+    assert "use kd.cancel_kernels(workspace, …), then train again" in caught.value.remedy
     assert len(cancel_kernels(workspace, **QUICK)) == 1
     assert train(workspace, on="kaggle", **QUICK).is_finished
 

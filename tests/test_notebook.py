@@ -177,3 +177,11 @@ def test_digit_recognizer_notebook_has_small_outputs_of_its_cells() -> None:
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])
+
+
+def test_examine_and_summarise_runs_are_tables_that_name_calls(tmp_path: Path) -> None:
+    workspace = kd.Workspace.at(tmp_path, "rehearsal")
+    checks = kd.examine(workspace).set_index("name")
+    assert checks.loc["Data", "remedy"] == "Download them with: kd.download(workspace)."
+    assert kd.summarise_runs(workspace).columns.tolist()[:2] == ["name", "status"]
+    assert kd.presets()["name"].tolist() == ["lenet", "fast", "default"]

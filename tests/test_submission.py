@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kaggle_digits import Workspace
+from kaggle_digits.calls import command_line
 from kaggle_digits.errors import (
     CredentialsError,
     DataError,
@@ -556,8 +557,10 @@ def test_submit_sends_unresolved_file_only_with_again(
     with pytest.raises(NetworkError, match="may have been made") as caught:
         submit(host, workspace, csv)
     assert LAG - 10 <= clock.slept - slept <= LAG
-    assert "kaggle-digits --root" in caught.value.remedy
-    assert "--again" in caught.value.remedy
+    assert "kd.score(workspace)" in caught.value.remedy
+    with command_line():
+        assert "kaggle-digits --root" in caught.value.remedy
+        assert "--again" in caught.value.remedy
     assert not submit(host, workspace, csv, again=True).was_known
     # The first entry is kept, because the first submission may still be listed later.
     assert [entry.ref for entry in ledger_of(workspace).entries()] == ["", "1"]
