@@ -168,7 +168,10 @@ def test_train_on_kaggle_reports_used_up_quota(kaggle: KaggleServer, workspace: 
 BUSY = json_fault(error="Maximum batch GPU session count of 2 reached.")
 
 
-def test_train_on_kaggle_waits_while_too_many_kernels_run(finished: KaggleServer, workspace: Workspace) -> None:
+def test_train_on_kaggle_waits_while_too_many_kernels_run(
+    finished: KaggleServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LONGEST_QUEUE", 60.0)  # also enough on a busy machine
     finished.fail("SaveKernel", BUSY, BUSY)
     notices: list[str] = []
     assert train(workspace, on="kaggle", observer=Listener(notice=notices.append), **QUICK).is_finished
