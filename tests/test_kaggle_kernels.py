@@ -65,10 +65,10 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use a newly imported client, and wait only for moments."""
     unload_client(monkeypatch)
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.2)
-    monkeypatch.setattr(remote, "PATIENCE", 2.0)
+    monkeypatch.setattr(remote, "PATIENCE", 3.0)
     monkeypatch.setattr(remote, "LOOK_UP_SECONDS", 0.5)
     monkeypatch.setattr(remote, "LATEST_ARRIVAL", 1.0)
-    monkeypatch.setattr(remote, "LONGEST_QUEUE", 1.0)
+    monkeypatch.setattr(remote, "LONGEST_QUEUE", 3.0)
 
 
 def gpus(number: int, kernel_python: Path) -> dict[str, str]:

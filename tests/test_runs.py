@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -855,6 +856,9 @@ def test_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for gpu, visible in (("5", "5"), ("", "3,5")):
         with open(tmp_path / "log", "wb") as log:
             worker = processes.WorkerProcess.start(task, Digits(nothing, nothing, nothing), tmp_path, log, gpu)
-        environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
+        environment = b""
+        deadline = time.monotonic() + 10
+        while not environment and time.monotonic() < deadline:  # empty for a moment after the start
+            environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
         worker.stop()
-        assert f"CUDA_VISIBLE_DEVICES={visible}".encode() in environment
+        assert f"CUDA_VISIBLE_DEVICES={visible}".encode() in environment.split(b"\0")
