@@ -56,7 +56,7 @@ demo: $(VENV)/.installed ## run the pipeline on `rehearsal`; needs no Kaggle acc
 
 # Tests in the same file share trained networks, so each process starts with its own files, and takes tests from
 # other processes when it has finished. One process more than cores, because many tests wait for processes that they
-# have started (7 min 20 s instead of 9 min 15 s on two cores). Some of these train: at most eight, to limit memory.
+# have started. Some of these train: at most eight, to limit memory.
 TEST_PROCESSES := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 test: $(VENV)/.installed-dev ## run the tests in parallel on all cores
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal
