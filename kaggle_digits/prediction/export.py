@@ -95,11 +95,10 @@ def ensemble_model(source: Run) -> keras.Model:
     from keras import ops
 
     images = keras.Input((SIDE, SIDE), dtype="uint8", name="images")
-    networks = [(part, fold, share) for part, share in source.shares() for fold in range(part.info.folds)]
     mean: Any = 0.0
-    for number, (part, fold, share) in enumerate(networks):
+    for number, (run, fold, weight) in enumerate(source.weighted_networks()):
         # The layers of a model must have different names. A run can have a name that Keras does not accept.
-        mean = mean + share / part.info.folds * _fold_softmax(part, fold, images, f"network_{number}")
+        mean = mean + weight * _fold_softmax(run, fold, images, f"network_{number}")
     temperature = source.ensemble_metrics().calibration.temperature
     # Temperature scaling as in `kaggle_digits.evaluation.calibration.temper`.
     return keras.Model(images, ops.softmax(ops.log(ops.maximum(mean, MIN_PROBABILITY)) / temperature))

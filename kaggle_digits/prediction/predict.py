@@ -177,10 +177,8 @@ def _classify(source: Run, paths: Sequence[Path], digits: Sequence[UInt8]) -> li
     if not digits:
         return []
     images = np.stack(digits)
-    shares = source.shares()
-    softmaxes = ensemble_softmax([part for part, _ in shares], images)
-    folds = [part.info.folds for part, _ in shares]
-    weights = np.repeat([share / k for (_, share), k in zip(shares, folds, strict=True)], folds)
+    softmaxes = ensemble_softmax([run for run, _ in source.shares()], images)
+    weights = [weight for _, _, weight in source.weighted_networks()]
     mean = np.average(softmaxes.astype(np.float64), axis=0, weights=weights)
     calibrated = temper(mean.astype(np.float32), source.ensemble_metrics().calibration.temperature)
     agreement = (softmaxes.argmax(2) == calibrated.argmax(1)).mean(0)

@@ -169,6 +169,12 @@ class Run:
         """Return the runs of folds in the ensemble with their weights in the mean, which sum to 1."""
         raise NotImplementedError
 
+    def weighted_networks(self) -> list[tuple[FoldsRun, int, float]]:
+        """Return all folds of the ensemble with the weights of their networks in the mean, which sum to 1."""
+        return [
+            (run, fold, share / run.info.folds) for run, share in self.shares() for fold in range(run.info.folds)
+        ]
+
     def networks(self) -> list[tuple[FoldsRun, int]]:
         """Return the trained folds of the ensemble."""
         return [(run, fold) for run, _ in self.shares() for fold in range(run.info.folds) if run.is_trained(fold)]
