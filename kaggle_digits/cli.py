@@ -686,6 +686,12 @@ def _fail(error: BaseException, problem: str, remedy: str, exit_code: int, debug
             sys.stderr.write(scrub("".join(traceback.format_exception(error))))
         problem, remedy = (" ".join(scrub(text).splitlines()) for text in (problem, remedy))
         console.show_error(problem, remedy, is_error=exit_code != INTERRUPTED)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            # Its buffer is still full. Python would write it once more at exit, fail, and change the exit code.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     # Python restores the default handler while it exits; a Ctrl-C then would change the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(exit_code)

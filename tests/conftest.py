@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from kaggle_server import KEY, USER, KaggleServer
 
 from kaggle_digits import Workspace, download, find_run, train
@@ -26,6 +27,16 @@ from kaggle_digits.workspace import PIXEL_COLUMNS
 
 # The same variables as in worker processes, so that training in the process of a test is reproducible.
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+# The same examples in every run. Tests use one folder for all examples, and a busy machine is no failure.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("repeatable")
 
 # A shell may start background jobs with SIGINT ignored, which the processes started by tests would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -410,14 +410,32 @@ def test_main_prints_no_secret_for_an_internal_error(
     assert KEY not in printed
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("runs",), ("runs", "--json")])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("--version",), ("runs",), ("runs", "--json")])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_cli_reports_a_full_device_for_stdout(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    command = [sys.executable, "-m", "kaggle_digits", *arguments]
-    with open("/dev/full", "w") as full:
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+def test_cli_reports_a_full_device_for_stdout(tmp_path: Path, arguments: tuple[str, ...], unbuffered: str) -> None:
+    result = run_with_full_device("stdout", arguments, unbuffered, tmp_path)
     result.stdout = ""
     assert_error(result, 8, "Cannot write the output: No space left on device")
+    assert len(result.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_cli_keeps_exit_code_if_stderr_is_a_full_device(tmp_path: Path, unbuffered: str) -> None:
+    result = run_with_full_device("stderr", ("runs", "--no-such-option"), unbuffered, tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+
+
+def run_with_full_device(
+    stream: str, arguments: tuple[str, ...], unbuffered: str, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line with stdout or stderr on a full device; with a value, PYTHONUNBUFFERED is set."""
+    command = [sys.executable, "-m", "kaggle_digits", *arguments]
+    with open("/dev/full", "w") as full:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        return subprocess.run(command, env=environment, cwd=folder, text=True, check=False, **streams)
 
 
 def test_main_exits_with_130_if_interrupted_during_imports(tmp_path: Path) -> None:
