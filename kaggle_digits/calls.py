@@ -20,6 +20,7 @@ _FLAGS = {
     "--no-wait": "wait=False",
     "--retrain": "retrain=True",
     "--tensorboard": "tensorboard=True",
+    "--yes": "yes=True",
 }
 """The options without a value, and what they are in Python."""
 _PARAMETERS = {"--from": "source", "--root": "kd.Workspace.at", "--set": "settings"}

@@ -391,6 +391,9 @@ def ensemble(
 )
 @click.option("--dry-run", is_flag=True, help="Check everything and show what would be sent, but send nothing.")
 @click.option("--again", is_flag=True, help="Send the file even if it was submitted before.")
+@click.option(
+    "--yes", is_flag=True, help="Do not ask before a run is sent that is worse than the best one so far."
+)
 @click.option("--no-wait", is_flag=True, help="Do not wait for the score.")
 @click.option(
     "--timeout",
@@ -408,6 +411,7 @@ def submit(
     message: str | None,
     dry_run: bool,
     again: bool,
+    yes: bool,
     no_wait: bool,
     timeout: float,
     as_json: bool,
@@ -423,6 +427,7 @@ def submit(
             message=message,
             dry_run=dry_run,
             again=again,
+            yes=yes,
             wait=not no_wait,
             timeout=timeout,
             observer=console.SubmissionView(spinner),
@@ -455,12 +460,7 @@ def score(workspace: Workspace, as_json: bool) -> None:
                 "teams": standing.teams if standing else None,
                 "percentile": standing.percentile if standing else None,
                 "submissions": [
-                    asdict(submission)
-                    | {
-                        "run": entry.run if entry else None,
-                        "cv": entry.cv if entry else None,
-                        "gap": entry.gap if entry else None,
-                    }
+                    asdict(submission) | {"run": entry.run or None, "cv": entry.cv, "gap": entry.gap}
                     for submission, entry in board.submissions
                 ],
             }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import click
 from rich.console import Console, Group
 from rich.live import Live
 from rich.measure import Measurement
@@ -95,6 +97,10 @@ class SubmissionView(Observer):
     def notice(self, sentence: str) -> None:
         """Print a notice on stderr."""
         self._spinner.say(sentence)
+
+    def confirm(self, question: str) -> bool:
+        """Ask the question on stderr, if there is a person to answer it."""
+        return self._spinner.confirm(question)
 
     def waiting(self, status: str) -> None:
         """Show the status next to the spinner."""
@@ -248,6 +254,15 @@ class Spinner:
         # Another console would print it into the line of the spinner.
         self._console.print(sentence, markup=False)
 
+    def confirm(self, question: str) -> bool:
+        """Ask a question in place of the spinner; without a terminal, the answer is no."""
+        if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+            return False
+        self.__exit__()
+        answer = click.confirm(question, err=True)
+        self.__enter__()
+        return answer
+
 
 def show_run(run: Run, submission: str) -> None:
     """Show the out-of-fold accuracy of a run and the path of its submission."""
@@ -369,11 +384,11 @@ def show_scores(board: ScoreBoard) -> None:
         [
             submission.time[:16].replace("T", " "),
             submission.ref,
-            entry.run if entry else "",
+            entry.run,
             submission.status + (f": {submission.reason}" if submission.reason else ""),
             "" if submission.score is None else f"{submission.score:.5f}",
-            f"{entry.cv:.5f}" if entry and entry.cv is not None else "",
-            f"{entry.gap:+.5f}" if entry and entry.gap is not None else "",
+            "" if entry.cv is None else f"{entry.cv:.5f}",
+            "" if entry.gap is None else f"{entry.gap:+.5f}",
         ]
         for submission, entry in board.submissions
     ]

@@ -413,6 +413,7 @@ def submit(
     message: str | None = None,
     dry_run: bool = False,
     again: bool = False,
+    yes: bool = False,
     wait: bool = True,
     timeout: float = TIMEOUT,
     observer: Observer | None = None,
@@ -430,8 +431,13 @@ def submit(
         A submission file to send instead of a run's file; cannot be combined with `run`.
     message : str, optional
         The description at the host. Default: the run's preset, folds, seed and out-of-fold accuracy.
-    dry_run, again
-        As in `kaggle_digits.submissions.submit.send`.
+    dry_run : bool
+        Validate the file and search for earlier submissions, but send nothing.
+    again : bool
+        Send the file even if it was submitted before.
+    yes : bool
+        Send a run even if it is worse than the one with the best score so far, by more than chance would explain.
+        Otherwise the observer's `confirm` is asked.
     wait : bool
         Wait for the score.
     timeout : float
@@ -448,9 +454,19 @@ def submit(
     Raises
     ------
     UsageError
-        If `run` and `file` are both given, a run does not exist or is not finished, or `timeout` is not valid.
-    KaggleDigitsError
-        The errors of `kaggle_digits.submissions.submit.send` and `wait_for_score`.
+        If `run` and `file` are both given, a run does not exist or is not finished, `timeout` is not valid, or
+        the run is worse than the one with the best score and this is not confirmed.
+    DataError
+        If the file or the ledger is not valid.
+    CredentialsError, RefusedError
+        If the host refuses the submission, or the daily limit has been reached.
+    NetworkError
+        If the host cannot be reached, the score is still pending, or it is unknown whether the submission was
+        made.
+    ScoringError
+        If the host scored the submission as an error.
+    WriteError
+        If the ledger cannot be written, or another submission is running.
 
     Examples
     --------
@@ -466,15 +482,25 @@ def submit(
     if not timeout >= 0:
         raise UsageError(f"The timeout must be at least 0 seconds, got {timeout}.", "Choose another timeout.")
     observer = observer or Observer()
-    name, cv, path = "", None, Path(file or "")
+    name, cv, path, is_worse = "", None, Path(file or ""), False
     if file is None:
         source = find_run(workspace, run) if run is not None else find_best_run(workspace)
         source.require_ensemble()
         name, cv, path = source.name, source.ensemble_metrics().accuracy, submission_file(workspace, source.name)
         message = message or f"{source.describe()}, CV {cv:.5f}"
         observer.notice(explain_choice(workspace, source) if run is None else f"The run is {name} (CV {cv:.5f}).")
-        if comparison := compare_with_best_score(workspace, source):
+        comparison, is_worse = compare_with_best_score(workspace, source)
+        if comparison:
             observer.notice(comparison)
+
+    def confirm() -> None:
+        if is_worse and not yes and not observer.confirm(f"Submit {name} all the same?"):
+            raise UsageError(
+                f"{name} was not submitted: it is worse than the run with the best score so far, by more than "
+                "chance would explain.",
+                f"Choose another run, or submit it all the same with {command('--yes')}.",
+            )
+
     host = open_host(workspace)
     sent = send(
         host,
@@ -486,6 +512,7 @@ def submit(
         dry_run=dry_run,
         again=again,
         notice=observer.notice,
+        confirm=confirm,
     )
     if dry_run or not wait or sent.entry.status == "COMPLETE":
         return sent

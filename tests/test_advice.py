@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import competition_files, small_digits, write_files
+from conftest import competition_files, small_digits, unload_client, write_files
+from kaggle_server import KaggleServer
 
+import kaggle_digits as kd
 from kaggle_digits import Workspace, find_run
 from kaggle_digits.arrays import Float32
 from kaggle_digits.data.csv import load_data
+from kaggle_digits.errors import UsageError
 from kaggle_digits.files import sha256, write_bytes
 from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
 from kaggle_digits.runs.directory import create_run
 from kaggle_digits.runs.schema import FINISHED
 from kaggle_digits.submissions.ledger import Entry
-from kaggle_digits.submissions.submit import ledger_of, submission_file
+from kaggle_digits.submissions.submit import ledger_of, submission_file, write_submission
+
+RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 ROWS = 100
 
@@ -79,7 +88,8 @@ def test_compare_with_best_score_says_whether_the_run_is_better(
         add_run(workspace, name, range(20))
         add_score(workspace, name, score)
     add_run(workspace, "new", wrong)
-    words = compare_with_best_score(workspace, find_run(workspace, "new"))
+    words, is_worse = compare_with_best_score(workspace, find_run(workspace, "new"))
+    assert is_worse == ("new is worse" in verdict)
     assert words.startswith("The best score so far is 0.99000, of the run best. Out-of-fold, ")
     assert verdict in words
 
@@ -87,15 +97,16 @@ def test_compare_with_best_score_says_whether_the_run_is_better(
 def test_compare_with_best_score_needs_a_score_of_another_run(workspace: Workspace) -> None:
     add_run(workspace, "new", range(3))
     run = find_run(workspace, "new")
-    assert compare_with_best_score(workspace, run) == ""
+    assert compare_with_best_score(workspace, run) == ("", False)
     add_score(workspace, "other", 0.9)
     add_score(workspace, "new", 0.9)  # as good as the best
-    assert compare_with_best_score(workspace, run) == ""
+    assert compare_with_best_score(workspace, run) == ("", False)
     add_score(workspace, "ne", 0.91)  # a run that was removed, and whose name begins like that of another run
-    assert "of the run ne. Its predictions are not there any more" in compare_with_best_score(workspace, run)
+    assert "of the run ne. Its predictions are not there any more" in compare_with_best_score(workspace, run)[0]
     add_score(workspace, "", 0.92)
     assert compare_with_best_score(workspace, run) == (
-        "The best score so far is 0.92000, of a file that belongs to no run."
+        "The best score so far is 0.92000, of a file that belongs to no run.",
+        False,
     )
 
 
@@ -107,7 +118,62 @@ def test_compare_with_best_score_does_not_credit_a_run_that_was_trained_again(
         add_run(workspace, name, range(3))
     add_score(workspace, retrained, 0.9)
     write_bytes(submission_file(workspace, retrained), b"trained again")
-    words = compare_with_best_score(workspace, find_run(workspace, "new"))
+    words, is_worse = compare_with_best_score(workspace, find_run(workspace, "new"))
+    assert not is_worse
     assert words.startswith(
         f"The best score so far is 0.90000, of the run {retrained}. Its predictions are not there"
     )
+
+
+@pytest.fixture
+def worse(workspace: Workspace, kaggle: KaggleServer) -> KaggleServer:
+    """A workspace with the runs "best", which is scored, and "worse", and its host."""
+    for name, wrong in (("best", range(2)), ("worse", range(40))):
+        add_run(workspace, name, wrong)
+    add_score(workspace, "best", 0.99)
+    softmax: Float32 = np.eye(10, dtype=np.float32)[np.zeros(30, int)]
+    write_submission(submission_file(workspace, "worse"), np.arange(1, 31), softmax)
+    return kaggle
+
+
+def test_submit_needs_yes_for_a_worse_run_without_a_terminal(worse: KaggleServer, call_cli: RunCli) -> None:
+    submit = ("submit", "--run", "worse")
+    refused = call_cli(*submit)
+    assert (refused.returncode, worse.submissions) == (2, [])
+    assert refused.stderr.splitlines()[-2:] == [
+        "Error: worse was not submitted: it is worse than the run with the best score so far, by more than chance "
+        "would explain.",
+        "Choose another run, or submit it all the same with --yes.",
+    ]
+    preview = call_cli(*submit, "--dry-run")
+    assert (preview.returncode, worse.submissions) == (0, [])
+    assert "Out-of-fold, worse is worse, by more than chance would explain" in preview.stderr
+    assert call_cli(*submit, "--yes").returncode == 0
+    known = call_cli(*submit)  # sends nothing, so nothing has to be confirmed
+    assert (known.returncode, len(worse.submissions)) == (0, 1)
+    assert "was submitted before" in known.stdout
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2), ("", 2)])
+def test_submit_asks_before_it_sends_a_worse_run_in_a_terminal(
+    worse: KaggleServer, call_cli: RunCli, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    terminal = io.StringIO(f"{answer}\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    result = call_cli("submit", "--run", "worse", "--json")
+    assert (result.returncode, len(worse.submissions)) == (code, code == 0)
+    assert "Submit worse all the same? [y/N]" in result.stderr
+    assert "Submit" not in result.stdout
+
+
+def test_submit_needs_yes_for_a_worse_run_in_python(
+    worse: KaggleServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unload_client(monkeypatch)
+    with pytest.raises(UsageError, match="yes=True"):
+        kd.submit(workspace, run="worse")
+    assert worse.submissions == []
+    kd.submit(workspace, run="worse", yes=True)
+    assert len(worse.submissions) == 1

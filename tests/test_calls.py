@@ -42,6 +42,7 @@ PACKAGE = Path(kd.__file__).parent
             "kd.ensemble(workspace, runs=['a', 'b'], name='both')",
         ),
         ("--again", "--again", "again=True"),
+        ("--yes", "--yes", "yes=True"),
         ("--workers", "--workers", "workers"),
         ("--workers 2", "--workers 2", "workers=2"),
         ("--on kaggle-cpu", "--on kaggle-cpu", "on='kaggle-cpu'"),

@@ -634,7 +634,7 @@ UNCLEAR = {
     "conflict": error(409, "Conflict", handled=True),
     "code and status differ": Fault(403, b'{"code": 400, "message": "Bad"}', JSON, handled=True),
     "list": Fault(400, b"[]", JSON, handled=True),
-    "too many": error(429, "Slow down", handled=True),
+    "too many for a gateway": Fault(429, b"<html>Slow down</html>", handled=True),
 }
 
 
@@ -657,6 +657,7 @@ def test_create_raises_network_error_for_unclear_response(
     [
         error(400, "Your daily limit is used up"),
         error(403, "Your daily limit is used up"),
+        error(429, "Your daily limit is used up"),
         Fault(404, b'{"error": {"code": 404, "message": "Your daily limit is used up"}}', JSON),
         Fault(200, b'{"code": 400, "message": "Your daily limit is used up"}', JSON),
     ],

@@ -16,6 +16,7 @@ from kaggle_digits.submissions.ledger import COLUMNS, Entry, Ledger, updated
 
 ENTRY = Entry("2026-11-24T10:00:00+00:00", "fast-k5-s0", "ab" * 32, "17", "PENDING", cv=0.995)
 HEADER = "time,run,sha256,ref,status,score,cv,rank"
+LINE = ",".join(ENTRY.as_cells())
 
 
 def test_ledger_columns_are_fixed() -> None:
@@ -48,7 +49,7 @@ def test_record_keeps_any_run_name(tmp_path: Path, runs: list[str]) -> None:
     path = tmp_path / "ledger.csv"
     path.unlink(missing_ok=True)
     ledger = Ledger(path)
-    entries = [Entry("t", run, "ab", str(i), "UNKNOWN") for i, run in enumerate(runs)]
+    entries = [replace(ENTRY, run=run, ref=str(i)) for i, run in enumerate(runs)]
     for entry in entries:
         ledger.record(entry)
     assert ledger.entries() == entries
@@ -57,17 +58,25 @@ def test_record_keeps_any_run_name(tmp_path: Path, runs: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "line 1: the header"),
+        ("\n", "line 1: the header"),
+        (f"{LINE}\n", "line 1: the header"),
         ("time,run\n", "line 1: the header"),
         (HEADER + ",mine\n", "line 1: the header"),
-        (f"{HEADER}\nt,r,s,1,PENDING\n", "line 2: expected 8 values, got 5"),
-        (f"{HEADER}\nt,r,s,1,DONE,,,\n", "line 2: 'DONE' is not a valid status"),
-        (f"{HEADER}\nt,r,s,1,PENDING,,,\n\nt,r,s,2,COMPLETE,high,,\n", "line 4: score is 'high'"),
-        (f"{HEADER}\nt,r,s,1,COMPLETE,nan,,\n", "line 2: score is 'nan'"),
-        (f"{HEADER}\nt,r,s,1,COMPLETE,1,1,3.0\n", "line 2: rank is '3.0'"),
-        (f"{HEADER}\nt,r,s,1,COMPLETE,1,1,{'9' * 5000}\n", "line 2: rank is '9999"),
-        (f"{HEADER}\nt,r,s,1,COMPLETE,{'9' * 400},,\n", "line 2: score is '9999"),
-        (f'{HEADER}\n"t\n",r,s,1,PENDING,,,\nt,r,s,2,COMPLETE,,-0.5,\n', "line 4: cv is '-0.5'"),
-        (f'{HEADER}\nt,"r,s,1,PENDING,,,\n', "line 2|line 3"),
+        (f"{HEADER}\n,r,,1,PENDING\n", "line 2: expected 8 values, got 5"),
+        (f"{HEADER}\n24.11.2026,r,,1,PENDING,,,\n", "line 2: '24.11.2026' is not a valid time"),
+        (f"{HEADER}\n{LINE.replace('ab', 'g', 1)}\n", "line 2: 'gab.*' is not a valid sha256"),
+        (f"{HEADER}\n{LINE.replace('ab', '', 1)}\n", "line 2: 'ab.*' is not a valid sha256"),
+        (f"{HEADER}\n{LINE.replace(',17,', ',1.7E+01,')}\n", r"line 2: '1.7E\+01' is not a valid ref"),
+        (f"{HEADER}\n,r,,,UNKNOWN,,,\n", "line 2: sha256 and ref are both empty"),
+        (f"{HEADER}\n,r,,1,DONE,,,\n", "line 2: 'DONE' is not a valid status"),
+        (f"{HEADER}\n,r,,1,PENDING,,,\n\n,r,,2,COMPLETE,high,,\n", "line 4: 'high' is not a valid score"),
+        (f"{HEADER}\n,r,,1,COMPLETE,nan,,\n", "line 2: 'nan' is not a valid score"),
+        (f"{HEADER}\n,r,,1,COMPLETE,1,1,3.0\n", "line 2: '3.0' is not a valid rank"),
+        (f"{HEADER}\n,r,,1,COMPLETE,1,1,{'9' * 5000}\n", "line 2: '9999.*' is not a valid rank"),
+        (f"{HEADER}\n,r,,1,COMPLETE,{'9' * 400},,\n", "line 2: '9999.*' is not a valid score"),
+        (f'{HEADER}\n,"r\n",,1,PENDING,,,\n,r,,2,COMPLETE,,-0.5,\n', "line 4: '-0.5' is not a valid cv"),
+        (f'{HEADER}\n,"r,,1,PENDING,,,\n', "line 2|line 3"),
     ],
 )
 def test_record_names_invalid_line_and_keeps_file(tmp_path: Path, text: str, message: str) -> None:
@@ -87,10 +96,10 @@ def test_entries_raises_only_data_errors_for_any_bytes(tmp_path: Path, content: 
         Ledger(path).entries()
 
 
-def test_entries_accepts_crlf_and_bom(tmp_path: Path) -> None:
+def test_entries_accepts_crlf_and_bom_and_upper_case(tmp_path: Path) -> None:
     path = tmp_path / "ledger.csv"
-    path.write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\nt,r,s,1,PENDING,,,\r\n".encode())
-    assert Ledger(path).entries() == [Entry("t", "r", "s", "1", "PENDING")]
+    path.write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\n{LINE.replace('ab', 'AB')}\r\n".encode())
+    assert Ledger(path).entries() == [ENTRY]
 
 
 def test_updated_keeps_scored_status() -> None:
@@ -100,13 +109,18 @@ def test_updated_keeps_scored_status() -> None:
 
 def test_record_completes_and_forget_removes_entry_without_reference(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.csv")
-    before = Entry("t1", "fast", "ab", "", "UNKNOWN")
-    ledger.record(before)
-    ledger.record(Entry("t2", "fast", "ab", "", "UNKNOWN"))
-    ledger.record(Entry("t1", "fast", "ab", "17", "PENDING"))
+    first, second = (replace(ENTRY, time=f"2026-11-24T1{i}:00", ref="", status="UNKNOWN") for i in range(2))
+    ledger.record(first)
+    ledger.record(second)
+    ledger.record(replace(first, ref="17", status="PENDING"))
     assert [entry.ref for entry in ledger.entries()] == ["17", ""]
-    ledger.forget(Entry("t2", "fast", "ab", "", "UNKNOWN"))
+    content = ledger.path.read_bytes()
+    ledger.forget(second)
     assert [entry.ref for entry in ledger.entries()] == ["17"]
+    ledger.record(second)
+    assert ledger.path.read_bytes() == content
+    ledger.forget(replace(first, ref="17"))
+    assert ledger.entries() == [second]
 
 
 cells = st.text(max_size=8) | st.text(st.sampled_from('\r\n",\0 0a.'), max_size=8)

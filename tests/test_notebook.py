@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,7 +107,7 @@ def test_prediction_is_shown_as_picture_with_bars() -> None:
 def test_score_board_is_a_table_of_numbers() -> None:
     submission = Submission("7", "2026-01-01", "", "COMPLETE", 0.9, "", "")
     entry = Entry("2026-01-01", "first", "0" * 64, "7", "COMPLETE", 0.9, 0.8)
-    board = ScoreBoard([(submission, entry), (submission, None)], Standing(3, 1200))
+    board = ScoreBoard([(submission, entry), (submission, replace(entry, run="", cv=None))], Standing(3, 1200))
     table = board.to_frame()
     assert table["score"].tolist() == [0.9, 0.9]
     assert table["gap"][0] == pytest.approx(0.1)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,8 +55,6 @@ class ModelHost:
         All submissions, oldest first: the time, the content of the file, and the submission as it will be listed.
     lag : float
         Seconds until a submission is listed.
-    allowance_moves : bool
-        Whether submissions lower the allowance; otherwise it never changes.
     upload_seconds : float
         Duration of an upload.
     faults : dict of int to str
@@ -67,17 +66,19 @@ class ModelHost:
         The number of calls since the faults were set.
     uploads : dict of str to bytes
         The uploaded files.
+    during_upload : callable
+        What happens meanwhile.
     """
 
     clock: Clock
     made: list[tuple[float, bytes, Submission]] = field(default_factory=list)
     lag: float = 0.0
-    allowance_moves: bool = True
     upload_seconds: float = 0.0
     faults: dict[int, str] = field(default_factory=dict)
     fault_of_create: str = ""
     calls: int = 0
     uploads: dict[str, bytes] = field(default_factory=dict)
+    during_upload: Callable[[], None] = lambda: None
 
     def _call(self, handle: Callable[[], T], fault: str = "") -> T:
         fault = fault or self.faults.get(self.calls, "")
@@ -94,11 +95,12 @@ class ModelHost:
         return response
 
     def allowance(self) -> int | None:
-        return self._call(lambda: 1000 - len(self.made) if self.allowance_moves else 1000)
+        return self._call(lambda: 1000)
 
     def upload(self, csv: Path) -> str:
         def handle() -> str:
             self.clock.sleep(self.upload_seconds)
+            self.during_upload()
             self.uploads[csv.name] = csv.read_bytes()
             return csv.name
 
@@ -129,13 +131,14 @@ class ModelHost:
 
 
 class OneSubmissionPerFile(RuleBasedStateMachine):
-    """A user submits two files repeatedly while faults of all types occur."""
+    """A user submits two files repeatedly, also from a second folder, while faults of all types occur."""
 
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp())
-        self.workspace = Workspace.at(self.root)
-        write_files(self.workspace.data, {"sample_submission.csv": sample_bytes(2)})
+        self.workspaces = [Workspace.at(self.root), Workspace.at(self.root / "elsewhere")]
+        for workspace in self.workspaces:
+            write_files(workspace.data, {"sample_submission.csv": sample_bytes(2)})
         write_files(self.root, {f"{name}.csv": text.encode() for name, text in FILES.items()})
         self.patch = pytest.MonkeyPatch()
         self.clock = Clock()
@@ -143,7 +146,7 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
         self.patch.setattr("time.sleep", self.clock.sleep)
         self.host = ModelHost(self.clock)
         self.asked_again = dict.fromkeys(FILES, 0)
-        self.entries = 0
+        self.entries = [0, 0]
 
     def teardown(self) -> None:
         self.patch.undo()
@@ -152,11 +155,9 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
     @initialize(
         lag=st.sampled_from([0, 5, 12, 29, 31, 60, 600]),
         upload_seconds=st.sampled_from([0, 1, 40]),
-        allowance_moves=st.booleans(),
     )
-    def set_host(self, lag: float, upload_seconds: float, allowance_moves: bool) -> None:
+    def set_host(self, lag: float, upload_seconds: float) -> None:
         self.host.lag, self.host.upload_seconds = lag, upload_seconds
-        self.host.allowance_moves = allowance_moves
 
     @rule(
         name=st.sampled_from(list(FILES)),
@@ -164,33 +165,56 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
         dry_run=st.sampled_from([False, False, False, True]),
         faults=FAULTS,
         fault_of_create=st.sampled_from(["", "kill before", "kill after", "down", "lost", "refused"]),
+        place=st.integers(0, 1),
+        both=st.booleans(),
     )
-    def submit(self, name: str, again: bool, dry_run: bool, faults: dict[int, str], fault_of_create: str) -> None:
+    def submit(
+        self,
+        name: str,
+        again: bool,
+        dry_run: bool,
+        faults: dict[int, str],
+        fault_of_create: str,
+        place: int,
+        both: bool,
+    ) -> None:
+        # Another folder knows only what is listed.
+        place, both = (place, both) if self.host.lag == 0 else (0, False)
+        workspace, other = self.workspaces[place], self.workspaces[1 - place]
         self.host.faults, self.host.fault_of_create, self.host.calls = faults, fault_of_create, 0
         self.asked_again[name] += again and not dry_run
-        before, unresolved = len(self.host.made), self.unresolved()
+        before, unresolved, meanwhile = len(self.host.made), self.unresolved(workspace), 0
+
+        def submit_elsewhere() -> None:
+            """The other folder submits the same file during the upload, without faults."""
+            nonlocal meanwhile
+            host = replace(self.host, faults={}, fault_of_create="", during_upload=lambda: None)
+            with suppress(NetworkError):  # an earlier submission from there may have been made
+                meanwhile += not send(host, other, self.root / f"{name}.csv").was_known
+
+        self.host.during_upload = submit_elsewhere if both else lambda: None
         with suppress(NetworkError, Killed):
             try:
-                sent = send(self.host, self.workspace, self.root / f"{name}.csv", again=again, dry_run=dry_run)
+                sent = send(self.host, workspace, self.root / f"{name}.csv", again=again, dry_run=dry_run)
             except RefusedError:  # no submission was made, and no entry blocks the next one
-                assert self.unresolved() <= unresolved
+                assert self.unresolved(workspace) <= unresolved
                 return
             # The result is correct.
             ref, content = sent.entry.ref, FILES[name].encode()
             assert not ref or any(s.ref == ref and c == content for _, c, s in self.host.made)
-            assert len(self.host.made) - before == (not (dry_run or sent.was_known))
+            assert len(self.host.made) - before == meanwhile + (not (dry_run or sent.was_known))
             if not dry_run:
-                wait_for_score(self.host, self.workspace, sent.entry, 0, Observer())
-        assert len(self.host.made) <= before + (not dry_run)
+                wait_for_score(self.host, workspace, sent.entry, 0, Observer())
+        assert len(self.host.made) <= before + meanwhile + (not dry_run)
 
-    def unresolved(self) -> int:
-        return sum(not entry.ref for entry in ledger_of(self.workspace).entries())
+    def unresolved(self, workspace: Workspace) -> int:
+        return sum(not entry.ref for entry in ledger_of(workspace).entries())
 
-    @rule(faults=FAULTS)
-    def score(self, faults: dict[int, str]) -> None:
+    @rule(faults=FAULTS, place=st.integers(0, 1))
+    def score(self, faults: dict[int, str], place: int) -> None:
         self.host.faults, self.host.calls = faults, 0
         with suppress(KaggleDigitsError, Killed):
-            read_scores(self.host, self.workspace)
+            read_scores(self.host, self.workspaces[place])
 
     @rule(seconds=st.sampled_from([-1e6, -3600, -60, 60, 3600, 86400, 1e6]))
     def set_clock(self, seconds: float) -> None:
@@ -209,11 +233,11 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
         self.host.made[i] = (when, content, replace(submission, description=description))
 
     @precondition(lambda self: len(self.host.listed()) == len(self.host.made))
-    @rule()
-    def delete_ledger(self) -> None:
+    @rule(place=st.integers(0, 1))
+    def delete_ledger(self, place: int) -> None:
         """Only while all submissions are listed: otherwise there would be no record of the other ones."""
-        ledger_of(self.workspace).path.unlink(missing_ok=True)
-        self.entries = 0
+        ledger_of(self.workspaces[place]).path.unlink(missing_ok=True)
+        self.entries[place] = 0
 
     @invariant()
     def one_submission_per_file_unless_again(self) -> None:
@@ -223,14 +247,14 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
 
     @invariant()
     def no_entry_is_removed(self) -> None:
-        entries, self.entries = self.entries, len(ledger_of(self.workspace).entries())
-        assert self.entries >= entries
+        entries, self.entries = self.entries, [len(ledger_of(place).entries()) for place in self.workspaces]
+        assert all(now >= before for now, before in zip(self.entries, entries, strict=True))
 
     @invariant()
     def no_entry_has_the_reference_of_another_file(self) -> None:
         contents = {s.ref: content for _, content, s in self.host.made}
-        for entry in ledger_of(self.workspace).entries():
-            if entry.ref:
+        for entry in chain.from_iterable(ledger_of(place).entries() for place in self.workspaces):
+            if entry.ref and entry.sha256:
                 assert entry.sha256 == hashlib.sha256(contents[entry.ref]).hexdigest()
 
 

@@ -59,7 +59,7 @@ OUTPUT_PAGE = 200
 """How many files of the output of a kernel are listed in one request."""
 LONGEST_WAIT = 120.0
 """Maximum total of the pauses between the retries of one request, in seconds."""
-REFUSALS = (400, 401, 403, 404)
+REFUSALS = (400, 401, 403, 404, 429)
 """Status codes that mean that no submission was made. After others, such as 408 and 5xx, it may have been made."""
 LONGEST_MESSAGE = 300
 """Maximum length of a message from Kaggle that is shown, in characters."""
@@ -774,7 +774,7 @@ def _sent_once(send: Callable[[], T], slug: str, to_what: str) -> T:
         If the request may have been carried out.
     NotReachedError
         If no connection was made.
-    requests.HTTPError
+    requests.HTTPError, RefusedError
         If Kaggle clearly refused it.
     """
     import requests
@@ -783,6 +783,9 @@ def _sent_once(send: Callable[[], T], slug: str, to_what: str) -> T:
         return send()
     except requests.HTTPError as error:
         if error.response is not None and _is_refusal(error.response):
+            refusal = _status_error(error.response, slug)
+            if isinstance(refusal, NetworkError):  # 429: would mean that it may have been carried out
+                raise RefusedError(*refusal.args) from error
             raise
         # A proxy or gateway may have sent this response after Kaggle has carried out the request.
         raise _unclear_response(error.response, to_what) from error

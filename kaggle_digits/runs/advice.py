@@ -30,28 +30,21 @@ def explain_choice(workspace: Workspace, chosen: Run) -> str:
     return words
 
 
-def compare_with_best_score(workspace: Workspace, run: Run) -> str:
-    """Return sentences that compare a run with the best score so far, by McNemar's test on out-of-fold rows.
+def compare_with_best_score(workspace: Workspace, run: Run) -> tuple[str, bool]:
+    """Compare a run with the best score so far, by McNemar's test on out-of-fold rows.
 
-    Returns
-    -------
-    str
-        Empty if nothing was scored yet, or if the submission of the run itself has the best score.
-
-    Raises
-    ------
-    DataError
-        If the training rows or the predictions of the run are missing or damaged.
+    Return sentences, which are empty if nothing was scored yet or if the submission of the run itself has the best
+    score, and whether the run is worse by more than chance would explain.
     """
     scored = [entry for entry in ledger_of(workspace).entries() if entry.score is not None]
     best_score = max((entry.score or 0.0 for entry in scored), default=None)
     best = [entry for entry in scored if entry.score == best_score]
     if not best or any(entry.run == run.name and _is_current(workspace, entry) for entry in best):
-        return ""
+        return "", False
     entry = best[-1]
     words = f"The best score so far is {best_score:.5f}"
     if not entry.run:
-        return f"{words}, of a file that belongs to no run."
+        return f"{words}, of a file that belongs to no run.", False
     words += f", of the run {entry.run}."
     labels = load_train(workspace.data).labels
     wrong = run.oof_softmax(len(labels)).argmax(1) != labels
@@ -62,13 +55,15 @@ def compare_with_best_score(workspace: Workspace, run: Run) -> str:
         other = None
     # A run that was trained again has other predictions than those that were scored.
     if other is None or not _is_current(workspace, entry):
-        return f"{words} Its predictions are not there any more, so the two cannot be compared."
+        return f"{words} Its predictions are not there any more, so the two cannot be compared.", False
     only_run, only_other = int((wrong & ~other_wrong).sum()), int((other_wrong & ~wrong).sum())
     p = mcnemar_p(only_run, only_other)
     if p >= LEVEL:
-        return f"{words} Out-of-fold, {run.name} is not better or worse than chance would explain (p = {p:.2g})."
-    verdict = "better" if only_run < only_other else "worse"
-    return f"{words} Out-of-fold, {run.name} is {verdict}, by more than chance would explain (p = {p:.2g})."
+        chance = f"Out-of-fold, {run.name} is not better or worse than chance would explain (p = {p:.2g})."
+        return f"{words} {chance}", False
+    is_worse = only_run > only_other
+    verdict = f"{'worse' if is_worse else 'better'}, by more than chance would explain (p = {p:.2g})"
+    return f"{words} Out-of-fold, {run.name} is {verdict}.", is_worse
 
 
 def _is_current(workspace: Workspace, entry: Entry) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
+from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import lock, read_json, write_bytes, write_json
+from kaggle_digits.files import lock, write_bytes, write_errors
 from kaggle_digits.hosts import Status
 
 
@@ -70,7 +72,16 @@ class Entry:
 
 COLUMNS = tuple(field.name for field in fields(Entry))
 _ACCURACY = r"(\d{1,9}(\.\d{0,20})?)?"
-_RANK = r"\d{0,9}"
+_PATTERNS = {
+    "time": r"(\d{4}-\d\d-\d\d[\dT:.+Z -]{0,30})?",
+    "sha256": r"([0-9a-f]{64})?",
+    "ref": r"\w{0,64}",
+    "status": "|".join(get_args(Status)),
+    "score": _ACCURACY,
+    "cv": _ACCURACY,
+    "rank": r"\d{0,9}",
+}
+"""What each cell looks like; a name may be anything. A submission known by another digest would be sent again."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +91,13 @@ class Ledger:
     path: Path
 
     def entries(self) -> list[Entry]:
-        """Return all entries, oldest first.
-
-        Raises
-        ------
-        DataError
-            If the file is not a valid ledger; the message has the number of the line.
-        """
+        """Return all entries, oldest first; none if there is no file."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise self._error("the file cannot be read as UTF-8 text") from error
+            raise self._error(f"it cannot be read: {error.strerror or error}") from error
         return self._parse(content)
 
     def _parse(self, content: bytes) -> list[Entry]:
@@ -101,19 +106,15 @@ class Ledger:
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise self._error("the file cannot be read as UTF-8 text") from error
-        entries = []
+            raise self._damaged("it is not UTF-8 text") from error
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
-            for row in reader:
-                if reader.line_num == 1:
-                    if tuple(row) != COLUMNS:
-                        raise self._error(f"line 1: the header is not {','.join(COLUMNS)}")
-                elif row:
-                    entries.append(self._entry(row, reader.line_num))
+            # Also in an empty file: it had entries once, and without them a file could be submitted again.
+            if tuple(next(reader, ())) != COLUMNS:
+                raise self._damaged(f"line 1: the header is not {','.join(COLUMNS)}")
+            return [self._entry(row, reader.line_num) for row in reader if row]
         except csv.Error as error:
             raise self._error(f"line {reader.line_num}: {error}") from error
-        return entries
 
     def record(self, entry: Entry) -> None:
         """Write an entry: replace the entry of the same submission, or append it."""
@@ -124,61 +125,10 @@ class Ledger:
                     return
             entries.append(entry)
 
-    def record_attempt(self, entry: Entry, allowance: int | None) -> None:
-        """Write the entry of a submission that will be made next.
-
-        Parameters
-        ----------
-        entry : Entry
-            The entry, without a reference.
-        allowance : int or None
-            How many submissions are left before this one. `was_counted` compares it with a later value, also in
-            another process. It is saved in a separate file, because the ledger's columns are fixed.
-        """
-        unresolved = [old for old in self.entries() if not old.ref]
-        known = self._allowances()
-        kept = {key: known[key] for key in map(_key, unresolved) if key in known}
-        # Before the entry: an entry without its allowance could never be recognized as counted.
-        write_json(self._allowance_file, kept | {_key(entry): allowance})
-        self.record(entry)
-
-    def was_counted(self, entry: Entry, allowance: int | None) -> bool:
-        """Return whether the host has counted a submission whose response was lost, given the current allowance.
-
-        True means that the host has counted more submissions since then than the ledger has. False proves
-        nothing: the host may count later, or a new day may have started.
-        """
-        known = self._allowances()
-        if allowance is None or _key(entry) not in known:
-            return False
-        others = sum(1 for other in self.entries() if other.ref and other.time > entry.time)
-        # None before this submission means that it was the first one: the host reports no limit until then.
-        before = known[_key(entry)]
-        return not others if before is None else allowance + others < before
-
-    def mark_counted(self, entry: Entry) -> None:
-        """Set the status of an entry to PENDING, unless another process has added its reference."""
-        with self._changed() as entries:
-            for i, old in enumerate(entries):
-                if old.is_same_submission(entry) and not old.ref:
-                    entries[i] = replace(old, status="PENDING")
-
     def forget(self, entry: Entry) -> None:
         """Remove the entry of a submission that was not made."""
         with self._changed() as entries:
             entries[:] = [old for old in entries if not old.is_same_submission(entry)]
-
-    @property
-    def _allowance_file(self) -> Path:
-        return self.path.with_name(".allowance.json")
-
-    def _allowances(self) -> dict[str, int | None]:
-        """Return the saved allowance before each attempt; without those that cannot be read."""
-        try:
-            document = read_json(self._allowance_file)
-        except DataError:
-            return {}
-        return {key: left for key, left in document.items() if left is None or type(left) is int}
 
     @contextmanager
     def _changed(self) -> Iterator[list[Entry]]:
@@ -186,7 +136,13 @@ class Ledger:
         with lock(self.path.with_name(".ledger.lock"), f"{self.path} is in use by another process.", timeout=10):
             entries = self.entries()
             yield entries
-            write_bytes(self.path, self._format(entries))
+            content = self._format(entries)
+            if self.path.exists() and self.path.read_bytes().startswith(content):
+                # Only the end is cut off, as by `forget`. Unlike a new file, this needs no space on the disk.
+                with write_errors(self.path):
+                    os.truncate(self.path, len(content))
+            else:
+                write_bytes(self.path, content)
 
     def _format(self, entries: list[Entry]) -> bytes:
         """Return the content of the ledger file; raise a `DataError` if reading it would give other entries."""
@@ -208,11 +164,12 @@ class Ledger:
         if len(row) != len(COLUMNS):
             raise self._error(f"line {line}: expected {len(COLUMNS)} values, got {len(row)}")
         cells = dict(zip(COLUMNS, row, strict=True))
-        if cells["status"] not in get_args(Status):
-            raise self._error(f"line {line}: {cells['status'][:40]!r} is not a valid status")
-        for name, pattern in (("score", _ACCURACY), ("cv", _ACCURACY), ("rank", _RANK)):
+        cells["sha256"] = cells["sha256"].lower()
+        for name, pattern in _PATTERNS.items():
             if not re.fullmatch(pattern, cells[name], re.ASCII):
-                raise self._error(f"line {line}: {name} is {cells[name][:40]!r}, not a number")
+                raise self._error(f"line {line}: {cells[name][:40]!r} is not a valid {name}")
+        if not cells["sha256"] and not cells["ref"]:
+            raise self._error(f"line {line}: sha256 and ref are both empty")
         numbers = {name: float(cells[name]) if cells[name] else None for name in ("score", "cv")}
         rank = int(cells["rank"]) if cells["rank"] else None
         return Entry(**{**cells, **numbers, "rank": rank})  # type: ignore[arg-type]
@@ -220,15 +177,15 @@ class Ledger:
     def _error(self, detail: str) -> DataError:
         return DataError(f"{self.path}, {detail}.", "Fix the file by hand; nothing was changed.")
 
+    def _damaged(self, detail: str) -> DataError:
+        remedy = f"Move it away, then write it again from the host's list of submissions with {command('score')}."
+        return DataError(f"{self.path}, {detail}.", remedy)
+
 
 def _number(value: float) -> str:
     """Return a score with five decimals, or with all its decimals if the user has typed more into the ledger."""
     text = f"{value:.5f}"
     return text if float(text) == value else f"{Decimal(repr(value)):f}"
-
-
-def _key(entry: Entry) -> str:
-    return f"{entry.time} {entry.sha256}"
 
 
 def updated(entry: Entry, status: Status, score: float | None, rank: int | None = None) -> Entry:

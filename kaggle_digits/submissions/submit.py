@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,9 +38,9 @@ if TYPE_CHECKING:
 DIGEST_LENGTH = 12
 """Digits of the file's SHA-256 at the end of its description and file name, to find it in the host's list."""
 SEARCH_PAUSES = (0.0, 2.0, 5.0)
-"""Seconds before each search for a submission whose response was lost."""
-LAG = 30.0
-"""Seconds after a lost response during which the next `submit` still searches for it: the host's list may lag."""
+"""Seconds before each search for a submission whose response was lost: the host's list may lag."""
+LONGEST_LINE = 64
+"""Bytes of a line of a submission file on average, above which the file is not read: a device may never end."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two polls of a pending submission; the pause doubles from the first to the longest."""
 
@@ -67,13 +70,13 @@ class ScoreBoard:
 
     Attributes
     ----------
-    submissions : list of tuple of Submission and Entry or None
+    submissions : list of tuple of Submission and Entry
         The submissions at the host, newest first, each with its entry in the ledger.
     standing : Standing or None
         None if the host's leaderboard could not be read.
     """
 
-    submissions: list[tuple[Submission, Entry | None]]
+    submissions: list[tuple[Submission, Entry]]
     standing: Standing | None
 
     def to_frame(self) -> pd.DataFrame:
@@ -81,8 +84,7 @@ class ScoreBoard:
         import pandas as pd
 
         rows = [
-            (s.time, s.ref, entry.run if entry else "", s.status, s.score, entry and entry.cv, entry and entry.gap)
-            for s, entry in self.submissions
+            (s.time, s.ref, entry.run, s.status, s.score, entry.cv, entry.gap) for s, entry in self.submissions
         ]
         return pd.DataFrame(rows, columns=["time", "ref", "run", "status", "score", "cv", "gap"])
 
@@ -106,10 +108,7 @@ def ledger_of(workspace: Workspace) -> Ledger:
 
 
 def entry_of_run(workspace: Workspace, run: str) -> Entry | None:
-    """Return the last ledger entry of a run's current submission file, or None.
-
-    Entries are compared by SHA-256: if the run was trained again, older entries are of another file.
-    """
+    """Return the last ledger entry of a run's current submission file, found by its SHA-256, or None."""
     path = submission_file(workspace, run)
     entries = [entry for entry in ledger_of(workspace).entries() if entry.run == run]
     if not entries or not path.is_file():
@@ -119,24 +118,7 @@ def entry_of_run(workspace: Workspace, run: str) -> Entry | None:
 
 
 def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
-    """Write a submission file with the most probable digit of each row, and validate it.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, which is written atomically.
-    ids : ndarray of int64, shape (m,)
-        The ids from ``sample_submission.csv``.
-    softmax : ndarray of float32, shape (m, 10)
-        The predicted probabilities of the test rows.
-
-    Raises
-    ------
-    DataError
-        If there are not as many predictions as ids.
-    WriteError
-        If the file cannot be written.
-    """
+    """Write and validate a submission file: the most probable digit of each row of `softmax` [m, 10]."""
     import pandas as pd
 
     key, target = SUBMISSION_COLUMNS
@@ -150,25 +132,11 @@ def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
         read_submission(temporary, ids)
 
 
-def read_submission(path: Path, ids: Int64) -> bytes:
-    """Read a submission file and validate its encoding, header, rows, ids and labels.
+def read_submission(path: Path, ids: Int64, notice: Callable[[str], None] = lambda sentence: None) -> bytes:
+    """Return the rows of a submission file in the order of `ids` and in the format of `write_submission`.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, which may be a pipe: it is read only once.
-    ids : ndarray of int64, shape (m,)
-        The ids from ``sample_submission.csv``, in its order.
-
-    Returns
-    -------
-    bytes
-        The validated content. Send this and not the file, which may change after the validation.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or not valid; the message has the number of the line.
+    Call `notice` if the file is written in another way, for example by a spreadsheet. Send the returned bytes and
+    not the file, which is read only once: it may be a pipe, or change after the validation.
     """
 
     def refuse(detail: str) -> NoReturn:
@@ -177,39 +145,50 @@ def read_submission(path: Path, ids: Int64) -> bytes:
             f"Fix the file, or write the submission of a run again with {command('ensemble')}.",
         )
 
-    # More bytes than a valid file can have, even with CRLF. The limit is needed because a device may never end.
-    size_limit = 100 + sum(len(str(key)) + len(",0\r\n") for key in ids.tolist()) * 2
+    size_limit = LONGEST_LINE * (len(ids) + 2)
     try:
         with open(path, "rb") as stream:
             content = stream.read(size_limit)
-        lines = content.decode("utf-8").removesuffix("\n").split("\n")
+        if len(content) == size_limit:
+            refuse(f"the file has more than {size_limit:,} bytes")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.", f"Write it with {command('train')}.") from None
     except OSError as error:
         refuse(f"the file cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
         refuse("the file is not UTF-8 text")
-    lines = [line.removesuffix("\r") for line in lines]
-    header = ",".join(SUBMISSION_COLUMNS)
-    if lines[0] != header:
-        refuse(f"line 1: the header is {lines[0][:60]!r}, not {header!r}")
-    for number, (line, expected_id) in enumerate(zip(lines[1:], ids.tolist(), strict=False), start=2):
-        key, comma, label = line.partition(",")
-        if not comma or key != str(expected_id):
-            refuse(f"line {number}: {line[:60]!r} does not start with the id {expected_id}")
-        if not (label.isascii() and label.isdigit() and len(label) == 1 and int(label) < CLASSES):
-            refuse(f"line {number}: the label is {label[:60]!r}, not a digit from 0 to 9")
-    if len(content) == size_limit:
-        refuse(f"the file has more than {len(ids) + 1:,} lines")
-    if len(lines) - 1 != len(ids):
-        refuse(f"expected {len(ids) + 1:,} lines, got {len(lines):,}")
-    return content
+    labels: dict[str, str] = dict.fromkeys(map(str, ids.tolist()), "")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        if header != list(SUBMISSION_COLUMNS):
+            refuse(f"line 1: the header is {','.join(header)[:60]!r}, not {','.join(SUBMISSION_COLUMNS)!r}")
+        for row in filter(None, reader):
+            line = f"line {reader.line_num}: "
+            if len(row) != len(SUBMISSION_COLUMNS):
+                refuse(f"{line}expected {len(SUBMISSION_COLUMNS)} values, got {len(row)}")
+            key, label = row
+            if labels.get(key) != "":
+                why = "occurs more than once" if key in labels else f"is not in {SAMPLE_CSV}"
+                refuse(f"{line}the id {key[:60]!r} {why}")
+            if label not in map(str, range(CLASSES)):
+                refuse(f"{line}the label is {label[:60]!r}, not a digit from 0 to 9")
+            labels[key] = label
+    except csv.Error as error:
+        refuse(f"line {reader.line_num}: {error}")
+    if missing := [key for key, label in labels.items() if not label]:
+        refuse(f"{len(missing):,} of {len(labels):,} ids of {SAMPLE_CSV} are missing, the first is {missing[0]}")
+    canonical = "".join(f"{key},{label}\n" for key, label in [SUBMISSION_COLUMNS, *labels.items()]).encode()
+    if content != canonical:
+        notice(f"{path.name} is rewritten before it is sent, in the format and order of {SAMPLE_CSV}.")
+    return canonical
 
 
 def send(
     host: Host,
     workspace: Workspace,
-    csv: Path,
+    path: Path,
     *,
     run: str = "",
     cv: float | None = None,
@@ -217,6 +196,7 @@ def send(
     dry_run: bool = False,
     again: bool = False,
     notice: Callable[[str], None] = lambda sentence: None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> Sent:
     """Validate a submission file and send it once; `wait_for_score` waits for its score.
 
@@ -226,102 +206,43 @@ def send(
     an entry, even if the response is lost or the process is killed. While it is unknown whether the submission was
     made, it is searched for in the host's list, and the file is not sent again unless `again` is true.
 
-    Parameters
-    ----------
-    host : Host
-        The host that the file is submitted to.
-    workspace : Workspace
-        The folders with the sample submission and the ledger.
-    csv : pathlib.Path
-        The submission file.
-    run : str
-        The name of the run that the file belongs to, for the ledger.
-    cv : float, optional
-        The run's out-of-fold accuracy, for the ledger.
-    message : str
-        The description at the host. The first digits of the file's SHA-256 are appended to it.
-    dry_run : bool
-        Validate the file and search for earlier submissions, but send nothing.
-    again : bool
-        Send the file even if it was submitted before.
-    notice : callable
-        Called with a sentence that says how many submissions are left today.
-
-    Returns
-    -------
-    Sent
-        The submission's entry in the ledger, and whether it was submitted before.
-
-    Raises
-    ------
-    DataError
-        If the file or the ledger is not valid.
-    CredentialsError
-        If the host does not accept the credentials.
-    RefusedError
-        If the host refuses the submission, or the daily limit has been reached.
-    NetworkError
-        If the host cannot be reached, or it is unknown whether the submission was made.
-    WriteError
-        If the ledger cannot be written, or another submission is running.
+    `notice` is called with sentences for the user, and `confirm` before the upload; it raises to prevent it.
     """
-    content = read_submission(csv, load_sample(workspace.data))
+    content = read_submission(path, load_sample(workspace.data), notice)
     digest = hashlib.sha256(content).hexdigest()
     # One short line, because the host changes line breaks and cuts long descriptions.
     description = f"{' '.join(message.split())[:200]} {digest[:DIGEST_LENGTH]}".strip()
     entry = Entry(
         time=_now(), run=run, sha256=digest, ref="", status="UNKNOWN", cv=None if cv is None else round(cv, 5)
     )
-    ledger = ledger_of(workspace)
     with lock(workspace.submissions / ".lock", "Another submission is running."):
-        made = _find_made(host, workspace, entry, again, dry_run)
-        if made is not None:
-            if not dry_run:
-                ledger.record(made)
-            return Sent(made, description, was_known=True)
-        # Before the upload, so that no file is uploaded that cannot be submitted today.
-        left = host.allowance()
-        if left is not None:
-            notice(f"{left} submission{'s are' if left != 1 else ' is'} left today.")
-        if dry_run:
-            return Sent(entry, description)
-        if left is not None and left <= 0:
-            raise RefusedError(
-                "The daily limit of submissions has been reached.", "Submit the file after midnight UTC."
-            )
-        with _private_copy(workspace, content, digest) as copy:
-            upload = host.upload(copy)
-        return Sent(_make(host, workspace, entry, upload, description, left), description)
+        made = _find_made(host, workspace, entry, again)
+        if made is None:
+            # Before the upload, so that no file is uploaded that cannot be submitted today.
+            left = host.allowance()
+            if left is not None:
+                notice(f"{left} submission{'s are' if left != 1 else ' is'} left today.")
+            if dry_run:
+                return Sent(entry, description)
+            if left is not None and left <= 0:
+                raise RefusedError(
+                    "The daily limit of submissions has been reached.", "Submit the file after midnight UTC."
+                )
+            confirm()
+            with _private_copy(workspace, content, digest) as copy:
+                upload = host.upload(copy)
+            # The upload may have taken minutes, in which the file was submitted from another folder or machine.
+            listed = list(host.submissions())
+            made = _listed_as(entry, _matched(listed, ledger_of(workspace).entries()), again)
+            if made is None:
+                return Sent(_make(host, workspace, entry, upload, description, listed), description)
+        if not dry_run:
+            ledger_of(workspace).record(made)
+        return Sent(made, description, was_known=True)
 
 
 def wait_for_score(host: Host, workspace: Workspace, entry: Entry, timeout: float, observer: Observer) -> Entry:
-    """Poll the host until a submission is scored, and update the ledger.
-
-    Parameters
-    ----------
-    host : Host
-        The host that has the submission.
-    workspace : Workspace
-        The folders with the ledger.
-    entry : Entry
-        The submission's entry in the ledger.
-    timeout : float
-        Maximum time to wait, in seconds.
-    observer : Observer
-        Called with the status at each poll.
-
-    Returns
-    -------
-    Entry
-        The updated entry.
-
-    Raises
-    ------
-    NetworkError
-        If the score is still pending at the timeout.
-    ScoringError
-        If the host scored the submission as an error.
-    """
+    """Poll the host until a submission is scored or `timeout` seconds have passed, and update its entry."""
     ledger = ledger_of(workspace)
     deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
     polled = host.without_retries()
@@ -359,25 +280,35 @@ def wait_for_score(host: Host, workspace: Workspace, entry: Entry, timeout: floa
 def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
     """Read all submissions and the rank on the leaderboard from the host, and update the ledger.
 
-    Entries that are only in the ledger come last. The rank is written to the entry of the best submission, because
-    the leaderboard ranks a team by its best score.
+    Submissions without an entry get one. Entries that are only in the ledger come last. The rank is written to the
+    entry of the best submission, because the leaderboard ranks a team by its best score.
     """
     ledger = ledger_of(workspace)
     submissions = list(host.submissions())
     standing = _standing(host)
     best = max((s.score for s in submissions if s.score is not None), default=None)
-    rows: list[tuple[Submission, Entry | None]] = []
-    for submission, entry in _matched(submissions, ledger.entries()):
-        if entry is not None:
-            rank = standing.rank if standing and submission.score == best else None
-            now = updated(replace(entry, ref=submission.ref), submission.status, submission.score, rank)
-            if now != entry:
-                ledger.record(now)
-            entry = now
-        rows.append((submission, entry))
+    entries = ledger.entries()
+    rows: list[tuple[Submission, Entry]] = []
+    for submission, entry in _matched(submissions, entries):
+        rank = standing.rank if standing and submission.score == best else None
+        known = replace(entry or _new_entry(workspace, submission), ref=submission.ref)
+        now = updated(known, submission.status, submission.score, rank)
+        if now not in entries:
+            ledger.record(now)
+        rows.insert(0, (submission, now))
     listed = {submission.ref for submission in submissions}
     rows += [(_as_submission(entry), entry) for entry in reversed(ledger.entries()) if entry.ref not in listed]
     return ScoreBoard(rows, standing)
+
+
+def _new_entry(workspace: Workspace, submission: Submission) -> Entry:
+    """Return an entry for a submission that has none, with the run whose file it is of and the CV, if known."""
+    cv = re.search(r"\bCV ([01]\.\d{5})\b", submission.description)
+    files = {sha256(path): path for path in workspace.submissions.glob("*/submission.csv") if path.is_file()}
+    digest = next((digest for digest in files if _is_of(submission, digest)), "")
+    run = files[digest].parent.name if digest else ""
+    entry = Entry(submission.time, run, digest, submission.ref, "UNKNOWN", cv=float(cv[1]) if cv else None)
+    return updated(entry, submission.status, submission.score)
 
 
 def _as_submission(entry: Entry) -> Submission:
@@ -401,7 +332,7 @@ def _now() -> str:
 
 
 def _matched(submissions: Iterable[Submission], entries: Sequence[Entry]) -> list[tuple[Submission, Entry | None]]:
-    """Pair the submissions, newest first, with their ledger entries.
+    """Pair the submissions, given with the newest first and returned with the oldest first, with their entries.
 
     They are matched by reference or, if the response with the reference was lost, by digest. If there are several
     such entries for one file, the oldest entry is paired with the oldest submission. Each entry is used once.
@@ -414,7 +345,7 @@ def _matched(submissions: Iterable[Submission], entries: Sequence[Entry]) -> lis
         if entry in lost:
             lost.remove(entry)
         pairs.append((submission, entry))
-    return pairs[::-1]
+    return pairs
 
 
 def _is_of(submission: Submission, digest: str) -> bool:
@@ -428,97 +359,76 @@ def _is_of(submission: Submission, digest: str) -> bool:
     return len(mark) == DIGEST_LENGTH and (mark in submission.file_name or submission.description.endswith(mark))
 
 
-def _find_made(host: Host, workspace: Workspace, entry: Entry, again: bool, dry_run: bool) -> Entry | None:
+def _find_made(host: Host, workspace: Workspace, entry: Entry, again: bool) -> Entry | None:
     """Return the entry of an earlier submission of the same file, or None if the file has to be submitted.
 
     With `again`, only submissions whose response was lost are searched for: they may have been made.
-
-    Raises
-    ------
-    NetworkError
-        If it is unknown whether a submission was made, and `again` is false.
     """
-    ledger = ledger_of(workspace)
-    entries = ledger.entries()
-    known = [old for old in entries if old.sha256 == entry.sha256 and old.ref]
-    lost = [old for old in entries if old.sha256 == entry.sha256 and not old.ref]
-    if not lost and (again or known):
-        return None if again else known[-1]
-    for attempt in range(1 + (_remaining_searches(lost[-1]) if lost else 0)):
-        if attempt:
-            time.sleep(SEARCH_PAUSES[-1])
-        for submission, old in _matched(host.submissions(), entries):
-            if _is_of(submission, entry.sha256) and (old is None or not old.ref):
-                found = replace(old or replace(entry, time=submission.time), ref=submission.ref)
-                return updated(found, submission.status, submission.score)
-    if again or known or not lost:
-        return None if again or not known else known[-1]
+    entries = ledger_of(workspace).entries()
+    same = [old for old in entries if old.sha256 == entry.sha256]
+    known, lost = [old for old in same if old.ref], [old for old in same if not old.ref]
+    if known and not again:
+        return known[-1]
+    if again and not lost:
+        return None
+    for pause in SEARCH_PAUSES if lost else (0.0,):
+        time.sleep(pause)
+        if made := _listed_as(entry, _matched(host.submissions(), entries), again):
+            return made
+    if not lost or again:
+        return None
     when = lost[-1].time[:16].replace("T", " ")
-    problem = f"The response to a submission of this file ({when} UTC) was lost"
-    raise _unresolved(host, workspace, lost[-1], problem, dry_run)
+    raise _unresolved(workspace, f"The response to a submission of this file ({when} UTC) was lost")
 
 
-def _remaining_searches(lost: Entry) -> int:
-    """Return how often to search again for a submission whose response was lost, which depends on its age."""
-    try:
-        age = time.time() - datetime.fromisoformat(lost.time).timestamp()
-    except ValueError:  # the time was edited by hand
-        return 0
-    return int(min(max(0.0, LAG - age), LAG) / SEARCH_PAUSES[-1])
+def _listed_as(entry: Entry, pairs: Iterable[tuple[Submission, Entry | None]], again: bool) -> Entry | None:
+    """Return the entry of a listed submission of the same file, or None; with `again`, only if it was lost."""
+    for submission, old in pairs:
+        is_lost = old is not None and not old.ref
+        if _is_of(submission, entry.sha256) and (is_lost or not again):
+            # One that was made elsewhere has no entry, or one without the digest.
+            known = old if old is not None and old.sha256 else replace(entry, time=submission.time)
+            return updated(replace(known, ref=submission.ref), submission.status, submission.score)
+    return None
 
 
-def _unresolved(
-    host: Host, workspace: Workspace, lost: Entry, problem: str, dry_run: bool = False
-) -> NetworkError:
-    """Return the error for a submission that is not listed; update its entry if the host has counted it."""
-    ledger, left = ledger_of(workspace), None
-    with suppress(KaggleDigitsError):
-        left = host.allowance()
-    counted = lost.status == "PENDING" or ledger.was_counted(lost, left)
-    if counted and not dry_run:
-        ledger.mark_counted(lost)
-    known = "has been counted, but is not listed yet" if counted else "may have been made, but is not listed"
+def _unresolved(workspace: Workspace, problem: str) -> NetworkError:
+    """Return the error for a submission that may have been made."""
     return NetworkError(
-        f"{problem}: the submission {known}.",
+        f"{problem}: the submission may have been made, but is not listed.",
         f"Check for it with: {command(workspace.command('score'))}; "
         f"the file is sent again only with {command('--again')}.",
     )
 
 
 def _make(
-    host: Host, workspace: Workspace, entry: Entry, upload: str, description: str, left: int | None
+    host: Host, workspace: Workspace, entry: Entry, upload: str, description: str, listed: list[Submission]
 ) -> Entry:
     """Make a submission of an uploaded file, write its reference to the ledger and return its entry.
 
     The entry is written before the request is sent, and removed only if the host refuses or was not reached. If
     the response is lost, the submission may have been made. It is searched for in the host's list; if it is not
-    there, the entry is kept, and the next `submit` or `score` searches again. The entry gets the status PENDING if
-    the host has counted the submission, which is the case if the allowance is now lower than `left`.
+    there, the entry is kept, and the next `submit` or `score` searches again.
     """
     ledger = ledger_of(workspace)
-    listed = list(host.submissions())
     for submission, old in _matched(listed, ledger.entries()):
         if old is None and _is_of(submission, entry.sha256):
             # Submitted elsewhere: give it its own entry, so that it is not mistaken for the new submission.
-            known = replace(entry, time=submission.time, ref=submission.ref)
-            ledger.record(updated(known, submission.status, submission.score))
-    before = {submission.ref for submission in listed}
+            ledger.record(_new_entry(workspace, submission))
     # The time of the request, not of the call of `submit`: the upload may have taken minutes.
     entry = replace(entry, time=_now())
-    ledger.record_attempt(entry, left)
+    ledger.record(entry)
     try:
         ref = host.create(upload, description)
-    except NotReachedError:
-        ledger.forget(entry)
-        raise
-    except NetworkError as error:
-        found = _search(host, ledger, entry, before)
+    except KaggleDigitsError as error:
+        if isinstance(error, NotReachedError) or not isinstance(error, NetworkError):
+            with suppress(KaggleDigitsError):  # the refusal is what the user has to know
+                ledger.forget(entry)
+            raise
+        found = _search(host, ledger, entry, {submission.ref for submission in listed})
         if found is None:
-            raise _unresolved(host, workspace, entry, error.problem.rstrip(".")) from error
+            raise _unresolved(workspace, error.problem.rstrip(".")) from error
         ref = found
-    except KaggleDigitsError:
-        ledger.forget(entry)
-        raise
     entry = replace(entry, ref=ref, status="PENDING")
     ledger.record(entry)
     return entry
@@ -527,8 +437,7 @@ def _make(
 def _search(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str | None:
     """Return the reference of a submission whose response was lost, or None if it is not listed.
 
-    Submissions that were listed `before`, and late ones of other entries, are skipped. The search is repeated,
-    because the host's list may lag or fail for some time.
+    Submissions that were listed `before`, and late ones of other entries, are skipped.
     """
     entries = ledger.entries()
     for pause in SEARCH_PAUSES:

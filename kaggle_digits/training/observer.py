@@ -27,5 +27,9 @@ class Observer:
     def notice(self, sentence: str) -> None:
         """Handle a sentence for the user, such as that a fold is retried."""
 
+    def confirm(self, question: str) -> bool:
+        """Answer a question before something that cannot be undone. Nobody is asked here, so the answer is no."""
+        return False
+
     def waiting(self, status: str) -> None:
         """Handle the status of a submission, at each poll while waiting for the score."""
