@@ -86,7 +86,8 @@ run_option = click.option(
     "--run",
     metavar="NAME",
     shell_complete=_complete_run,
-    help="The run, or the beginning of its name if no other begins like it. Default: the latest finished one.",
+    help="The run, or the beginning of its name if no other begins like it. Default: the finished "
+    "one with the best out-of-fold accuracy on the present data.",
 )
 
 output_option = click.option(
@@ -353,7 +354,7 @@ def train(
     metavar="NAME",
     multiple=True,
     shell_complete=_complete_run,
-    help="A run; can be repeated. Default: the latest finished run.",
+    help="A run; can be repeated. Default: the finished one with the best out-of-fold accuracy.",
 )
 @click.option(
     "--name", metavar="NEW", help="The name of an ensemble of several runs. Default: their names joined by +."
@@ -370,7 +371,8 @@ def ensemble(
     """
     from kaggle_digits import pipeline
 
-    _show_run(workspace, pipeline.ensemble(workspace, runs, name, output), as_json)
+    averaged = pipeline.ensemble(workspace, runs or [_chosen(workspace)], name, output)
+    _show_run(workspace, averaged, as_json)
 
 
 @cli.command(short_help="Submit a run and wait for its score.")
@@ -378,7 +380,7 @@ def ensemble(
     "--run",
     metavar="NAME",
     shell_complete=_complete_run,
-    help="The run. Default: the finished run with the best CV.",
+    help="The run. Default: the finished one with the best out-of-fold accuracy on the present data.",
 )
 @click.option(
     "--file",
@@ -478,8 +480,9 @@ def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool
     from kaggle_digits import console
     from kaggle_digits.reports import report as write_report
 
+    name = _chosen(workspace, run)
     with console.Spinner("Writing the report"):
-        written = write_report(workspace, run)
+        written = write_report(workspace, name)
     if as_json:
         _print_json(written.document)
     else:
@@ -518,9 +521,8 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
     from kaggle_digits import console
     from kaggle_digits.prediction.predict import UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as classify
-    from kaggle_digits.runs.directory import find_run
 
-    name = find_run(workspace, run).name
+    name = _chosen(workspace, run)
     failure = None
     with console.Spinner(f"Predicting with the networks of {name}"):
         try:
@@ -560,9 +562,8 @@ def export(workspace: Workspace, file: Path, run: str | None, format: str | None
     """
     from kaggle_digits import console
     from kaggle_digits.prediction.export import export as write_model
-    from kaggle_digits.runs.directory import find_run
 
-    name = find_run(workspace, run).name
+    name = _chosen(workspace, run)
     with console.Spinner(f"Exporting {name}"):
         path = write_model(workspace, file, name, format)
     if as_json:
@@ -638,6 +639,18 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
             }
         )
     return console.show_checks(checks, next_command(workspace, checks) if ready else "")
+
+
+def _chosen(workspace: Workspace, name: str | None = None) -> str:
+    """Return the complete name of a run; without a name, choose the run, and name it on stderr."""
+    from kaggle_digits import console
+    from kaggle_digits.runs.advice import explain_choice
+    from kaggle_digits.runs.directory import find_run
+
+    run = find_run(workspace, name)
+    if name is None:
+        console.err().print(explain_choice(workspace, run), markup=False)
+    return run.name
 
 
 def _parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:

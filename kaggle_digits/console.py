@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
@@ -13,15 +14,17 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from kaggle_digits.hosts.credentials import CONTROL
 from kaggle_digits.training import DEFAULT_PRESET
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.time_left import TimeLeft
 
 if TYPE_CHECKING:
-    from rich.console import JustifyMethod
+    from rich.console import ConsoleOptions, JustifyMethod, RenderableType
 
     from kaggle_digits.arrays import UInt8
     from kaggle_digits.doctor import Check
@@ -59,9 +62,21 @@ def err() -> Console:
     return _console(stderr=True)
 
 
+class _CleanConsole(Console):
+    """A console for texts of files and servers: their control characters do not reach the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(CONTROL.sub("", segment.text), segment.style)
+
+
 def _console(stderr: bool) -> Console:
     # Without emoji, because names, which may contain colons, would be changed.
-    console = Console(stderr=stderr, highlight=False, emoji=False)
+    make = partial(_CleanConsole, stderr=stderr, highlight=False, emoji=False)
+    console = make()
+    if console.is_terminal and not console.file.isatty():
+        # FORCE_COLOR is set, as in many CI systems: colours, but nothing that moves the cursor.
+        console = make(force_terminal=False, color_system="standard" if console.color_system else None)
     if not console.is_terminal and not console.is_jupyter:
         console.width = NO_LINE_BREAKS  # for grep and for log files
     return console
@@ -182,8 +197,8 @@ class TrainingView(Observer):
         self._console.print(sentence, markup=False)
 
     def _display(self) -> Display | None:
-        """Return the display of the table of folds; None if stderr is not a terminal."""
-        if not self._console.is_terminal:
+        """Return the display of the table of folds; None if stderr is no terminal that can draw it again."""
+        if not self._console.is_interactive:
             return None
         # The table is made for each refresh, so that the clock runs between two reports.
         return Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
@@ -233,7 +248,7 @@ class Spinner:
 
     def __init__(self, text: str) -> None:
         self._console = err()
-        self._status = self._console.status(Text(text)) if self._console.is_terminal else None
+        self._status = self._console.status(Text(text)) if self._console.is_interactive else None
 
     def __enter__(self) -> Spinner:
         if self._status is not None:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,8 @@ State = Literal["ok", "warning", "problem"]
 
 PYTHONS = (3, 11), (3, 14)
 """The first supported Python version and the first unsupported one: TensorFlow's range, as in pyproject.toml."""
+KERAS = 3, 12
+"""The first supported version of Keras, as in pyproject.toml: older ones may run code from a file of a network."""
 DISK = 0.5e9
 """Bytes that should be free: twice the size of the data (175 MB, of which 123 MB are CSV files and the rest is the
 cache) and of a run of `default` (20 MB), because new files are complete before old ones are removed, and about 100
@@ -180,6 +183,11 @@ def _tensorflow() -> Check:
     except (ValueError, IndexError, KeyError, TypeError):
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         return _no_tensorflow(lines[-1].strip()[:300].rstrip("."), reinstall)
+    keras = metadata.version("keras")
+    if tuple(map(int, keras.split(".")[:2])) < KERAS:
+        first = ".".join(map(str, KERAS))
+        remedy = f"Update it: pip install 'keras>={first}'."
+        return Check("TensorFlow", "problem", f"Its Keras has version {keras}, but {first} is needed.", remedy)
     cores = cpu_cores()
     words = f"Version {version}, on {_count(cores, 'CPU core')} and {', '.join(gpus) or 'no GPU'}; "
     words += f"trains {_count(_workers(), 'fold')} in parallel."

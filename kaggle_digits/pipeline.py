@@ -23,12 +23,11 @@ from kaggle_digits.files import lock, make_folder, write_bytes
 from kaggle_digits.hosts import open_host
 from kaggle_digits.hosts.kaggle import KaggleKernels
 from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
-from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, find_best_run, find_run, run_folder
+from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, check_data, find_run, run_folder
 from kaggle_digits.runs.ensemble import ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.runs.plan import (
     Recipe,
     RunPlan,
-    check_data,
     check_mean,
     finished_folds,
     fold_tasks,
@@ -353,7 +352,7 @@ def ensemble(
     workspace : Workspace
         The competition and its folders.
     runs : sequence of str
-        The names of the runs. Default: the latest finished run. The mean of several runs is a new run.
+        The names of the runs. Default: as in `find_run`. The mean of several runs is a new run.
     name : str, optional
         The name of the mean of several runs. Default: their names, joined by ``+``.
     output : str or pathlib.Path, optional
@@ -385,7 +384,7 @@ def ensemble(
 def _ensemble(workspace: Workspace, members: Sequence[FoldsRun | MeanRun], name: str | None) -> Run:
     data = load_data(workspace.data)
     for member in members:
-        check_data(member, data)
+        check_data(member, data.hashes)
     if len(members) > 1:
         for member in members:
             member.require_ensemble()
@@ -425,8 +424,7 @@ def submit(
     workspace : Workspace
         The competition and its folders.
     run : str, optional
-        The run's name. If neither `run` nor `file` is given, it is the finished run with the best out-of-fold
-        accuracy.
+        The run's name. If neither `run` nor `file` is given, it is chosen as in `find_run`.
     file : str or pathlib.Path, optional
         A submission file to send instead of a run's file; cannot be combined with `run`.
     message : str, optional
@@ -484,7 +482,9 @@ def submit(
     observer = observer or Observer()
     name, cv, path, is_worse = "", None, Path(file or ""), False
     if file is None:
-        source = find_run(workspace, run) if run is not None else find_best_run(workspace)
+        source = find_run(workspace, run)
+        if run is None and not source.is_finished:
+            raise source.unfinished()
         source.require_ensemble()
         name, cv, path = source.name, source.ensemble_metrics().accuracy, submission_file(workspace, source.name)
         message = message or f"{source.describe()}, CV {cv:.5f}"

@@ -61,16 +61,16 @@ def add_score(workspace: Workspace, run: str, score: float) -> None:
     ledger_of(workspace).record(entry)
 
 
-def test_explain_choice_names_newer_runs_that_are_unfinished_or_worse(workspace: Workspace) -> None:
-    add_run(workspace, "old", range(9))
+def test_explain_choice_names_the_run_and_why(workspace: Workspace) -> None:
+    add_run(workspace, "begun", range(0), finished=False)
+    words = explain_choice(workspace, find_run(workspace))
+    assert words == "The run is begun, the latest one; none is finished."
     add_run(workspace, "chosen", range(2))
     add_run(workspace, "worse", range(5))
-    add_run(workspace, "begun", range(0), finished=False)
-    words = explain_choice(workspace, find_run(workspace, "chosen"))
-    assert words == (
-        "The run is chosen (CV 0.98000), the finished one with the best out-of-fold accuracy. "
-        "begun is newer, but unfinished. worse is newer, but its CV is 0.95000."
-    )
+    words = "The run is chosen (CV 0.98000), the finished one with the best out-of-fold accuracy."
+    assert explain_choice(workspace, find_run(workspace)) == words
+    add_run(workspace, "new", range(0), finished=False)
+    assert explain_choice(workspace, find_run(workspace)) == f"{words} new is newer, but not finished."
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kaggle_digits.console import TrainingView
+from kaggle_digits.console import Spinner, TrainingView, err, out, show_error, show_runs
 from kaggle_digits.training.fold import FoldTask, Progress
 from kaggle_digits.training.presets import find_preset
 
@@ -108,9 +108,17 @@ def test_training_view_fits_narrow_terminals(width: int) -> None:
     assert "0.90000" in lines[3]
 
 
-def test_training_view_prints_one_line_per_epoch_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1", "TERM": "xterm"}, {"TERM": "dumb"}])
+def test_training_view_prints_one_line_per_epoch_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    """Many CI systems set FORCE_COLOR. The editor Emacs is a terminal that cannot move the cursor."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: variables == {"TERM": "dumb"})
     all_tasks = tasks(2, 2)
-    with TrainingView() as view:
+    with Spinner("Working") as spinner, TrainingView() as view:
+        spinner.update("Still working")
         view.start("it", all_tasks, all_tasks[1:])
         view.progress(progress(1, 0, 1))
         view.progress(progress(1, 0, 2, is_epoch_end=False))
@@ -120,3 +128,31 @@ def test_training_view_prints_one_line_per_epoch_without_a_terminal(capsys: pyte
     assert lines[0] == "Training it: folds 0/1, 1/0, 1/1."
     assert [line.split("  ")[:2] for line in lines[1:3]] == [["fold 1/0", "epoch 1/4"], ["fold 1/0", "epoch 2/4"]]
     assert lines[3:] == ["A worker was lost."]
+
+
+def test_console_uses_colors_but_no_line_breaks_with_force_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert (out().color_system, out().is_terminal, out().width > 1000) == ("standard", False, True)
+
+
+@pytest.mark.parametrize("tty", [True, False])
+@pytest.mark.parametrize("code", ["\x1b[2J", "\x1b]8;;http://evil\x1b\\", "\x9b2J", "\r", "\u202e"])
+def test_console_prints_no_control_characters_of_texts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: str, tty: bool
+) -> None:
+    """From a file that was copied from elsewhere, or from a server."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}.isatty", lambda: tty)
+    monkeypatch.setenv("TERM", "xterm")
+    text = f"one{code}two"
+    err().print(text, markup=False)
+    show_error(text, text)
+    unknown = dict.fromkeys(("trained", "folds", "rows", "errors", "accuracy", "score"))
+    show_runs([{"name": text, "status": text, **unknown}])
+    with TrainingView() as view:
+        view.notice(text)
+    found = capsys.readouterr()
+    assert code not in found.out + found.err
+    assert found.out.count("onetwo") == 2
+    assert found.err.count("onetwo") == 4

@@ -22,7 +22,7 @@ from rich.console import Console
 from kaggle_digits import Workspace, console, doctor, download
 from kaggle_digits.calls import command_line
 from kaggle_digits.cli import cli
-from kaggle_digits.doctor import PYTHONS, Check, examine, is_ready, next_command
+from kaggle_digits.doctor import KERAS, PYTHONS, Check, examine, is_ready, next_command
 from kaggle_digits.execution.machine import WORKER_MEMORY
 from kaggle_digits.files import sha256, write_json
 from kaggle_digits.hosts.local import DAILY_LIMIT
@@ -137,10 +137,21 @@ def test_examine_changes_no_files(rehearsal: Workspace) -> None:
 # The machine
 
 
-def test_pythons_match_pyproject() -> None:
+def test_pythons_and_keras_match_pyproject() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     first, end = (".".join(map(str, version)) for version in PYTHONS)
     assert project["requires-python"] == f">={first},<{end}"
+    assert f"keras>={'.'.join(map(str, KERAS))}" in project["dependencies"]
+
+
+@pytest.mark.parametrize(("version", "state"), [("3.8.0", "problem"), ("3.11.3", "problem"), ("3.12.0", "ok")])
+def test_examine_checks_keras_version(monkeypatch: pytest.MonkeyPatch, version: str, state: str) -> None:
+    monkeypatch.setattr(doctor, "_TENSORFLOW", """print('{"version": "9.9", "gpus": []}')""")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"keras": version}[name])
+    words, remedy = (
+        (r"^Version 9\.9", "") if state == "ok" else (f"version {version}, but 3.12 is", "'keras>=3.12'")
+    )
+    assert_check(REAL_TENSORFLOW(), state, words, remedy)
 
 
 @pytest.mark.parametrize(("version", "state"), [((3, 10), "problem"), ((3, 13), "ok"), ((3, 14), "problem")])
@@ -682,6 +693,7 @@ def test_doctor_marks_results_in_terminal_without_color(
 ) -> None:
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": no_color}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.chdir(rehearsal.root)
     os.remove(rehearsal.data / "test.csv")
     cli.main(["--competition", "rehearsal", "doctor"], standalone_mode=False)

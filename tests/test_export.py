@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -90,12 +91,13 @@ def test_export_to_keras_is_loaded_without_kaggle_digits(
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), softmaxes, atol=1e-5)
 
 
-def test_export_command_writes_the_latest_run(
+def test_export_command_writes_and_names_the_best_run(
     run_cli: RunCli, trained_workspace: Workspace, tmp_path: Path
 ) -> None:
     options = ("--competition", "rehearsal", "--root", trained_workspace.root)
     written = run_cli(*options, "export", "new/digits.onnx", "--json")
-    assert (written.returncode, written.stderr) == (0, "")
+    assert written.returncode == 0
+    assert re.fullmatch(r"The run is first \(CV 0\.\d{5}\), the finished one with .*\.\n", written.stderr)
     file = tmp_path / "new" / "digits.onnx"
     assert json.loads(written.stdout) == {
         "run": "first",

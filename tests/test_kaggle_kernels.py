@@ -874,6 +874,33 @@ def test_train_rejects_options_that_do_not_fit_together(
     assert kaggle.requests == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"slug": "my-notebook"}, {"slug": "kaggle-digits-/../x"}, {"runs": ["../../outside"]}, {"runs": [".."]}],
+)
+def test_cancel_deletes_nothing_that_a_changed_record_names(
+    finished: KaggleServer,
+    workspace: Workspace,
+    call_cli: Callable[..., subprocess.CompletedProcess[str]],
+    change: dict[str, object],
+) -> None:
+    finished.statuses.append({"status": "RUNNING"})
+    command = ("--root", workspace.root, *ARGUMENTS, "--on", "kaggle")
+    assert call_cli(*command, "--no-wait").returncode == 5
+    record = json.loads(record_file(workspace).read_text()) | change
+    outside = workspace.runs / "../../outside/kernel.json"
+    for path in (record_file(workspace), outside):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record))
+    for option in ("--cancel", "--retrain"):
+        refused = call_cli(*command, option)
+        assert refused.returncode == 6
+        assert "kernel.json is damaged" in refused.stderr
+    assert finished.deleted == []
+    assert outside.exists()
+    assert record_file(workspace).exists()
+
+
 @pytest.mark.parametrize("option", ["--dry-run", "--cancel", "--json"])
 def test_train_on_kaggle_rejects_local_competitions(
     kaggle: KaggleServer, call_cli: Callable[..., subprocess.CompletedProcess[str]], option: str

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import small_digits
 
-from kaggle_digits.training.models import PREDICTION_BATCH, _silent_stderr, softmax_function
-from kaggle_digits.training.presets import build_network, find_preset
+from kaggle_digits.errors import DataError
+from kaggle_digits.training.fold import _keras_bytes
+from kaggle_digits.training.models import (
+    PREDICTION_BATCH,
+    _silent_stderr,
+    network_digest,
+    read_network,
+    softmax_function,
+)
+from kaggle_digits.training.presets import PRESETS, build_network, find_preset
 
 
 def test_softmax_function_predicts_each_row_independently_of_the_others() -> None:
@@ -21,6 +32,52 @@ def test_softmax_function_predicts_each_row_independently_of_the_others() -> Non
     assert softmax.shape == (PREDICTION_BATCH + 7, 10)
     np.testing.assert_allclose(softmax.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(softmax_function(model)(images[-3:]), softmax[-3:], atol=1e-5)
+
+
+def save_lenet(path: Path, layer: dict[str, object] | None = None) -> None:
+    """Save the network of `lenet`, with one more layer in its configuration."""
+    path.write_bytes(_keras_bytes(build_network(find_preset("lenet").settings)))
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    configuration = json.loads(contents["config.json"])
+    configuration["config"]["layers"] += [layer] if layer else []
+    contents["config.json"] = json.dumps(configuration).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_read_network_reads_what_training_saved(preset: str, tmp_path: Path) -> None:
+    model = build_network(find_preset(preset).settings)
+    (tmp_path / "model.keras").write_bytes(_keras_bytes(model))
+    assert network_digest(read_network(tmp_path / "model.keras")) == network_digest(model)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "config"),
+    [
+        # With Keras 3.8, loading a network runs this command.
+        ("os", "function", "system"),
+        ("keras.layers", "Lambda", {"function": {"module": "os", "class_name": "function", "config": "system"}}),
+        ("keras.layers", "TorchModuleWrapper", {}),
+        ("keras.utils", "get_file", {}),
+        (None, "__lambda__", {}),
+        ("keras.layers", "Dense", {"activation": {"module": "os", "class_name": "function", "config": "system"}}),
+    ],
+)
+def test_read_network_runs_no_code_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str | None, name: str, config: object
+) -> None:
+    """Whatever the installed version of Keras does: it does not even see such a file."""
+    mark, path = tmp_path / "executed", tmp_path / "model.keras"
+    nodes = [{"args": [f"touch {mark}"], "kwargs": {}}]
+    save_lenet(path, {"module": module, "class_name": name, "config": config, "name": "x", "inbound_nodes": nodes})
+    monkeypatch.setattr("keras.models.load_model", lambda *arguments, **options: pytest.fail("loaded"))
+    with pytest.raises(DataError, match=r"model\.keras is not loaded: it contains .*, which may run") as caught:
+        read_network(path)
+    assert "retrain" in caught.value.remedy
+    assert not mark.exists()
 
 
 def test_silent_stderr_hides_native_output_and_works_without_stderr(

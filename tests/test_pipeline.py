@@ -298,48 +298,11 @@ def test_train_rejects_other_network_of_same_preset(trained: Workspace, monkeypa
     """For example after an upgrade, or with other source code."""
     run = find_run(trained, "one")
     shutil.rmtree(run.fold_folder(1))
-    before = files_of(run)
     metrics = run.fold_metrics(0).as_json()
     (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics | {"network": "0123456789ab"}))
     with pytest.raises(UsageError, match="now builds a different network"):
         quick(trained, run="one")
     assert "fold-1/metrics.json" not in files_of(run)
-    # Older versions did not save the network; their folds count as the same.
-    metrics.pop("network")
-    (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics))
-    quick(trained, run="one")
-    assert files_of(run)["fold-0/model.keras"] == before["fold-0/model.keras"]
-
-
-@pytest.mark.usefixtures("train_in_process")
-def test_train_continues_run_of_older_version(trained: Workspace) -> None:
-    """Its files have other names for two settings and a metric, and no network and widths."""
-    run = find_run(trained, "one")
-    before = files_of(run)
-    shutil.rmtree(run.fold_folder(1))
-    info = json.loads((run.path / "run.json").read_text())
-    settings = info["settings"]
-    settings["forms"], settings["views"] = settings.pop("preprocessing"), settings.pop("tta")
-    for name in ("network", "widths", "ramp"):
-        del settings[name]
-    info["command"] += ["--set", "forms=plain"]
-    (run.path / "run.json").write_text(json.dumps(info))
-    metrics = json.loads((run.fold_folder(0) / "metrics.json").read_text())
-    metrics["form"] = metrics.pop("preprocessing")
-    (run.fold_folder(0) / "metrics.json").write_text(json.dumps(metrics))
-
-    run = find_run(trained, "one")
-    assert run.command().endswith(" --set preprocessing=plain")
-    assert run.info.settings["widths"] == "36,36,128,64"
-    with pytest.raises(UsageError, match=r"its widths is 36,36,128,64, not 8,8,8,8\."):
-        quick(trained, run="one", settings=SMALL | {"widths": "8,8,8,8"})
-    with pytest.raises(UsageError, match=r"its tta is 1, not 5\."):
-        quick(trained, run="one", settings=SMALL | {"tta": "5"})
-    quick(trained, run="one")
-    after = files_of(run)
-    for name in ("fold-0/model.keras", "fold-1/val_softmax.npy", "ensemble/test_softmax.npy"):
-        assert after[name] == before[name]
-    assert [run.fold_metrics(fold)["preprocessing"] for fold in range(2)] == ["plain", "plain"]
 
 
 @pytest.mark.usefixtures("train_in_process")

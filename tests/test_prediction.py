@@ -20,9 +20,8 @@ from kaggle_digits.arrays import UInt8
 from kaggle_digits.console import show_predictions
 from kaggle_digits.data.csv import load_test
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.files import sha256
 from kaggle_digits.prediction.pictures import find_digit
-from kaggle_digits.prediction.predict import Prediction, ensemble_softmax, fold_softmax_function, load_network
+from kaggle_digits.prediction.predict import Prediction, ensemble_softmax
 from kaggle_digits.runs.directory import FoldsRun, find_run
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -85,27 +84,6 @@ def test_predict_uses_all_networks_of_an_ensemble_of_runs(copied: Workspace, pic
             [p.softmax for p in predictions], calibrated(find_run(copied, name)), atol=1e-4, err_msg=name
         )
     assert {round(p.agreement * 5, 6) % 1 for p in kd.predict(copied, pictures, both.name)} == {0}
-
-
-def test_load_network_loads_networks_saved_with_their_preprocessing(copied: Workspace) -> None:
-    """Older versions saved a model of the preprocessing, with the network as its last layer."""
-    import keras
-
-    run = find_run(copied, "first")
-    folder = run.fold_folder(0)
-    network = keras.models.load_model(folder / "model.keras")
-    pixels = keras.Input((28, 28, 1))
-    shifted = keras.ops.image.affine_transform(pixels, keras.ops.convert_to_tensor([1.0, 0, 3, 0, 1, 0, 0, 0]))
-    keras.Model(pixels, network(keras.ops.round(shifted))).save(folder / "model.keras")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["form"] = metrics.pop("preprocessing")
-    metrics["files"]["model.keras"] = sha256(folder / "model.keras")
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-
-    loaded = load_network(run, 0)
-    assert [type(layer) for layer in loaded.layers] == [type(layer) for layer in network.layers]
-    images = load_test(copied.data).images[:ROWS]
-    np.testing.assert_allclose(fold_softmax_function(run, 0)(images), run.fold_test_softmax(0)[:ROWS], atol=1e-5)
 
 
 def test_predict_recognises_digits_of_another_data_set(trained_workspace: Workspace) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -24,11 +25,13 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from kaggle_digits import Workspace, compare, ensemble, find_run, report, submit, temper, train
-from kaggle_digits.console import duration, show_report, sparkline
+from kaggle_digits.console import duration, sparkline
 from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError, UsageError, WriteError
+from kaggle_digits.reports.document import _drift_p, _folds, _out_of_fold
 from kaggle_digits.reports.findings import make_findings
 from kaggle_digits.reports.network import inspect_network
+from kaggle_digits.runs.schema import FoldMetrics
 from kaggle_digits.submissions.submit import ledger_of
 
 SECTIONS = (
@@ -226,10 +229,73 @@ def test_make_findings_depends_on_the_document(trained: Workspace) -> None:
     changed["findings"] = make_findings(changed, "", "")
     assert {
         "The run is not finished",
-        "The two folds differ",
+        "Fold 1 is worse than the other",
         "The class distribution of the test set differs",
     } <= {finding["title"] for finding in changed["findings"]}
     assert "Fold 3 is not trained yet" in changed["findings"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "earlier", "last", "expected"),
+    [
+        # Measured on `rehearsal`: `fast` and `lenet` with 4 epochs, `fast` with 10 and 20, `lenet` with 20.
+        (4, 0.9467, 0.9771, True),
+        (4, 0.9007, 0.9207, True),
+        (10, 0.9831, 0.9874, False),
+        (20, 0.9860, 0.9895, False),
+        (20, 0.9631, 0.9645, False),
+        (1, 0.5, 0.9771, True),
+        (4, 0.41, 0.418, False),  # may be chance
+    ],
+)
+def test_make_findings_names_training_that_was_too_short(
+    trained_workspace: Workspace, epochs: int, earlier: float, last: float, expected: bool
+) -> None:
+    document = report(trained_workspace).document
+    accuracies = [earlier] * (epochs - max(1, epochs // 4)) + [last] * max(1, epochs // 4)
+    for fold in document["folds"]:
+        fold["history"] = [{"accuracy": 0.9, "val_accuracy": accuracy} for accuracy in accuracies]
+    findings = {finding["title"]: finding["text"] for finding in make_findings(document, "", "")}
+    assert ("The training was too short" in findings) == expected
+    if expected:
+        assert findings["The training was too short"].endswith(f"more epochs: --set epochs={2 * epochs}.")
+        assert "The networks underfit" not in findings
+
+
+@pytest.mark.parametrize(("errors", "found"), [(4, 4), (40, 0)])
+def test_report_suspects_labels_only_if_the_networks_are_good(errors: int, found: int) -> None:
+    labels = (np.arange(1000) % 10).astype(np.uint8)
+    predicted = (labels + (np.arange(1000) < errors)) % 10
+    softmax = np.full((1000, 10), 0.001, np.float32)
+    softmax[np.arange(1000), predicted] = 0.991
+    total = _out_of_fold(softmax, labels, (np.arange(1000) // 10 % 2).astype(np.uint8), np.ones(1000, bool))
+    assert (total["errors"], len(total["suspects"])) == (errors, found)
+
+
+@pytest.mark.parametrize(("errors", "worse"), [([87, 57, 66, 31], [0]), ([60, 62, 20, 58], []), ([33, 5], [0])])
+def test_report_marks_only_worse_folds(errors: list[int], worse: list[int]) -> None:
+    epoch = {"val_accuracy": 0.9, "images_per_second": 1.0}
+    metrics = [FoldMetrics.model_construct(errors=number, rows=1050) for number in errors]
+    run: Any = SimpleNamespace(
+        trained_folds=lambda: [*range(len(errors))], fold_metrics=metrics.__getitem__, history=lambda fold: [epoch]
+    )
+    folds = _folds(run)
+    assert [fold["fold"] for fold in folds if fold["out_of_line"]] == worse
+    assert [fold["out_of_line_p"] < 0.05 for fold in folds].count(True) == 2 - (errors[1] == 62)
+
+
+def test_drift_p_compares_each_network_with_itself() -> None:
+    """One network takes most 3s for 5s, in all rows; that is not another distribution of the digits."""
+    digits = np.arange(2000) % 10
+    confused = np.where((digits == 3) & (np.arange(2000) % 100 != 3), 5, digits)
+
+    def p_of(*votes: Any) -> float:
+        validation = [np.eye(10)[predicted] for predicted in (digits, confused)]
+        run: Any = SimpleNamespace(name="one", val_softmax=lambda fold: validation[fold])
+        return _drift_p([(run, 0), (run, 1)], np.stack(votes))
+
+    assert p_of(digits, confused) > 0.99
+    assert p_of(confused, confused) < 1e-9
 
 
 def test_report_does_not_suggest_to_submit_if_a_submission_is_pending(trained: Workspace) -> None:
@@ -535,29 +601,3 @@ def contents(workspace: Workspace) -> dict[str, bytes]:
 
 def without_times(content: bytes) -> bytes:
     return re.sub(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?", b"time", content)
-
-
-@pytest.mark.parametrize("value", ["absent", None])
-def test_report_of_folds_without_data_seconds_and_peak_memory(
-    trained: Workspace, schema: dict[str, Any], value: object, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = find_run(trained).fold_folder(0) / "metrics.json"
-    metrics = json.loads(path.read_bytes())
-    for name in ("data_seconds", "peak_memory"):
-        if value == "absent":
-            del metrics[name]
-        else:
-            metrics[name] = value
-    path.write_text(json.dumps(metrics))
-    written = report(trained)
-    jsonschema.validate(written.document, schema)
-    known, unknown = written.document["folds"][1], written.document["folds"][0]
-    assert (unknown["data_seconds"], unknown["peak_memory"]) == (None, None)
-    assert known["peak_memory"] > 0
-    first, second = re.findall(r'<tr><th scope="row">\d</th>.*', written.page.read_text().split("memory, MB")[1])[
-        :2
-    ]
-    assert first.count("<td>–</td>") == 2
-    assert second.count("<td>–</td>") == 0
-    show_report(written.document, str(written.page))
-    assert "Mean over folds" in capsys.readouterr().out

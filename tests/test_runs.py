@@ -38,7 +38,6 @@ from kaggle_digits.runs.directory import (
     MeanRun,
     Run,
     create_run,
-    find_best_run,
     find_run,
     list_runs,
     read_run,
@@ -70,6 +69,7 @@ def write_run(workspace: Workspace, name: str, seed: int) -> Run:
         softmaxes = [rng.dirichlet(np.ones(10), n).astype(np.float32) for n in (len(labels), len(test_set.ids))]
         times = {"seconds": 3.0, "data_seconds": 1.0, "training_seconds": 1.5, "test_seconds": 0.5}
         more = {"preprocessing": "plain", "epochs": 1, "parameters": 5, "peak_memory": 10**9}
+        more |= {"tflop": 0.1, "network": "0123456789ab", "device": "CPU"}
         shares = {"accuracy": 0.5, "val_accuracy": 0.5, "loss": 0.7, "val_loss": 0.6}
         epoch = {"epoch": 1, **shares, "learning_rate": 1e-3, "seconds": 1.5, "images_per_second": 7.0}
         metrics = summarise(softmaxes[0], labels) | times | more
@@ -249,6 +249,7 @@ def test_read_run_reads_what_was_written(workspace: Workspace) -> None:
         (("machine",), None),
         (("members",), ["two"]),
         (("train_seconds",), "long"),
+        (("updated",), REMOVED),
     ],
 )
 def test_read_run_names_damaged_run_json(workspace: Workspace, keys: tuple[str, ...], value: object) -> None:
@@ -311,6 +312,7 @@ def test_ensemble_metrics_names_damaged_file_and_ensemble_replaces_it(
         (("errors",), "few"),
         (("accuracy",), REMOVED),
         (("preprocessing",), "tilted"),
+        (("network",), REMOVED),
     ],
 )
 def test_fold_metrics_names_damaged_file(workspace: Workspace, keys: tuple[str, ...], value: object) -> None:
@@ -325,59 +327,51 @@ def test_fold_metrics_names_damaged_file(workspace: Workspace, keys: tuple[str, 
         ensemble(workspace, ["one"])
 
 
-def test_find_run_uses_times_in_run_json(workspace: Workspace) -> None:
+def test_list_runs_uses_times_in_run_json(workspace: Workspace) -> None:
     """A file's time changes with `git clone`, `cp -r`, `touch` and `tar -m`."""
-    assert [run.name for run in list_runs(workspace)] == ["both", "two", "one"]
-    os.utime(workspace.runs / "one" / "run.json", (2e9, 2e9))
-    assert [run.name for run in list_runs(workspace)] == ["both", "two", "one"]
-    find_run(workspace, "two").with_status(FINISHED)
-    assert find_run(workspace).name == "two"
-
-
-def test_find_run_handles_clock_that_was_ahead(workspace: Workspace) -> None:
-    path = workspace.runs / "two" / "run.json"
-    document = json.loads(path.read_bytes()) | {"updated": "2099-01-01T00:00:00+00:00"}
-    path.write_text(json.dumps(document))
-    assert find_run(workspace).name == "two"
-    find_run(workspace, "one").with_status(FINISHED)
-    assert find_run(workspace).name == "one"
-    path.write_text(json.dumps(document | {"updated": "9999-12-31T23:59:59.999999+00:00"}))
-    find_run(workspace, "one").with_status(FINISHED)  # no later time exists; this must not fail
-
-
-def test_find_run_skips_unfinished_and_damaged_runs(workspace: Workspace) -> None:
-    find_run(workspace, "two").with_status(UNFINISHED)
-    (workspace.runs / "both" / "run.json").write_text("{}")
-    assert find_run(workspace).name == "one"
-    find_run(workspace, "one").with_status(UNFINISHED)
-    assert find_run(workspace).name == "one"  # the latest unfinished run
-
-
-def test_list_runs_reads_runs_of_older_versions(workspace: Workspace) -> None:
-    for name, created in (("one", "2026-02-01T00:00:00+00:00"), ("two", "2026-01-01T00:00:00+00:00")):
+    for name, updated in (("one", "2026-01-02"), ("two", "2026-01-01"), ("both", "2026-01-01")):
         path = workspace.runs / name / "run.json"
-        document = json.loads(path.read_bytes()) | {"created": created}
-        del document["updated"]
-        path.write_text(json.dumps(document))
-    assert [run.name for run in list_runs(workspace)] == ["both", "one", "two"]
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"updated": updated}))
+        os.utime(path, (2e9, 2e9))
+    assert [run.name for run in list_runs(workspace)] == ["one", "two", "both"]  # ties by name
 
 
-def test_find_best_run_returns_best_finished_run(workspace: Workspace) -> None:
-    def set_accuracy(name: str, accuracy: float) -> None:
-        path = workspace.runs / name / "ensemble" / "metrics.json"
-        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"accuracy": accuracy}))
+def set_accuracy(workspace: Workspace, name: str, accuracy: float) -> None:
+    path = workspace.runs / name / "ensemble" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"accuracy": accuracy}))
 
+
+def test_find_run_returns_best_finished_run(workspace: Workspace) -> None:
     for name, accuracy in (("one", 0.9), ("two", 0.8), ("both", 0.9)):
-        set_accuracy(name, accuracy)
-    assert find_best_run(workspace).name == "both"  # the latest of equal runs
+        set_accuracy(workspace, name, accuracy)
+    assert find_run(workspace).name == "both"  # the latest of equal runs
     find_run(workspace, "both").with_status(UNFINISHED)
-    assert find_best_run(workspace).name == "one"
+    assert find_run(workspace).name == "one"
     (workspace.runs / "one" / "ensemble" / "metrics.json").write_text("{")
-    assert find_best_run(workspace).name == "two"
+    assert find_run(workspace).name == "two"
     find_run(workspace, "two").with_status(UNFINISHED)
     (workspace.runs / "one" / "run.json").write_text("{")
-    with pytest.raises(DataError, match="not finished"):
-        find_best_run(workspace)
+    assert find_run(workspace).name == "two"  # the latest unfinished run
+    with pytest.raises(DataError, match="The run two is not finished"):
+        submit(workspace)
+
+
+def test_find_run_ignores_runs_of_other_data(workspace: Workspace) -> None:
+    for name, accuracy in (("one", 0.7), ("two", 0.8), ("both", 0.9)):
+        set_accuracy(workspace, name, accuracy)
+    for name in ("two", "both"):
+        run = find_run(workspace, name)
+        document = run.info.as_json() | {"data": run.info.data.as_json() | {"test.csv": "0" * 64}}
+        (run.path / "run.json").write_text(json.dumps(document))
+    assert find_run(workspace).name == "one"
+    assert find_run(workspace, "both").name == "both"
+    find_run(workspace, "one").with_status(UNFINISHED)
+    assert find_run(workspace).name == "one"
+    (workspace.runs / "one" / "run.json").unlink()
+    with pytest.raises(DataError, match=r"The run both was made from different data: another test\.csv"):
+        find_run(workspace)
+    shutil.rmtree(workspace.data)  # as on a machine that only predicts
+    assert find_run(workspace).name == "both"
 
 
 def test_submit_names_best_finished_run_before_sending(workspace: Workspace, kaggle: KaggleServer) -> None:
@@ -395,8 +389,7 @@ def test_submit_names_best_finished_run_before_sending(workspace: Workspace, kag
 
     sent = submit(workspace, wait=False, observer=Listener(notice=record))
     why = "The run is one (CV 0.90000), the finished one with the best out-of-fold accuracy."
-    others = "both is newer, but its CV is 0.80000. two is newer, but its CV is 0.80000."
-    assert notices == [(f"{why} {others}", 0), ("10 submissions are left today.", 0)]
+    assert notices == [(why, 0), ("10 submissions are left today.", 0)]
     assert (sent.entry.run, sent.entry.cv) == ("one", 0.9)
     assert b"\n1,0\n" in kaggle.submissions[0]["content"]
 

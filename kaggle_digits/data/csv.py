@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,11 @@ def load_sample(folder: Path) -> Int64:
     return ids
 
 
+def present_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of ``train.csv`` and ``test.csv``, keyed by name, as far as they are in the folder."""
+    return {name: _digest(folder / name) for name in (TRAIN_CSV, TEST_CSV) if os.path.exists(folder / name)}
+
+
 _DOWNLOAD_AGAIN = f"Download the file again with {command('download --force')}."
 
 
@@ -201,6 +207,13 @@ def _regular_file(path: Path) -> Path:
         return regular_file(path, f"Remove it, then download the file with {command('download')}.")
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path} is missing.", f"Get it with {command('download')}.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", _DOWNLOAD_AGAIN) from error
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(_regular_file(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.", _DOWNLOAD_AGAIN) from error
 
@@ -299,10 +312,7 @@ def _cached(path: Path, parse: Any, names: tuple[str, ...]) -> dict[str, npt.NDA
         known = None
     if known and np.array_equal(known["stamp"], stamp):
         return known
-    try:
-        digest = sha256(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", _DOWNLOAD_AGAIN) from error
+    digest = _digest(path)
     if known and str(known["sha256"]) == digest:
         arrays = known | {"stamp": stamp}
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 LEVEL = 0.05
 """The significance level: a difference with a lower p-value is called significant."""
@@ -83,7 +84,7 @@ def outlier_fold_p_values(errors: Sequence[int], rows: Sequence[int]) -> list[fl
     return p_values
 
 
-def drift_p(first: Sequence[int], second: Sequence[int]) -> float:
+def drift_p(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     """Return the p-value of the chi-squared test that two samples have the same distribution of classes."""
     from scipy.stats import chi2_contingency
 

@@ -27,7 +27,7 @@ _GET_CREDENTIALS = (
 )
 _VARIABLES = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
 
-_CONTROL = re.compile(
+CONTROL = re.compile(
     # Complete escape sequences, then all other control characters except newline and tab, and the characters that
     # change the direction of text.
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
@@ -173,7 +173,7 @@ def scrub(text: str) -> str:
     It removes all tokens and keys that are stored on this machine, passwords and queries in URLs, and escape
     sequences for terminals.
     """
-    text = _CONTROL.sub("", text)
+    text = CONTROL.sub("", text)
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     for pattern, replacement in _SECRET_PATTERNS:

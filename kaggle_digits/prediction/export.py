@@ -48,7 +48,7 @@ def export(
     file : str or pathlib.Path
         Where to write the model. Its name ends with ``.onnx`` or ``.keras``; an existing file is replaced.
     run : str, optional
-        The name of the run. Default: the latest finished run.
+        The name of the run. Default: as in `find_run`.
     format : str, optional
         ``onnx``, which needs the extra ``onnx``, or ``keras``, which plain Keras loads with TensorFlow. Default:
         by the name of the file.

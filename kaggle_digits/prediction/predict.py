@@ -130,7 +130,7 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     pictures : sequence of str or pathlib.Path
         Image files, each with one digit; see `kaggle_digits.prediction.pictures.read_picture`.
     run : str, optional
-        The name of the run; by default the latest run.
+        The name of the run. Default: as in `find_run`.
 
     Returns
     -------

@@ -55,7 +55,7 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     workspace : Workspace
         The competition and the folder of its files.
     run : str, optional
-        The name of the run; by default the latest run. The run can be unfinished.
+        The name of the run, which can be unfinished. Default: as in `find_run`.
 
     Raises
     ------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any, Literal, NamedTuple, get_args
+
+from kaggle_digits.evaluation.significance import score_deviation
 
 Severity = Literal["problem", "warning", "ok"]
 
@@ -10,6 +13,11 @@ MANY_SUSPECTS = 200
 """More than one suspicious label in this many rows is a problem, fewer are a warning."""
 STABLE = 2_000
 """If the last network changes fewer than one prediction in this many, more networks would change little."""
+GUESSING = 0.1
+"""The accuracy of a network that is not trained."""
+USUAL_RISE = 0.005
+"""The validation accuracy of a training of full length may rise by up to this in the last quarter of its epochs:
+the learning rate falls, and only the last epoch is measured with test-time augmentation."""
 
 
 class Finding(NamedTuple):
@@ -68,8 +76,7 @@ def _versions(document: dict[str, Any]) -> Finding | None:
     """Report folds that were trained with different versions, as after an upgrade in the middle of a run."""
     by_versions: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for fold in document["folds"]:
-        if versions := fold["versions"]:
-            by_versions.setdefault(tuple(versions.items()), []).append(fold["fold"])
+        by_versions.setdefault(tuple(fold["versions"].items()), []).append(fold["fold"])
     if len(by_versions) < 2:
         return None
     same = set.intersection(*(set(versions) for versions in by_versions))
@@ -94,15 +101,14 @@ def _fold_spread(document: dict[str, Any]) -> Finding | None:
         return Finding(
             "ok",
             "The folds agree",
-            "No fold differs significantly from the other folds in its error rate (Fisher's exact test, corrected "
+            "No fold has a significantly higher error rate than the other folds (Fisher's exact test, corrected "
             "for the number of folds).",
         )
     named = "; ".join(f"fold {f['fold']}: {f['errors']} errors in {f['rows']:,} rows" for f in outliers)
-    title = "One fold is an outlier" if len(outliers) == 1 else f"{len(outliers)} folds are outliers"
     return Finding(
         "warning",
-        "The two folds differ" if len(folds) == 2 else title,
-        f"{named}. The error rate differs significantly from that of the other folds. Check its learning "
+        f"{_folds([fold['fold'] for fold in outliers])} worse than the other{'s' * (len(folds) > 2)}",
+        f"{named}. The error rate is significantly higher than that of the other folds. Check its learning "
         "curve and its errors, and train with another --seed to see if the cause is the rows or the training.",
     )
 
@@ -154,7 +160,7 @@ def _class_shares(document: dict[str, Any]) -> Finding | None:
     return Finding(
         "warning",
         "The class distribution of the test set differs",
-        "The predicted digits of the test set are distributed differently from the labels of the training set "
+        "The networks predict other shares of the digits in the test set than in their validation rows "
         f"(chi-squared test, p = {p:.2g}).",
     )
 
@@ -194,19 +200,27 @@ def _labels(document: dict[str, Any]) -> Finding | None:
 
 
 def _fit(document: dict[str, Any]) -> Finding | None:
-    """Compare training with validation accuracy, to tell overfitting from underfitting.
-
-    Only without augmentation and hard-example mining, which both lower the training accuracy.
-    """
+    """Find out if the training was too short; else compare it with validation, to tell over- from underfitting."""
     folds, settings = document["folds"], document["run"].get("settings", {})
+    if not folds:
+        return None
+    by_epoch = zip(*(fold["history"] for fold in folds), strict=False)
+    curve = [GUESSING, *(fmean(epoch["val_accuracy"] for epoch in epochs) for epochs in by_epoch)]
+    epochs, validation = len(curve) - 1, curve[-1]
+    late = max(1, epochs // 4)
+    rise, rows = validation - curve[-1 - late], sum(fold["rows"] for fold in folds)
+    if rise > max(USUAL_RISE, 2 * score_deviation(validation, rows, rows)):
+        return Finding(
+            "problem",
+            "The training was too short",
+            f"From epoch {epochs - late} to {epochs}, the validation accuracy still rose by {rise:.4f}, to "
+            f"{validation:.4f}. Train a new run with more epochs: --set epochs={2 * epochs}.",
+        )
+    # Augmentation and hard-example mining both lower the training accuracy, so that it says nothing here.
     altered = ("hard_rows", "rotation", "scale", "shear", "shift", "elastic")
-    if not folds or any(settings.get(name) for name in altered):
+    if validation == 1 or any(settings.get(name) for name in altered):
         return None
-    last = [fold["history"][-1] for fold in folds]
-    training = sum(epoch["accuracy"] for epoch in last) / len(last)
-    validation = sum(epoch["val_accuracy"] for epoch in last) / len(last)
-    if validation == 1:
-        return None
+    training = fmean(fold["history"][-1]["accuracy"] for fold in folds)
     accuracies = f"Training accuracy {training:.4f}, validation accuracy {validation:.4f}"
     # Overfitting is called so if fitting the training rows explains 30 % of the validation errors.
     if training - validation > 0.3 * (1 - validation):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.significance import LEVEL, mcnemar_p
@@ -15,19 +13,13 @@ from kaggle_digits.workspace import Workspace
 
 
 def explain_choice(workspace: Workspace, chosen: Run) -> str:
-    """Return sentences on why a run was chosen for submission, naming newer runs that were not."""
-    words = (
-        f"The run is {chosen.name} (CV {_cv(chosen):.5f}), the finished one with the best out-of-fold accuracy."
-    )
-    for run in list_runs(workspace):
-        if run.name == chosen.name:
-            break
-        if not run.is_finished:
-            words += f" {run.name} is newer, but unfinished."
-        else:
-            with suppress(DataError):
-                words += f" {run.name} is newer, but its CV is {_cv(run):.5f}."
-    return words
+    """Return sentences on why `find_run` chose a run without a name."""
+    if not chosen.is_finished:
+        return f"The run is {chosen.name}, the latest one; none is finished."
+    words = f"The run is {chosen.name} (CV {chosen.ensemble_metrics().accuracy:.5f}), the finished one with the "
+    words += "best out-of-fold accuracy."
+    latest = list_runs(workspace)[0]
+    return words if latest.is_finished else f"{words} {latest.name} is newer, but not finished."
 
 
 def compare_with_best_score(workspace: Workspace, run: Run) -> tuple[str, bool]:
@@ -70,7 +62,3 @@ def _is_current(workspace: Workspace, entry: Entry) -> bool:
     """Tell whether the file of a ledger entry is still the submission of its run."""
     path = submission_file(workspace, entry.run)
     return path.is_file() and sha256(path) == entry.sha256
-
-
-def _cv(run: Run) -> float:
-    return run.ensemble_metrics().accuracy

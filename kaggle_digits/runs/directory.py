@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.calls import command
+from kaggle_digits.data.csv import present_hashes
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.files import read_json, replacing, write_json
 from kaggle_digits.runs.artefacts import (
@@ -39,7 +40,6 @@ from kaggle_digits.runs.schema import (
     MeanInfo,
     RunInfo,
     Status,
-    current_change,
     damaged,
     read_document,
     validated,
@@ -90,7 +90,7 @@ class Run:
 
     def with_status(self, status: Status, train_seconds: float | None = None) -> Self:
         """Write the run's status, which also makes it the latest run, and return the updated run."""
-        document = self.info.as_json() | {"status": status, "updated": _next_update(self.path.parent)}
+        document = self.info.as_json() | {"status": status, "updated": _now()}
         document.pop("train_seconds", None)
         kept = self.info.train_seconds if status == FINISHED else None
         if (seconds := train_seconds or kept) is not None:
@@ -99,14 +99,10 @@ class Run:
         return replace(self, info=type(self.info).model_validate(document))
 
     def command(self) -> str:
-        """Return the command line that made the run, with its current folders and setting names."""
+        """Return the command line that made the run, with its current folders."""
         words = self.info.command[1:]
         while words and words[0] in ("--competition", "--root"):
             words = words[2:]
-        words = [
-            current_change(word) if before == "--set" else word
-            for before, word in zip(["", *words], words, strict=False)
-        ]
         return Workspace.at(self.path.parents[2], self.path.parent.name).command(*words)
 
     def unfinished(self) -> DataError:
@@ -346,7 +342,7 @@ def create_run(path: Path, spec: dict[str, Any], command: Sequence[str]) -> Fold
         **spec,
         "status": UNFINISHED,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "updated": _next_update(path.parent),
+        "updated": _now(),
         "command": list(command),
         "versions": versions(),
         "machine": {
@@ -376,48 +372,41 @@ def run_folder(workspace: Workspace, name: str) -> Path:
 
 
 def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRun:
-    """Return the run called `name`, or the only one whose name begins with it; without a name, the latest one.
+    """Return the run called `name`, or the only one whose name begins with it; without a name, the best one.
 
-    The latest run is the finished run that was updated last.
-
-    If no run is finished, it is the unfinished run that was updated last. The times are those in ``run.json``.
+    The best run is the finished run of the present data with the highest out-of-fold accuracy; of equal runs, the
+    one that was updated last. If there is none, the unfinished run that was updated last is returned.
 
     Raises
     ------
     UsageError
         If there is no run with this name, or no run at all.
     DataError
-        If its ``run.json`` is damaged.
+        If its ``run.json`` is damaged, or there are only runs of other data.
     """
     if name is not None:
         return _existing(_completed(run_folder(workspace, name)))
     runs = list_runs(workspace)
     if not runs:
         return read_run(_folders(workspace)[0])  # all runs are damaged; this raises the error
-    return next((run for run in runs if run.is_finished), runs[0])
-
-
-def find_best_run(workspace: Workspace) -> FoldsRun | MeanRun:
-    """Return the finished run with the best out-of-fold accuracy; the latest one if several are equal.
-
-    Raises
-    ------
-    UsageError
-        If there is no run at all.
-    DataError
-        If none is finished.
-    """
-    runs = list_runs(workspace)
-    accuracies: dict[str, float] = {}
+    present = present_hashes(workspace.data)
+    best, highest = runs[0], -1.0
     for run in runs:
-        if run.is_finished:
+        if run.is_finished and not run.info.data.differences(present):
             with suppress(DataError):  # skip damaged runs; they are reported when they are requested by name
-                accuracies[run.name] = run.ensemble_metrics().accuracy
-    if not accuracies:
-        raise find_run(workspace).unfinished()
-    # max returns the first of equal runs, which is the latest one.
-    best = max(accuracies, key=accuracies.__getitem__)
-    return next(run for run in runs if run.name == best)
+                if (accuracy := run.ensemble_metrics().accuracy) > highest:
+                    best, highest = run, accuracy
+    check_data(best, present)
+    return best
+
+
+def check_data(run: Run, hashes: Mapping[str, str]) -> None:
+    """Raise a `DataError` if a run was made from other data; `hashes` are the SHA-256 of the present files."""
+    if others := run.info.data.differences(hashes):
+        raise DataError(
+            f"The run {run.name} was made from different data: another {' and '.join(others)}.",
+            "Restore its data, or choose another name for the run.",
+        )
 
 
 def list_runs(workspace: Workspace) -> list[FoldsRun | MeanRun]:
@@ -426,8 +415,7 @@ def list_runs(workspace: Workspace) -> list[FoldsRun | MeanRun]:
     for folder in workspace.runs.glob(f"*/{RUN_JSON}"):
         with suppress(DataError):
             runs.append(read_run(folder.parent))
-    # Older versions saved only the time when a run was started.
-    return sorted(runs, key=lambda run: (run.info.updated or run.info.created, run.name), reverse=True)
+    return sorted(runs, key=lambda run: (run.info.updated, run.name), reverse=True)
 
 
 def damaged_runs(workspace: Workspace) -> Iterator[str]:
@@ -473,14 +461,5 @@ def _existing(path: Path) -> FoldsRun | MeanRun:
     return read_run(path)
 
 
-def _next_update(folder: Path) -> str:
-    """Return the current time or, if a run has a later time, the microsecond after it.
-
-    This keeps the runs in the order of their updates even if the clock was ahead before.
-    """
-    now = datetime.now(UTC)
-    for path in folder.glob(f"*/{RUN_JSON}"):
-        with suppress(ValueError, TypeError, OverflowError, DataError):
-            info = read_run(path.parent).info
-            now = max(now, datetime.fromisoformat(info.updated or info.created) + timedelta(microseconds=1))
-    return now.isoformat(timespec="microseconds")
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

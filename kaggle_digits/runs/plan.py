@@ -13,8 +13,8 @@ from kaggle_digits.calls import command
 from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.runs.artefacts import different_versions, versions
-from kaggle_digits.runs.directory import RUN_JSON, FoldsRun, MeanRun, Run, create_run, read_run
-from kaggle_digits.runs.schema import DataHashes, FoldMetrics, FoldsInfo, MeanInfo
+from kaggle_digits.runs.directory import RUN_JSON, FoldsRun, MeanRun, Run, check_data, create_run, read_run
+from kaggle_digits.runs.schema import FoldMetrics, FoldsInfo, MeanInfo
 from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.presets import Preset, find_preset
 from kaggle_digits.workspace import Workspace
@@ -100,7 +100,7 @@ class RunPlan:
 
     def tasks_to_train(self) -> list[FoldTask]:
         """Return the tasks of the missing folds, with the same network as the folds that are kept."""
-        network = next((metrics.network for metrics in self.kept_metrics() if metrics.network), None)
+        network = next((metrics.network for metrics in self.kept_metrics()), None)
         return [replace(task, network=network) for task in self.tasks if task.fold in self.missing]
 
     def other_versions(self) -> str:
@@ -183,7 +183,7 @@ def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data)
         if not isinstance(run, FoldsRun):
             raise _other_recipe(run, "already exists and is a mean of runs")
         _check_recipe(run, FoldsInfo.model_validate(run.info.as_json() | recipe.spec(workspace, data)))
-        check_data(run, data)
+        check_data(run, data.hashes)
     assert isinstance(run, FoldsRun)  # noqa: S101 (for the type checker: a spec of a recipe has folds)
     return run
 
@@ -215,19 +215,10 @@ def check_mean(path: Path, members: list[str], data: Data) -> None:
     run = read_run(path)
     if not isinstance(run, MeanRun):
         raise _other_recipe(run, "is not a mean of runs")
-    check_data(run, data)
+    check_data(run, data.hashes)
     known: MeanInfo = run.info
     if known.members != members and not set(known.members) < set(members):
         raise _other_recipe(run, f"is the mean of {', '.join(known.members)}, not of {', '.join(members)}")
-
-
-def check_data(run: Run, data: Data) -> None:
-    """Raise a `DataError` if a run was made from other data."""
-    if others := run.info.data.differences(DataHashes.model_validate(data.hashes)):
-        raise DataError(
-            f"The run {run.name} was made from different data: another {' and '.join(others)}.",
-            "Restore its data, or choose another name for the run.",
-        )
 
 
 def _check_recipe(run: FoldsRun, wanted: FoldsInfo) -> None:
@@ -238,7 +229,7 @@ def _check_recipe(run: FoldsRun, wanted: FoldsInfo) -> None:
             raise _other_recipe(run, f"has another recipe: its {name} is {was}, not {value}")
     settings = wanted.settings.as_json()
     for name, was in run.info.settings.as_json().items():
-        # Settings that an older version did not have are ignored: it behaved like the current default.
+        # Settings that another version has, but this one does not, are ignored.
         if name in settings and settings[name] != was:
             raise _other_recipe(run, f"has another recipe: its {name} is {was}, not {settings[name]}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,21 +19,6 @@ FINISHED: Status = "finished"
 
 RETRAIN = f"Create it again with the run's train command and {command('--retrain')}."
 """How to fix an artefact of a fold or of an ensemble."""
-
-_OLD_NAMES = {"forms": "preprocessing", "form": "preprocessing", "views": "tta"}
-"""Names of settings and metrics in files of older versions, and their current names."""
-
-_OLD_SETTINGS = {
-    "lenet": {"network": "lenet", "widths": "36,36,128,64", "optimizer": "adamw"},
-    "fast": {"network": "strided", "widths": "32,48,96", "optimizer": "adamw"},
-    "default": {"network": "strided", "widths": "48,64,128", "optimizer": "adamw"},
-    "best": {"network": "strided", "widths": "48,64,128", "optimizer": "adamw"},
-}
-"""What the presets of older versions used, but did not save as settings. The network ``strided`` does not exist
-any more."""
-
-_OLD_NETWORKS = {"residual24": "residual"}
-"""Networks that had another name in older versions."""
 
 # No run has larger counts, and the run time of exact tests grows with them.
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -55,28 +41,15 @@ class Document(BaseModel):
 DocumentT = TypeVar("DocumentT", bound=Document)
 
 
-def _renamed(document: Any) -> Any:
-    if not isinstance(document, dict):
-        return document
-    return {_OLD_NAMES.get(key, key): value for key, value in document.items()}
-
-
-def current_change(word: str) -> str:
-    """Return a ``key=value`` of a command of an older version, with the current name of the key."""
-    key, equals, value = word.partition("=")
-    return f"{_OLD_NAMES.get(key, key)}{equals}{value}"
-
-
 class DataHashes(Document):
     """The SHA-256 of the data files of a run."""
 
     train: str = Field(alias="train.csv")
     test: str = Field(alias="test.csv")
 
-    def differences(self, other: DataHashes) -> list[str]:
-        """Return the names of the files whose SHA-256 differs."""
-        pairs = {"train.csv": (self.train, other.train), "test.csv": (self.test, other.test)}
-        return [name for name, (one, two) in pairs.items() if one != two]
+    def differences(self, hashes: Mapping[str, str]) -> list[str]:
+        """Return the names of the files that have another SHA-256 in `hashes`."""
+        return [name for name, known in self.as_json().items() if hashes.get(name, known) != known]
 
 
 class Machine(Document):
@@ -96,7 +69,7 @@ class RunInfo(Document):
     status : {"unfinished", "finished"}
         Whether it is finished.
     created, updated : str
-        When it was started and last updated, in ISO 8601 and UTC; `updated` is empty in runs of older versions.
+        When it was started and last updated, in ISO 8601 and UTC.
     command : list of str
         The command line that made it.
     data : DataHashes
@@ -113,7 +86,7 @@ class RunInfo(Document):
     competition: str
     status: Status
     created: str
-    updated: str = ""
+    updated: str
     command: list[str]
     data: DataHashes
     machine: Machine
@@ -127,8 +100,6 @@ class RunSettings(Document):
     tta: Literal[1, 5]
     hard_rows: float
 
-    _rename = model_validator(mode="before")(_renamed)
-
 
 class FoldsInfo(RunInfo):
     """``run.json`` of a run of folds: one preset, one split, one seed."""
@@ -137,18 +108,6 @@ class FoldsInfo(RunInfo):
     folds: int = Field(ge=2, le=255)
     seed: int
     settings: RunSettings
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_settings_of_old_versions(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """Add the settings `network`, `widths` and `optimizer`, which older versions did not save."""
-        settings = document.get("settings")
-        if not isinstance(settings, dict):
-            return document
-        settings = _OLD_SETTINGS.get(str(document.get("preset")), {}) | settings
-        if isinstance(network := settings.get("network"), str):
-            settings["network"] = _OLD_NETWORKS.get(network, network)
-        return document | {"settings": settings}
 
 
 class MeanInfo(RunInfo):
@@ -186,26 +145,26 @@ class Metrics(Artefacts):
 
 
 class FoldMetrics(Metrics):
-    """``metrics.json`` of a finished fold. Fields that older versions did not write are None or empty."""
+    """``metrics.json`` of a finished fold."""
 
     preprocessing: str = Field(pattern=f"^({'|'.join(PREPROCESSINGS)})$")
     epochs: Count
     seconds: Amount
     training_seconds: Amount
     test_seconds: Amount
-    data_seconds: Amount | None = None
-    peak_memory: Amount | None = None
-    tflop: Amount | None = None
-    network: str | None = None
-    where: str | None = None
-    device: str | None = None
-    versions: dict[str, str] = {}
-
-    _rename = model_validator(mode="before")(_renamed)
+    data_seconds: Amount
+    peak_memory: Amount
+    tflop: Amount
+    network: str
+    where: str
+    device: str
+    versions: dict[str, str]
 
 
 class KernelRecord(Document):
     """``kernel.json`` of a run: a kernel at Kaggle that trains folds of it.
+
+    The kernel and the files of these runs are deleted later, so only names that this package makes are valid.
 
     Attributes
     ----------
@@ -227,7 +186,7 @@ class KernelRecord(Document):
         The names of all runs whose folds it trains; each of them has a copy of this file.
     """
 
-    slug: str
+    slug: str = Field(pattern=r"^kaggle-digits-[0-9a-f]{12}$")
     address: str
     # Not strict, because JSON has no times.
     created: Annotated[AwareDatetime, Field(strict=False)]
@@ -235,7 +194,7 @@ class KernelRecord(Document):
     gpu: bool
     retrain: bool
     folds: list[Annotated[tuple[int, int], Field(strict=False)]]
-    runs: list[str]
+    runs: list[Annotated[str, Field(pattern=r"^[^/.][^/]*$")]]
 
 
 class Calibration(Document):

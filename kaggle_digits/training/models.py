@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +36,16 @@ SURE = 0.9
 
 TTA_SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
 """The shifts of test-time augmentation: at which row and column an image, padded by one pixel, is cut out."""
+
+_MODULES = (None, "keras", "keras.initializers", "keras.layers", "keras.src.models.functional")
+_CLASSES = (
+    *("Functional", "DTypePolicy", "__keras_tensor__", "GlorotUniform", "HeNormal", "Zeros", "Ones"),
+    *("InputLayer", "Rescaling", "ZeroPadding2D", "Cropping2D", "Conv2D", "BatchNormalization", "ReLU", "Add"),
+    *("AveragePooling2D", "MaxPooling2D", "Flatten", "Dropout", "Dense"),
+)
+"""What the files of the networks of this module consist of; `read_network` accepts nothing else."""
+
+_TRAIN_AGAIN = f"Train the fold again: run the run's train command with {command('--retrain')}."
 
 KERAS_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
 """Environment variables for Keras: use TensorFlow, and ignore the user's ``keras.json``, whose data format and
@@ -226,27 +239,28 @@ def network_digest(model: keras.Model) -> str:
 
 
 def read_network(path: Path) -> keras.Model:
-    """Read a network from a ``.keras`` file: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
-
-    Raises
-    ------
-    DataError
-        If Keras cannot load it.
-    """
+    """Read a network from a ``.keras`` file: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10]."""
     keras = tensorflow_keras()
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except MemoryError:
+        with zipfile.ZipFile(path) as archive:
+            json.loads(archive.read("config.json"), object_hook=partial(_check_object, path))
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (MemoryError, DataError):
         raise
     except Exception as error:  # Keras raises many kinds of exceptions for invalid files
+        raise DataError(f"{path} cannot be loaded as a Keras network.", _TRAIN_AGAIN) from error
+
+
+def _check_object(path: Path, part: dict[str, Any]) -> dict[str, Any]:
+    """Return an object in the configuration of a network; `DataError` if the networks of this module have none."""
+    # Keras imports and calls what a file names. Its own check, `safe_mode`, has gaps in older versions: before
+    # 3.9, a file could run any function, such as os.system, and before 3.12, some of Keras's own that do harm.
+    module, name = part.get("module"), part.get("class_name", "Functional")
+    if module not in _MODULES or name not in _CLASSES:
         raise DataError(
-            f"{path} cannot be loaded as a Keras network.",
-            f"Train the fold again: run the run's train command with {command('--retrain')}.",
-        ) from error
-    # Older versions of kaggle-digits saved a model whose first layers were the operations of the preprocessing and
-    # whose last layer was the network, which is a model itself. Without preprocessing, it is a dense layer.
-    last = model.layers[-1]
-    return last if hasattr(last, "layers") else model
+            f"{path} is not loaded: it contains {module}.{name}, which may run other code.", _TRAIN_AGAIN
+        )
+    return part
 
 
 def softmax_function(model: keras.Model) -> Callable[[UInt8], Float32]:
