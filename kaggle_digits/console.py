@@ -131,7 +131,7 @@ class TrainingView(Observer):
         self._folds: dict[tuple[int, int], Progress | None] = {}
         self._done: set[tuple[int, int]] = set()
         self._active: dict[tuple[int, int], str] = {}
-        self._time_left = TimeLeft([], 0.0)
+        self._time_left = TimeLeft([])
         self._started = time.monotonic()
         self._name = ""
         # The table is also made in a thread of rich, four times a second.
@@ -151,7 +151,7 @@ class TrainingView(Observer):
         self._started = time.monotonic()
         self._folds = {(task.seed, task.fold): None for task in tasks}
         to_train = [(task.seed, task.fold) for task in missing]
-        self._time_left = TimeLeft(to_train, self._started)
+        self._time_left = TimeLeft(to_train)
         self._done = self._folds.keys() - set(to_train)
         if not missing:
             self._console.print(f"The run {run} is already trained.", markup=False)
@@ -168,6 +168,7 @@ class TrainingView(Observer):
         """Show that a fold is starting."""
         with self._lock:
             self._active[task.seed, task.fold] = "starting"
+            self._time_left.start((task.seed, task.fold), time.monotonic())
 
     def progress(self, progress: Progress) -> None:
         """Update the progress of a fold."""

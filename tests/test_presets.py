@@ -59,7 +59,7 @@ def test_with_settings_accepts_strings() -> None:
         ),
         ("preprocessing", "", "join several"),
         ("forms", "plain", "no setting called 'forms'.*preprocessing, tta"),
-        ("network", "vgg", "'lenet' or 'residual'"),
+        ("network", "vgg", "Choose from: lenet, residual"),
         ("network", "lenet", "network lenet has 4 widths"),
         ("widths", "32,48", "network residual has 3 widths"),
         ("widths", "32,48,", "whole numbers from 1 to 4096"),

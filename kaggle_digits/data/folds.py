@@ -10,28 +10,10 @@ from kaggle_digits.errors import DataError, UsageError
 
 
 def make_folds(labels: UInt8, folds: int, seed: int) -> UInt8:
-    """Assign every row to one of `folds` folds, stratified by class.
+    """Return the fold of every row, uint8 [n], from 0 to `folds` - 1, stratified by its label: the split of a run.
 
-    Parameters
-    ----------
-    labels : ndarray of uint8, shape (n,)
-        The digit of each row.
-    folds : int
-        The number of folds, from 2 to 255.
-    seed : int
-        Seed of the random split.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n,)
-        For each row, the fold from 0 to `folds` - 1 whose model is validated on it.
-
-    Raises
-    ------
-    UsageError
-        If `folds` is below 2 or above 255.
-    DataError
-        If there are fewer than two different digits, or a digit has fewer rows than there are folds.
+    It raises a `UsageError` if `folds` is below 2 or above 255, and a `DataError` if there are fewer than two
+    different digits, or a digit has fewer rows than there are folds.
     """
     if not 2 <= folds <= 255:
         # 255, because the folds are stored as uint8.

@@ -27,14 +27,9 @@ def temper(softmax: Float32, temperature: float) -> Float32:
 
 
 def fit_temperature(softmax: Float32, targets: Float32) -> float:
-    """Return the temperature from 0.05 to 20 that minimises the cross-entropy of softmaxes [n, 10].
+    """Return the temperature from 0.05 to 20 that minimises the cross-entropy of softmaxes for targets [n, 10].
 
     Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
-
-    Parameters
-    ----------
-    softmax, targets : ndarray of float32, shape (n, 10)
-        The predictions to calibrate, and the target distributions: one-hot for labels.
     """
     from scipy.optimize import minimize_scalar
 
@@ -55,12 +50,7 @@ def fit_temperature(softmax: Float32, targets: Float32) -> float:
 def cross_fit(oof: Float32, labels: UInt8, folds: UInt8) -> Float32:
     """Return calibrated out-of-fold softmaxes [n, 10], each fold with the temperature fitted on all other folds.
 
-    Parameters
-    ----------
-    oof : ndarray of float32, shape (n, 10)
-        Out-of-fold softmaxes.
-    labels, folds : ndarray of uint8, shape (n,)
-        The label of each row, and the fold whose network predicted it. A single fold is returned unchanged.
+    `folds`, uint8 [n], is the fold whose network predicted each row. A single fold is returned unchanged.
     """
     truth = np.eye(CLASSES, dtype=np.float32)[labels]
     tempered = oof.copy()
@@ -81,21 +71,9 @@ def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequenc
     The target is not exactly right, but its error mostly cancels in the ratio of the two temperatures. The
     temperature of the mean is the out-of-fold temperature times this ratio.
 
-    Parameters
-    ----------
-    oof : ndarray of float32, shape (n, 10)
-        Out-of-fold softmaxes.
-    labels, folds : ndarray of uint8, shape (n,)
-        The label of each row, and the fold whose network predicted it.
-    test_softmaxes : sequence of ndarray of float32, shape (m, 10)
-        The predictions of each network for the test rows.
-
-    Returns
-    -------
-    dict
-        ``member_temperature`` (of a single network) and ``temperature`` (of the mean); ``log_loss_before``,
-        ``log_loss_after``, ``ece_before`` and ``ece_after``: on out-of-fold rows, where each fold is calibrated
-        with the temperature fitted on all other folds.
+    The result has ``member_temperature`` (of a single network) and ``temperature`` (of the mean); and
+    ``log_loss_before``, ``log_loss_after``, ``ece_before`` and ``ece_after`` on out-of-fold rows, where each fold
+    is calibrated with the temperature fitted on all other folds.
     """
     member = fit_temperature(oof, np.eye(CLASSES, dtype=np.float32)[labels])
     tempered = cross_fit(oof, labels, folds)

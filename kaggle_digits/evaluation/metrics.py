@@ -79,23 +79,11 @@ def confusion_matrix(softmax: Float32, labels: UInt8) -> Int64:
 
 
 def suspects(softmax: Float32, labels: UInt8) -> Int64:
-    """Return the rows whose label may be wrong, the most suspicious first.
+    """Return the rows whose label may be wrong, int64 [k], those with the lowest probability of the label first.
 
     Confident learning (Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research 70, 2021): the
-    prediction is another class than the label, and its probability is at least the mean probability of this class
-    for the rows labelled with it.
-
-    Parameters
-    ----------
-    softmax : ndarray of float32, shape (n, 10)
-        Calibrated out-of-fold softmaxes.
-    labels : ndarray of uint8, shape (n,)
-        The given labels.
-
-    Returns
-    -------
-    ndarray of int64, shape (k,)
-        Row numbers, counted from 0, sorted by the probability of the label.
+    prediction of the calibrated out-of-fold softmax [n, 10] is another class than the label, and its probability
+    is at least the mean probability of this class for the rows labelled with it.
     """
     thresholds = np.array(
         [softmax[labels == c, c].mean() if (labels == c).any() else np.inf for c in range(CLASSES)]

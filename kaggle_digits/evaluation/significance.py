@@ -30,13 +30,10 @@ def score_deviation(accuracy: float, rows: int, scored_rows: int) -> float:
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Return the p-value of McNemar's exact test.
+    """Return the p-value of McNemar's exact test (Psychometrika 12, 1947).
 
-    Parameters
-    ----------
-    only_first, only_second : int
-        The numbers of rows that only the first and only the second classifier got wrong, on the same rows:
-        McNemar, Psychometrika 12, 1947.
+    `only_first` and `only_second` are the numbers of rows that only one of two classifiers got wrong, on the same
+    rows.
     """
     from scipy.stats import binomtest
 

@@ -14,52 +14,24 @@ Status = Literal["PENDING", "COMPLETE", "ERROR", "UNKNOWN"]
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission as its host lists it.
-
-    Attributes
-    ----------
-    ref : str
-        The host's reference.
-    time : str
-        When it was made, in ISO 8601 and UTC.
-    description : str
-        The message it was sent with.
-    status : {"PENDING", "COMPLETE", "ERROR", "UNKNOWN"}
-        The host's status of the scoring.
-    score : float or None
-        The public score, an accuracy from 0 to 1.
-    reason : str
-        The host's error message for the status ERROR, else empty.
-    team : str
-        The team's name on the leaderboard, empty if the host does not say.
-    file_name : str
-        The name of the uploaded file, empty if the host does not say.
-    """
+    """A submission as its host lists it."""
 
     ref: str
-    time: str
+    time: str  # in ISO 8601 and UTC
     description: str
     status: Status
-    score: float | None
-    reason: str
-    team: str
-    file_name: str = ""
+    score: float | None  # the public score, an accuracy from 0 to 1
+    reason: str  # the host's error message for the status ERROR, else empty
+    team: str  # its name on the leaderboard, empty if the host does not say
+    file_name: str = ""  # of the uploaded file, empty if the host does not say
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A rank on the leaderboard.
+    """A rank on the leaderboard."""
 
-    Attributes
-    ----------
-    rank : int or None
-        1 is the best; None if the user is not on the leaderboard.
-    teams : int
-        The number of teams on the leaderboard.
-    """
-
-    rank: int | None
-    teams: int
+    rank: int | None  # 1 is the best; None if the user is not on the leaderboard
+    teams: int  # on the leaderboard
 
     @property
     def percentile(self) -> float | None:
@@ -85,12 +57,8 @@ class Host(Protocol):
     def create(self, upload: str, description: str) -> str:
         """Make a submission of an uploaded file, without retries, and return its reference.
 
-        Raises
-        ------
-        NetworkError
-            If there is no clear response: the submission may have been made.
-        NotReachedError, or any other KaggleDigitsError
-            If the submission was not made.
+        A `NetworkError` means that there was no clear response: the submission may have been made. After a
+        `NotReachedError`, or any other error, it was not made.
         """
 
     def submissions(self) -> Iterable[Submission]:
@@ -104,16 +72,7 @@ class Host(Protocol):
 
 
 def open_host(workspace: Workspace, mnist_dir: Path | None = None) -> Host:
-    """Return the host of the workspace's competition.
-
-    Parameters
-    ----------
-    workspace : Workspace
-        The competition and its folders.
-    mnist_dir : pathlib.Path, optional
-        For ``rehearsal-full``: the folder with the IDX files of MNIST. By default it is
-        ``$KAGGLE_DIGITS_MNIST_DIR``; if that is not set, the files are downloaded from a public mirror.
-    """
+    """Return the host of the workspace's competition; `mnist_dir` has the IDX files for ``rehearsal-full``."""
     if workspace.competition.host == "kaggle":
         from kaggle_digits.hosts.kaggle import KaggleHost
 

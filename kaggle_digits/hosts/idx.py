@@ -30,15 +30,10 @@ MIRRORS = (
 
 
 def parse_idx(content: bytes) -> UInt8:
-    """Return the array of unsigned bytes in an IDX file's uncompressed content.
+    """Return the array of unsigned bytes in an IDX file's uncompressed content; `ValueError` if it is not valid.
 
     The format is Yann LeCun's: two zero bytes, a type code (8: unsigned byte), the number of dimensions, each
     dimension as a big-endian 32-bit integer, then the values in C order.
-
-    Raises
-    ------
-    ValueError
-        If the content is not a valid IDX file of unsigned bytes.
     """
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError("not an IDX file of unsigned bytes")
@@ -58,30 +53,15 @@ def format_idx(values: UInt8) -> bytes:
 
 
 def read_idx(path: Path) -> UInt8:
-    """Read an IDX file, plain or gzipped.
-
-    Raises
-    ------
-    DataError
-        If it is missing or damaged.
-    """
+    """Read an IDX file, plain or gzipped; `DataError` if it is missing or damaged."""
     return _parse(path, _read(path))
 
 
 def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
-    """Read MNIST from a folder with its four IDX files, plain or gzipped.
+    """Read MNIST from its four IDX files, plain or gzipped: its training images, then its test images.
 
-    Returns
-    -------
-    images : ndarray of uint8, shape (70000, 28, 28)
-        MNIST's training images, then its test images.
-    labels : ndarray of uint8, shape (70000,)
-        The digit of each image.
-
-    Raises
-    ------
-    DataError
-        If a file is missing, or its SHA-256 is not that of MNIST.
+    Returns the images, uint8 [70000, 28, 28], and the labels, uint8 [70000]; `DataError` if a file is missing, or
+    its SHA-256 is not that of MNIST.
     """
     arrays = []
     for name, expected in MNIST_SHA256.items():
@@ -101,13 +81,7 @@ def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
 
 
 def fetch_mnist(folder: Path) -> None:
-    """Download the four IDX files of MNIST into `folder` from a public mirror, unless valid ones are there.
-
-    Raises
-    ------
-    NetworkError
-        If no mirror has a valid file.
-    """
+    """Download the four IDX files of MNIST into `folder` from a public mirror, unless valid ones are there."""
     for name, expected in MNIST_SHA256.items():
         path = folder / f"{name}.gz"
         for mirror in MIRRORS:

@@ -49,13 +49,6 @@ class LocalHost:
 
     Its state is in ``data/<competition>/host/``: the hidden labels, which only this module reads, the submissions,
     and a lock file.
-
-    Parameters
-    ----------
-    workspace : Workspace
-        The competition, ``rehearsal`` or ``rehearsal-full``, and its folders.
-    mnist_dir : pathlib.Path, optional
-        For ``rehearsal-full``: the folder with the IDX files of MNIST.
     """
 
     def __init__(self, workspace: Workspace, mnist_dir: Path | None = None) -> None:

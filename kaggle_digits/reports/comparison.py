@@ -26,29 +26,12 @@ SHOWN = 24
 
 
 def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: LabelledDigits) -> dict[str, Any]:
-    """Return the comparison of runs that have an ensemble.
+    """Return the comparison of two or more runs that have an ensemble and were trained on these data.
 
-    Parameters
-    ----------
-    workspace : Workspace
-        The workspace of the runs.
-    runs : sequence of Run
-        At least two runs that were trained on these data; their folds can differ.
-    train_set : LabelledDigits
-        The training rows.
-
-    Returns
-    -------
-    dict
-        ``runs``: one row per run; ``pairs``: for each pair of runs, the numbers of rows that only the first, only
-        the second and both predicted wrongly, the p-value of McNemar's exact test, the same after Holm's
-        correction for all pairs, the verdict in words, the settings that differ, and the rows themselves, with the
-        same calibrated probabilities as in the reports.
-
-    Raises
-    ------
-    DataError
-        If a run was trained on another ``train.csv``, or one of its files is missing or damaged.
+    ``runs`` has one row per run. ``pairs`` has for each pair of runs the numbers of rows that only the first, only
+    the second and both predicted wrongly, the p-value of McNemar's exact test, the same after Holm's correction
+    for all pairs, the verdict in words, the settings that differ, and the rows themselves, with the same
+    calibrated probabilities as in the reports.
     """
     for run in runs:
         if run.info.data.train != train_set.sha256:

@@ -33,15 +33,7 @@ def digit_png(image: UInt8) -> str:
 
 
 class DigitSheet:
-    """Digits in one picture, from which the page cuts out each one: half the size of a picture per digit.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, 28, 28)
-        Images.
-    rows : iterable of int
-        The images in the sheet; each is in it once.
-    """
+    """Digits in one picture, of which the page shows parts: half the bytes of a picture per digit."""
 
     def __init__(self, images: UInt8, rows: Iterable[int]) -> None:
         self._numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
@@ -58,13 +50,7 @@ class DigitSheet:
 
 
 def map_sheet(maps: Float32) -> str:
-    """Return all maps in one PNG, as a data URL; each map is scaled to its own minimum and maximum.
-
-    Parameters
-    ----------
-    maps : ndarray of float32, shape (k, height, width)
-        Filters or activations.
-    """
+    """Return maps, float32 [k, height, width], in one PNG as a data URL, each scaled to its own range."""
     columns, scale = min(SHEET_COLUMNS, len(maps)), max(2, TILE // maps.shape[1])
     low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
     grey = (255 * (maps - low) / np.maximum(high - low, 1e-9)).astype(np.uint8)
@@ -78,11 +64,8 @@ def map_sheet(maps: Float32) -> str:
 def learning_curves(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the learning curves of folds, for the script of the page.
 
-    Returns
-    -------
-    dict
-        ``epochs``, the numbers from 1 to the most epochs of a fold; ``folds``, their numbers; and for each of
-        ``accuracy``, ``val_accuracy``, ``loss`` and ``val_loss`` a list of values per fold.
+    ``epochs`` are the numbers from 1 to the most epochs of a fold, ``folds`` their numbers; ``accuracy``,
+    ``val_accuracy``, ``loss`` and ``val_loss`` are lists of values per fold.
     """
     epochs = range(1, max(len(fold["history"]) for fold in folds) + 1)
     names = ("accuracy", "val_accuracy", "loss", "val_loss")

@@ -20,35 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkDetails:
-    """Layers, filters and activations of the network of a fold.
+    """Layers, filters and activations of the network of a fold."""
 
-    Attributes
-    ----------
-    layers : list of dict
-        From input to output: ``name``, ``kind``, ``shape`` of the output for one image, ``parameters``, and
-        ``receptive_field``, the side in pixels of the input square that one output value depends on.
-    image : ndarray of uint8, shape (28, 28)
-        The digit after the preprocessing of the fold.
-    filters : ndarray of float32, shape (maps, height, width)
-        The kernels of the first convolution.
-    activations : list of (str, ndarray of float32, shape (maps, height, width))
-        Layer name and feature maps of the first and the last convolution for the image, after ReLU.
-    """
-
+    # From input to output: ``name, kind``, ``shape`` of the output for one image, ``parameters``, and
+    # ``receptive_field``, the side in pixels of the input square that one output value depends on.
     layers: list[dict[str, Any]]
-    image: UInt8
-    filters: Float32
+    image: UInt8  # the digit after the preprocessing of the fold, [28, 28]
+    filters: Float32  # the kernels of the first convolution, [maps, height, width]
+    # Name and feature maps, [maps, height, width], of the first and the last convolution, after ReLU.
     activations: list[tuple[str, Float32]]
 
 
 def inspect_network(run: FoldsRun, fold: int, image: UInt8) -> NetworkDetails:
-    """Return the details of a fold's network, with its activations for an image, uint8 [28, 28].
-
-    Raises
-    ------
-    DataError
-        If the file of the network is missing or damaged.
-    """
+    """Return the details of a fold's network, with its activations for an image, uint8 [28, 28]."""
     network = load_network(run, fold)
     keras = tensorflow_keras()
     layers = keras.layers

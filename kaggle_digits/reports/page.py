@@ -24,17 +24,7 @@ CELL_EXAMPLES = 12
 def render_page(
     document: dict[str, Any], train_images: UInt8, test_images: UInt8, details: NetworkDetails | None
 ) -> str:
-    """Return the HTML page of a report.
-
-    Parameters
-    ----------
-    document : dict
-        What `make_document` returned; all its texts are escaped.
-    train_images, test_images : ndarray of uint8, shapes (n, 28, 28) and (m, 28, 28)
-        The images of the training rows and of the test rows.
-    details : NetworkDetails or None
-        Filters and activations of the network.
-    """
+    """Return the HTML page of a report; the images are uint8 [n, 28, 28] and [m, 28, 28]."""
     folds, total, test, members = (document[name] for name in ("folds", "out_of_fold", "test", "members"))
     plots: dict[str, Any] = {}
     if folds:

@@ -18,21 +18,9 @@ from kaggle_digits.workspace import CLASSES
 
 
 def ensemble_folds(run: FoldsRun, data: Data) -> None:
-    """Ensemble the finished folds of a run.
+    """Ensemble the folds of a run, which are all trained.
 
     A test row gets the mean of all folds, a training row the prediction of the fold whose validation set has it.
-
-    Parameters
-    ----------
-    run : FoldsRun
-        A run with all folds trained.
-    data : Data
-        The training and test rows.
-
-    Raises
-    ------
-    DataError
-        If an artefact is missing, damaged or of another shape than the data.
     """
     numbers, labels = range(run.info.folds), data.train.labels
     oof, folds = gather_oof(run, numbers, labels)
@@ -45,26 +33,9 @@ def ensemble_folds(run: FoldsRun, data: Data) -> None:
 
 
 def gather_oof(run: FoldsRun, finished: Sequence[int], labels: UInt8) -> tuple[Float32, UInt8]:
-    """Return the out-of-fold softmaxes of finished folds, zeros for rows of other folds, and the split.
+    """Return the out-of-fold softmaxes of finished folds, float32 [n, 10], and the split, uint8 [n].
 
-    Parameters
-    ----------
-    run : FoldsRun
-        The run.
-    finished : sequence of int
-        The finished folds to read.
-    labels : ndarray of uint8, shape (n,)
-        The labels of the training rows.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, 10), ndarray of uint8, shape (n,)
-        Softmaxes, and the fold of each row.
-
-    Raises
-    ------
-    DataError
-        If an artefact is missing, damaged or of another shape than the data.
+    Rows of other folds are zeros. `labels` are those of the training rows, uint8 [n].
     """
     split = run.split(len(labels))
     oof = np.zeros((len(labels), CLASSES), np.float32)

@@ -22,28 +22,14 @@ _BORDER = 2
 
 
 def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Rotate, scale, shear, shift and elastically distort every image at random.
+    """Rotate, scale, shear, shift and elastically distort every image, float32 [b, 28, 28, 1], at random.
 
-    The elastic displacement is a cubic B-spline surface with normally distributed weights at the control points of
-    a coarse grid, as in Rueckert et al. (IEEE TMI 18, 1999). It has the effect of the elastic distortion of
-    Simard, Steinkraus and Platt (ICDAR 2003), but costs only one matrix product.
-
-    Parameters
-    ----------
-    images : Tensor of float32, shape (b, 28, 28, 1)
-        Grey values of any scale; the background is 0.
-    settings : Settings
-        ``rotation`` (degrees), ``scale``, ``shear`` (shares of 1) and ``shift`` (pixels): half-widths of
-        uniform distributions; ``elastic`` (pixels): standard deviation of the displacement.
-    strength : Tensor of float32, shape ()
-        Multiplies all of them.
-    seed : Tensor of int32, shape (2,)
-        The random seed; the same seed gives the same augmentation.
-
-    Returns
-    -------
-    Tensor of float32, shape (b, 28, 28, 1)
-        The augmented images.
+    Rotation is in degrees; `scale` and `shear` are shares of 1, `shift` is in pixels: half-widths of uniform
+    distributions. `elastic` is the standard deviation of the displacement in pixels: a cubic B-spline surface with
+    normally distributed weights at the control points of a coarse grid, as in Rueckert et al. (IEEE TMI 18, 1999).
+    It has the effect of the elastic distortion of Simard, Steinkraus and Platt (ICDAR 2003), but costs only one
+    matrix product. `strength`, float32, multiplies all of them. The same seed, int32 [2], gives the same
+    augmentation.
     """
     import tensorflow as tf
 

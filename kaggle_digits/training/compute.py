@@ -14,19 +14,11 @@ NEWTON_SCHULZ_ITERATIONS = 5
 
 
 def training_flops(settings: Settings, rows: int, kernels: Sequence[Kernel] | None = None) -> int:
-    """Return the number of floating-point operations in all steps of the training of a fold.
+    """Return the floating-point operations of all steps of the training of a fold with `rows` training rows.
 
     Counted are the matrix products of the convolutions and dense layers, where an addition and a multiplication
-    are two operations, and those of Muon. All other operations are less than a hundredth of them.
-
-    Parameters
-    ----------
-    settings : Settings
-        The network, and how it is trained.
-    rows : int
-        The number of training rows of the fold.
-    kernels : sequence of tuple, optional
-        The kernels of another network, as of `kernels_of`.
+    are two operations, and those of Muon. All other operations are less than a hundredth of them. `kernels` are
+    those of another network than that of the settings, as of `kernels_of`.
     """
     kernels = kernels or kernels_of(settings)
     batch_size, steps = plan_steps(rows, settings)
@@ -45,15 +37,7 @@ def image_flops(kernels: Sequence[Kernel]) -> int:
 
 
 def run_flops(preset: Preset, rows: int) -> int:
-    """Return the number of floating-point operations of the training of all folds.
-
-    Parameters
-    ----------
-    preset : Preset
-        The settings and the number of folds.
-    rows : int
-        The number of rows of ``train.csv``.
-    """
+    """Return the floating-point operations of the training of all folds, for `rows` rows in train.csv."""
     # Folds differ by at most one row for each digit, which is at most one step.
     return preset.folds * training_flops(preset.settings, rows - rows // preset.folds)
 

@@ -47,52 +47,24 @@ class Checkpoint(Protocol):
 
 @dataclass(frozen=True)
 class Digits:
-    """The training rows and the test rows.
+    """The training rows and the test rows."""
 
-    Attributes
-    ----------
-    images : ndarray of uint8, shape (n, 28, 28)
-        The images of the training rows.
-    labels : ndarray of uint8, shape (n,)
-        The labels of the training rows.
-    test_images : ndarray of uint8, shape (m, 28, 28)
-        The images of the test rows, which have no labels.
-    """
-
-    images: UInt8
-    labels: UInt8
-    test_images: UInt8
+    images: UInt8  # of the training rows, [n, 28, 28]
+    labels: UInt8  # of the training rows, [n]
+    test_images: UInt8  # [m, 28, 28]; test rows have no labels
 
 
 @dataclass(frozen=True, eq=False)
 class FoldTask:
-    """One fold to train.
-
-    Attributes
-    ----------
-    preset : str
-        The name of the preset.
-    settings : Settings
-        The network, and how to train it.
-    seed : int
-        The seed of the run; all random numbers depend on it, the fold and the step.
-    fold : int
-        The number of the fold; its rows are used for validation, all others for training.
-    split : ndarray of uint8, shape (n,)
-        The fold of each training row.
-    tensorboard : bool
-        Whether to write event files for TensorBoard into the folder of the fold.
-    network : str or None
-        The `network_digest` of the finished folds of the run, which this fold must have, too.
-    """
+    """One fold to train."""
 
     preset: str
     settings: Settings
-    seed: int
-    fold: int
-    split: UInt8
-    tensorboard: bool = False
-    network: str | None = None
+    seed: int  # of the run; all random numbers depend on it, the fold and the step
+    fold: int  # its rows are used for validation, all others for training
+    split: UInt8  # the fold of each training row, [n]
+    tensorboard: bool = False  # whether to write event files into the folder of the fold
+    network: str | None = None  # `network_digest` of finished folds, which this fold must have, too
 
     @property
     def title(self) -> str:
@@ -102,63 +74,31 @@ class FoldTask:
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of the training of a fold.
-
-    Attributes
-    ----------
-    seed, fold, epoch, epochs : int
-        The fold, the current epoch, counted from 1, and the number of epochs.
-    done : float
-        The fraction of all training steps of the fold that are done, 0 to 1.
-    loss : float
-        The mean training loss of the current epoch so far.
-    val_accuracy : float or None
-        The validation accuracy after the last complete epoch.
-    images_per_second : float
-        The training speed in the current epoch so far.
-    is_epoch_end : bool
-        Whether the current epoch is complete and validated. Each epoch has exactly one such report.
-    """
+    """The progress of the training of a fold."""
 
     seed: int
     fold: int
-    epoch: int
+    epoch: int  # counted from 1
     epochs: int
-    done: float
-    loss: float
-    val_accuracy: float | None
-    images_per_second: float
-    is_epoch_end: bool
+    done: float  # the share of all training steps of the fold, 0 to 1
+    loss: float  # the mean training loss of the current epoch so far
+    val_accuracy: float | None  # after the last complete epoch
+    images_per_second: float  # in the current epoch so far
+    is_epoch_end: bool  # complete and validated; each epoch has exactly one such report
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """A trained fold.
+    """A trained fold."""
 
-    Attributes
-    ----------
-    model : bytes
-        The network in the ``.keras`` format: preprocessed grey values to logits.
-    history : list of dict
-        One entry per epoch: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
-        images_per_second``. ``seconds`` is the time of training without validation. ``val_loss`` and
-        ``val_accuracy`` are measured on the first 2,000 validation rows without test-time augmentation; after the
-        last epoch, on all validation rows and with the test-time augmentation of the settings.
-    val_softmax : ndarray of float32, shape (n_k, 10)
-        The predictions for the validation rows, in the order of ``train.csv``.
-    test_softmax : ndarray of float32, shape (m, 10)
-        The predictions for the test rows.
-    metrics : dict
-        ``rows, errors, accuracy, log_loss`` on the validation rows, ``preprocessing``, ``epochs``, ``parameters``,
-        ``tflop`` (the compute of the training), ``network`` (its digest), ``seconds`` in total, ``data_seconds``,
-        ``training_seconds``, ``test_seconds``, ``peak_memory`` of the process in bytes, and the ``device``.
-    """
-
-    model: bytes
+    model: bytes  # in the ``.keras`` format: preprocessed grey values to logits
+    # One entry per epoch: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
+    # images_per_second``. ``val_loss`` and ``val_accuracy`` are those of the first 2,000 validation rows without
+    # test-time augmentation; after the last epoch, of all validation rows and with that of the settings.
     history: list[dict[str, float]]
-    val_softmax: Float32
-    test_softmax: Float32
-    metrics: dict[str, Any]
+    val_softmax: Float32  # [n_k, 10], in the order of ``train.csv``
+    test_softmax: Float32  # [m, 10]
+    metrics: dict[str, Any]  # the fields of `kaggle_digits.runs.schema.FoldMetrics`
 
 
 def train_fold(
@@ -173,27 +113,10 @@ def train_fold(
     The result is the network after the last epoch. There is no early stopping or selection by validation accuracy,
     so the out-of-fold accuracy is an unbiased estimate.
 
-    Parameters
-    ----------
-    task : FoldTask
-        What to train.
-    digits : Digits
-        The rows.
-    report : callable
-        Called with the progress about once a second, and at the end of each epoch.
-    checkpoint : Checkpoint, optional
-        Saves the state after each epoch. An interrupted training is resumed from it, with byte-for-byte the same
-        result as an uninterrupted training.
-    callbacks : sequence of keras.callbacks.Callback
-        Called at the start and the end of training, and at the end of each epoch. They must not change the
-        network.
-
-    Raises
-    ------
-    UsageError
-        If the training diverges.
-    WriteError
-        If the temporary folder, in which the file of the network is created, cannot be written.
+    `report` is called about once a second, and at the end of each epoch. The checkpoint saves the state after each
+    epoch; an interrupted training is resumed from it, with byte-for-byte the same result as an uninterrupted one.
+    The Keras callbacks are called at the start and the end of the training and at the end of each epoch, and must
+    not change the network. A training that diverges raises a `UsageError`.
     """
     import keras
 
@@ -222,15 +145,6 @@ class FoldTrainer:
 
     All random numbers depend only on the seed of the run, the fold, the epoch and the step, and not on the random
     numbers drawn before. A resumed training therefore draws the same random numbers as an uninterrupted one.
-
-    Attributes
-    ----------
-    model : keras.Model
-        The network: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
-    history : list of dict
-        The finished epochs, as in `FoldResult`.
-    likelihood : ndarray of float32, shape (n,)
-        The probability of each training row's label when the network was last trained on it.
     """
 
     def __init__(self, task: FoldTask, digits: Digits) -> None:
@@ -240,7 +154,8 @@ class FoldTrainer:
         self._data_seconds = time.perf_counter() - self._started
         self._plan_steps()
         self._build()
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, float]] = []  # the finished epochs, as in `FoldResult`
+        # The probability of each training row's label when the network was last trained on it.
         # The first epoch replaces these zeros, except for the rows of its dropped last batch. With a likelihood of
         # 0, these rows count as hard, so the second epoch contains them.
         self.likelihood: Float32 = np.zeros(len(self._labels), np.float32)
@@ -367,13 +282,7 @@ class FoldTrainer:
         return learning_rate_at(step_of_all, self._all_steps, self._settings)
 
     def validate(self, epoch: int) -> dict[str, float]:
-        """Predict the validation rows, and return ``val_loss`` and ``val_accuracy``.
-
-        Raises
-        ------
-        UsageError
-            If the training has diverged: the outputs of the network are not finite.
-        """
+        """Return ``val_loss`` and ``val_accuracy``; `UsageError` if the outputs of the network are not finite."""
         # A learning curve needs only a part of the rows, and no test-time augmentation, which takes long in the
         # first epochs, when the network is unsure about most rows.
         if epoch + 1 < self._settings.epochs:
@@ -472,17 +381,9 @@ def train_step_function(
 ) -> Callable[..., tuple[Any, Any, Any]]:
     """Return a function that trains a network on one batch.
 
-    Parameters
-    ----------
-    model, optimizer, settings
-        The network, its optimiser, and the settings of label smoothing and augmentation.
-
-    Returns
-    -------
-    callable
-        Takes the images, uint8 [n, 28, 28, 1], and the labels, int32 [n], of all training rows; the row numbers of
-        the batch, int32 [b]; the learning rate and the strength of augmentation, float32; and a seed, int32 [2].
-        Returns the mean loss, the accuracy, and the probability of each label before the step, float32 [b].
+    It takes the images, uint8 [n, 28, 28, 1], and the labels, int32 [n], of all training rows; the row numbers of
+    the batch, int32 [b]; the learning rate and the strength of augmentation, float32; and a seed, int32 [2]. It
+    returns the mean loss, the accuracy, and the probability of each label before the step, float32 [b].
     """
     import tensorflow as tf
 

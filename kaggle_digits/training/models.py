@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -184,7 +184,7 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
 
 
 def lenet_kernels(widths: Sequence[int]) -> list[Kernel]:
-    """Return the kernels of `lenet`, as `kernels_of` does for settings."""
+    """Return the kernels of `lenet`."""
     first, second, third, fourth = widths
     return [
         (28 * 28, (5, 5, 1, first)),
@@ -196,7 +196,7 @@ def lenet_kernels(widths: Sequence[int]) -> list[Kernel]:
 
 
 def residual_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
-    """Return the kernels of `residual_cnn`, as `kernels_of` does for settings."""
+    """Return the kernels of `residual_cnn`."""
     first, second, third = widths
     return [
         (24 * 24, (3, 3, 1, first)),
@@ -207,6 +207,18 @@ def residual_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
         (6 * 6, (3, 3, third, third)),
         (1, (6 * 6 * third, CLASSES)),
     ]
+
+
+class Network(NamedTuple):
+    """A network that the setting ``network`` can name, with the kernels that its layers have for some widths."""
+
+    build: Callable[[Sequence[int], float], keras.Model]  # from widths and dropout rate
+    kernels: Callable[[Sequence[int]], list[Kernel]]
+    widths: int  # how many there are
+
+
+NETWORKS = {"lenet": Network(lenet, lenet_kernels, 4), "residual": Network(residual_cnn, residual_cnn_kernels, 3)}
+"""All networks by name."""
 
 
 def layer_kernels(model: keras.Model) -> list[Kernel]:

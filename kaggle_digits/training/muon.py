@@ -44,19 +44,11 @@ class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
 
 
 def orthogonalise(matrix: Any) -> Any:
-    """Return a matrix with the same singular vectors as `matrix`, and singular values from about 0.7 to 1.2.
+    """Return `matrix` [m, n] with its singular values replaced by values from about 0.7 to 1.2.
 
     Newton-Schulz iterations apply a polynomial to the singular values, with matrix products only. They are much
-    faster than a singular value decomposition, and singular values of exactly 1 would not be better.
-
-    Parameters
-    ----------
-    matrix : tensor of float32, shape (m, n)
-        Any matrix; zeros stay zeros.
-
-    Returns
-    -------
-    tensor of float32, shape (m, n)
+    faster than a singular value decomposition, and singular values of exactly 1 would not be better. Zeros stay
+    zeros.
     """
     a, b, c = COEFFICIENTS
     # The products of the iteration are as large as the number of rows squared, so the shorter side goes first.

@@ -31,27 +31,13 @@ class Preprocessing:
     Shear, spread and centre are computed from the moments of the grey values, as in moment normalisation (Liu,
     Nakashima, Sako and Fujisawa, Pattern Recognition 37, 2004). Ciresan, Meier and Schmidhuber (CVPR 2012) showed,
     with digits normalised to different widths, that networks with different preprocessings make a better ensemble.
-
-    Attributes
-    ----------
-    shear : float or None
-        The slant of each digit after preprocessing, before scaling: pixels to the right per pixel up; None keeps
-        the slant of the digit.
-    width, height : float or None
-        The target spread of each digit along an axis (standard deviation of its grey values, in pixels); None
-        keeps the spread of the digit.
-    evenness : float
-        How much of the difference to these targets is removed by scaling: 0 nothing, 1 all of it.
-    bold : float
-        How much strokes are thickened: 0 not at all, 1 replaces each pixel by the darkest pixel of its 3x3
-        neighbourhood.
     """
 
-    shear: float | None = None
-    width: float | None = None
-    height: float | None = None
-    evenness: float = 0.0
-    bold: float = 0.0
+    shear: float | None = None  # the slant after preprocessing, pixels to the right per pixel up; None keeps it
+    width: float | None = None  # the target spread along x: standard deviation of the grey values, in pixels
+    height: float | None = None  # the same along y; None keeps the spread of the digit
+    evenness: float = 0.0  # the share of the difference to these targets that is removed by scaling
+    bold: float = 0.0  # 0 keeps the strokes, 1 replaces each pixel by the darkest of its 3x3 neighbourhood
 
 
 PREPROCESSINGS = {
@@ -67,20 +53,7 @@ PREPROCESSINGS = {
 
 
 def preprocess(images: UInt8, name: str) -> UInt8:
-    """Preprocess images. Training, prediction and reports all use this function.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, 28, 28)
-        Grey values; ink is 255.
-    name : str
-        One of `PREPROCESSINGS`.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n, 28, 28)
-        The preprocessed images; ``plain`` returns `images` themselves.
-    """
+    """Preprocess images, uint8 [n, 28, 28], for training, prediction and reports; ink is 255."""
     if PREPROCESSINGS[name] is None:
         return images
     transform = _compiled(name)
@@ -92,22 +65,11 @@ def preprocess(images: UInt8, name: str) -> UInt8:
 
 
 def preprocessed_tensor(images: Any, name: str) -> Any:
-    """Preprocess a tensor, in Keras operations, which can also be part of a model.
+    """Preprocess a tensor, uint8 [b, 28, 28], in Keras operations, which can also be part of a model.
 
-    The geometry is computed in float64: in float32, another order of the sums, as in another runtime, would change
-    the rounding of a pixel in one of 80 images, and with it the prediction.
-
-    Parameters
-    ----------
-    images : tensor of uint8, shape (b, 28, 28)
-        Grey values; ink is 255.
-    name : str
-        One of `PREPROCESSINGS`.
-
-    Returns
-    -------
-    tensor of float64, shape (b, 28, 28)
-        The preprocessed images, rounded to whole numbers: the same as from `preprocess`.
+    The result, float64 [b, 28, 28], has whole numbers: the same as from `preprocess`. The geometry is computed in
+    float64: in float32, another order of the sums, as in another runtime, would change the rounding of a pixel in
+    one of 80 images, and with it the prediction.
     """
     from keras import ops
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,113 +9,76 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kaggle_digits.errors import UsageError
-from kaggle_digits.training.models import (
-    Kernel,
-    lenet,
-    lenet_kernels,
-    residual_cnn,
-    residual_cnn_kernels,
-)
+from kaggle_digits.training.models import NETWORKS, Kernel
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
 
 if TYPE_CHECKING:
     import keras
 
-_NETWORKS = {
-    "lenet": (lenet, lenet_kernels, 4),
-    "residual": (residual_cnn, residual_cnn_kernels, 3),
-}
-"""For each value of the setting ``network``: its builder, what returns its kernels, and its number of widths."""
-
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """How a network is built and trained. Every preset has all of these settings, and ``--set`` changes them.
+    """How a network is built and trained. Every preset has all of these settings, and ``--set`` changes them."""
 
-    Attributes
-    ----------
-    network : {"lenet", "residual"}
-        The architecture: ``lenet``, that of the article, or ``residual``, a small residual network.
-    widths : str
-        The number of feature maps or units of the layers, joined by commas, such as ``48,64,128``: four for
-        ``lenet`` (two convolutions, two dense layers), three for ``residual`` (its three stages).
-    epochs : int
-        The number of epochs; after the first, hard-example mining makes an epoch shorter.
-    batch_size : int
-        The number of rows in a batch.
-    optimizer : {"adamw", "muon"}
-        The optimiser: ``adamw``, or ``muon``, which is AdamW with orthogonalised updates of the kernels.
-    learning_rate : float
-        The highest learning rate of the optimiser.
-    schedule : {"constant", "one-cycle"}
-        Whether the learning rate stays the same, or rises linearly during the warm-up and then falls linearly to
-        zero.
-    warm_up : float
-        The share of all steps in which the schedule ``one-cycle`` raises the learning rate.
-    beta_2 : float
-        AdamW's decay rate of the running mean of squared gradients.
-    weight_decay : float
-        The weight decay; with 0, AdamW is Adam.
-    label_smoothing : float
-        The share of each target's probability that is spread evenly over all classes.
-    dropout : float
-        The dropout rate of the dropout layers.
-    rotation : float
-        Augmentation: the largest random rotation to each side, in degrees.
-    scale : float
-        Augmentation: the largest random scaling of each axis, as a share of its length.
-    shear : float
-        Augmentation: the largest random shear to each side, in pixels to the side for a pixel up.
-    shift : float
-        Augmentation: the largest random shift along each axis, in pixels.
-    elastic : float
-        Augmentation: the standard deviation of the random elastic displacement, in pixels.
-    ramp : float
-        Augmentation: its strength in the first step, as a share of the full strength that it reaches linearly at
-        the end.
-    hard_rows : float
-        Hard-example mining: the share of the training rows that each epoch after the first takes from those whose
-        label had the lowest probability when the network was last trained on them.
-    other_rows : float
-        Hard-example mining: the share of the training rows that each epoch after the first takes at random from
-        the rest.
-    preprocessing : str
-        The preprocessings, joined by commas: the first fold gets the first, the second fold the second, and so on,
-        from the start again when all are used. There are ``plain``, ``even``, ``wide``, ``bold``, ``backhand``,
-        ``wide-backhand`` and ``italic``.
-    tta : {1, 5}
-        The number of predictions per image for test-time augmentation: with 5, the prediction for an image with a
-        largest probability below .9 is the mean over the image and its four shifts by one pixel.
-    """
+    # With their docstrings as descriptions, which the command `presets` shows.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    network: Literal["lenet", "residual"]
+    network: str
+    """The architecture: lenet, that of the article, or residual, a small residual network."""
     widths: str
+    """The number of feature maps or units of the layers, joined by commas, such as 48,64,128: four for lenet (two
+    convolutions, two dense layers), three for residual (its three stages)."""
     # The upper limits turn a typing error into an error message. Without them, the list of epochs of a huge number
     # would not fit into memory.
     epochs: int = Field(ge=1, le=100_000)
+    """The number of epochs; after the first, hard-example mining makes an epoch shorter."""
     batch_size: int = Field(ge=1, le=100_000)
+    """The number of rows in a batch."""
     optimizer: Literal["adamw", "muon"] = "adamw"
+    """The optimiser: adamw, or muon, which is AdamW with orthogonalised updates of the kernels."""
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    """The highest learning rate of the optimiser."""
     schedule: Literal["constant", "one-cycle"] = "one-cycle"
+    """Whether the learning rate stays the same, or rises linearly during the warm-up and then falls linearly to
+    zero."""
     warm_up: Share = 0.2
+    """The share of all steps in which the schedule one-cycle raises the learning rate."""
     beta_2: Share = 0.999
+    """AdamW's decay rate of the running mean of squared gradients."""
     weight_decay: Share = 0.0
+    """The weight decay; with 0, AdamW is Adam."""
     label_smoothing: Share = 0.0
+    """The share of each target's probability that is spread evenly over all classes."""
     dropout: Share = 0.0
+    """The dropout rate of the dropout layers."""
     rotation: float = Field(default=0.0, ge=0, le=180)
+    """Augmentation: the largest random rotation to each side, in degrees."""
     scale: Share = 0.0
+    """Augmentation: the largest random scaling of each axis, as a share of its length."""
     shear: Share = 0.0
+    """Augmentation: the largest random shear to each side, in pixels to the side for a pixel up."""
     shift: float = Field(default=0.0, ge=0, le=28)
+    """Augmentation: the largest random shift along each axis, in pixels."""
     elastic: float = Field(default=0.0, ge=0, le=28)
+    """Augmentation: the standard deviation of the random elastic displacement, in pixels."""
     ramp: float = Field(default=1.0, ge=0, le=1)
+    """Augmentation: its strength in the first step, as a share of the full strength that it reaches linearly at
+    the end."""
     hard_rows: Share = 0.0
+    """Hard-example mining: the share of the training rows that each epoch after the first takes from those whose
+    label had the lowest probability when the network was last trained on them."""
     other_rows: float = Field(default=1.0, ge=0, le=1)
+    """Hard-example mining: the share of the training rows that each epoch after the first takes at random from
+    the rest."""
     # A string and not a list, because `--set` and the names of runs contain it as text.
     preprocessing: str = "plain"
+    """The preprocessings, joined by commas: the first fold gets the first, the second fold the second, and so on,
+    from the start again when all are used. There are plain, even, wide, bold, backhand, wide-backhand and
+    italic."""
     tta: Literal[1, 5] = 1
+    """The number of predictions per image for test-time augmentation: with 5, the prediction for an image with a
+    largest probability below .9 is the mean over the image and its four shifts by one pixel."""
 
     @field_validator("widths")
     @classmethod
@@ -127,6 +88,13 @@ class Settings(BaseModel):
         if not all(number.isascii() and number.isdigit() and 1 <= int(number[:5]) <= 4096 for number in numbers):
             raise ValueError("Give whole numbers from 1 to 4096, joined by commas")
         return ",".join(str(int(number)) for number in numbers)
+
+    @field_validator("network")
+    @classmethod
+    def _is_network(cls, value: str) -> str:
+        if value not in NETWORKS:
+            raise ValueError(f"Choose from: {', '.join(NETWORKS)}")
+        return value
 
     @field_validator("preprocessing")
     @classmethod
@@ -146,7 +114,7 @@ class Settings(BaseModel):
     def _fit_together(self) -> Settings:
         if not 0 < self.hard_rows + self.other_rows <= 1:
             raise ValueError("The sum of hard_rows and other_rows must be more than 0 and at most 1")
-        wanted = _NETWORKS[self.network][2]
+        wanted = NETWORKS[self.network].widths
         if len(self.widths.split(",")) != wanted:
             raise ValueError(f"The network {self.network} has {wanted} widths, joined by commas")
         return self
@@ -168,40 +136,25 @@ class Settings(BaseModel):
 
 
 def describe_settings() -> list[dict[str, Any]]:
-    """Return what the command ``presets`` says about the settings, in the order of `Settings`.
-
-    Returns
-    -------
-    list of dict
-        ``name`` and ``text``, the description in the docstring of `Settings`, in one line and without markup; and
-        ``values``, by preset.
-    """
-    attributes = inspect.cleandoc(Settings.__doc__ or "").partition("Attributes\n----------\n")[2]
-    # Each description is indented below the line with the name and the type of the attribute.
-    texts = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n?)+)", attributes, re.MULTILINE))
+    """Return the settings in the order of `Settings`: ``name``, ``text`` and, by preset, ``values``."""
     return [
         {
             "name": name,
-            "text": " ".join(texts[name].replace("`", "").split()),
+            "text": " ".join((field.description or "").split()),
             "values": {preset.name: getattr(preset.settings, name) for preset in PRESETS.values()},
         }
-        for name in Settings.model_fields
+        for name, field in Settings.model_fields.items()
     ]
 
 
 def build_network(settings: Settings) -> keras.Model:
     """Build the untrained network that settings describe: preprocessed grey values, [b, 28, 28, 1], to logits."""
-    build, _, _ = _NETWORKS[settings.network]
-    return build(settings.layer_widths, settings.dropout)
+    return NETWORKS[settings.network].build(settings.layer_widths, settings.dropout)
 
 
 def kernels_of(settings: Settings) -> list[Kernel]:
-    """Return the kernels of the network that settings describe.
-
-    The same as those of the layers of `build_network`, but without importing Keras, which takes seconds.
-    """
-    _, kernels, _ = _NETWORKS[settings.network]
-    return kernels(settings.layer_widths)
+    """Return the kernels of the network that settings describe, without importing Keras, which takes seconds."""
+    return NETWORKS[settings.network].kernels(settings.layer_widths)
 
 
 @dataclass(frozen=True)
@@ -213,21 +166,11 @@ class Result:
     One run per split with seed 0 and TensorFlow 2.21; `fast` and `default` on 2 Intel Sapphire Rapids cores, the
     others on 2 AMD EPYC cores, whose matrix products are about 1.7 times as fast. The test rows were not used for
     training or for the choice of settings.
-
-    Attributes
-    ----------
-    out_of_fold : float
-        Accuracy on the 42,000 training rows of the first split, each predicted by the network that was not trained
-        on it.
-    scores : tuple of float
-        Accuracy on the test rows of each split. The first split is that of `rehearsal-full`.
-    seconds : int
-        Elapsed time of the training on one split; of `fast` and `default`, the fastest of the three.
     """
 
-    out_of_fold: float
-    scores: tuple[float, ...]
-    seconds: int
+    out_of_fold: float  # accuracy on the training rows of the first split
+    scores: tuple[float, ...]  # accuracy on the test rows of each split; the first is that of `rehearsal-full`
+    seconds: int  # elapsed time of the training on one split; of `fast` and `default`, the fastest of the three
 
     @property
     def score(self) -> float:
@@ -237,21 +180,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Preset:
-    """A tested combination of settings, with its result.
-
-    Attributes
-    ----------
-    name : str
-        The preset's name.
-    summary : str
-        A short description.
-    folds : int
-        The default number of folds.
-    settings : Settings
-        The network, and how it is trained.
-    result : Result
-        The result on MNIST.
-    """
+    """A tested combination of settings, with its result, and its default number of folds."""
 
     name: str
     summary: str
@@ -260,18 +189,7 @@ class Preset:
     result: Result
 
     def with_settings(self, changes: Mapping[str, object]) -> Preset:
-        """Return the preset with some settings changed.
-
-        Parameters
-        ----------
-        changes : mapping of str to object
-            Names of settings and their new values; a value can be given as text.
-
-        Raises
-        ------
-        UsageError
-            If a setting does not exist or its value is not valid.
-        """
+        """Return the preset with some settings changed; a value can be given as text, as on the command line."""
         try:
             settings = Settings.model_validate({**self.settings.model_dump(), **changes})
         except ValidationError as error:
@@ -377,13 +295,7 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset called `name`.
-
-    Raises
-    ------
-    UsageError
-        If there is no preset with this name.
-    """
+    """Return the preset called `name`; `UsageError` if there is none."""
     if name not in PRESETS:
         raise UsageError(f"There is no preset called {name!r}.", f"Choose one of: {', '.join(PRESETS)}.")
     return PRESETS[name]

@@ -24,26 +24,11 @@ def plan_steps(rows: int, settings: Settings) -> tuple[int, list[int]]:
 
 
 def choose_rows(likelihood: Float32, epoch: int, settings: Settings, rng: np.random.Generator) -> Int64:
-    """Choose and shuffle the rows of an epoch, by hard-example mining.
+    """Choose and shuffle the rows of an epoch (counted from 0), int64 [k], by hard-example mining.
 
     An epoch has the rows with the highest loss and a random sample of the other rows: a simple form of selective
-    backpropagation (Jiang et al., arXiv:1910.00762).
-
-    Parameters
-    ----------
-    likelihood : ndarray of float32, shape (n,)
-        The probability of each row's label when the network was last trained on it.
-    epoch : int
-        The epoch, counted from 0; the first epoch has all rows.
-    settings : Settings
-        ``hard_rows`` and ``other_rows``.
-    rng : numpy.random.Generator
-        The source of all random choices.
-
-    Returns
-    -------
-    ndarray of int64, shape (k,)
-        The row numbers, in random order.
+    backpropagation (Jiang et al., arXiv:1910.00762). `likelihood`, float32 [n], is the probability of each row's
+    label when the network was last trained on it. The first epoch has all rows.
     """
     rows = len(likelihood)
     # In the first epoch, no row has been trained on yet, so none is known to be hard.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -14,126 +14,73 @@ if TYPE_CHECKING:
 Fold = tuple[int, int]
 """The seed and the number of a fold."""
 
-SHORTEST_MEASUREMENT = 2.0
+SHORTEST_MEASUREMENT = 3.0
 """Seconds of training of a fold before its speed is used."""
-FIRST_SECONDS, FIRST_SHARE = 60.0, 0.05
-"""The time is not estimated before so many seconds have passed or so much of the training is done."""
-ENDING = 0.3
-"""Until a fold has ended, its ending is assumed to take this share of the time of its start-up."""
 
 
 @dataclass
 class _Course:
-    """What is known of the training of a fold: the first and the last report, and when its worker was free.
+    """A fold that is being trained: when it was started, its first and its last report, all in seconds.
 
-    Attributes
-    ----------
-    free_at : float
-        When the worker could start the fold.
-    first_at, first_done : float
-        The time of the first report, and the fraction of the steps that were done. The first report comes after
-        the first step, which also compiles the network, so the time between the first and the last report is
-        training only.
-    last_at, last_done : float
-        The same of the last report.
+    The speed is measured between the two reports. Before the first one, TensorFlow is loaded and the network is
+    compiled; a speed that includes this would be much too low at the beginning.
     """
 
-    free_at: float
-    first_at: float
-    first_done: float
-    last_at: float
-    last_done: float
+    started: float
+    first: tuple[float, float] | None = None
+    last: tuple[float, float] = (0.0, 0.0)
 
     @property
     def rate(self) -> float | None:
-        """The fraction of a fold's steps per second, or None if this is not known yet."""
-        seconds = self.last_at - self.first_at
-        if seconds < SHORTEST_MEASUREMENT or self.last_done <= self.first_done:
+        """The share of a fold's steps per second, or None if this is not known yet."""
+        if self.first is None or self.last[0] - self.first[0] < SHORTEST_MEASUREMENT:
             return None
-        return (self.last_done - self.first_done) / seconds
+        return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0]) or None
 
 
-@dataclass
 class TimeLeft:
-    """Estimates the time that is left, from the speed of the steps and from what folds need besides their steps.
+    """Estimates the time that is left of some folds; all times are in seconds from any starting point."""
 
-    A fold takes the time of its start-up (loading TensorFlow, compiling), of its steps, and of its ending
-    (prediction, writing). These are measured separately, since a speed that includes the start-up would be much
-    too low at the beginning. Folds that have not started yet are then distributed over the workers, because
-    with five folds on two workers, one worker has nothing to do at the end.
+    def __init__(self, missing: Iterable[Fold]) -> None:
+        self._waiting = set(missing)
+        self._active: dict[Fold, _Course] = {}
+        self._lengths: list[float] = []
 
-    Parameters
-    ----------
-    missing : iterable of tuple
-        The folds to train.
-    started_at : float
-        When the training was started; like all times, in seconds from any starting point.
-    """
-
-    missing: Iterable[Fold]
-    started_at: float
-    _waiting: set[Fold] = field(init=False)
-    _total: int = field(init=False)
-    _active: dict[Fold, _Course] = field(init=False, default_factory=dict)
-    _workers: int = field(init=False, default=0)
-    _rates: list[float] = field(init=False, default_factory=list)
-    _start_ups: list[float] = field(init=False, default_factory=list)
-    _endings: list[float] = field(init=False, default_factory=list)
-    _free: list[float] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._waiting = set(self.missing)
-        self._total = len(self._waiting)
+    def start(self, fold: Fold, now: float) -> None:
+        """Take note of a fold that is started, perhaps once more after its worker died."""
+        self._waiting.discard(fold)
+        self._active[fold] = _Course(now)
 
     def update(self, progress: Progress, now: float) -> None:
         """Take note of a report on a fold."""
         fold = progress.seed, progress.fold
-        course = self._active.get(fold)
-        if course is None or progress.done < course.last_done:  # a new fold, or one that is retried
-            self._waiting.discard(fold)
-            # A retried fold starts again where its worker died; any other starts when a worker is free.
-            if course is not None:
-                free_at = course.last_at
-            else:
-                free_at = self._free.pop(0) if self._free else self.started_at
-            self._active[fold] = _Course(free_at, now, progress.done, now, progress.done)
-            self._start_ups.append(now - free_at)
-            self._workers = max(self._workers, len(self._active))
-        elif progress.done > course.last_done:
-            course.last_at, course.last_done = now, progress.done
+        if fold not in self._active:
+            self.start(fold, now)
+        course = self._active[fold]
+        course.last = now, progress.done
+        course.first = course.first or course.last
 
     def finish(self, fold: Fold, now: float) -> None:
         """Take note of a finished fold."""
         self._waiting.discard(fold)
-        self._free.append(now)
-        course = self._active.pop(fold, None)
-        if course is not None:
-            self._endings.append(now - course.last_at)
-            self._rates += [course.rate] if course.rate else []
-
-    def _share_done(self) -> float:
-        """Return the share of the steps of all folds that are done."""
-        partly = sum(course.last_done for course in self._active.values())
-        finished = self._total - len(self._waiting) - len(self._active)
-        return (finished + partly) / self._total
+        if course := self._active.pop(fold, None):
+            self._lengths.append(now - course.started)
 
     def seconds(self, now: float) -> float | None:
-        """Return the time that is left in seconds; None before it can be estimated."""
-        rates = [course.rate for course in self._active.values() if course.rate] or self._rates
-        if not rates:
-            return 0.0 if not self._waiting and not self._active else None
-        if now - self.started_at < FIRST_SECONDS and self._share_done() < FIRST_SHARE:
+        """Return the time that is left; None before the speed of a fold is known."""
+        if not self._waiting and not self._active:
+            return 0.0
+        measured = [(c.first[0] - c.started + 1 / c.rate) for c in self._active.values() if c.first and c.rate]
+        if not measured and not self._lengths:
             return None
-        rate, start_up = mean(rates), mean(self._start_ups)
-        ending = mean(self._endings or [ENDING * start_up])
+        # A finished fold is the better measure, because it includes the predictions after the last step.
+        length = mean(self._lengths or measured)
         ends = [
-            max(0.0, course.last_at + (1 - course.last_done) / (course.rate or rate) + ending - now)
-            for course in self._active.values()
-        ]
-        # Workers without a report are starting a fold, or, at the end, have nothing to do.
-        starting = [min(0.0, free - now) for free in self._free[: len(self._waiting)]]
-        ends = (ends + starting)[: max(self._workers, len(ends))] or [0.0]
+            max(0.0, c.last[0] + (1 - c.last[1]) / c.rate - now if c.rate else c.started + length - now)
+            for c in self._active.values()
+        ] or [0.0]
+        # Each waiting fold is trained by the worker that is free first.
         heapq.heapify(ends)
         for _ in self._waiting:
-            heapq.heappush(ends, heapq.heappop(ends) + start_up + 1 / rate + ending)
-        return max([0.0, *ends])
+            heapq.heapreplace(ends, ends[0] + length)
+        return max(ends)
