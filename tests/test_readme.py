@@ -56,7 +56,7 @@ def test_constraints_have_no_urls() -> None:
 
 def test_faults_page_names_existing_tests() -> None:
     named = re.findall(r"\b(\w+)::(test_\w+)", (ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
-    assert len(named) > 60
+    assert len(named) > 50
     for file, name in named:
         source = (ROOT / "tests" / f"test_{file}.py").read_text(encoding="utf-8")
         assert f"def {name}(" in source, f"{file}::{name}"
