@@ -28,6 +28,7 @@ from kaggle_digits.training import DEFAULT_PRESET, PRESET_NAMES
 from kaggle_digits.workspace import COMPETITIONS, DEFAULT_COMPETITION
 
 if TYPE_CHECKING:
+    from kaggle_digits.errors import DataError
     from kaggle_digits.runs.directory import Run
     from kaggle_digits.workspace import Workspace
 
@@ -232,9 +233,10 @@ def download(
 @cli.command(short_help="Train the missing folds of a run and ensemble them.")
 @click.option(
     "--preset",
-    type=click.Choice(PRESET_NAMES),
+    metavar="NAME",
     default=DEFAULT_PRESET,
-    help=f"The preset; the command presets explains them. Default: {DEFAULT_PRESET}.",
+    shell_complete=lambda _context, _option, start: [name for name in PRESET_NAMES if name.startswith(start)],
+    help=f"{', '.join(PRESET_NAMES)}; the command presets explains them. Default: {DEFAULT_PRESET}.",
 )
 @click.option("--folds", metavar="K", type=int, help="The number of folds. Default: that of the preset.")
 @click.option(
@@ -516,31 +518,31 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
     """Classify pictures with all networks of a run. Each picture shows one digit.
 
     A picture is a photograph or a drawing of any size, dark on light or light on dark, as PNG, JPEG, WebP, GIF,
-    BMP or TIFF.
+    BMP or TIFF. For one picture, all probabilities are shown; for several, one line each.
     """
     from kaggle_digits import console
     from kaggle_digits.prediction.predict import UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as classify
 
     name = _chosen(workspace, run)
-    failure = None
+    failures: list[tuple[Path, DataError]] = []
     with console.Spinner(f"Predicting with the networks of {name}"):
         try:
             predictions = classify(workspace, images, name)
         except UnreadablePicturesError as error:
-            if not error.predictions:
-                raise
-            predictions, failure = error.predictions, error
-    if as_json:
-        failed = [
-            {"file": str(path), "problem": why.problem} for path, why in (failure.failures if failure else ())
-        ]
+            predictions, failures = error.predictions, error.failures
+    if predictions and as_json:
         documents = [prediction.as_document() for prediction in predictions]
+        failed = [{"file": str(path), "problem": why.problem} for path, why in failures]
         _print_json({"run": name, "pictures": documents, "failed": failed})
-    else:
+    elif len(images) == 1 and predictions:
+        console.show_prediction(predictions[0])
+    elif predictions:
         console.show_predictions(predictions)
-    if failure is not None:
-        raise failure
+    for _, why in failures[:-1]:
+        console.show_error(why.problem, why.remedy)
+    if failures:
+        raise failures[-1][1]
 
 
 @cli.command(short_help="Write a run's ensemble as one model.")
@@ -594,11 +596,10 @@ def runs(workspace: Workspace, open_page: bool, as_json: bool) -> None:
 
 
 @cli.command(short_help="List the presets with their scores, and how long each takes here.")
+@click.option("--settings", is_flag=True, help="Explain the settings instead, which train --set changes.")
 @json_option
-def presets(as_json: bool) -> None:
+def presets(settings: bool, as_json: bool) -> None:
     """List the presets with their score, their compute, and about how long each takes on this machine.
-
-    It also explains the settings, which train --set changes.
 
     The score of fast and default is the mean over three splits of MNIST into 42,000 training rows and 28,000 test
     rows, that of lenet is of one split. Compute and time are for 42,000 training rows. The time follows
@@ -608,10 +609,9 @@ def presets(as_json: bool) -> None:
     from kaggle_digits.execution.machine import summarise_presets
     from kaggle_digits.training.presets import describe_settings
 
-    rows, settings = summarise_presets(), describe_settings()
     if as_json:
-        return _print_json({"presets": rows, "settings": settings})
-    return console.show_presets(rows, settings)
+        return _print_json({"presets": summarise_presets(), "settings": describe_settings()})
+    return console.show_settings(describe_settings()) if settings else console.show_presets(summarise_presets())
 
 
 @cli.command(short_help="Check this machine, the credentials and the files.")
@@ -717,4 +717,11 @@ def _sentence(text: str) -> str:
 
 def _usage_remedy(error: click.UsageError) -> str:
     path = error.ctx.command_path if error.ctx else "kaggle-digits"
+    if isinstance(error, click.NoSuchOption) and path.endswith(" train"):
+        from kaggle_digits.training.presets import Settings
+
+        option = error.option_name
+        if (setting := option.strip("-").replace("-", "_")) in Settings.model_fields:
+            value = re.search(rf"{option}[ =]([^ -]\S*)", " ".join(sys.argv))
+            return f"Use --set {setting}={value[1] if value else 'VALUE'}."
     return f"See: {path} --help."

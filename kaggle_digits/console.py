@@ -47,7 +47,7 @@ WIDTH_OF_PREDICTION = 72
 GAP = 2
 """Spaces between two columns of a table."""
 WIDTH_OF_TEXT = 20
-"""Minimum width of a column of text that is broken into several lines."""
+"""Minimum width of a column of longer text that is broken into several lines."""
 NO_LINE_BREAKS = 10_000
 """A width in which every line fits."""
 
@@ -309,7 +309,7 @@ def show_preview(preview: dict[str, Any]) -> None:
     say(f"  compute  {preview['tflop']:.0f} TFLOP")
     say(f"  size     {preview['bytes']:,} bytes")
     if hours := preview["gpu_hours"]:
-        reset = f", until {hours['reset'][:16].replace('T', ' ')} UTC" if hours["reset"] else ""
+        reset = f", until {_minute(hours['reset'])} UTC" if hours["reset"] else ""
         say(f"  quota    {hours['left']:.1f} of {hours['total']:.0f} GPU hours left{reset}")
 
 
@@ -342,8 +342,8 @@ def show_runs(rows: list[dict[str, Any]]) -> None:
     _print_table(console, _table(console, names, cells, dispensable=("errors", "folds", "status", "score")))
 
 
-def show_presets(rows: list[dict[str, Any]], settings: list[dict[str, Any]]) -> None:
-    """Show the presets and what each setting means."""
+def show_presets(rows: list[dict[str, Any]]) -> None:
+    """Show the presets."""
     from kaggle_digits.execution.machine import about
 
     console = out()
@@ -360,7 +360,12 @@ def show_presets(rows: list[dict[str, Any]], settings: list[dict[str, Any]]) -> 
     ]
     names = ("preset", "folds", "score", "TFLOP", "about", "")
     _print_table(console, _table(console, names, cells, dispensable=("TFLOP", "folds", "")))
-    console.print("\nSettings, for train --set KEY=VALUE:", style="dim")
+    console.print("\nWhat train --set can change: presets --settings", style="dim")
+
+
+def show_settings(settings: list[dict[str, Any]]) -> None:
+    """Show what each setting means."""
+    console = out()
     cells = [
         [setting["name"], f"{setting['text']} In {DEFAULT_PRESET}: {setting['values'][DEFAULT_PRESET]}"]
         for setting in settings
@@ -379,7 +384,8 @@ def show_sent(sent: Sent, dry_run: bool) -> None:
         return
     if sent.was_known:
         console.print(
-            f"This file was submitted before, at {entry.time}; nothing was sent. To send it again, add --again.",
+            f"This file was submitted before, at {_minute(entry.time)} UTC; nothing was sent. "
+            "To send it again, add --again.",
             markup=False,
             soft_wrap=True,
         )
@@ -398,7 +404,7 @@ def show_scores(board: ScoreBoard) -> None:
         return
     cells = [
         [
-            submission.time[:16].replace("T", " "),
+            _minute(submission.time),
             submission.ref,
             entry.run,
             submission.status + (f": {submission.reason}" if submission.reason else ""),
@@ -447,7 +453,7 @@ def show_report(document: dict[str, Any], page: str) -> None:
             for digit, row in enumerate(total["confusion"])
         ]
         matrix = _table(console, ("", *map(str, range(10))), cells)
-        if _width(matrix) <= console.width:
+        if _width(console, matrix) <= console.width:
             console.print("\nConfusion matrix: one row per label, one column per prediction", style="dim")
             console.print(matrix)
         else:
@@ -520,23 +526,32 @@ def _fold_table(console: Console, folds: list[dict[str, Any]]) -> Table:
 
 
 def show_predictions(predictions: list[Prediction]) -> None:
-    """Show the predictions for pictures, next to the pictures in MNIST's format."""
+    """Show the predictions for pictures, one line each."""
     console = out()
-    plain = console.color_system is None or console.no_color
-    for i, prediction in enumerate(predictions):
-        bars = Table.grid(padding=(0, 1, 0, 0))
-        for digit, probability in enumerate(prediction.softmax.tolist()):
-            style = "bold" if digit == prediction.digit else ""
-            bars.add_row(str(digit), ("█" * round(30 * probability)).ljust(30), f"{probability:.4f}", style=style)
-        agree = Text(f"{prediction.agreement:.0%} of the networks predict {prediction.digit}", "dim")
-        picture, figures = _picture(prediction.image, plain), Group("", bars, "", agree)
-        row: Table | Group = Group(picture, figures)
-        if console.width >= WIDTH_OF_PREDICTION:
-            row = Table.grid(padding=(0, 3, 0, 0))
-            row.add_row(picture, figures)
-        doubts = f" ({prediction.doubts})" if prediction.doubts else ""
-        title = Text.assemble(f"{prediction.path}: ", (str(prediction.digit), "bold"), doubts, overflow="fold")
-        console.print(*([""] if i else []), title, row, sep="\n")
+    cells = [
+        [str(prediction.path), str(prediction.digit), f"{prediction.confidence:.4f}", prediction.doubts]
+        for prediction in predictions
+    ]
+    _print_table(console, _table(console, ("file", "digit", "probability", ""), cells))
+
+
+def show_prediction(prediction: Prediction) -> None:
+    """Show the prediction for a picture, next to the picture in MNIST's format."""
+    console = out()
+    bars = Table.grid(padding=(0, 1, 0, 0))
+    for digit, probability in enumerate(prediction.softmax.tolist()):
+        style = "bold" if digit == prediction.digit else ""
+        bars.add_row(str(digit), ("█" * round(30 * probability)).ljust(30), f"{probability:.4f}", style=style)
+    agree = Text(f"{prediction.agreement:.0%} of the networks predict {prediction.digit}", "dim")
+    picture = _picture(prediction.image, plain=console.color_system is None or console.no_color)
+    figures = Group("", bars, "", agree)
+    row: Table | Group = Group(picture, figures)
+    if console.width >= WIDTH_OF_PREDICTION:
+        row = Table.grid(padding=(0, 3, 0, 0))
+        row.add_row(picture, figures)
+    doubts = f" ({prediction.doubts})" if prediction.doubts else ""
+    title = Text.assemble(f"{prediction.path}: ", (str(prediction.digit), "bold"), doubts, overflow="fold")
+    console.print(title, row, sep="\n")
 
 
 def show_checks(checks: list[Check], next_command: str) -> None:
@@ -585,6 +600,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _minute(time: str) -> str:
+    """Return a time in ISO 8601 to the minute, such as ``2026-01-31 12:05``."""
+    return time[:16].replace("T", " ")
+
+
 def _picture(image: UInt8, plain: bool) -> Text:
     """Return an image [28, 28] as 14 lines of text; one character shows two pixels, one above the other.
 
@@ -605,56 +625,52 @@ def _picture(image: UInt8, plain: bool) -> Text:
 def _table(
     console: Console, names: Sequence[str], rows: Sequence[Sequence[Any]], dispensable: Sequence[str] = ()
 ) -> Table:
-    """Return a table without borders.
+    """Return a table without borders and, if it is too wide, without the first columns of `dispensable`.
 
-    Parameters
-    ----------
-    console : rich.console.Console
-        Where it is going to be printed.
-    names : sequence of str
-        The names of the columns. Only the cells of a last column without a name are broken into several lines.
-    rows : sequence of sequence
-        The cells of each row.
-    dispensable : sequence of str
-        Names of columns that are left out, the first ones first, until the table fits into the width.
+    Only the cells of a last column without a name are broken into several lines.
     """
-    text_columns = ("run", "preset", "setting", "", "status", "time (UTC)", "val accuracy", "preprocessing")
-    # Text is not markup, since names may contain brackets.
-    cells = [[Text(row[i]) if isinstance(row[i], str) else row[i] for row in rows] for i in range(len(names))]
+    text_columns = (
+        "run",
+        "preset",
+        "setting",
+        "",
+        "status",
+        "time (UTC)",
+        "val accuracy",
+        "preprocessing",
+        "file",
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for i, name in enumerate(names):
+        wraps = not name and i == len(names) - 1
+        justify: JustifyMethod = "left" if name in text_columns else "right"
+        table.add_column(name, justify=justify, header_style="dim", no_wrap=not wraps, overflow="fold")
+    for row in rows:
+        # Text is not markup, since names may contain brackets.
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    if not dispensable or _width(console, table) <= console.width:
+        return table
+    kept = [i for i, name in enumerate(names) if name != dispensable[0]]
+    return _table(console, [names[i] for i in kept], [[row[i] for i in kept] for row in rows], dispensable[1:])
+
+
+def _width(console: Console, table: Table) -> int:
+    """Return the minimum width of a table that `_table` returned."""
     # Measured with a width in which everything fits, because rich limits what it measures to the console's width.
     options = console.options.update_width(NO_LINE_BREAKS)
-    widths = [
-        max(Measurement.get(console, options, cell).maximum for cell in (name, *column))
-        for name, column in zip(names, cells, strict=True)
-    ]
-    if not names[-1]:
-        widths[-1] = min(widths[-1], WIDTH_OF_TEXT)
-    shown = list(range(len(names)))
-    for name in dispensable:
-        if sum(widths[i] + GAP for i in shown) - GAP > console.width:
-            shown.remove(names.index(name))
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    for i in shown:
-        wraps = not names[i] and i == len(names) - 1
-        justify: JustifyMethod = "left" if names[i] in text_columns else "right"
-        # Without a minimum width, rich would cut cells to fit the table into the width.
-        table.add_column(
-            names[i], justify=justify, header_style="dim", no_wrap=not wraps, min_width=widths[i], overflow="fold"
-        )
-    for row in zip(*(cells[i] for i in shown), strict=True):
-        table.add_row(*row)
-    return table
-
-
-def _width(table: Table) -> int:
-    """Return the minimum width of a table that `_table` returned."""
-    return sum((column.min_width or 0) + GAP for column in table.columns) - GAP
+    texts = [column for column in table.columns if not column.no_wrap]
+    for column in texts:
+        column.max_width = WIDTH_OF_TEXT
+    width = Measurement.get(console, options, table).maximum
+    for column in texts:
+        column.max_width = None
+    return width
 
 
 def _print_table(console: Console, table: Table) -> None:
     """Print a table. If it is wider than the terminal, its lines are not cut, so that names can be copied."""
     # Not the argument `width` of `print`, which cannot exceed the width of the console.
-    console.width = max(console.width, _width(table))
+    console.width = max(console.width, _width(console, table))
     _print_lines(console, table)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 from kaggle_digits.calls import shown
 
 
@@ -46,6 +49,12 @@ class UsageError(KaggleDigitsError):
     """An option or argument is not valid."""
 
     exit_code = 2
+
+
+def unknown_name(kind: str, name: str, names: Collection[str]) -> UsageError:
+    """Return the error for a name that is none of `names`; it suggests the one that is most similar."""
+    suggestion = "".join(f" Did you mean {similar!r}?" for similar in get_close_matches(name, names, 1))
+    return UsageError(f"There is no {kind} called {name!r}.{suggestion}", f"Choose one of: {', '.join(names)}.")
 
 
 class CredentialsError(KaggleDigitsError):

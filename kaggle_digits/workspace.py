@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kaggle_digits.errors import UsageError
+from kaggle_digits.errors import unknown_name
 
 FULL_TRAIN_ROWS = 42_000
 """The number of training rows of `digit-recognizer` and `rehearsal-full`."""
@@ -58,19 +58,11 @@ DEFAULT_COMPETITION = "digit-recognizer"
 
 
 def find_competition(name: str) -> Competition:
-    """Return the competition called `name`.
-
-    Raises
-    ------
-    UsageError
-        If it does not exist.
-    """
+    """Return the competition called `name`, or raise a `UsageError`."""
     try:
         return COMPETITIONS[name]
     except KeyError:
-        raise UsageError(
-            f"There is no competition called {name!r}.", f"Choose one of: {', '.join(COMPETITIONS)}."
-        ) from None
+        raise unknown_name("competition", name, COMPETITIONS) from None
 
 
 @dataclass(frozen=True)

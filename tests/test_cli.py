@@ -163,7 +163,8 @@ def test_tables_fit_the_terminal_and_show_complete_names(columns: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "out", lambda: terminal)
         console.show_runs([row | {"accuracy": 0.99586}])
-        console.show_presets(presets, settings)
+        console.show_presets(presets)
+        console.show_settings(settings)
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= columns
     assert lines[1].startswith(f"{name}  ")
@@ -171,6 +172,20 @@ def test_tables_fit_the_terminal_and_show_complete_names(columns: int) -> None:
     assert ("unfinished" in lines[1]) == (columns > 40)
     assert "…" not in stream.getvalue()
     assert all(f"\n{setting['name']} " in stream.getvalue() for setting in settings)
+
+
+def test_presets_fits_a_screen_and_explains_settings_with_an_option(
+    call_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaggle_digits.execution.machine.measure_speed", lambda: 1e12)
+    shown = call_cli("presets", FORCE_COLOR="1", COLUMNS="80", LINES="24", NO_COLOR="1")
+    assert shown.returncode == 0, shown.stderr
+    assert len(shown.stdout.splitlines()) < 23
+    assert not any(setting["name"] in shown.stdout for setting in describe_settings())
+    assert "presets --settings" in shown.stdout
+    settings = call_cli("presets", "--settings").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in settings] == [setting["name"] for setting in describe_settings()]
+    assert set(document(call_cli("presets", "--json"))) == {"presets", "settings"}
 
 
 def test_tables_wider_than_the_terminal_keep_all_needed_columns() -> None:
@@ -248,8 +263,13 @@ def test_train_and_ensemble_write_a_copy_of_the_submission(
     ("arguments", "code", "words"),
     [
         (("trian",), 2, r"No such command 'trian'\. Did you mean 'train'\?"),
-        (("--competition", "titanic", "runs"), 2, "no competition called 'titanic'"),
-        (("train", "--preset", "slow"), 2, "'slow' is not one of 'lenet', 'fast', 'default'"),
+        (("--competition", "titanic", "runs"), 2, r"no competition called 'titanic'\.\nChoose one of: digit-"),
+        (("--competition", "reharsal", "runs"), 2, r"'reharsal'\. Did you mean 'rehearsal'\?\n"),
+        (("train", "--preset", "slow"), 2, r"no preset called 'slow'\.\nChoose one of: lenet, fast, default"),
+        (("train", "--epochs", "3"), 2, r"No such option '--epochs'\.\nUse --set epochs=3\."),
+        (("train", "--learning-rate=1e-3", "--seed", "1"), 2, r"\nUse --set learning_rate=1e-3\."),
+        (("train", "--epochs"), 2, r"\nUse --set epochs=VALUE\."),
+        (("runs", "--epochs", "3"), 2, r"No such option '--epochs'\.\nSee: kaggle-digits runs --help\."),
         (("train", "--set", "epochs"), 2, "not of the form KEY=VALUE"),
         (("train", "--set", "epoch=1"), 2, "no setting called 'epoch'"),
         (("train", "--folds", "many"), 2, "'many' is not a valid integer"),
@@ -296,7 +316,7 @@ def test_cli_from_download_to_score_with_the_kaggle_client(
     submission = tmp_path / "submissions" / "digit-recognizer" / sent["run"] / "submission.csv"
     assert kaggle.submissions[0]["content"] == submission.read_bytes()
     again = run_cli("submit")
-    assert "was submitted before" in again.stdout
+    assert re.search(r"was submitted before, at \d{4}-\d\d-\d\d \d\d:\d\d UTC; nothing was sent", again.stdout)
     assert "0.99757" in again.stdout
     board = document(run_cli("score", "--json"))
     assert (board["rank"], board["teams"], board["percentile"]) == (2, 2, 100.0)

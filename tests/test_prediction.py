@@ -6,8 +6,10 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from sklearn.datasets import load_digits
 import kaggle_digits as kd
 from kaggle_digits import Workspace
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.console import show_predictions
+from kaggle_digits.console import show_prediction
 from kaggle_digits.data.csv import load_test
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.prediction.pictures import find_digit
@@ -120,6 +122,24 @@ def test_predict_fails_for_an_unknown_run(trained_workspace: Workspace, pictures
         kd.predict(trained_workspace, pictures, "none")
 
 
+@pytest.mark.parametrize(
+    "use", [lambda w, p: kd.predict(w, p[:1]), lambda w, p: kd.export(w, p[0].parent / "m.keras")]
+)
+def test_predict_and_export_explain_another_backend_of_keras(
+    trained_workspace: Workspace,
+    pictures: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    use: Callable[[Workspace, list[Path]], object],
+) -> None:
+    keras = ModuleType("keras")
+    keras.config = SimpleNamespace(backend=lambda: "torch")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "keras", keras)
+    with pytest.raises(
+        UsageError, match=r"the backend torch, .* needs TensorFlow\. Restart .*KERAS_BACKEND=tensorflow"
+    ):
+        use(trained_workspace, pictures)
+
+
 def test_predict_says_how_to_finish_an_unfinished_run(copied: Workspace, pictures: list[Path]) -> None:
     (find_run(copied).path / "ensemble" / "metrics.json").unlink()
     with pytest.raises(DataError, match="The run first is not finished") as from_predict:
@@ -150,19 +170,33 @@ def test_predict_names_a_missing_network(copied: Workspace, pictures: list[Path]
         kd.predict(copied, pictures)
 
 
-def test_predict_command_shows_pictures_and_bars(
+def test_predict_command_shows_a_picture_and_bars(
     run_cli: RunCli, trained_workspace: Workspace, pictures: list[Path]
 ) -> None:
-    result = run_cli(*options(trained_workspace), "predict", *pictures[:2], "--run", "first")
+    result = run_cli(*options(trained_workspace), "predict", pictures[0], "--run", "first")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     assert "\x1b" not in result.stdout
-    for path, row in zip(pictures[:2], calibrated(find_run(trained_workspace)), strict=False):
-        assert f"{path.name}: {row.argmax()}" in result.stdout.replace("\n", "")
-        assert f"{row.max():.4f}" in result.stdout
-    assert result.stdout.count("of the networks predict") == 2
+    row = calibrated(find_run(trained_workspace))[0]
+    assert f"{pictures[0].name}: {row.argmax()}" in result.stdout.replace("\n", "")
+    assert all(f" {probability:.4f}\n" in result.stdout for probability in row)
+    assert "of the networks predict" in result.stdout
     assert "@" in result.stdout
+
+
+def test_predict_command_shows_one_line_for_each_of_several_pictures(
+    call_cli: RunCli, trained_workspace: Workspace, pictures: list[Path]
+) -> None:
+    result = call_cli(*options(trained_workspace), "predict", *pictures)
+    assert result.returncode == 0, result.stderr
+    header, *lines = result.stdout.splitlines()
+    assert header.split() == ["file", "digit", "probability"]
+    for line, prediction in zip(lines, kd.predict(trained_workspace, pictures), strict=True):
+        words = [str(prediction.path), str(prediction.digit), f"{prediction.confidence:.4f}", prediction.doubts]
+        assert line.split(maxsplit=3) == list(filter(None, words))
+        assert line == line.rstrip()
+    assert any(line.endswith("unsure") for line in lines)
 
 
 def test_predict_command_prints_json(call_cli: RunCli, trained_workspace: Workspace, pictures: list[Path]) -> None:
@@ -200,13 +234,24 @@ def test_predict_command_classifies_all_pictures_and_then_names_those_that_faile
     document = json.loads(result.stdout)
     assert [picture["file"] for picture in document["pictures"]] == [str(pictures[0]), str(pictures[1])]
     assert [failed["file"] for failed in document["failed"]] == ["text.png", "missing.png"]
-    assert result.stderr.splitlines()[-2:] == [
-        "Error: text.png is not a picture in a supported format. 1 more could not be classified: missing.png.",
+    reasons = [
+        "Error: text.png is not a picture in a supported format.",
         "Save the picture as a PNG or JPEG file, and use that file.",
+        "Error: missing.png is missing.",
+        "Use the path of an existing picture.",
     ]
+    assert result.stderr.splitlines()[-4:] == reasons
     shown = call_cli(*command)
     assert shown.returncode == DataError.exit_code
-    assert shown.stdout.count("of the networks predict") == 2
+    assert shown.stderr.splitlines() == reasons
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == [str(pictures[0]), str(pictures[1])]
+    with pytest.raises(kd.UnreadablePicturesError) as raised:
+        kd.predict(trained_workspace, [tmp_path / "text.png", "missing.png", "none.png"])
+    assert raised.value.problem == (
+        f"{tmp_path / 'text.png'} is not a picture in a supported format. "
+        "missing.png is missing. none.png is missing."
+    )
+    assert raised.value.remedy == f"{reasons[1]} {reasons[3]}"
 
 
 def test_predict_command_explains_an_invalid_picture(
@@ -224,7 +269,7 @@ def test_predict_command_explains_an_invalid_picture(
 
 
 @pytest.mark.parametrize(("no_color", "cell"), [("", "\x1b[38;2;0;0;0;48;2;255;255;255m▀"), ("1", " =@")])
-def test_show_predictions_shows_two_pixels_per_character(
+def test_show_prediction_shows_two_pixels_per_character(
     no_color: str, cell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLORTERM": "truecolor", "COLUMNS": "80"}.items():
@@ -234,7 +279,7 @@ def test_show_predictions_shows_two_pixels_per_character(
     image: UInt8 = np.zeros((28, 28), np.uint8)
     image[1, 1], image[:2, 2] = 255, 255
     softmax = np.eye(10, dtype=np.float32)[4]
-    show_predictions([Prediction(Path("a" * 100 + ".png"), image, softmax, 0.8)])
+    show_prediction(Prediction(Path("a" * 100 + ".png"), image, softmax, 0.8))
     shown = capsys.readouterr().out
     assert cell in shown
     assert "80% of the networks predict 4" in shown

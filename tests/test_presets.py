@@ -40,7 +40,7 @@ def test_with_settings_accepts_strings() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("epoch", "3", "no setting called 'epoch'.*epochs, batch_size"),
+        ("epoch", "3", r"no setting called 'epoch'\. Did you mean 'epochs'\? Choose one of:.* epochs, batch_size"),
         ("epochs", "0", "greater than or equal to 1"),
         ("epochs", "2.5", "valid integer"),
         ("epochs", "", "valid integer"),
@@ -92,9 +92,12 @@ def test_with_settings_changes_the_widths_of_the_network() -> None:
     assert [shape[-1] for shape in kernels] == [4, 4, 8, 8, 16, 16]
 
 
-def test_find_preset_lists_all_presets_for_an_unknown_name() -> None:
-    with pytest.raises(UsageError, match=r"no preset called 'slow'.*lenet, fast, default"):
-        find_preset("slow")
+@pytest.mark.parametrize(("name", "suggestion"), [("slow", ""), ("defualt", r" Did you mean 'default'\?")])
+def test_find_preset_lists_all_presets_for_an_unknown_name(name: str, suggestion: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"no preset called '{name}'\\.{suggestion} Choose .* lenet, fast, default"
+    ):
+        find_preset(name)
 
 
 def test_learning_rate_at_rises_and_falls_for_any_number_of_steps() -> None:

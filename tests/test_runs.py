@@ -762,20 +762,6 @@ def test_train_names_all_failed_folds(
     assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize(
-    ("limit", "workers"), [("2500000000\n", 2), ("1000\n", 1), ("max\n", 4), (str(2**63 - 4096), 4), (None, 4)]
-)
-def test_default_workers_depends_on_container_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, workers: int
-) -> None:
-    if limit is not None:
-        (tmp_path / "memory.max").write_text(limit)
-    monkeypatch.setattr(machine, "CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
-    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: range(4), raising=False)
-    monkeypatch.setattr(processes.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2_000_000)
-    assert machine.default_workers(10) == workers
-
-
 FAKE_TENSORFLOW = """
 import os
 class config:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,15 +20,13 @@ from kaggle_digits.workspace import FULL_TRAIN_ROWS
 
 WORKER_MEMORY = 1.2e9
 """The most bytes of memory that a worker uses; limits the default number of workers."""
-CONTAINER_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-"""Files in which Linux gives the memory limit of a container in bytes, for cgroups version 2 and version 1."""
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where Linux has the control groups, which limit what a container or a batch job may use."""
+CGROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 MEASUREMENT_SECONDS = 2.0
 NEGLIGIBLE_FLOPS = 5e12
 """Below this, training takes about a minute, for which an estimate is not worth a measurement."""
-SIDE = 512
+MATRIX_SIDE = 512
 """Rows and columns of the matrices whose product is measured."""
 SHARE_OF_SPEED = {"lenet": 0.4, "residual": 0.45}
 """The speed of the training of a network while all cores train, as a share of `measure_speed`.
@@ -45,17 +44,31 @@ def default_workers(folds: int, gpus: int = 0) -> int:
 
 def cpu_cores() -> int:
     """Return the number of CPU cores that this process may use."""
-    # A container or a batch system may allow fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A container or a batch system may allow fewer cores than the machine has, or a share of their time. Not
+    # `joblib.cpu_count`, which reads this share only at the root of the control groups.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [*_limits("cpu.max"), *_limits("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    return min([cores, *(math.ceil(quota / period) for quota, period in quotas if quota > 0)])
 
 
 def memory() -> int:
     """Return the memory of the machine in bytes, or the limit of the container if it is lower."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in CONTAINER_LIMITS:
-        with suppress(OSError, ValueError):  # the file does not exist, or contains "max" (no limit)
-            sizes.append(int(path.read_text()))
-    return min(sizes)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([total, *(limit for name in ("memory.max", "memory.limit_in_bytes") for (limit,) in _limits(name))])
+
+
+def _limits(*files: str) -> Iterator[list[int]]:
+    """Yield the numbers in these files of each control group, version 1 or 2, that limits this process."""
+    lines = CGROUPS_OF_PROCESS.read_text().splitlines() if CGROUPS_OF_PROCESS.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        # In version 1, each controller has its own groups; version 2 has no names of controllers.
+        for root in (CGROUPS / name for name in controllers.split(",")):
+            group = root / path.lstrip("/")
+            # A group is limited by its parents, too. Inside a container, the path can be that outside of it, and
+            # the group's files are at the root.
+            for folder in (group, *group.parents):
+                with suppress(OSError, ValueError):  # there are no such files, or they contain "max" (no limit)
+                    yield [int(word) for file in files for word in (folder / file).read_text().split()]
 
 
 def measure_speed(seconds: float = MEASUREMENT_SECONDS) -> float:
@@ -75,28 +88,16 @@ def measure_speed(seconds: float = MEASUREMENT_SECONDS) -> float:
 
 def _fastest_product(seconds: float) -> float:
     """Compute matrix products for some seconds, and return the speed of the fastest."""
-    a = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
+    a = np.random.default_rng(0).random((MATRIX_SIDE, MATRIX_SIDE), dtype=np.float32)
     b, end, shortest = np.empty_like(a), time.perf_counter() + seconds, np.inf
     while (started := time.perf_counter()) < end:
         np.matmul(a, a, out=b)
         shortest = min(shortest, time.perf_counter() - started)
-    return float(2 * SIDE**3 / shortest)
+    return float(2 * MATRIX_SIDE**3 / shortest)
 
 
 def expected_seconds(flops: Sequence[int], network: str, workers: int, speed: float) -> float:
-    """Return about how long some folds take on the CPU of this machine, in seconds.
-
-    Parameters
-    ----------
-    flops : sequence of int
-        The floating-point operations of each fold.
-    network : str
-        The setting ``network`` of the folds.
-    workers : int
-        How many folds are trained in parallel.
-    speed : float
-        The result of `measure_speed`.
-    """
+    """Return about how many seconds folds with these FLOP take on this machine's CPU, at the speed measured."""
     per_worker = SHARE_OF_SPEED[network] * speed / max(workers, cpu_cores())
     # Folds differ by a few steps only. Each worker trains one fold at a time; with five folds on two workers, one
     # of them trains three.

@@ -84,13 +84,7 @@ def export(
 
 
 def ensemble_model(source: Run) -> keras.Model:
-    """Return the ensemble of a finished run as one Keras model: uint8 [b, 28, 28] to float32 [b, 10].
-
-    Raises
-    ------
-    DataError
-        If a network is missing or damaged.
-    """
+    """Return the ensemble of a finished run as one Keras model: uint8 [b, 28, 28] to float32 [b, 10]."""
     keras = tensorflow_keras()
     from keras import ops
 

@@ -25,7 +25,7 @@ BOX = 20
 MIN_STROKE = 2.0
 """Thinner strokes are widened to this many pixels. 87 % of MNIST's training rows have wider strokes."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _MIN_SIDE, _MAX_SIDE = 256, 1024
 """A picture is resized so that its longer side is in this range: enlarging small pictures gives smooth edges, and
 reducing large ones saves time."""
@@ -41,27 +41,11 @@ _MIN_INK = 28.0
 
 
 def read_picture(path: str | Path) -> UInt8:
-    """Read a picture of a digit and convert it to MNIST's format: scaled to 20x20 pixels and centred by mass.
+    """Return the digit in an image file in MNIST's format, as `find_digit`; `DataError` if there is none.
 
     The picture can be a photograph or a drawing of any size and colour mode, dark on light or light on dark.
     Pixels that are clearly darker or lighter than the surrounding paper are taken as the digit. Specks and objects
     that touch the edge of the picture are ignored. Strokes that are thinner than in MNIST are widened.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        A file that Pillow can read: PNG, JPEG, WebP, GIF, BMP, TIFF and others.
-
-    Returns
-    -------
-    ndarray of uint8, shape (28, 28)
-        Grey values, 255 for ink and 0 for paper.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, unreadable, not a regular file, not a picture, damaged or too large, has values
-        that are not finite, or shows no digit.
     """
     path = Path(path)
     digit = find_digit(_read_grey(path))
@@ -74,19 +58,8 @@ def read_picture(path: str | Path) -> UInt8:
 
 
 def find_digit(grey: npt.NDArray[Any]) -> UInt8 | None:
-    """Return the digit in a picture in MNIST's format, or None if there is none.
-
-    Parameters
-    ----------
-    grey : ndarray, shape (h, w)
-        Grey values from 0 to 255, of any number type; dark on light or light on dark.
-
-    Returns
-    -------
-    ndarray of uint8, shape (28, 28), or None
-        The digit; ink is 255.
-    """
-    if (digit := _unchanged(grey)) is not None:
+    """Return the digit in grey values [h, w], 0 to 255, as uint8 [28, 28], ink 255; or None without a digit."""
+    if (digit := _with_mnist_geometry(grey)) is not None:
         return digit
     ink = _ink(_resized(grey.astype(np.float32)))
     if ink is None:
@@ -96,16 +69,11 @@ def find_digit(grey: npt.NDArray[Any]) -> UInt8 | None:
 
 
 def count_shapes(image: UInt8) -> int:
-    """Return how many separate shapes of similar size there are in a picture in MNIST's format.
+    """Return how many separate shapes of similar size there are in an image [28, 28] whose ink is 255.
 
     A shape counts if it has at least a third of the area of the largest. Of MNIST's digits, 0.9 % have more than
     one shape (10,000 test rows of `rehearsal-full`); of two MNIST digits next to each other with a gap of 4 of
     their pixels, 96 % (100 pairs).
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (28, 28)
-        A digit; ink is 255.
     """
     from scipy import ndimage
 
@@ -167,16 +135,18 @@ def _grey(image: Image) -> Float32:
     return _float32(alpha * values + (1 - alpha) * background)
 
 
-def _unchanged(grey: npt.NDArray[Any]) -> UInt8 | None:
-    """Return a picture that is already in MNIST's format unchanged, except that ink becomes 255; else None."""
+def _with_mnist_geometry(grey: npt.NDArray[Any]) -> UInt8 | None:
+    """Return the ink, uint8 [28, 28], of a picture whose digit has MNIST's size and place; of others None."""
     if grey.shape != (SIDE, SIDE):
         return None
-    for ink in (grey, 255 - grey):
-        if np.median(ink) == 0:
+    paper = np.median(grey)
+    for ink in (grey - paper, paper - grey):
+        if ink.min() == 0 and ink.max() > _MIN_CONTRAST:
             y, x = np.nonzero(ink)
-            box = max(np.ptp(y), np.ptp(x)) + 1 if len(y) else 0
+            box = max(np.ptp(y), np.ptp(x)) + 1
             if BOX - 1 <= box <= BOX and all(abs(at - SIDE / 2) <= 0.51 for at in _centre(ink)):
-                return ink.astype(np.uint8)
+                # Pale ink is stretched. MNIST's own digits, whose maximum is 254 or 255, stay as they are.
+                return np.asarray(np.round(ink * max(1, 250 / ink.max())), np.uint8)
     return None
 
 
@@ -241,22 +211,10 @@ def _ink(grey: Float32) -> Float32 | None:
 
 
 def _ink_in_window(grey: Float32, window: int, noise: float) -> Float32:
-    """Return how much each pixel differs from the paper around it: 0 for paper, 1 for ink.
+    """Return how much each pixel of a picture [h, w] differs from the paper around it: 0 for paper, 1 for ink.
 
-    Parameters
-    ----------
-    grey : ndarray of float32, shape (h, w)
-        Grey values from 0 to 255.
-    window : int
-        The side of a square in pixels. An area that contains such a square is paper, whatever its brightness;
-        anything narrower can be ink.
-    noise : float
-        The standard deviation of the grey values of paper.
-
-    Returns
-    -------
-    ndarray of float32, shape (h, w)
-        0 everywhere if no difference is larger than the noise.
+    An area that contains a square with the side `window`, in pixels, is paper, whatever its brightness; anything
+    narrower can be ink. It has to differ by more than the standard deviation of the paper's grey values, `noise`.
     """
     from scipy import ndimage
 
@@ -280,11 +238,11 @@ def _ink_in_window(grey: Float32, window: int, noise: float) -> Float32:
     # Paper has low values, but not exactly 0. Its mean is the lower quartile plus .67 standard deviations of the
     # noise, as in a normal distribution. Subtract it.
     ink -= np.quantile(ink, 0.25) + 0.67 * noise
-    floor = max(6 * noise, _MIN_CONTRAST, 0.15 * float(ink.max()))
-    ink[ink <= floor] = 0
-    if ink.any():
-        ink = np.minimum(ink / np.quantile(ink[ink > 0], 0.75), 1)
-    return _float32(ink)
+    strongest = float(ink.max())
+    if strongest <= max(6 * noise, _MIN_CONTRAST):
+        return np.zeros_like(grey)
+    ink[ink <= max(6 * noise, 0.15 * strongest)] = 0
+    return _float32(np.minimum(ink / np.quantile(ink[ink > 0], 0.75), 1))
 
 
 def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:

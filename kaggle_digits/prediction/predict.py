@@ -112,12 +112,8 @@ class UnreadablePicturesError(DataError):
 
     def __init__(self, predictions: list[Prediction], failures: list[tuple[Path, DataError]]) -> None:
         self.predictions, self.failures = predictions, failures
-        (_, first), *others = failures
-        problem = first.problem
-        if others:
-            names = ", ".join(str(path) for path, _ in others)
-            problem += f" {len(others)} more could not be classified: {names}."
-        super().__init__(problem, first.remedy)
+        remedies = dict.fromkeys(why.remedy for _, why in failures)
+        super().__init__(" ".join(why.problem for _, why in failures), " ".join(remedies))
 
 
 def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | None = None) -> list[Prediction]:
@@ -189,60 +185,18 @@ def _classify(source: Run, paths: Sequence[Path], digits: Sequence[UInt8]) -> li
 
 
 def ensemble_softmax(runs: Sequence[FoldsRun], images: UInt8) -> Float32:
-    """Return the predictions of each network of one or more runs.
-
-    Parameters
-    ----------
-    runs : sequence of FoldsRun
-        Finished runs.
-    images : ndarray of uint8, shape (n, 28, 28)
-        Images in the format of the competition: ink is 255.
-
-    Returns
-    -------
-    ndarray of float32, shape (networks, n, 10)
-        Uncalibrated softmaxes, in the order of the runs and their folds.
-
-    Raises
-    ------
-    DataError
-        If a network is missing or damaged.
-    """
+    """Return the uncalibrated softmaxes [networks, n, 10] of finished runs, by fold, for digits [n, 28, 28]."""
     # One network at a time, so that the memory does not depend on the size of the ensemble.
     return np.stack([fold_softmax_function(run, fold)(images) for run in runs for fold in range(run.info.folds)])
 
 
 def fold_softmax_function(run: FoldsRun, fold: int) -> Callable[[UInt8], Float32]:
-    """Return a function that predicts images with the network of a fold, with its preprocessing and TTA.
-
-    Parameters
-    ----------
-    run : FoldsRun
-        The run.
-    fold : int
-        The number of a finished fold.
-
-    Returns
-    -------
-    callable
-        Grey values, uint8 [n, 28, 28], to softmaxes, float32 [n, 10].
-
-    Raises
-    ------
-    DataError
-        If the network is missing or damaged.
-    """
+    """Return a finished fold's prediction, with preprocessing and TTA: digits [n, 28, 28] to softmaxes [n, 10]."""
     softmax = with_test_time_augmentation(softmax_function(load_network(run, fold)), run.info.settings.tta)
     preprocessing = run.fold_metrics(fold).preprocessing
     return lambda images: softmax(preprocess(images, preprocessing))
 
 
 def load_network(run: FoldsRun, fold: int) -> keras.Model:
-    """Load the network of a finished fold: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
-
-    Raises
-    ------
-    DataError
-        If its file is missing or damaged.
-    """
+    """Load the network of a finished fold: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10]."""
     return read_network(run.model_file(fold))

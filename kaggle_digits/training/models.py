@@ -18,7 +18,7 @@ import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.calls import command
-from kaggle_digits.errors import DataError
+from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.workspace import CLASSES, SIDE
 
 if TYPE_CHECKING:
@@ -54,10 +54,15 @@ created."""
 
 
 def tensorflow_keras() -> Any:
-    """Import Keras with `KERAS_ENVIRONMENT`, without the start-up messages of TensorFlow, and return it."""
+    """Import and return Keras, quietly and with `KERAS_ENVIRONMENT`; `UsageError` if it has another backend."""
     if "keras" in sys.modules:
         import keras  # waits, if another thread is importing it
 
+        if (backend := keras.config.backend()) != KERAS_ENVIRONMENT["KERAS_BACKEND"]:
+            raise UsageError(
+                f"Keras was imported with the backend {backend}, but kaggle-digits needs TensorFlow.",
+                "Restart the kernel or program, with KERAS_BACKEND=tensorflow set before Keras is imported.",
+            )
         return keras
     before = {name: os.environ.get(name) for name in KERAS_ENVIRONMENT}
     os.environ |= KERAS_ENVIRONMENT  # Keras reads it at import

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from kaggle_digits.errors import UsageError
+from kaggle_digits.errors import UsageError, unknown_name
 from kaggle_digits.training.models import NETWORKS, Kernel
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
 
@@ -199,10 +199,7 @@ class Preset:
                 raise UsageError("These settings cannot be combined.", remedy) from None
             key = str(first["loc"][0])
             if first["type"] == "extra_forbidden":
-                raise UsageError(
-                    f"There is no setting called {key!r}.",
-                    f"Choose from: {', '.join(Settings.model_fields)}.",
-                ) from None
+                raise unknown_name("setting", key, Settings.model_fields) from None
             raise UsageError(f"The setting {key} cannot be {changes[key]!r}.", remedy) from None
         return replace(self, settings=settings)
 
@@ -297,5 +294,5 @@ PRESETS = {
 def find_preset(name: str) -> Preset:
     """Return the preset called `name`; `UsageError` if there is none."""
     if name not in PRESETS:
-        raise UsageError(f"There is no preset called {name!r}.", f"Choose one of: {', '.join(PRESETS)}.")
+        raise unknown_name("preset", name, PRESETS)
     return PRESETS[name]
