@@ -21,7 +21,7 @@ from typing import Literal
 
 from kaggle_digits.calls import command, shown
 from kaggle_digits.errors import CredentialsError, DataError, KaggleDigitsError, NetworkError, RefusedError
-from kaggle_digits.files import temporary_folder
+from kaggle_digits.files import check_links, temporary_folder
 from kaggle_digits.workspace import FILES, Workspace
 
 State = Literal["ok", "warning", "problem"]
@@ -235,6 +235,7 @@ def _memory_bytes() -> tuple[float, float]:
 
 def _disk(workspace: Workspace) -> Check:
     for folder in (workspace.data, workspace.runs, workspace.submissions):
+        check_links(folder)
         existing = _existing(folder)
         try:
             # Permission bits are not enough: the file system may be full or read-only.

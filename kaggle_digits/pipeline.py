@@ -19,7 +19,7 @@ from kaggle_digits.execution.dask import train_on_dask
 from kaggle_digits.execution.kaggle import cancel_kernels as delete_kernels
 from kaggle_digits.execution.kaggle import known_kernels, pack, train_on_kaggle
 from kaggle_digits.execution.processes import Job, train_in_processes
-from kaggle_digits.files import lock, make_folder, write_bytes
+from kaggle_digits.files import lock, make_folder, write_output
 from kaggle_digits.hosts import open_host
 from kaggle_digits.hosts.kaggle import KaggleKernels
 from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
@@ -625,7 +625,7 @@ def _copy_submission(workspace: Workspace, run: Run, output: str | Path | None) 
     """Write a copy of a run's submission to where the user wants it."""
     if output is not None:
         source, target = submission_file(workspace, run.name), Path(output)
-        write_bytes(target / source.name if target.is_dir() else target, source.read_bytes())
+        write_output(target / source.name if target.is_dir() else target, source.read_bytes())
 
 
 def _finish(workspace: Workspace, run: RunT, data: Data, train_seconds: float | None = None) -> RunT:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -78,6 +79,18 @@ def full_disk(after: int) -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "replace", fail_once)
         yield failed
+
+
+@contextmanager
+def pipe_with_reader(path: Path) -> Iterator[list[bytes]]:
+    """Create a named pipe; after the block, the list that is yielded contains what was written into it."""
+    received: list[bytes] = []
+    os.mkfifo(path)
+    reader = Thread(target=lambda: received.append(path.read_bytes()), daemon=True)
+    reader.start()
+    yield received
+    reader.join(60)
+    assert path.is_fifo()
 
 
 class Listener(Observer):

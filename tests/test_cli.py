@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import competition_files, write_files
+from conftest import competition_files, pipe_with_reader, write_files
 from kaggle_server import KEY, USER, Fault, KaggleServer, error
 from rich.console import Console
 
@@ -257,6 +257,9 @@ def test_train_and_ensemble_write_a_copy_of_the_submission(
     assert (tmp_path / "mine.csv").read_bytes() == wanted
     assert result.stdout.splitlines()[-1].startswith("Next: kaggle-digits --competition rehearsal --root ")
     assert result.stdout.splitlines()[-1].endswith(" submit --run first")
+    with pipe_with_reader(tmp_path / "pipe") as received:
+        assert call_cli(*trained, "ensemble", "--output", tmp_path / "pipe").returncode == 0
+    assert received == [wanted]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +280,7 @@ def test_train_and_ensemble_write_a_copy_of_the_submission(
         (("train",), 6, r"train\.csv is missing\.\nGet it with the command: download\."),
         (("report",), 2, "no run of digit-recognizer yet"),
         (("submit",), 2, "no run of digit-recognizer yet"),
-        (("download",), 3, "no Kaggle credentials"),
+        (("download",), 3, r"no Kaggle credentials(.|\n)*; without an account, use --competition rehearsal\.$"),
         (("score",), 3, "no Kaggle credentials"),
     ],
 )
@@ -297,6 +300,13 @@ def test_cli_debug_shows_the_traceback(run_cli: RunCli) -> None:
 def test_download_fails_if_root_cannot_be_written(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file in the way")
     assert_error(run_cli("--competition", "rehearsal", "download"), 8, "Cannot write")
+
+
+@pytest.mark.parametrize("link", ["data", "root"])
+def test_download_names_link_to_a_drive_that_is_not_there(call_cli: RunCli, tmp_path: Path, link: str) -> None:
+    (tmp_path / link).symlink_to("/no-drive")
+    options = ("--competition", "rehearsal", "--root", "root" if link == "root" else ".")
+    assert_error(call_cli(*options, "download"), 8, f"{link} is a link to /no-drive, which does not exist")
 
 
 def test_cli_from_download_to_score_with_the_kaggle_client(

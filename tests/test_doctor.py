@@ -279,6 +279,12 @@ def test_examine_names_root_without_permission(monkeypatch: pytest.MonkeyPatch, 
     assert_check(by_name(rehearsal)["Disk"], "problem", "cannot be written: Permission denied", remedy)
 
 
+def test_examine_names_link_to_a_drive_that_is_not_there(rehearsal: Workspace) -> None:
+    rehearsal.runs.parent.symlink_to("/no-drive")
+    words = "runs is a link to /no-drive, which does not exist"
+    assert_check(by_name(rehearsal)["Disk"], "problem", words, "Connect the drive")
+
+
 @pytest.mark.parametrize(("free", "state"), [(0.6e9, "ok"), (0.4e9, "problem")])
 def test_examine_checks_free_space(
     monkeypatch: pytest.MonkeyPatch, rehearsal: Workspace, free: float, state: str

@@ -94,11 +94,7 @@ def test_download_replaces_damaged_file(tmp_path: Path, hosted: list) -> None:
     assert backup.read_bytes() == competition_files()["test.csv"] + b"0,0\r\n"
 
 
-def all_files_in(workspace: Workspace) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in workspace.data.iterdir() if path.is_file()}
-
-
-def test_download_restores_old_files_when_a_rename_fails(tmp_path: Path, hosted: list) -> None:
+def test_download_loses_no_file_and_is_repeated_when_a_rename_fails(tmp_path: Path, hosted: list) -> None:
     hosted.append(competition_files())
     first = Workspace.at(tmp_path / "first")
     download(first)
@@ -111,10 +107,12 @@ def test_download_restores_old_files_when_a_rename_fails(tmp_path: Path, hosted:
             download(workspace, force=True)
         if not failed:
             break
-        if files_in(workspace) != OTHER:  # the cache is optional, so a failed write of it is no error
-            failed_writes += failed
-            assert all_files_in(workspace) == all_files_in(first)
-            assert not download(workspace).fetched
+        failed_writes += failed
+        kept = {path.read_bytes() for path in workspace.data.iterdir() if path.is_file()}
+        assert kept.issuperset(competition_files().values())
+        hosted[:] = [OTHER]
+        download(workspace)
+        assert files_in(workspace) == (competition_files() if failed == ["manifest.json"] else OTHER)
     assert {*FILES, "manifest.json"} <= set(failed_writes)
     assert files_in(workspace) == OTHER
 
@@ -211,12 +209,67 @@ def test_download_copies_from_any_folder_of_a_zip(tmp_path: Path, hosted: list, 
     assert {p.name for p in tmp_path.iterdir()} == {"work", "bundle.zip", "home"}
 
 
+def source_with(folder: Path, files: dict[str, bytes], kind: str) -> Path:
+    """Return a folder, or a zip file, with files in folders."""
+    for name, content in files.items():
+        path = folder / "source" / name
+        write_files(path.parent, {path.name: content})
+    if kind == "folder":
+        return folder / "source"
+    return Path(shutil.make_archive(str(folder / "source"), "zip", folder / "source"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("folders", "found"),
+    [
+        (("", "other/"), ""),  # the files of the folder or zip itself
+        (("", "train.csv other/"), ""),
+        (("train.csv other/", "mine/"), "mine/"),  # only one folder has all of them
+        (
+            ("one/", "two/"),
+            r"Several folders in .*source.* have the files: .*/one, .*/two\. Choose one of them",
+        ),
+        (("train.csv one/", "test.csv sample_submission.csv two/"), "No folder in .*source.* has all files"),
+        (("train.csv ", "test.csv two/"), r"source.* has no sample_submission\.csv\. Choose .* in one folder"),
+    ],
+)
+def test_download_takes_all_files_from_one_folder(
+    tmp_path: Path, kind: str, folders: tuple[str, ...], found: str
+) -> None:
+    files = {}
+    for place in folders:
+        *names, folder = place.split(" ")
+        files |= {folder + name: competition_files(50 + 10 * len(folder))[name] for name in names or FILES}
+    workspace, source = Workspace.at(tmp_path / "work"), source_with(tmp_path, files, kind)
+    if found in ("", "mine/"):
+        download(workspace, source=source)
+        assert files_in(workspace) == {name: files[found + name] for name in FILES}
+    else:
+        with pytest.raises(DataError, match=found):
+            download(workspace, source=source)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_download_names_invalid_file_at_its_source(tmp_path: Path, kind: str) -> None:
+    files = {f"mine/{name}": content for name, content in OTHER.items()}
+    files["mine/train.csv"] = files["mine/train.csv"].replace(b"\r\n3,", b"\r\n12,", 1)
+    source = source_with(tmp_path, files, kind)
+    with pytest.raises(DataError) as caught:
+        download(Workspace.at(tmp_path / "work"), source=source)
+    assert caught.value.problem == f"{source}/mine/train.csv, row 4: the label is 12, not a digit from 0 to 9."
+    assert caught.value.remedy == (
+        "Choose the zip file that the browser saved, or a folder with train.csv, test.csv, sample_submission.csv, "
+        "or leave out source."
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("there.zip", b"PK no zip", "not a complete zip file"),
         ("there.zip", None, "does not exist"),
-        ("folder/train.csv", b"", r"test\.csv is missing or cannot be read"),
+        ("folder/train.csv", b"", r"folder has no test\.csv and no sample_submission\.csv"),
     ],
 )
 def test_download_rejects_invalid_source(
@@ -263,10 +316,3 @@ def test_download_finds_folder_where_kaggle_mounts_the_data(tmp_path: Path, moun
     write_files(tmp_path / "input" / "another-competition", {"train.csv": b"", "test.csv": b""})
     folder = download(Workspace.at(tmp_path / "work"), source=tmp_path / "input").folder
     assert {name: (folder / name).read_bytes() for name in files} == files
-
-
-def test_download_names_folders_if_several_have_the_data(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_files(tmp_path / "input" / name, competition_files())
-    with pytest.raises(DataError, match=r"Several folders in .* have the files: .*/one, .*/two"):
-        download(Workspace.at(tmp_path / "work"), source=tmp_path / "input")

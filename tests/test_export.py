@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import competition_files, full_disk, training_in_process, write_files
+from conftest import competition_files, full_disk, pipe_with_reader, training_in_process, write_files
 from PIL import Image
 
 import kaggle_digits as kd
@@ -108,6 +108,12 @@ def test_export_command_writes_and_names_the_best_run(
     run = kd.find_run(trained_workspace)
     saved = kd.temper(run.test_softmax()[:ROWS], run.ensemble_metrics().calibration.temperature)
     np.testing.assert_allclose(run_onnx(file, images), saved, atol=1e-5)
+
+
+def test_export_writes_into_pipe(trained_workspace: Workspace, tmp_path: Path) -> None:
+    with pipe_with_reader(tmp_path / "digits.keras") as received:
+        kd.export(trained_workspace, tmp_path / "digits.keras")
+    assert received[0].startswith(b"PK")
 
 
 @pytest.mark.parametrize(

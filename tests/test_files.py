@@ -6,16 +6,28 @@ import io
 import os
 import struct
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from conftest import pipe_with_reader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kaggle_digits import files
-from kaggle_digits.errors import DataError
-from kaggle_digits.files import read_json, read_npz, read_zipped, regular_file
+from kaggle_digits.errors import DataError, WriteError
+from kaggle_digits.files import (
+    make_folder,
+    open_log,
+    read_json,
+    read_npz,
+    read_zipped,
+    regular_file,
+    sha256,
+    write_bytes,
+    write_output,
+)
 
 CONTENT = b"ImageId,Label\n" + b"".join(b"%d,%d\n" % (i, i % 10) for i in range(200))
 METHODS = {
@@ -121,8 +133,9 @@ def test_regular_file_rejects_pipes_devices_and_folders(tmp_path: Path, kind: st
     description = "a folder" if kind == "a folder" else "a pipe or a device"
     with pytest.raises(DataError, match=f"{kind} is {description}, not a regular file\\. Fix it\\."):
         regular_file(path, "Fix it.")
-    with pytest.raises(DataError, match="not a regular file"):
-        read_json(path)
+    for read in (read_json, sha256, open_log, lambda path: read_zipped(path, "*.csv")):
+        with pytest.raises(DataError, match="not a regular file"):
+            read(path)
     assert read_npz(path) is None
 
 
@@ -132,3 +145,33 @@ def test_regular_file_follows_links_and_passes_on_missing_file(tmp_path: Path) -
     assert regular_file(tmp_path / "link", "") == tmp_path / "link"
     with pytest.raises(FileNotFoundError):
         regular_file(tmp_path / "none", "")
+
+
+def test_write_bytes_replaces_the_target_of_a_link(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/file")
+    for content in (b"first", b"second"):
+        write_bytes(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "folder" / "file").read_bytes() == content
+    assert {path.name for path in tmp_path.rglob("*")} == {"folder", "link", "file", "home"}
+
+
+@pytest.mark.parametrize("write", [make_folder, lambda path: write_bytes(path, b"")], ids=["folder", "file"])
+def test_write_errors_names_link_to_a_drive_that_is_not_there(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
+    (tmp_path / "data").symlink_to("/no-drive/data")
+    with pytest.raises(WriteError, match="data is a link to /no-drive/data, which does not exist"):
+        write(tmp_path / "data")
+    with pytest.raises(WriteError, match="data is a link to /no-drive/data, which does not exist"):
+        write(tmp_path / "data" / "below")
+
+
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_write_output_writes_into_pipe(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to("pipe")
+    with pipe_with_reader(tmp_path / "pipe") as received:
+        write_output(tmp_path / name, CONTENT)
+    assert received == [CONTENT]
+    assert (tmp_path / "link").is_symlink()

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -418,6 +419,49 @@ def test_credential_source_rejects_incomplete_and_invalid_key_files(
         host.allowance()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_host_reads_key_file_with_byte_order_mark(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    remove_key(monkeypatch)
+    path = Path.home() / ".kaggle" / "kaggle.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"username": USER, "key": KEY}), encoding=encoding)
+    before = dict(os.environ)
+    assert host.allowance() == 10
+    assert dict(os.environ) == before
+    assert scrub(f"{KEY} or {BASIC}") == f"{HIDDEN} or {HIDDEN}"
+
+
+@pytest.mark.parametrize(
+    ("place", "variable", "problem", "remedy"),
+    [
+        (".kaggle", None, r"\.kaggle is a file, not a folder with kaggle\.json inside", "Make it such a folder"),
+        (
+            "mine/kaggle.json",
+            "mine/kaggle.json",
+            r"mine/kaggle\.json is a file, not a folder",
+            "set KAGGLE_CONFIG_DIR",
+        ),
+        (".kaggle/kaggle.json.txt", None, r"kaggle\.json\.txt has a wrong name", r"Rename it to kaggle\.json\."),
+    ],
+)
+def test_credential_source_says_what_was_found(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, place: str, variable: str | None, problem: str, remedy: str
+) -> None:
+    remove_key(monkeypatch)
+    path = Path.home() / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"username": USER, "key": KEY}))
+    if variable:
+        monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(Path.home() / variable))
+    with pytest.raises(CredentialsError, match=problem) as caught:
+        host.allowance()
+    assert re.search(remedy, caught.value.remedy)
+    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    assert KaggleHost("digit-recognizer").allowance() == 10
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
 def test_credential_source_names_unreadable_token_file(host: KaggleHost, content: bytes | None) -> None:
     path = Path.home() / ".kaggle" / "access_token"
@@ -601,13 +645,55 @@ def test_host_names_variable_of_missing_certificates(
     assert caught.value.remedy == f"Unset {variable}, or set it to a file of certificates that exists."
 
 
-def test_upload_raises_network_error_without_server(
-    host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("names", "proxy", "shown"),
+    [
+        (["HTTP_PROXY", "http_proxy"], "http://127.0.0.1:9", "http://127.0.0.1:9"),
+        (["http_proxy"], "127.0.0.1:9", "127.0.0.1:9"),
+        (["HTTP_PROXY"], "http://ada:s3@cr3t@127.0.0.1:9", "http://***@127.0.0.1:9"),
+        (["ALL_PROXY"], "socks5://ada:s3cr3t@127.0.0.1:9", "socks5://***@127.0.0.1:9"),
+    ],
+)
+def test_host_names_variable_of_proxy_that_cannot_be_reached(
+    host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], proxy: str, shown: str
 ) -> None:
-    for name in ("HTTP_PROXY", "http_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with pytest.raises(NetworkError, match="cannot be reached"):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in names:
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(NetworkError) as caught:
         host.upload(csv)
+    assert caught.value.problem == (
+        f"Kaggle cannot be reached through the proxy in {' and '.join(names)}: {shown}."
+    )
+    assert "unset it" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("proxy", "shown"),
+    [
+        ("http://", "http://"),
+        ("http:/127.0.0.1:9", "http:/127.0.0.1:9"),
+        ("http://ada:s3cr3t@proxy:99999", "http://***@proxy:99999"),
+        ("ada:s3cr3t@proxy:3128", "***@proxy:3128"),
+        ("proxy:port", "proxy:port"),
+        ("htp://proxy:3128", "htp://proxy:3128"),
+    ],
+)
+def test_host_names_variable_of_proxy_that_is_no_address(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, proxy: str, shown: str
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTPS_PROXY", "HTTP_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(UsageError) as caught:
+        host.allowance()
+    assert re.fullmatch(
+        rf"The proxy in HTTPS?_PROXY and HTTPS?_PROXY is not a valid address: {re.escape(shown)}\.",
+        caught.value.problem,
+    )
+    assert kaggle.requests == []
 
 
 def test_create_raises_not_reached_error_without_connection(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,24 @@ def test_record_adds_and_replaces_entries(tmp_path: Path) -> None:
     assert (scored.score, scored.rank) == (0.99757, 12)
     assert scored.gap == pytest.approx(0.00257)
     assert ledger.path.read_text().splitlines()[0] == HEADER
+
+
+def test_record_keeps_one_ledger_for_two_folders_with_a_link(tmp_path: Path) -> None:
+    ledger, linked = Ledger(tmp_path / "ledger.csv"), Ledger(tmp_path / "other" / "ledger.csv")
+    ledger.record(ENTRY)
+    linked.path.parent.mkdir()
+    linked.path.symlink_to(ledger.path)
+    other = replace(ENTRY, ref="18")
+    linked.record(other)
+    assert linked.path.is_symlink()
+    assert ledger.entries() == linked.entries() == [ENTRY, other]
+    assert not list(linked.path.parent.glob("*.lock"))  # both folders use the lock of the file
+
+
+def test_entries_does_not_block_on_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ledger.csv")
+    with pytest.raises(DataError, match=r"ledger\.csv is a pipe or a device, not a regular file"):
+        Ledger(tmp_path / "ledger.csv").entries()
 
 
 names = st.text(max_size=20).filter(str.isprintable)

@@ -250,6 +250,8 @@ def test_train_rejects_run_of_other_data(trained: Workspace) -> None:
         ({"workers": 0}, "workers must be at least 1, got"),
         ({"run": "../elsewhere"}, "is not a valid run name"),
         ({"run": ".hidden"}, "is not a valid run name"),
+        ({"run": "ledger.csv"}, "is not a valid run name"),
+        ({"run": "Index.html", "seeds": 2}, "is not a valid run name"),
         ({"preset": "slow"}, "no preset called"),
     ],
 )

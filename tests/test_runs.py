@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -702,9 +702,12 @@ def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1)
     processes.train_in_processes(jobs, digits, workers, Observer())
 
 
-def test_train_names_log_that_cannot_be_opened(tmp_path: Path) -> None:
-    (tmp_path / "workers.log").mkdir()
-    with pytest.raises(WriteError, match=r"workers\.log: Is a directory"):
+@pytest.mark.parametrize(("create", "kind"), [(os.mkdir, "a folder"), (os.mkfifo, "a pipe or a device")])
+def test_train_names_log_that_is_not_a_regular_file(
+    tmp_path: Path, create: Callable[[Path], None], kind: str
+) -> None:
+    create(tmp_path / "workers.log")
+    with pytest.raises(DataError, match=rf"workers\.log is {kind}, not a regular file"):
         run_folds(tmp_path, tmp_path / "workers.log", 1)
 
 

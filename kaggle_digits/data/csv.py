@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,30 +87,17 @@ def load_data(folder: Path) -> Data:
 
 
 def load_train(folder: Path) -> LabelledDigits:
-    """Load ``train.csv`` of a competition's data folder.
+    """Load ``train.csv`` of a competition's data folder; `DataError` if it is missing or not valid.
 
     The file is parsed and validated once. After that, its arrays are read from ``cache/`` as long as the file's
     size and modification time, or its SHA-256, have not changed.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, or does not have the 785 columns ``label,pixel0..pixel783`` with integer labels
-        from 0 to 9 and integer grey values from 0 to 255.
     """
     arrays = _cached(folder / TRAIN_CSV, _parse_train, ("images", "labels"))
     return LabelledDigits(arrays["images"], arrays["labels"], str(arrays["sha256"]))
 
 
 def load_test(folder: Path) -> UnlabelledDigits:
-    """Load ``test.csv`` of a competition's data folder, with its ids.
-
-    Raises
-    ------
-    DataError
-        If ``test.csv`` does not have the 784 columns ``pixel0..pixel783`` with integers from 0 to 255, if
-        ``sample_submission.csv`` is not valid (see `load_sample`), or if they differ in the number of rows.
-    """
+    """Load ``test.csv``, with its ids; `DataError` if a file is not valid or their numbers of rows differ."""
     arrays = _cached(folder / TEST_CSV, _parse_test, ("images",))
     images, ids = arrays["images"], load_sample(folder)
     if len(images) != len(ids):
@@ -128,18 +115,7 @@ def load_test_images(folder: Path) -> UInt8:
 
 
 def load_sample(folder: Path) -> Int64:
-    """Load the ids of ``sample_submission.csv``.
-
-    Returns
-    -------
-    ndarray of int64, shape (m,)
-        The ``ImageId`` column. A submission must have these ids, in this order.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, its columns are not ``ImageId,Label``, or an id occurs more than once.
-    """
+    """Load the ids of ``sample_submission.csv``, int64 [m]. A submission must have these ids, in this order."""
     path = folder / SAMPLE_CSV
     ids = _column(_read_csv(path, SUBMISSION_COLUMNS, "int64"), SUBMISSION_COLUMNS[0])
     if len(np.unique(ids)) != len(ids):
@@ -196,7 +172,7 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
         try:
             table = parse(threads=False)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            _raise_invalid(path, columns, error)
+            raise _invalid(path, columns, error) from error
     if table.num_rows == 0:
         raise DataError(f"{path} has a header but no rows.", _DOWNLOAD_AGAIN)
     return table
@@ -218,48 +194,16 @@ def _digest(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}.", _DOWNLOAD_AGAIN) from error
 
 
-def _raise_invalid(path: Path, columns: tuple[str, ...], error: Exception) -> NoReturn:
-    """Raise a `DataError` that says in plain words what the CSV reader reported."""
-    text = str(error).splitlines()[0]
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty.", _DOWNLOAD_AGAIN) from error
-    header = _header(path)
-    if header is not None:
-        _check_columns(path, header, columns)
-    cell = re.search(
-        r"In CSV column #(?P<column>\d+): (?:Row #(?P<row>\d+): )?CSV conversion error to \w+: "
-        r"invalid value '(?P<value>.*)'",
-        text,
-    )
-    if cell and header is not None:
-        # The reader counts the header as row 1; people count data rows from 1.
-        row = f"row {int(cell['row']) - 1}, " if cell["row"] else ""
-        value = f"{cell['value'][:40]!r}" if cell["value"] else "missing"
-        name = header[int(cell["column"])]
-        limit = (
-            "" if columns == SUBMISSION_COLUMNS else f" from 0 to {CLASSES - 1 if name == LABEL_COLUMN else 255}"
-        )
-        raise DataError(
-            f"{path}, {row}column {name}: the value is {value}, expected an integer{limit}.",
-            _DOWNLOAD_AGAIN,
-        ) from error
-    counts = re.search(r"(?:Row #(?P<row>\d+): )?Expected (?P<expected>\d+) columns, got (?P<got>\d+)", text)
-    if counts:
-        row = f", row {int(counts['row']) - 1}" if counts["row"] else ""
-        raise DataError(
-            f"{path}{row}: expected {counts['expected']} values, got {counts['got']}.", _DOWNLOAD_AGAIN
-        ) from error
-    raise DataError(f"{path} is not a CSV file of digits: {text[:200].rstrip('.')}.", _DOWNLOAD_AGAIN) from error
-
-
-def _header(path: Path) -> list[str] | None:
-    """Return the column names in the first line of a file, or None if it cannot be read."""
-    try:
-        with open(path, encoding="utf-8-sig", errors="strict") as stream:
-            line = stream.readline(100_000).strip("\r\n")
-    except (OSError, UnicodeDecodeError):
-        return None
-    return [name.strip('"') for name in line.split(",")]
+def _invalid(path: Path, columns: tuple[str, ...], error: Exception) -> DataError:
+    """Return the error for what the CSV reader reports, with the name of the column and the number of the row."""
+    with open(path, encoding="utf-8-sig", errors="replace") as stream:
+        header = stream.readline(100_000).strip("\r\n").split(",")
+    if header != [""]:
+        _check_columns(path, [name.strip('"') for name in header], columns)
+    # The reader counts columns from 0, and the header as row 1; people count data rows from 1.
+    text = re.sub(r"Row #(\d+)", lambda found: f"row {int(found[1]) - 1}", str(error).splitlines()[0])
+    text = re.sub(r"In CSV column #(\d+)", lambda found: f"column {columns[int(found[1])]}", text)
+    return DataError(f"{path} is not valid: {text[:120].rstrip('.')}.", _DOWNLOAD_AGAIN)
 
 
 def _check_columns(path: Path, found: list[str], expected: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from kaggle_digits.calls import command
 from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.errors import DataError, NetworkError
 from kaggle_digits.files import (
+    find_folder,
     lock,
     make_folder,
     read_json,
@@ -24,12 +25,13 @@ from kaggle_digits.files import (
     write_json,
 )
 from kaggle_digits.hosts import open_host
-from kaggle_digits.workspace import FILES, TRAIN_CSV, Workspace
+from kaggle_digits.workspace import FILES, Workspace
 
 MANIFEST = "manifest.json"
 _DOWNLOAD = f"Download the file again with {command('download')}."
-_NO_FILES = (
-    "Give the zip file that the browser saved, or a folder with train.csv, test.csv and sample_submission.csv."
+_OTHER_SOURCE = (
+    f"Choose the zip file that the browser saved, or a folder with {', '.join(FILES)}, or leave out "
+    f"{command('--from')}."
 )
 
 
@@ -67,8 +69,8 @@ def download(
     """Download the competition's files, unless complete files are there already.
 
     New files are validated before they replace old ones. Old files with different content are kept, with
-    ``.<first digits of their SHA-256>.bak`` added to their names. If a file cannot be replaced, all old files are
-    restored. Files that were copied there by hand, without a manifest, are validated and accepted.
+    ``.<first digits of their SHA-256>.bak`` added to their names. If this is interrupted, the next download
+    repeats it. Files that were copied there by hand, without a manifest, are validated and accepted.
 
     Parameters
     ----------
@@ -122,29 +124,28 @@ def download(
             shutil.rmtree(leftover, ignore_errors=True)
         with write_errors(folder), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as name:
             new_folder = Path(name)
-            if source is not None:
-                _copy(Path(source), new_folder)
-                _validate(new_folder, fetched=True)
-            else:
+            if source is None:
+                origin = Path(workspace.competition.name)
                 open_host(workspace, Path(mnist_dir) if mnist_dir else None).download(new_folder)
-                try:
-                    _validate(new_folder, fetched=True)
-                except DataError as error:
-                    raise NetworkError(
-                        f"The downloaded files are damaged: {error.problem}", "Download them again later."
-                    ) from error
-            changed = _changed(folder, new_folder)
-            _replace_files(new_folder, folder, str(source or workspace.competition.host))
-    return replace(_validate(folder, fetched=True), changed=changed)
+            else:
+                origin = _copy(Path(source), new_folder)
+            try:
+                files = _validate(new_folder, fetched=True)
+            except DataError as error:
+                # The temporary folder is gone when this is read.
+                problem = error.problem.replace(str(new_folder), str(origin))
+                if source is not None:
+                    raise DataError(problem, _OTHER_SOURCE) from error
+                problem = f"The downloaded files are damaged: {problem}"
+                raise NetworkError(problem, "Download them again later.") from error
+            changed = _replace_files(new_folder, folder, str(source or workspace.competition.host))
+    return replace(files, folder=folder, changed=changed)
 
 
 def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Check `hashes`, the current SHA-256 of files by name, against the manifest of the download.
+    """Raise a `DataError` if one of `hashes`, the SHA-256 of files by name, is not that of the manifest.
 
-    Raises
-    ------
-    DataError
-        If a SHA-256 differs from the manifest. A manifest that is missing or damaged is ignored.
+    A manifest that is missing or damaged is ignored.
     """
     for name, listed in _manifest_hashes(folder).items():
         if name in hashes and hashes[name] != listed:
@@ -163,21 +164,10 @@ def _manifest_hashes(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _changed(folder: Path, new_folder: Path) -> tuple[str, ...]:
-    """Return the names of new files whose SHA-256 differs from the existing manifest."""
-    listed = _manifest_hashes(folder)
-    return tuple(name for name in FILES if name in listed and listed[name] != sha256(new_folder / name))
-
-
 def manifest_differences(folder: Path) -> list[str]:
     """Return one sentence for each of the three files whose size or SHA-256 differs from the manifest.
 
-    Raises
-    ------
-    DataError
-        If the manifest is missing or damaged, or a file is not a regular file.
-    OSError
-        If a file is missing or cannot be read.
+    `DataError` if the manifest is missing or damaged or a file is not a regular file, `OSError` if one is missing.
     """
     entries = read_json(folder / MANIFEST).get("files")
     try:
@@ -212,77 +202,43 @@ def _validate(folder: Path, *, fetched: bool) -> Download:
     return Download(folder, len(load_train(folder).labels), len(load_test(folder).ids), fetched)
 
 
-def _copy(source: Path, folder: Path) -> None:
-    """Copy the files from a zip file or a folder."""
-    if source.is_dir():
-        source = _folder_with_files(source)
-        for name in FILES:
-            try:
-                content = regular_file(source / name, _NO_FILES).read_bytes()
-            except OSError as error:
-                raise DataError(f"{source / name} is missing or cannot be read.", _NO_FILES) from error
-            write_bytes(folder / name, content)
-    elif source.is_file():
-        unzip(source, FILES, folder)
-    else:
-        raise DataError(f"{source} does not exist.", _NO_FILES)
+def _copy(source: Path, folder: Path) -> Path:
+    """Copy the files from a zip file or a folder; return where they were, which can be a folder inside the zip."""
+    if not source.exists():
+        raise DataError(f"{source} does not exist.", _OTHER_SOURCE)
+    if not source.is_dir():
+        return source / unzip(source, FILES, folder)
+    # Kaggle mounts the data of a competition at /kaggle/input/competitions/<name>, or, in older notebooks, at
+    # /kaggle/input/<name>.
+    paths = [path for name in FILES for above in ("", "*/", "*/*/") for path in source.glob(above + name)]
+    found = source / find_folder([path.relative_to(source) for path in paths], FILES, source)
+    for name in FILES:
+        try:
+            content = regular_file(found / name, _OTHER_SOURCE).read_bytes()
+        except OSError as error:
+            raise DataError(f"{found / name} cannot be read: {error.strerror}.", _OTHER_SOURCE) from error
+        write_bytes(folder / name, content)
+    return found
 
 
-def _folder_with_files(folder: Path) -> Path:
-    """Return the folder that has the files: this one or, if it has none of them, one up to two levels below.
+def _replace_files(new_folder: Path, folder: Path, origin: str) -> tuple[str, ...]:
+    """Replace old files with new ones and their cache; return the names of those that changed at their source.
 
-    Kaggle mounts the data of a competition at /kaggle/input/competitions/<name>, or, in older notebooks, at
-    /kaggle/input/<name>.
+    The manifest is replaced first: if this is interrupted, the files do not match it, so the next download repeats
+    the work. Until then, an old file is in its place or is a backup.
     """
-    if any((folder / name).exists() for name in FILES):
-        return folder
-    found = sorted(
-        path.parent
-        for pattern in (f"*/{TRAIN_CSV}", f"*/*/{TRAIN_CSV}")
-        for path in folder.glob(pattern)
-        if all((path.parent / name).is_file() for name in FILES)
-    )
-    if len(found) > 1:
-        raise DataError(
-            f"Several folders in {folder} have the files: {', '.join(map(str, found))}.", "Choose one of them."
-        )
-    return found[0] if found else folder
-
-
-def _replace_files(new_folder: Path, folder: Path, origin: str) -> None:
-    """Replace old files with new ones and their cache.
-
-    If this fails, all old files are restored. The manifest is replaced first: if the process is killed before the
-    last file is replaced, the files do not match the manifest, and the next download repeats the work.
-    """
-    _write_manifest(new_folder, new_folder, origin)
-    moves: list[tuple[Path, Path]] = []
-
-    def move(source: Path, target: Path) -> None:
-        source.replace(target)
-        moves.append((source, target))
-
-    try:
-        for name in (MANIFEST, *FILES):
-            target = folder / name
-            if target.is_file():
-                move(target, _backup_path(target, new_folder))
-            move(new_folder / name, target)
-    except BaseException:
-        for source, target in reversed(moves):
-            target.replace(source)
-        raise
-    (folder / "cache").mkdir(exist_ok=True)
+    before = _manifest_hashes(folder)
+    _write_manifest(folder, new_folder, origin)
+    after = _manifest_hashes(folder)
+    for name in FILES:
+        target = folder / name
+        if target.is_file() and (digest := sha256(target)) != after[name]:
+            target.replace(target.with_name(f"{name}.{digest[:12]}.bak"))
+        (new_folder / name).replace(target)
+    make_folder(folder / "cache")
     for path in (new_folder / "cache").iterdir():
         path.replace(folder / "cache" / path.name)
-
-
-def _backup_path(path: Path, new_folder: Path) -> Path:
-    """Return where to move an old file: to a backup, or to the temporary folder if it has not changed."""
-    digest = sha256(path)
-    if path.name == MANIFEST or digest == sha256(new_folder / path.name):
-        return new_folder / f"{path.name}.old"
-    return path.with_name(f"{path.name}.{digest[:12]}.bak")
+    return tuple(name for name in FILES if before.get(name, after[name]) != after[name])
 
 
 def _write_manifest(folder: Path, files: Path, origin: str) -> None:

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from kaggle_digits.errors import NetworkError, UsageError, WriteError
 from kaggle_digits.execution.processes import Job, WorkerDiedError, WorkerProcess, raise_failures
-from kaggle_digits.files import write_errors
+from kaggle_digits.files import open_log, write_errors
 from kaggle_digits.runs.artefacts import DASK, versions, write_fold
 from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, Progress
 from kaggle_digits.training.observer import Observer
@@ -86,8 +86,7 @@ def train_on_dask(
                     future.cancel()
             while waiting and (worker := workers.find_free([busy for _, busy in running.values()])):
                 job = waiting.popleft()
-                with write_errors(job.log_file):
-                    open(job.log_file, "ab").close()  # fail before the training if the log cannot be written
+                open_log(job.log_file).close()  # fail before the training if the log cannot be written
                 attempts[job] += 1
                 future = client.submit(
                     _train_on_worker, job.task, workers.rows[worker], workers.topic, workers=[worker], pure=False
@@ -107,7 +106,7 @@ def train_on_dask(
             outcome, log = _outcome(event, job, worker)
             if isinstance(outcome, FoldResult):
                 write_fold(job.folder, outcome, DASK)
-            with write_errors(job.log_file), open(job.log_file, "ab") as stream:
+            with write_errors(job.log_file), open_log(job.log_file) as stream:
                 stream.write(log)
             workers.record_outcome(worker, outcome)
             if isinstance(outcome, FoldResult):

@@ -41,7 +41,15 @@ from kaggle_digits.errors import (
 )
 from kaggle_digits.execution.kernel import JOB, LOG, MANIFEST, SPLITS, Event, fold_file, read_line
 from kaggle_digits.execution.processes import Job
-from kaggle_digits.files import read_json, read_zipped, sha256, temporary_folder, write_errors, write_json
+from kaggle_digits.files import (
+    open_log,
+    read_json,
+    read_zipped,
+    sha256,
+    temporary_folder,
+    write_errors,
+    write_json,
+)
 from kaggle_digits.hosts.kaggle import (
     SESSION_TIMEOUT,
     KaggleKernels,
@@ -576,8 +584,8 @@ class _Session:
             path, log = self.kernels.output(record.slug, LOG, folder)
             workers = path.read_text(errors="replace") if path is not None else ""
         for log_file in {job.log_file for job in self.jobs}:
-            with write_errors(log_file), open(log_file, "a", encoding="utf-8", errors="replace") as stream:
-                stream.write(f"{log}\n{workers}\n")
+            with write_errors(log_file), open_log(log_file) as stream:
+                stream.write(f"{log}\n{workers}\n".encode(errors="replace"))
         return log
 
     def _write(self, record: KernelRecord) -> None:

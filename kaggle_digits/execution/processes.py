@@ -19,7 +19,7 @@ import kaggle_digits
 from kaggle_digits.calls import command
 from kaggle_digits.errors import KaggleDigitsError
 from kaggle_digits.execution.machine import default_workers, describe_expected_time
-from kaggle_digits.files import write_errors
+from kaggle_digits.files import open_log
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
 from kaggle_digits.training.models import KERAS_ENVIRONMENT
 from kaggle_digits.training.observer import Observer
@@ -149,9 +149,7 @@ def train_in_processes(
                     break
                 job = waiting.popleft()
                 attempts[job] += 1
-                with write_errors(job.log_file):
-                    log = open(job.log_file, "ab")  # noqa: SIM115 (`write_errors` must only catch errors of open)
-                with log:
+                with open_log(job.log_file) as log:
                     worker = WorkerProcess.start(job.task, digits, job.folder, log, free.popleft())
                 busy[worker.connection] = worker, job
                 observer.started(job.task)

@@ -7,14 +7,13 @@ import json
 import os
 import re
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
+from kaggle_digits.calls import command
 from kaggle_digits.errors import CredentialsError
-from kaggle_digits.files import write_errors
 
 HIDDEN = "***"
 """The text that replaces a secret."""
@@ -50,27 +49,27 @@ _SECRET_PATTERNS = (
 
 
 def credential_source() -> str:
-    """Return the name of the source whose credentials the client uses: the first that has any.
-
-    Raises
-    ------
-    CredentialsError
-        If there are no credentials, or they are not valid.
-    """
+    """Return the source whose credentials the client uses, the first that has any; else `CredentialsError`."""
     for source in credential_sources():
         return source
-    raise CredentialsError("There are no Kaggle credentials on this machine.", _GET_CREDENTIALS)
+    folder = _kaggle_json().parent
+    if os.path.isfile(folder):
+        raise CredentialsError(
+            f"{folder} is a file, not a folder with kaggle.json inside.",
+            "Make it such a folder, or set KAGGLE_CONFIG_DIR to another one.",
+        )
+    if os.path.exists(folder / "kaggle.json.txt"):
+        raise CredentialsError(f"{folder / 'kaggle.json.txt'} has a wrong name.", "Rename it to kaggle.json.")
+    raise CredentialsError(
+        "There are no Kaggle credentials on this machine.",
+        f"{_GET_CREDENTIALS[:-1]}; without an account, use {command('--competition rehearsal')}.",
+    )
 
 
 def credential_sources() -> Iterator[str]:
-    """Yield the names of the sources that have credentials, in the client's order.
+    """Yield the sources that have credentials, in the client's order; `CredentialsError` if one is not valid.
 
-    The client uses the first one. It prefers a token to a key, even if the token is not valid.
-
-    Raises
-    ------
-    CredentialsError
-        When the iteration reaches a source whose content is not valid.
+    The client uses the first. It prefers a token to a key, even if the token is not valid.
     """
     token = os.environ.get("KAGGLE_API_TOKEN")
     if token:
@@ -83,14 +82,8 @@ def credential_sources() -> Iterator[str]:
             _check_token(text, str(path))
             yield str(path)
     variables = {name: variable for name, variable in _VARIABLES.items() if os.environ.get(variable)}
-    given = dict(variables)
     key_file = _kaggle_json()
-    if os.path.exists(key_file):
-        try:
-            stored = json.loads(_read_text(key_file))
-            given = {name: str(key_file) for name in _VARIABLES if stored.get(name)} | given
-        except (ValueError, AttributeError):
-            raise CredentialsError(f"{key_file} is not a JSON object.", _GET_CREDENTIALS) from None
+    given = dict.fromkeys(_stored_key(), str(key_file)) | variables
     if len(given) == 2:
         yield "KAGGLE_USERNAME and KAGGLE_KEY" if len(variables) == 2 else str(key_file)
     if os.path.exists(_oauth_file()):
@@ -114,41 +107,43 @@ def is_readable_by_others(path: Path) -> bool:
 
 
 @contextmanager
-def usable_home() -> Iterator[None]:
-    """Give the client an empty temporary folder as its home if the real home cannot be written or searched.
-
-    The client creates the folder of its key file when it is imported, and looks for a token in the home folder at
-    every request. It exits if it cannot, as in many containers, even if environment variables contain the
-    credentials. No file is missed: the client could not read one in such a home either.
-
-    Raises
-    ------
-    WriteError
-        If the temporary folder cannot be written either.
-    """
-    unusable = []
+def set_variables(changes: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a block, and restore them."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ |= changes
     try:
-        os.makedirs(_kaggle_json().parent, exist_ok=True)
-    except OSError:
-        unusable.append("KAGGLE_CONFIG_DIR")
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
+
+
+def client_variables() -> dict[str, str]:
+    """Return the variables that the client needs to be imported, with the user and the key of the key file.
+
+    The client cannot read a key file with a byte order mark. If there is none, the client creates its folder and
+    fails if it cannot, as in many containers, even if environment variables contain the credentials.
+    """
+    variables = {} if os.path.exists(_kaggle_json()) else {"KAGGLE_CONFIG_DIR": os.devnull}
+    # If one of these is set during the import, the client prints tokens and Authorization headers.
+    variables |= {name: "" for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ}
+    with suppress(CredentialsError):  # `credential_source` raises it if this file is used
+        stored = _stored_key()
+        variables |= {v: stored[n] for n, v in _VARIABLES.items() if n in stored and not os.environ.get(v)}
+    return variables
+
+
+@contextmanager
+def usable_home() -> Iterator[None]:
+    """Give the client another home if it cannot search the real one for a token, as it does at every request."""
     try:
         _token_files()[0].exists()
+        changes = {}
     except OSError:
-        unusable.append("HOME")
-    if not unusable:
+        changes = {"HOME": os.devnull}
+    with set_variables(changes):
         yield
-        return
-    with write_errors(Path("into the temporary folder")):
-        temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    before = {name: os.environ.get(name) for name in unusable}
-    with temporary as folder:
-        os.environ |= dict.fromkeys(unusable, folder)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name)
-                os.environ |= {} if value is None else {name: value}
 
 
 def rejected_credentials(reason: str) -> CredentialsError:
@@ -194,7 +189,7 @@ def _secrets() -> set[str]:
         tokens.add(None if given.exists() else environment("KAGGLE_API_TOKEN"))
     for path in (_kaggle_json(), _folder() / "kaggle.json", _oauth_file()):
         with suppress(OSError, ValueError, AttributeError, TypeError):
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_bytes())
             users.add(stored.get("username"))
             keys.add(stored.get("key"))
             tokens |= {stored.get("access_token"), stored.get("refresh_token")}
@@ -229,6 +224,21 @@ def _kaggle_json() -> Path:
     elif sys.platform.startswith("linux") and not os.path.exists(folder):
         folder = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "kaggle"
     return folder / "kaggle.json"
+
+
+def _stored_key() -> dict[str, str]:
+    """Return ``username`` and ``key``, as far as the key file has them; `CredentialsError` if it is not valid."""
+    path = _kaggle_json()
+    if not os.path.exists(path):
+        return {}
+    try:
+        # As bytes, because a byte order mark says which encoding they have.
+        stored = json.loads(path.read_bytes())
+        return {name: str(stored[name]) for name in _VARIABLES if stored.get(name)}
+    except OSError as error:
+        raise CredentialsError(f"{path} cannot be read: {error.strerror}.", _GET_CREDENTIALS) from error
+    except (ValueError, AttributeError):
+        raise CredentialsError(f"{path} is not a JSON object.", _GET_CREDENTIALS) from None
 
 
 def _read_text(path: Path) -> str:

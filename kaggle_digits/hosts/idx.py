@@ -14,6 +14,7 @@ import numpy as np
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError, NetworkError
+from kaggle_digits.files import regular_file
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -116,10 +117,8 @@ def _retrieve(url: str, path: Path) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as stream:
-                return stream.read()
-        return path.read_bytes()
+        content = regular_file(path).read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}.", "Download the file again.") from error
 

@@ -37,11 +37,14 @@ from kaggle_digits.errors import (
 from kaggle_digits.files import read_zipped, sha256, unzip, write_errors
 from kaggle_digits.hosts import Standing, Status, Submission
 from kaggle_digits.hosts.credentials import (
+    HIDDEN,
+    client_variables,
     credential_file,
     credential_source,
     is_readable_by_others,
     rejected_credentials,
     scrub,
+    set_variables,
     usable_home,
 )
 from kaggle_digits.workspace import FILES, SAMPLE_CSV
@@ -95,10 +98,7 @@ class _Client:
             _warn_if_readable_by_others(file)
         with _client_settings(self._timeout):
             try:
-                api = _import_client()
-                # The import hides authentication errors; authenticating again raises them.
-                if not api.config_values.get("auth_method"):
-                    api.authenticate()
+                api = _authenticated_client()
             except SystemExit:
                 raise rejected_credentials("they are invalid or expired") from None
             except Exception as error:
@@ -639,14 +639,14 @@ def _warn_if_readable_by_others(path: Path) -> None:
         )
 
 
-def _import_client() -> Any:
-    """Import the client's `KaggleApi` object, which authenticates when it is imported."""
-    # If one of these is set during the import, the client prints tokens and Authorization headers.
-    verbose = {name: os.environ.pop(name) for name in ("VERBOSE", "VERBOSE_OUTPUT") if name in os.environ}
-    try:
+def _authenticated_client() -> Any:
+    """Return the client's `KaggleApi` object, which authenticates when it is imported."""
+    with set_variables(client_variables()):
         import kaggle
-    finally:
-        os.environ |= verbose
+
+        # The import hides authentication errors; authenticating again raises them.
+        if not kaggle.api.config_values.get("auth_method"):
+            kaggle.api.authenticate()
     return kaggle.api
 
 
@@ -677,7 +677,9 @@ def _translated(error: Exception, slug: str) -> KaggleDigitsError:
     if isinstance(
         error, requests.RequestException | urllib3.exceptions.HTTPError | ConnectionError | TimeoutError
     ):
-        return NetworkError(f"Kaggle cannot be reached: {type(error).__name__}.", _TRY_LATER)
+        return _proxy_error(error) or NetworkError(
+            f"Kaggle cannot be reached: {type(error).__name__}.", _TRY_LATER
+        )
     if isinstance(error, OSError):
         # Errors while writing a file have an errno; the client's library raises OSError without one.
         if error.errno is None and (variable := _missing_certificates()):
@@ -693,6 +695,32 @@ def _translated(error: Exception, slug: str) -> KaggleDigitsError:
     # The client raises such errors for responses that are not from the API and for files that are too short. The
     # message may contain a secret, so only --debug shows it.
     return NetworkError(f"Kaggle's client cannot read the response: {type(error).__name__}.", _TRY_LATER)
+
+
+def _proxy_error(error: Exception) -> KaggleDigitsError | None:
+    """Return the error that names the variable of a proxy that cannot be used; None if that is not the reason."""
+    from requests.exceptions import InvalidSchema, InvalidURL, ProxyError
+    from requests.utils import get_environ_proxies, select_proxy
+
+    url = getattr(getattr(error, "request", None), "url", None) or "https://api.kaggle.com"
+    proxy = select_proxy(url, get_environ_proxies(url))
+    if proxy is None:
+        return None
+    # There are two variables for each scheme, in upper and lower case, and several may have the same value.
+    variables = [name for name, value in os.environ.items() if value == proxy and name.lower().endswith("_proxy")]
+    place = " and ".join(variables) or "the system's settings"
+    address = re.sub(r"^(\w+://)?.*@", rf"\1{HIDDEN}@", proxy)
+    if isinstance(error, InvalidURL | InvalidSchema):
+        return UsageError(
+            f"The proxy in {place} is not a valid address: {address}.",
+            "Set it to an address such as http://proxy.example.org:3128, or unset it.",
+        )
+    if isinstance(error, ProxyError) or _never_connected(error):
+        return NetworkError(
+            f"Kaggle cannot be reached through the proxy in {place}: {address}.",
+            "Correct its address or password, or unset it; if it is right, check the network.",
+        )
+    return None
 
 
 def _missing_certificates() -> str | None:

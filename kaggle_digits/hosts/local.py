@@ -15,7 +15,7 @@ import numpy as np
 
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.errors import DataError, RefusedError
-from kaggle_digits.files import lock, read_json, replacing, write_json
+from kaggle_digits.files import lock, read_json, regular_file, replacing, write_json
 from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.hosts.idx import fetch_mnist, read_idx, read_mnist
 from kaggle_digits.workspace import (
@@ -139,7 +139,7 @@ class LocalHost:
         truth_path = self._state / "hidden_labels.csv"
         if not truth_path.exists():
             self._write_hidden_labels(self._rows().hidden_labels)
-        truth = pd.read_csv(truth_path)
+        truth = pd.read_csv(regular_file(truth_path))
         submitted = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig")
         if tuple(submitted.columns) != SUBMISSION_COLUMNS:
             raise ValueError(f"The columns must be {','.join(SUBMISSION_COLUMNS)}")

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUN_JSON = "run.json"
+OTHER_FILES = ("index.html", "ledger.csv")
+"""The files next to the folders of runs or of their submissions, so that no run can have their names."""
 _REMOVE = "Remove it and create it again."
 
 
@@ -356,17 +358,18 @@ def create_run(path: Path, spec: dict[str, Any], command: Sequence[str]) -> Fold
 
 
 def run_folder(workspace: Workspace, name: str) -> Path:
-    """Return the directory of the run called `name`, whether it exists or not.
-
-    Raises
-    ------
-    UsageError
-        If `name` is not a valid name.
-    """
-    if not name.isprintable() or name.startswith(".") or "/" in name or not 1 <= len(name.encode()) <= 200:
+    """Return the directory of the run called `name`, which need not exist; `UsageError` if it is not valid."""
+    if (
+        not name.isprintable()
+        or name.startswith(".")
+        or "/" in name
+        or not 1 <= len(name.encode()) <= 200
+        or name.lower() in OTHER_FILES
+    ):
         raise UsageError(
             f"{name[:50]!r} is not a valid run name.",
-            "Choose another name for the run, of at most 200 bytes, without / and without a leading dot.",
+            "Choose another name for the run, of at most 200 bytes, without / and without a leading dot, that is "
+            f"not {' or '.join(OTHER_FILES)}.",
         )
     return workspace.runs / name
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import lock, write_bytes, write_errors
+from kaggle_digits.files import lock, regular_file, write_bytes, write_errors
 from kaggle_digits.hosts import Status
 
 
@@ -93,7 +93,7 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """Return all entries, oldest first; none if there is no file."""
         try:
-            content = self.path.read_bytes()
+            content = regular_file(self.path).read_bytes()
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -133,7 +133,9 @@ class Ledger:
     @contextmanager
     def _changed(self) -> Iterator[list[Entry]]:
         """Yield the entries to be changed, and write them afterwards, while holding the lock."""
-        with lock(self.path.with_name(".ledger.lock"), f"{self.path} is in use by another process.", timeout=10):
+        with lock(
+            self.path.resolve().with_name(".ledger.lock"), f"{self.path} is in use by another process.", timeout=10
+        ):
             entries = self.entries()
             yield entries
             content = self._format(entries)

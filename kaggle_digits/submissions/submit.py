@@ -26,7 +26,7 @@ from kaggle_digits.errors import (
     RefusedError,
     ScoringError,
 )
-from kaggle_digits.files import lock, replacing, sha256, write_bytes
+from kaggle_digits.files import lock, regular_file, replacing, sha256, write_bytes
 from kaggle_digits.hosts import Host, Standing, Submission
 from kaggle_digits.submissions.ledger import Entry, Ledger, updated
 from kaggle_digits.training.observer import Observer
@@ -147,7 +147,7 @@ def read_submission(path: Path, ids: Int64, notice: Callable[[str], None] = lamb
 
     size_limit = LONGEST_LINE * (len(ids) + 2)
     try:
-        with open(path, "rb") as stream:
+        with open(regular_file(path), "rb") as stream:
             content = stream.read(size_limit)
         if len(content) == size_limit:
             refuse(f"the file has more than {size_limit:,} bytes")
