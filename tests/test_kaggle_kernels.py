@@ -261,7 +261,9 @@ def test_train_on_kaggle_sends_new_kernel_only_if_the_last_one_never_arrived(
 
 
 @pytest.mark.parametrize(
-    ("fault", "exit_code"), [(error(400, "Bad title"), 4), (error(401, "Unauthenticated"), 3)], ids=["400", "401"]
+    ("fault", "exit_code"),
+    [(error(400, "Bad title"), 4), (error(401, "Unauthenticated"), 3), (error(429, "Slow down"), 4)],
+    ids=["400", "401", "429"],
 )
 def test_train_on_kaggle_keeps_no_record_of_refused_kernel(
     kaggle: KaggleServer, workspace: Workspace, fault: Fault, exit_code: int

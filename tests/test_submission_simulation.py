@@ -50,7 +50,7 @@ class ModelHost:
     Attributes
     ----------
     clock : Clock
-        The host's time is `Clock.slept`, which does not change when the user's clock is set.
+        The host's time is `Clock.slept`.
     made : list of (float, bytes, Submission)
         All submissions, oldest first: the time, the content of the file, and the submission as it will be listed.
     lag : float
@@ -215,10 +215,6 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
         self.host.faults, self.host.calls = faults, 0
         with suppress(KaggleDigitsError, Killed):
             read_scores(self.host, self.workspaces[place])
-
-    @rule(seconds=st.sampled_from([-1e6, -3600, -60, 60, 3600, 86400, 1e6]))
-    def set_clock(self, seconds: float) -> None:
-        self.clock.now += seconds
 
     @rule(seconds=st.sampled_from([1, 10, 30, 100, 1000]))
     def wait(self, seconds: float) -> None:

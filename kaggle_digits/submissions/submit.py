@@ -203,8 +203,9 @@ def send(
     A file that was submitted before, according to the ledger or the host's list, is not sent again unless `again`
     is true. The file is uploaded first, which submits nothing. Then its entry is written to the ledger, and after
     that the host is asked to make the submission. With this order, a submission that may have been made always has
-    an entry, even if the response is lost or the process is killed. While it is unknown whether the submission was
-    made, it is searched for in the host's list, and the file is not sent again unless `again` is true.
+    an entry, even if the response is lost or the process is killed. The entry is removed only if the host refuses
+    or was not reached. While it is unknown whether the submission was made, it is searched for in the host's list,
+    and the file is not sent again unless `again` is true.
 
     `notice` is called with sentences for the user, and `confirm` before the upload; it raises to prevent it.
     """
@@ -404,12 +405,7 @@ def _unresolved(workspace: Workspace, problem: str) -> NetworkError:
 def _make(
     host: Host, workspace: Workspace, entry: Entry, upload: str, description: str, listed: list[Submission]
 ) -> Entry:
-    """Make a submission of an uploaded file, write its reference to the ledger and return its entry.
-
-    The entry is written before the request is sent, and removed only if the host refuses or was not reached. If
-    the response is lost, the submission may have been made. It is searched for in the host's list; if it is not
-    there, the entry is kept, and the next `submit` or `score` searches again.
-    """
+    """Make a submission of an uploaded file, write its reference to the ledger and return its entry."""
     ledger = ledger_of(workspace)
     for submission, old in _matched(listed, ledger.entries()):
         if old is None and _is_of(submission, entry.sha256):
