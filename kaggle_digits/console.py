@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -72,11 +72,11 @@ class _CleanConsole(Console):
 
 def _console(stderr: bool) -> Console:
     # Without emoji, because names, which may contain colons, would be changed.
-    make = partial(_CleanConsole, stderr=stderr, highlight=False, emoji=False)
+    make: Callable[..., Console] = partial(_CleanConsole, stderr=stderr, highlight=False, emoji=False)
     console = make()
     if console.is_terminal and not console.file.isatty():
         # FORCE_COLOR is set, as in many CI systems: colours, but nothing that moves the cursor.
-        console = make(force_terminal=False, color_system="standard" if console.color_system else None)
+        console = make(force_terminal=False, color_system=console.color_system)
     if not console.is_terminal and not console.is_jupyter:
         console.width = NO_LINE_BREAKS  # for grep and for log files
     return console

@@ -260,7 +260,9 @@ def test_predict_command_explains_an_invalid_picture(
     (tmp_path / "text.png").write_text("no picture")
     result = call_cli(*options(trained_workspace), "predict", "text.png", "--json")
     assert (result.returncode, result.stdout) == (DataError.exit_code, "")
-    assert result.stderr.splitlines() == [
+    run, *lines = result.stderr.splitlines()
+    assert run.startswith("The run is first (CV 0.")
+    assert lines == [
         "Error: text.png is not a picture in a supported format.",
         "Save the picture as a PNG or JPEG file, and use that file.",
     ]
