@@ -360,7 +360,7 @@ def show_presets(rows: list[dict[str, Any]]) -> None:
     ]
     names = ("preset", "folds", "score", "TFLOP", "about", "")
     _print_table(console, _table(console, names, cells, dispensable=("TFLOP", "folds", "")))
-    console.print("\nWhat train --set can change: presets --settings", style="dim")
+    console.print("\npresets --settings explains what train --set can change.", style="dim")
 
 
 def show_settings(settings: list[dict[str, Any]]) -> None:
