@@ -629,17 +629,7 @@ def _table(
 
     Only the cells of a last column without a name are broken into several lines.
     """
-    text_columns = (
-        "run",
-        "preset",
-        "setting",
-        "",
-        "status",
-        "time (UTC)",
-        "val accuracy",
-        "preprocessing",
-        "file",
-    )
+    text_columns = ("file", "run", "preset", "setting", "", "status", "val accuracy", "preprocessing")
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for i, name in enumerate(names):
         wraps = not name and i == len(names) - 1
