@@ -64,7 +64,7 @@ def add_score(workspace: Workspace, run: str, score: float) -> None:
 def test_explain_choice_names_the_run_and_why(workspace: Workspace) -> None:
     add_run(workspace, "begun", range(0), finished=False)
     words = explain_choice(workspace, find_run(workspace))
-    assert words == "The run is begun, the latest one; none is finished."
+    assert words == "No run of the present data is finished. The latest one is begun."
     add_run(workspace, "chosen", range(2))
     add_run(workspace, "worse", range(5))
     words = "The run is chosen (CV 0.98000), the finished one with the best out-of-fold accuracy."

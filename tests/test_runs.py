@@ -366,6 +366,7 @@ def test_find_run_ignores_runs_of_other_data(workspace: Workspace) -> None:
     assert find_run(workspace).name == "one"
     assert find_run(workspace, "both").name == "both"
     find_run(workspace, "one").with_status(UNFINISHED)
+    find_run(workspace, "both").with_status(FINISHED)
     assert find_run(workspace).name == "one"
     (workspace.runs / "one" / "run.json").unlink()
     with pytest.raises(DataError, match=r"The run both was made from different data: another test\.csv"):

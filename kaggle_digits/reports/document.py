@@ -52,28 +52,9 @@ FIRST_ROWS = 25
 
 
 def make_document(workspace: Workspace, run: Run, data: Data, details: NetworkDetails | None) -> dict[str, Any]:
-    """Return the report of a run; for an unfinished run, the report of its finished folds.
+    """Return the report of a run, as in ``report.schema.json``; of an unfinished run, that of its finished folds.
 
-    Parameters
-    ----------
-    workspace : Workspace
-        The workspace of the run.
-    run : Run
-        The run.
-    data : Data
-        The training rows and the test rows.
-    details : NetworkDetails or None
-        The details of its first network.
-
-    Returns
-    -------
-    dict
-        A document that follows ``report.schema.json``. Rows are numbered from 0, as in ``folds.csv``.
-
-    Raises
-    ------
-    DataError
-        If the run was trained on other data, or one of its files is missing or damaged; the error names the file.
+    `details` are those of its first network. `DataError` if it was trained on other data, or a file is damaged.
     """
     check_data(run, data.hashes)
     train_set, networks = data.train, run.networks()

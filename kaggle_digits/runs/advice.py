@@ -15,7 +15,7 @@ from kaggle_digits.workspace import Workspace
 def explain_choice(workspace: Workspace, chosen: Run) -> str:
     """Return sentences on why `find_run` chose a run without a name."""
     if not chosen.is_finished:
-        return f"The run is {chosen.name}, the latest one; none is finished."
+        return f"No run of the present data is finished. The latest one is {chosen.name}."
     words = f"The run is {chosen.name} (CV {chosen.ensemble_metrics().accuracy:.5f}), the finished one with the "
     words += "best out-of-fold accuracy."
     latest = list_runs(workspace)[0]

@@ -220,13 +220,7 @@ class FoldsRun(Run):
             table.to_csv(temporary, index=False)
 
     def split(self, rows: int | None = None) -> UInt8:
-        """Return the split, uint8 [n]: for each row of ``train.csv``, the fold whose validation set has it.
-
-        Raises
-        ------
-        DataError
-            If it is missing or damaged, or does not have `rows` rows, where that is given.
-        """
+        """Return the fold whose validation set has each row, uint8 [n]; `DataError` if n is not `rows`."""
         path = self.path / "folds.csv"
         numbers, split = read_numbers(path, ("row", "fold")).T
         if not np.array_equal(numbers, np.arange(len(numbers))):
@@ -323,13 +317,7 @@ class MeanRun(Run):
 
 
 def read_run(path: Path) -> FoldsRun | MeanRun:
-    """Return the run in a directory.
-
-    Raises
-    ------
-    DataError
-        If its ``run.json`` is missing or damaged.
-    """
+    """Return the run in a directory; `DataError` if its ``run.json`` is missing or damaged."""
     document = read_json(path / RUN_JSON)
     if "members" in document:
         return MeanRun(path, validated(path / RUN_JSON, document, MeanInfo, _REMOVE))
@@ -378,7 +366,7 @@ def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRu
     """Return the run called `name`, or the only one whose name begins with it; without a name, the best one.
 
     The best run is the finished run of the present data with the highest out-of-fold accuracy; of equal runs, the
-    one that was updated last. If there is none, the unfinished run that was updated last is returned.
+    one that was updated last. If none of them is finished, it is the one that was updated last.
 
     Raises
     ------
@@ -393,9 +381,10 @@ def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRu
     if not runs:
         return read_run(_folders(workspace)[0])  # all runs are damaged; this raises the error
     present = present_hashes(workspace.data)
-    best, highest = runs[0], -1.0
-    for run in runs:
-        if run.is_finished and not run.info.data.differences(present):
+    fitting = [run for run in runs if not run.info.data.differences(present)] or runs[:1]
+    best, highest = fitting[0], -1.0
+    for run in fitting:
+        if run.is_finished:
             with suppress(DataError):  # skip damaged runs; they are reported when they are requested by name
                 if (accuracy := run.ensemble_metrics().accuracy) > highest:
                     best, highest = run, accuracy
@@ -408,7 +397,7 @@ def check_data(run: Run, hashes: Mapping[str, str]) -> None:
     if others := run.info.data.differences(hashes):
         raise DataError(
             f"The run {run.name} was made from different data: another {' and '.join(others)}.",
-            "Restore its data, or choose another name for the run.",
+            "Restore its data, choose another run, or train one with another name.",
         )
 
 

@@ -127,10 +127,7 @@ def plan_run(
 ) -> RunPlan:
     """Find out which folds of a run have to be trained. `split` is written if the run has none yet.
 
-    Raises
-    ------
-    DataError
-        If an artefact is damaged and `retrain` is false.
+    `DataError` if an artefact is damaged and `retrain` is false.
     """
     run.remove_partial_files()
     split, is_new = _open_split(run, split, retrain)
@@ -148,13 +145,7 @@ def plan_run(
 def finished_folds(
     path: Path, recipe: Recipe, workspace: Workspace, data: Data, *, retrain: bool = False
 ) -> set[int]:
-    """Return the folds of a run that `plan_run` would not train again, and change nothing.
-
-    Raises
-    ------
-    UsageError, DataError
-        If the run exists and has another recipe, was made from other data, or is damaged.
-    """
+    """Return the folds of a run that `plan_run` would not train again, and change nothing."""
     if not (path / RUN_JSON).exists():
         return set()
     run = open_folds_run(path, recipe, workspace, data)
@@ -167,15 +158,7 @@ def finished_folds(
 
 
 def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data) -> FoldsRun:
-    """Open the run in a directory, or create it if it does not exist.
-
-    Raises
-    ------
-    UsageError
-        If it has another recipe.
-    DataError
-        If it was made from other data, or is damaged.
-    """
+    """Open the run in a directory, or create it; `UsageError` for another recipe, `DataError` for other data."""
     if not (path / RUN_JSON).exists():
         run = create_run(path, recipe.spec(workspace, data), shlex.split(recipe.command(workspace, path.name)))
     else:
@@ -191,12 +174,7 @@ def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data)
 def open_mean_run(path: Path, members: list[str], workspace: Workspace, data: Data) -> MeanRun:
     """Open the mean of runs in a directory, create it if it does not exist, or add missing members to it.
 
-    Raises
-    ------
-    UsageError
-        If it is not a mean, or has members that are not in `members`.
-    DataError
-        If it was made from other data, or is damaged.
+    `UsageError` if it is not a mean, or has members that are not in `members`; `DataError` if it has other data.
     """
     check_mean(path, members, data)
     run = read_run(path) if (path / RUN_JSON).exists() else None
