@@ -98,13 +98,7 @@ class Display(Protocol):
 
 
 class SubmissionView(Observer):
-    """Shows the progress of a submission: notices, and the status next to a spinner.
-
-    Parameters
-    ----------
-    spinner : Spinner
-        The spinner.
-    """
+    """Shows the progress of a submission: notices, and the status next to a spinner."""
 
     def __init__(self, spinner: Spinner) -> None:
         self._spinner = spinner

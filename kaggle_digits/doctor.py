@@ -50,24 +50,12 @@ TENSORFLOW_TIMEOUT = 300.0
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes
-    ----------
-    name : str
-        What was checked.
-    state : {"ok", "warning", "problem"}
-        With a warning you can continue; a problem has to be fixed first.
-    words : str
-        The result in one or more sentences.
-    remedy : str
-        How to fix it; empty if the state is ``"ok"``.
-    """
-
-    name: str
-    state: State
-    words: str
-    remedy: str = ""
+    name: str  # what was checked
+    state: State  # with a warning you can continue; a problem has to be fixed first
+    words: str  # the result, in one or more sentences
+    remedy: str = ""  # how to fix it; empty if the state is "ok"
 
 
 def examine(workspace: Workspace) -> list[Check]:

@@ -30,19 +30,10 @@ class Competition:
     """A competition in Digit Recognizer's format.
 
     The number of rows is not fixed: ``test.csv`` must have as many rows as ``sample_submission.csv``.
-
-    Attributes
-    ----------
-    name : str
-        The slug, which is also the name of its folders under ``data/``, ``runs/`` and ``submissions/``.
-    host : {"kaggle", "local"}
-        Where submissions are scored: at Kaggle, or on this machine.
-    summary : str
-        A description of one line.
     """
 
-    name: str
-    host: Literal["kaggle", "local"]
+    name: str  # also of its folders under ``data/``, ``runs/`` and ``submissions/``
+    host: Literal["kaggle", "local"]  # where submissions are scored: at Kaggle, or on this machine
     summary: str
 
 
@@ -82,13 +73,7 @@ class Workspace:
 
     @classmethod
     def at(cls, root: str | Path = ".", competition: str = DEFAULT_COMPETITION) -> Workspace:
-        """Return the workspace of the competition called `competition` below `root`.
-
-        Raises
-        ------
-        UsageError
-            If the competition does not exist.
-        """
+        """Return the workspace of a competition below `root`; `UsageError` if there is none of this name."""
         return cls(Path(root), find_competition(competition))
 
     def command(self, *words: str) -> str:

@@ -32,40 +32,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelledDigits:
-    """The labelled rows of ``train.csv``, in the order of the file.
+    """The labelled rows of ``train.csv``, in the order of the file."""
 
-    Attributes
-    ----------
-    images : ndarray of uint8, shape (n, 28, 28)
-        Grey values, from 0 (background) to 255 (ink).
-    labels : ndarray of uint8, shape (n,)
-        The digit, 0 to 9.
-    sha256 : str
-        SHA-256 of the CSV file.
-    """
-
-    images: UInt8
-    labels: UInt8
-    sha256: str
+    images: UInt8  # grey values, [n, 28, 28], from 0 (background) to 255 (ink)
+    labels: UInt8  # the digits, [n]
+    sha256: str  # of the CSV file
 
 
 @dataclass(frozen=True)
 class UnlabelledDigits:
-    """The rows of ``test.csv``, in the order of the file. There are no labels.
+    """The rows of ``test.csv``, in the order of the file. There are no labels."""
 
-    Attributes
-    ----------
-    images : ndarray of uint8, shape (m, 28, 28)
-        Grey values, from 0 (background) to 255 (ink).
-    ids : ndarray of int64, shape (m,)
-        The ``ImageId`` of each row, from ``sample_submission.csv``.
-    sha256 : str
-        SHA-256 of ``test.csv``.
-    """
-
-    images: UInt8
-    ids: Int64
-    sha256: str
+    images: UInt8  # grey values, [m, 28, 28], from 0 (background) to 255 (ink)
+    ids: Int64  # from ``sample_submission.csv``, [m]
+    sha256: str  # of ``test.csv``
 
 
 @dataclass(frozen=True)

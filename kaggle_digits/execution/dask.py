@@ -44,34 +44,11 @@ def train_on_dask(
     address: str,
     observer: Observer,
 ) -> None:
-    """Train folds on the workers of a Dask cluster, and write them on this machine.
+    """Train folds on the workers of a Dask cluster, each in a process of its own, and write them on this machine.
 
-    A worker trains as many folds in parallel as it has threads. Dask transfers the rows and the results and
-    detects lost workers. This function, not Dask's scheduler, assigns folds to workers: so workers with other
-    versions get no folds, and workers that join later get some.
-
-    Parameters
-    ----------
-    jobs : sequence of Job
-        The folds to train. Their checkpoints, if any, are not used.
-    digits : Digits
-        The rows, sent once to each worker.
-    address : str
-        The address of the scheduler, such as ``tcp://10.0.0.1:8786``.
-    observer : Observer
-        Notified of progress, of finished and retried folds, and of excluded or lost workers.
-
-    Raises
-    ------
-    NetworkError
-        If the scheduler cannot be reached, the connection to it is lost, or there is no worker for `WAIT_SECONDS`.
-    UsageError
-        If all workers are excluded: they have other versions, or fail.
-    KaggleDigitsError
-        If a fold failed: the first error, raised after all other folds have been trained; it names the other
-        failed folds.
-    RuntimeError
-        For an internal error; the traceback is in the log file.
+    Workers with other versions, or that always fail, are excluded; a fold whose worker was lost is trained again
+    on another one. If a fold fails, the other folds are still trained; then the first error is raised, which names
+    the other failed folds.
     """
     waiting, attempts = deque(jobs), Counter[Job]()
     running: dict[Future, tuple[Job, str]] = {}
@@ -165,29 +142,6 @@ class _Workers:
     """The workers of the cluster: which can train, and how many folds each trains.
 
     A worker can train if it has the same versions as this machine and has received the rows.
-
-    Attributes
-    ----------
-    client : distributed.Client
-        The connection to the scheduler.
-    address : str
-        The address of the scheduler.
-    digits : Digits
-        The rows.
-    on_notice : callable
-        Called with a sentence when a worker is excluded, or when there is no worker.
-    topic : str
-        The Dask topic on which workers send their progress.
-    events : queue.SimpleQueue
-        Receives each `Progress`, and each future that is done.
-    present : set of str
-        The addresses of all workers at the last update.
-    unchecked : list of str
-        The workers whose versions have not been checked yet.
-    threads : dict of str to int
-        The workers that can train, and how many folds each can train in parallel.
-    rows : dict of str to Future
-        The rows on each worker.
     """
 
     client: Client
@@ -195,11 +149,11 @@ class _Workers:
     digits: Digits
     on_notice: Callable[[str], None]
     topic: str = field(default_factory=lambda: f"kaggle-digits-{uuid4()}")
-    events: SimpleQueue[Any] = field(default_factory=SimpleQueue)
-    present: set[str] = field(default_factory=set)
-    unchecked: list[str] = field(default_factory=list)
-    threads: dict[str, int] = field(default_factory=dict)
-    rows: dict[str, Future] = field(default_factory=dict)
+    events: SimpleQueue[Any] = field(default_factory=SimpleQueue)  # each `Progress`, and each future that is done
+    present: set[str] = field(default_factory=set)  # the addresses of all workers at the last update
+    unchecked: list[str] = field(default_factory=list)  # those whose versions have not been checked yet
+    threads: dict[str, int] = field(default_factory=dict)  # of the workers that can train
+    rows: dict[str, Future] = field(default_factory=dict)  # the rows on each worker
     _versions: dict[str, str] = field(default_factory=lambda: _all_versions())
     _excluded: dict[str, str] = field(default_factory=dict)
     _failures: Counter[str] = field(default_factory=Counter)
@@ -209,12 +163,8 @@ class _Workers:
     def update(self) -> None:
         """Update the list of workers, at most once per `POLL_SECONDS`, and check one new worker.
 
-        Only one, so that its first folds start before the rows are sent to the next worker.
-
-        Raises
-        ------
-        NetworkError, UsageError
-            If the connection to the scheduler is lost, or no worker could train for `WAIT_SECONDS`.
+        Only one, so that its first folds start before the rows are sent to the next worker. `NetworkError` or
+        `UsageError` if the connection to the scheduler is lost, or no worker could train for `WAIT_SECONDS`.
         """
         if self.client.status in ("closing", "closed"):
             raise _scheduler_lost_error(self.address)

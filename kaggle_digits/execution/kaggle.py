@@ -122,19 +122,7 @@ else:
 def pack(tasks: Sequence[FoldTask], hashes: dict[str, str], gpu: bool) -> str:
     """Return the source of a kernel that trains folds: a script that contains this package and the job.
 
-    Parameters
-    ----------
-    tasks : sequence of FoldTask
-        The folds.
-    hashes : dict of str to str
-        The SHA-256 of ``train.csv`` and ``test.csv``.
-    gpu : bool
-        Whether it has to train on GPUs.
-
-    Raises
-    ------
-    UsageError
-        If it is larger than Kaggle allows.
+    `hashes` are the SHA-256 of ``train.csv`` and ``test.csv``. `UsageError` if it is larger than Kaggle allows.
     """
     job = {
         "tasks": [
@@ -186,13 +174,7 @@ def known_kernels(runs: Sequence[Path]) -> list[KernelRecord]:
 
 
 def cancel_kernels(runs: Sequence[Path], kernels: KaggleKernels) -> list[KernelRecord]:
-    """Delete the kernels that train folds of these runs, and return them.
-
-    Raises
-    ------
-    NetworkError
-        If Kaggle does not confirm it.
-    """
+    """Delete the kernels that train folds of these runs, and return them."""
     records = known_kernels(runs)
     for record in records:
         kernels.delete(record.slug)
@@ -212,35 +194,9 @@ def train_on_kaggle(
     """Train folds in a kernel at Kaggle, and write them on this machine.
 
     A kernel that was started earlier for the same runs is continued first. If it did not train all folds, because
-    its time was over, the next kernel trains the rest.
-
-    Parameters
-    ----------
-    jobs : sequence of Job
-        The folds to train. Their checkpoints, if any, are not used.
-    data : Data
-        The rows, which the kernel gets from Kaggle.
-    kernels : KaggleKernels
-        The user's kernels.
-    gpu : bool
-        Whether a new kernel trains on two GPUs, else on the CPU.
-    observer : Observer
-        Notified of progress, of finished folds, and of what happens to the kernel.
-    wait : bool
-        Wait until the kernel has ended. Otherwise it is only sent, or looked at once if it exists.
-    retrain : bool
-        Whether the folds were finished before. Then a kernel that was sent before this decision is deleted.
-
-    Raises
-    ------
-    RefusedError, CredentialsError
-        If Kaggle refuses the kernel: the quota is used up, the rules are not accepted.
-    NetworkError
-        If the kernel failed, its state or output cannot be read, or it is still running and `wait` is false.
-    DataError
-        If the data at Kaggle are different, or the network of a fold cannot be loaded here.
-    KaggleDigitsError
-        If a fold failed.
+    its time was over, the next kernel trains the rest. Without `wait`, the kernel is only sent, or looked at once
+    if it exists. With `retrain`, the folds were finished before, and a kernel that was sent before this decision
+    is deleted.
     """
     session = _Session(list(jobs), data, kernels, gpu, observer, wait, retrain)
     try:
@@ -258,15 +214,7 @@ def train_on_kaggle(
 
 @dataclass
 class _Session:
-    """The folds to train, and the steps of a kernel: push, follow and fetch.
-
-    Attributes
-    ----------
-    missing : dict of str to Job
-        The folds that are not trained yet, by the names of their files in the output of a kernel.
-    current : KernelRecord or None
-        The kernel that is followed, or has just been sent.
-    """
+    """The folds to train, and the steps of a kernel: push, follow and fetch."""
 
     jobs: list[Job]
     data: Data
@@ -275,12 +223,10 @@ class _Session:
     observer: Observer
     wait: bool
     retrain: bool
-    missing: dict[str, Job] = field(init=False)
-    current: KernelRecord | None = None
-    _shown: int = 0
-    """How many lines of the log of the current kernel were shown."""
-    _held_back: dict[tuple[int, int], Progress] = field(default_factory=dict)
-    """Old progress of folds in the log, of which only the last counts."""
+    missing: dict[str, Job] = field(init=False)  # by the names of the folds' files in the output of a kernel
+    current: KernelRecord | None = None  # the kernel that is followed, or has just been sent
+    _shown: int = 0  # lines of the log of the current kernel
+    _held_back: dict[tuple[int, int], Progress] = field(default_factory=dict)  # old progress of folds in the log
 
     def __post_init__(self) -> None:
         self.missing = {fold_file(job.task): job for job in self.jobs}

@@ -46,24 +46,12 @@ GPU_TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Event:
-    """What a line of the kernel's log says.
+    """What a line of the kernel's log says."""
 
-    Attributes
-    ----------
-    time : float
-        When it was written, as of `time.time`.
-    notice : str
-        A sentence for the user, or empty.
-    started : list of tuple of int
-        The seeds and numbers of folds whose process was started.
-    progress : list of Progress
-        The ends of epochs since the last line, and the last progress of each fold.
-    """
-
-    time: float
-    notice: str = ""
-    started: list[tuple[int, int]] = field(default_factory=list)
-    progress: list[Progress] = field(default_factory=list)
+    time: float  # when it was written, as of `time.time`
+    notice: str = ""  # a sentence for the user
+    started: list[tuple[int, int]] = field(default_factory=list)  # seed and number of folds that were started
+    progress: list[Progress] = field(default_factory=list)  # ends of epochs, and the last progress of each fold
 
 
 def write_line(event: Event) -> None:
@@ -154,12 +142,7 @@ def _gpus() -> list[str]:
 def _find_data(inputs: Path, wanted: dict[str, str]) -> Digits:
     """Return the rows of the competition, which is mounted in a folder that depends on how the kernel was pushed.
 
-    Raises
-    ------
-    RefusedError
-        If there are no such files.
-    DataError
-        If their SHA-256 are not those in `wanted`.
+    `RefusedError` if there are no such files, `DataError` if their SHA-256 are not those in `wanted`.
     """
     folders = [path.parent for path in sorted(inputs.rglob(TRAIN_CSV)) if (path.parent / FILES[1]).is_file()]
     if not folders:
@@ -193,17 +176,7 @@ def _train(
 
 
 class _Output(Observer):
-    """Prints the progress of folds as lines of JSON, and writes finished folds into the output of the kernel.
-
-    Parameters
-    ----------
-    folders : dict
-        The folder of each fold, by seed and fold.
-    output : pathlib.Path
-        The folder of the kernel's output.
-    deadline : float
-        The `time.monotonic` value at which no fold should be under way.
-    """
+    """Prints the progress of folds as lines of JSON, and writes finished folds into the output of the kernel."""
 
     def __init__(self, folders: dict[tuple[int, int], Path], output: Path, deadline: float) -> None:
         self._folders = folders

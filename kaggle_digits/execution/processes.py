@@ -49,21 +49,11 @@ folder or next to the package (a json.py, or another kaggle_digits) cannot be im
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A fold to train, and the files to write.
-
-    Attributes
-    ----------
-    task : FoldTask
-        The fold.
-    folder : pathlib.Path
-        The folder of the fold.
-    log_file : pathlib.Path
-        The file to which the output of the worker is appended.
-    """
+    """A fold to train, and the files to write."""
 
     task: FoldTask
     folder: Path
-    log_file: Path
+    log_file: Path  # to which the output of the worker is appended
 
 
 def find_gpus() -> list[str]:
@@ -79,12 +69,8 @@ def find_gpus() -> list[str]:
 def list_gpus(timeout: float) -> list[str]:
     """Return what `find_gpus` does, but raise the errors of the process that asks TensorFlow.
 
-    Raises
-    ------
-    subprocess.SubprocessError
-        If TensorFlow cannot be imported, or does not answer in time; ``stderr`` says why.
-    ValueError
-        If its answer is not a number.
+    `subprocess.SubprocessError` if TensorFlow cannot be imported, or does not answer in time; `ValueError` if its
+    answer is not a number.
     """
     # Only TensorFlow knows which GPUs it can use. It is called in another process, because it would reserve memory
     # on each GPU in this one.
@@ -107,31 +93,13 @@ def train_in_processes(
 ) -> None:
     """Train each fold in a separate process, which also writes the fold.
 
-    If a worker dies, its fold is retried once. If a fold fails, the other folds are still trained. A process
-    trains only one fold, because TensorFlow does not free all memory after a training.
+    If a worker dies, its fold is retried once. If a fold fails, the other folds are still trained; then the first
+    error is raised, which names the other failed folds. A process trains only one fold, because TensorFlow does
+    not free all memory after a training.
 
-    Parameters
-    ----------
-    jobs : sequence of Job
-        The folds to train.
-    digits : Digits
-        The rows, sent to each worker.
-    workers : int or None
-        The number of parallel processes; None for `default_workers`.
-    observer : Observer
-        Notified of progress, of finished folds and of retried folds.
-    gpus : sequence of str, optional
-        The GPUs to train on, of which each process gets one. Default: those that `find_gpus` finds.
-    may_start : callable
-        Called before each fold. When it returns false, no further folds are started.
-
-    Raises
-    ------
-    KaggleDigitsError
-        If a fold failed: the first error, raised after all other folds have been trained; it names the other
-        failed folds. `WriteError` if a log file cannot be written.
-    RuntimeError
-        For an internal error; the traceback is in the log file.
+    `workers` is the number of parallel processes, None for `default_workers`. Each process gets one of the `gpus`,
+    by default those that `find_gpus` finds. `may_start` is called before each fold; when it returns false, no
+    further folds are started.
     """
     gpus = find_gpus() if gpus is None else gpus
     workers = workers or default_workers(len(jobs), len(gpus))
@@ -199,24 +167,12 @@ class WorkerDiedError(KaggleDigitsError):
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """A process that trains one fold, and the connection to it.
-
-    Attributes
-    ----------
-    task : FoldTask
-        The fold.
-    process : subprocess.Popen
-        The process, which runs `kaggle_digits.execution.worker`.
-    connection : multiprocessing.connection.Connection
-        The parent's end of the connection.
-    gpu : str
-        The value of CUDA_VISIBLE_DEVICES in the process; empty to inherit that of the parent.
-    """
+    """A process that trains one fold, and the connection to it."""
 
     task: FoldTask
     process: subprocess.Popen[bytes]
     connection: Connection
-    gpu: str
+    gpu: str  # the value of CUDA_VISIBLE_DEVICES in the process; empty to inherit that of the parent
 
     @classmethod
     def start(

@@ -73,16 +73,10 @@ _TRY_LATER = "Check the network and Kaggle's status, then try again."
 
 
 class _Client:
-    """An authenticated client of Kaggle, and its requests with timeouts, retries and this package's errors.
+    """An authenticated client of Kaggle for a competition, and its requests with this package's errors.
 
-    Parameters
-    ----------
-    slug : str
-        The competition's name at Kaggle.
-    attempts : int
-        Maximum number of attempts for requests that are safe to repeat, after network and server errors.
-    timeout : float
-        Seconds without data after which a connection counts as dropped.
+    Requests that are safe to repeat are tried up to `attempts` times after network and server errors. A connection
+    without data for `timeout` seconds counts as dropped.
     """
 
     def __init__(self, slug: str, attempts: int = ATTEMPTS, timeout: float = SOCKET_TIMEOUT) -> None:
@@ -189,14 +183,8 @@ class KaggleHost(_Client):
     def create(self, upload: str, description: str) -> str:
         """Make a submission of an uploaded file, without retries: a retry could make a second submission.
 
-        Raises
-        ------
-        NetworkError
-            If Kaggle may have made it: there is no response, or it is not clearly a refusal by Kaggle.
-        NotReachedError
-            If no connection to Kaggle was made.
-        RefusedError, CredentialsError
-            If Kaggle refused it.
+        A `NetworkError` means that Kaggle may have made it: there is no response, or it is not clearly a refusal
+        by Kaggle.
         """
         return self._request_once(lambda api: self._create(api, upload, description))
 
@@ -333,36 +321,19 @@ SESSION_TIMEOUT = 9 * 3600
 
 @dataclass(frozen=True)
 class KernelStatus:
-    """The status of a kernel at Kaggle.
+    """The status of a kernel at Kaggle."""
 
-    Attributes
-    ----------
-    state : {"QUEUED", "RUNNING", "COMPLETE", "ERROR", "CANCELLED", "NOT_FOUND", "UNKNOWN"}
-        Its state; ``"NOT_FOUND"`` if Kaggle says that there is no such kernel or that the user may not see it, and
-        ``"UNKNOWN"`` if its response says nothing about the kernel.
-    words : str
-        Why it failed, or why its state is unknown; else empty.
-    """
-
-    state: KernelState
-    words: str = ""
+    state: KernelState  # UNKNOWN if Kaggle's response says nothing about the kernel
+    words: str = ""  # why it failed, or why its state is unknown
 
 
 @dataclass(frozen=True)
 class GpuHours:
-    """The user's weekly GPU quota.
+    """The user's weekly GPU quota."""
 
-    Attributes
-    ----------
-    left, total : float
-        Hours that are left and hours per week.
-    reset : datetime.datetime or None
-        When the next week starts, in UTC.
-    """
-
-    left: float
-    total: float
-    reset: datetime | None
+    left: float  # hours
+    total: float  # hours per week
+    reset: datetime | None  # when the next week starts, in UTC
 
     def as_json(self) -> dict[str, Any]:
         """Return the quota for JSON; the time of the reset is in ISO 8601."""
@@ -407,27 +378,9 @@ class KaggleKernels(_Client):
     def push(self, slug: str, source: str, gpu: bool) -> None:
         """Create a private script kernel and start it, without retries: a retry could start a second session.
 
-        Parameters
-        ----------
-        slug : str
-            Its name and title. It must be new, because a push to an existing kernel starts a second session.
-        source : str
-            Its Python code.
-        gpu : bool
-            Whether it gets two T4 GPUs. Without, it uses no quota.
-
-        Raises
-        ------
-        NetworkError
-            If Kaggle may have started it: there is no response, or it is not clearly a refusal by Kaggle.
-        NotDeletedError
-            If Kaggle refused it after it was created, and did not confirm that it was deleted.
-        NotReachedError
-            If no connection to Kaggle was made.
-        SessionLimitError
-            If too many kernels are running.
-        RefusedError, CredentialsError
-            If Kaggle refused it.
+        Its slug must be new, because a push to an existing kernel starts a second session. With `gpu` it gets two
+        T4 GPUs; without, it uses no quota. A `NetworkError` means that Kaggle may have started it, a
+        `NotDeletedError` that Kaggle refused it after it was created, and did not confirm that it was deleted.
         """
         response = self._request_once(lambda api: self._push(api, slug, source, gpu))
         if response.invalid_competition_sources:
@@ -487,28 +440,9 @@ class KaggleKernels(_Client):
             logging.getLogger(__name__).debug("The log of %s is not available.", slug, exc_info=True)
 
     def output(self, slug: str, name: str, folder: Path) -> tuple[Path | None, str]:
-        """Download one file of a kernel's output into a folder.
+        """Download one file of a kernel's output; return its path, None if there is none, and the kernel's log.
 
         Its content is not checked: Kaggle's client saves the page of an error as the file.
-
-        Parameters
-        ----------
-        slug : str
-            The kernel.
-        name : str
-            The name of the file.
-        folder : pathlib.Path
-            An existing folder.
-
-        Returns
-        -------
-        tuple of (pathlib.Path or None, str)
-            The file, None if the output has no such file; and the log of the kernel.
-
-        Raises
-        ------
-        NetworkError, RefusedError
-            If Kaggle does not list the output, or the file cannot be downloaded.
         """
         # The client joins names from the server to the folder. The pattern lets only the wanted name pass, so a
         # name with a path cannot write outside of the folder.
@@ -529,13 +463,7 @@ class KaggleKernels(_Client):
         return path if path.is_file() else None, _log_text(log.read_text(errors="replace") if log.exists() else "")
 
     def delete(self, slug: str) -> None:
-        """Delete a kernel, which also ends its session.
-
-        Raises
-        ------
-        NotDeletedError
-            If Kaggle does not confirm it.
-        """
+        """Delete a kernel, which also ends its session; `NotDeletedError` if Kaggle does not confirm it."""
         from kagglesdk.kernels.types.kernels_api_service import ApiDeleteKernelRequest
 
         def delete(api: Any) -> str:
@@ -796,14 +724,8 @@ def _kernel_not_found(status: int, words: str) -> KernelNotFoundError:
 def _sent_once(send: Callable[[], T], slug: str, to_what: str) -> T:
     """Send a request that must not be repeated, and tell a refusal from an unclear response.
 
-    Raises
-    ------
-    NetworkError
-        If the request may have been carried out.
-    NotReachedError
-        If no connection was made.
-    requests.HTTPError, RefusedError
-        If Kaggle clearly refused it.
+    A `NetworkError` means that it may have been carried out, a `NotReachedError` that no connection was made, and
+    `requests.HTTPError` or a `RefusedError` that Kaggle clearly refused it.
     """
     import requests
 

@@ -52,9 +52,10 @@ FIRST_ROWS = 25
 
 
 def make_document(workspace: Workspace, run: Run, data: Data, details: NetworkDetails | None) -> dict[str, Any]:
-    """Return the report of a run, as in ``report.schema.json``; of an unfinished run, that of its finished folds.
+    """Return the report of a run, or of the finished folds of an unfinished one: see ``report.schema.json``.
 
-    `details` are those of its first network. `DataError` if it was trained on other data, or a file is damaged.
+    `details` are those of its first network. Rows are numbered from 0, as in ``folds.csv``. `DataError` if the run
+    was trained on other data, or one of its files is missing or damaged; the error names the file.
     """
     check_data(run, data.hashes)
     train_set, networks = data.train, run.networks()

@@ -31,14 +31,7 @@ class Finding(NamedTuple):
 def make_findings(document: dict[str, Any], train: str, submit: str) -> list[dict[str, str]]:
     """Return the findings of a report: ``severity``, ``title`` and ``text`` of each, problems first.
 
-    Parameters
-    ----------
-    document : dict
-        The report without its findings.
-    train : str
-        The command that trains the missing folds of the run.
-    submit : str
-        The command that submits the run; empty if the run is not finished.
+    `train` is the command that trains the missing folds of the run, `submit` the one that submits it, or empty.
     """
     findings = [
         finding

@@ -47,13 +47,7 @@ PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "pandas")
 
 @dataclass(frozen=True)
 class FoldCheckpoint:
-    """The state of a fold while it trains, in ``fold-<k>/checkpoint/``.
-
-    Attributes
-    ----------
-    folder : pathlib.Path
-        The fold's directory.
-    """
+    """The state of a fold while it trains, in ``checkpoint/`` in the folder of the fold."""
 
     folder: Path
 
@@ -132,12 +126,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 def check_fold(folder: Path, val_rows: int, test_rows: int | None = None) -> None:
     """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        The directory of the fold.
-    val_rows, test_rows : int
-        The numbers of its validation rows and, if known, of the test rows.
+    `test_rows` is the number of test rows, if known.
     """
     checked_file(folder, "model.keras")
     read_history(folder)
@@ -165,13 +154,7 @@ def write_artefacts(folder: Path, contents: dict[str, bytes], metrics: dict[str,
 
 
 def checked_file(folder: Path, name: str) -> Path:
-    """Check an artefact's SHA-256 against the ``metrics.json`` in the same folder, and return its path.
-
-    Raises
-    ------
-    DataError
-        If it is missing or damaged.
-    """
+    """Return the path of an artefact; `DataError` if its SHA-256 is not that in ``metrics.json``."""
     path = folder / name
     try:
         digest = sha256(regular_file(path, RETRAIN))

@@ -220,7 +220,7 @@ class FoldsRun(Run):
             table.to_csv(temporary, index=False)
 
     def split(self, rows: int | None = None) -> UInt8:
-        """Return the fold whose validation set has each row, uint8 [n]; `DataError` if n is not `rows`."""
+        """Return the split, uint8 [n]: for each row of ``train.csv``, the fold whose validation set has it."""
         path = self.path / "folds.csv"
         numbers, split = read_numbers(path, ("row", "fold")).T
         if not np.array_equal(numbers, np.arange(len(numbers))):

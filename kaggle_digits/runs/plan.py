@@ -22,18 +22,10 @@ from kaggle_digits.workspace import Workspace
 
 @dataclass(frozen=True)
 class Recipe:
-    """The preset, settings and seed of a run of folds.
+    """The preset, settings and seed of a run of folds."""
 
-    Attributes
-    ----------
-    preset : Preset
-        The preset, with the chosen number of folds and settings.
-    seed : int
-        The seed of the split and of all random numbers in training.
-    """
-
-    preset: Preset
-    seed: int
+    preset: Preset  # with the chosen number of folds and settings
+    seed: int  # of the split and of all random numbers in training
 
     @classmethod
     def make(cls, preset: str, folds: int | None, settings: Mapping[str, object], seed: int) -> Recipe:
@@ -75,24 +67,12 @@ class Recipe:
 
 @dataclass
 class RunPlan:
-    """The folds of a run that have to be trained.
-
-    Attributes
-    ----------
-    run : FoldsRun
-        The run.
-    tasks : list of FoldTask
-        The tasks of all folds.
-    missing : set of int
-        The folds to train. Existing folds are kept until the new ones replace them.
-    has_damaged_folds : bool
-        Whether finished folds have to be trained again.
-    """
+    """The folds of a run that have to be trained."""
 
     run: FoldsRun
-    tasks: list[FoldTask]
-    missing: set[int] = field(default_factory=set)
-    has_damaged_folds: bool = False
+    tasks: list[FoldTask]  # of all folds
+    missing: set[int] = field(default_factory=set)  # the folds to train; existing ones are kept until then
+    has_damaged_folds: bool = False  # whether finished folds have to be trained again
 
     def kept_metrics(self) -> list[FoldMetrics]:
         """Return the metrics of the finished folds that are not trained again."""
@@ -145,7 +125,7 @@ def plan_run(
 def finished_folds(
     path: Path, recipe: Recipe, workspace: Workspace, data: Data, *, retrain: bool = False
 ) -> set[int]:
-    """Return the folds of a run that `plan_run` would not train again, and change nothing."""
+    """Return the folds of a run that `plan_run` would not train again, and change nothing; errors as there."""
     if not (path / RUN_JSON).exists():
         return set()
     run = open_folds_run(path, recipe, workspace, data)
@@ -158,7 +138,10 @@ def finished_folds(
 
 
 def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data) -> FoldsRun:
-    """Open the run in a directory, or create it; `UsageError` for another recipe, `DataError` for other data."""
+    """Open the run in a directory, or create it if it does not exist.
+
+    `UsageError` if it has another recipe, `DataError` if it was made from other data, or is damaged.
+    """
     if not (path / RUN_JSON).exists():
         run = create_run(path, recipe.spec(workspace, data), shlex.split(recipe.command(workspace, path.name)))
     else:
@@ -174,7 +157,7 @@ def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data)
 def open_mean_run(path: Path, members: list[str], workspace: Workspace, data: Data) -> MeanRun:
     """Open the mean of runs in a directory, create it if it does not exist, or add missing members to it.
 
-    `UsageError` if it is not a mean, or has members that are not in `members`; `DataError` if it has other data.
+    `UsageError` if it is no mean, or has members that are not in `members`; `DataError` as in `open_folds_run`.
     """
     check_mean(path, members, data)
     run = read_run(path) if (path / RUN_JSON).exists() else None

@@ -60,38 +60,18 @@ class Machine(Document):
 
 
 class RunInfo(Document):
-    """``run.json``: the fields that both kinds of runs have.
-
-    Attributes
-    ----------
-    name, competition : str
-        The names of the run and of its competition.
-    status : {"unfinished", "finished"}
-        Whether it is finished.
-    created, updated : str
-        When it was started and last updated, in ISO 8601 and UTC.
-    command : list of str
-        The command line that made it.
-    data : DataHashes
-        The SHA-256 of its data files.
-    machine : Machine
-        The machine on which it was started.
-    versions : dict of str to str
-        The package versions when it was started; each fold has its own.
-    train_seconds : float or None
-        Elapsed time of the training in seconds, if it was not interrupted.
-    """
+    """``run.json``: the fields that both kinds of runs have."""
 
     name: str
     competition: str
     status: Status
-    created: str
+    created: str  # in ISO 8601 and UTC, as `updated`
     updated: str
-    command: list[str]
+    command: list[str]  # that made it
     data: DataHashes
     machine: Machine
-    versions: dict[str, str]
-    train_seconds: Amount | None = None
+    versions: dict[str, str]  # of packages, when it was started; each fold has its own
+    train_seconds: Amount | None = None  # elapsed time of the training, if it was not interrupted
 
 
 class RunSettings(Document):
@@ -162,37 +142,15 @@ class FoldMetrics(Metrics):
 
 
 class KernelRecord(Document):
-    """``kernel.json`` of a run: a kernel at Kaggle that trains folds of it.
-
-    The kernel and the files of these runs are deleted later, so only names that this package makes are valid.
-
-    Attributes
-    ----------
-    slug : str
-        The kernel.
-    address : str
-        Its page at Kaggle.
-    created : datetime.datetime
-        When it was sent to Kaggle.
-    confirmed : bool
-        Whether Kaggle has confirmed that it got the kernel.
-    gpu : bool
-        Whether it was sent to train on GPUs.
-    retrain : bool
-        Whether it trains folds that were finished before.
-    folds : list of tuple of int
-        The seed and the number of each fold.
-    runs : list of str
-        The names of all runs whose folds it trains; each of them has a copy of this file.
-    """
+    """``kernel.json`` of a run: a kernel at Kaggle that trains folds of it."""
 
     slug: str = Field(pattern=r"^kaggle-digits-[0-9a-f]{12}$")
-    address: str
-    # Not strict, because JSON has no times.
+    address: str  # of its page at Kaggle
+    # When it was sent. Not strict, because JSON has no times.
     created: Annotated[AwareDatetime, Field(strict=False)]
-    confirmed: bool
+    confirmed: bool  # whether Kaggle has confirmed that it got the kernel
     gpu: bool
-    retrain: bool
+    retrain: bool  # whether it trains folds that were finished before
     folds: list[Annotated[tuple[int, int], Field(strict=False)]]
     runs: list[Annotated[str, Field(pattern=r"^[^/.][^/]*$")]]
 
@@ -205,31 +163,15 @@ class Calibration(Document):
 
 
 class EnsembleMetrics(Metrics):
-    """``metrics.json`` of an ensemble, measured on out-of-fold rows.
-
-    Attributes
-    ----------
-    calibration : Calibration
-        The temperature.
-    folds : list of dict or None
-        One row per fold of the ensemble.
-    runs : dict of str to dict
-        For a mean of runs: the files of each member's ensemble, with their SHA-256.
-    """
+    """``metrics.json`` of an ensemble, measured on out-of-fold rows."""
 
     calibration: Calibration
-    folds: list[dict[str, Any]] | None = None
-    runs: dict[str, dict[str, str]] = {}
+    folds: list[dict[str, Any]] | None = None  # one row per fold
+    runs: dict[str, dict[str, str]] = {}  # for a mean of runs: the SHA-256 of each member's files
 
 
 def read_document(path: Path, kind: type[DocumentT], remedy: str) -> DocumentT:
-    """Read and validate a JSON file.
-
-    Raises
-    ------
-    DataError
-        With `remedy`, if it is missing or its content is not valid.
-    """
+    """Read and validate a JSON file; `DataError` with `remedy` if it is missing or its content is not valid."""
     return validated(path, read_json(path), kind, remedy)
 
 

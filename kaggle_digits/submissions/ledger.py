@@ -20,34 +20,16 @@ from kaggle_digits.hosts import Status
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the ledger. Unknown values are None, or an empty string for text.
+    """A line of the ledger. Unknown values are None, or an empty string for text."""
 
-    Attributes
-    ----------
-    time : str
-        When the file was sent, in ISO 8601 and UTC.
-    run : str
-        The run that the file belongs to.
-    sha256 : str
-        SHA-256 of the file.
-    ref : str
-        The host's reference.
-    status : {"PENDING", "COMPLETE", "ERROR", "UNKNOWN"}
-        The host's status of the scoring.
-    score, cv : float or None
-        The public score and the out-of-fold accuracy, from 0 to 1, with five decimals.
-    rank : int or None
-        The rank on the leaderboard when it was last read.
-    """
-
-    time: str
-    run: str
-    sha256: str
-    ref: str
+    time: str  # when the file was sent, in ISO 8601 and UTC
+    run: str  # that the file belongs to
+    sha256: str  # of the file
+    ref: str  # the host's reference
     status: Status
-    score: float | None = None
-    cv: float | None = None
-    rank: int | None = None
+    score: float | None = None  # the public score, 0 to 1, with five decimals
+    cv: float | None = None  # the out-of-fold accuracy, 0 to 1, with five decimals
+    rank: int | None = None  # on the leaderboard, when it was last read
 
     def is_same_submission(self, other: Entry) -> bool:
         """Return whether two entries are of the same submission, of which one may have no reference yet."""

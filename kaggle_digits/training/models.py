@@ -104,20 +104,9 @@ def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
     """Build the LeNet-like network of the article "CNN卷积神经网络实现手写数字识别(基于tensorflow)".
 
     Zero-padding to 32x32, two 5x5 convolutions with ReLU, each followed by 2x2 average pooling, then two dense
-    layers with dropout.
-
-    Parameters
-    ----------
-    widths : sequence of int
-        The number of feature maps of each convolution, then the number of units of each hidden dense layer; the
-        article uses 36, 36, 128, 64.
-    dropout : float
-        The dropout rate after each hidden dense layer; the article uses .3 and compares it with .5.
-
-    Returns
-    -------
-    keras.Model
-        Grey values 0 to 255, [b, 28, 28, 1], to logits, [b, 10].
+    layers with dropout. The widths are the feature maps of each convolution, then the units of each hidden dense
+    layer: in the article 36, 36, 128, 64, with a dropout rate of .3, compared with .5. From grey values 0 to 255,
+    [b, 28, 28, 1], to logits, [b, 10].
     """
     from keras import layers
 
@@ -150,25 +139,11 @@ def convolution(x: Any, maps: int, size: int = 3, stride: int = 1, padding: str 
 def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     """Build a small residual network whose first stage has feature maps of 24x24.
 
-    1. Crop to the middle 24x24 pixels.
-    2. Three stages, each with a 3x3 convolution and a residual block, on feature maps of 24x24, 12x12 and 6x6,
-       with 2x2 max pooling between them.
-    3. Dropout and a dense layer on the flattened feature maps.
-
-    Every convolution is followed by batch normalisation and ReLU. A residual block adds one such 3x3 convolution
-    to its input (He et al., CVPR 2016).
-
-    Parameters
-    ----------
-    widths : sequence of int
-        The number of feature maps of each stage.
-    dropout : float
-        The dropout rate before the dense layer.
-
-    Returns
-    -------
-    keras.Model
-        Grey values 0 to 255, [b, 28, 28, 1], to logits, [b, 10].
+    It crops to the middle 24x24 pixels. Three stages follow, each with a 3x3 convolution and a residual block, on
+    feature maps of 24x24, 12x12 and 6x6, with 2x2 max pooling between them; then dropout and a dense layer on the
+    flattened feature maps. Every convolution is followed by batch normalisation and ReLU. A residual block adds
+    one such 3x3 convolution to its input (He et al., CVPR 2016). The widths are the feature maps of each stage.
+    From grey values 0 to 255, [b, 28, 28, 1], to logits, [b, 10].
     """
     from keras import layers
 
@@ -281,18 +256,7 @@ def _check_object(path: Path, part: dict[str, Any]) -> dict[str, Any]:
 
 
 def softmax_function(model: keras.Model) -> Callable[[UInt8], Float32]:
-    """Return a function that predicts the class probabilities of images.
-
-    Parameters
-    ----------
-    model : keras.Model
-        A network built by this module: preprocessed grey values to logits.
-
-    Returns
-    -------
-    callable
-        Preprocessed grey values, uint8 [n, 28, 28], to softmaxes, float32 [n, 10], in the same order.
-    """
+    """Return a function from preprocessed grey values, uint8 [n, 28, 28], to softmaxes, float32 [n, 10]."""
     import tensorflow as tf
 
     # AutoGraph is not needed here, and it would leave temporary files behind if the process is killed.
@@ -312,20 +276,10 @@ def softmax_function(model: keras.Model) -> Callable[[UInt8], Float32]:
 
 
 def with_test_time_augmentation(predict: Callable[[UInt8], Float32], tta: int) -> Callable[[UInt8], Float32]:
-    """Return a function that predicts class probabilities with test-time augmentation.
+    """Return a function that predicts what a function of `softmax_function` does, with test-time augmentation.
 
-    Parameters
-    ----------
-    predict : callable
-        A function returned by `softmax_function`.
-    tta : int
-        1 for none, which returns `predict`. With 5, if the largest probability is below `SURE`, the prediction is
-        the mean softmax of the image and its four shifts by one pixel.
-
-    Returns
-    -------
-    callable
-        Takes and returns the same as `predict`.
+    With a `tta` of 1 there is none. With 5, if the largest probability is below `SURE`, the prediction is the mean
+    softmax of the image and its four shifts by one pixel.
     """
     if tta == 1:
         return predict
