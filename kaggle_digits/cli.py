@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from kaggle_digits import __version__
-from kaggle_digits.calls import command_line
 from kaggle_digits.encoding import replace_unknown_characters
 from kaggle_digits.errors import KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.prediction import MODEL_FORMATS
@@ -101,11 +100,6 @@ output_option = click.option(
 
 def main() -> None:
     """Run the command line; errors become two sentences on stderr and an exit code, without a traceback."""
-    with command_line():
-        _main()
-
-
-def _main() -> None:
     replace_unknown_characters()
     debug = "--debug" in sys.argv
     try:

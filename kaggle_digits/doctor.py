@@ -14,12 +14,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from kaggle_digits.calls import command, shown
 from kaggle_digits.errors import CredentialsError, DataError, KaggleDigitsError, NetworkError, RefusedError
 from kaggle_digits.files import check_links, temporary_folder
 from kaggle_digits.workspace import FILES, Workspace
@@ -89,7 +88,7 @@ def examine(workspace: Workspace) -> list[Check]:
         checks.append(_run_check("Submissions", lambda: _local_submissions(workspace)))
     checks.append(_run_check("Data", lambda: _check_data(workspace)))
     checks.append(_run_check("Runs", lambda: _runs(workspace)))
-    return [replace(check, words=shown(check.words), remedy=shown(check.remedy)) for check in checks]
+    return checks
 
 
 def is_ready(checks: list[Check]) -> bool:
@@ -205,9 +204,7 @@ def _memory() -> Check:
         return Check("Memory", "ok", words)
     if fitting == 0:
         return Check("Memory", "problem", words, "Close other programs before training.")
-    return Check(
-        "Memory", "warning", words, f"Close other programs, or train with {command(f'--workers {fitting}')}."
-    )
+    return Check("Memory", "warning", words, f"Close other programs, or train with --workers {fitting}.")
 
 
 def _memory_bytes() -> tuple[float, float]:
@@ -234,13 +231,13 @@ def _disk(workspace: Workspace) -> Check:
                 "Disk",
                 "problem",
                 f"{folder} cannot be written: {error.strerror or error}.",
-                f"Fix the permissions of {existing}, or choose another folder with {command('--root')}.",
+                f"Fix the permissions of {existing}, or choose another folder with --root.",
             )
     free = shutil.disk_usage(_existing(workspace.root)).free
     words = f"{_gigabytes(free)} are free; the data and a few runs need {_gigabytes(DISK)}."
     if free >= DISK:
         return Check("Disk", "ok", words)
-    remedy = f"Free some disk space, or choose another folder with {command('--root')}."
+    remedy = "Free some disk space, or choose another folder with --root."
     return Check("Disk", "problem", words, remedy)
 
 
@@ -315,9 +312,7 @@ def _gpu_hours(workspace: Workspace) -> Check:
         return Check("Kaggle GPUs", "ok", "Kaggle does not say how many GPU hours are left.")
     if hours.left > 0:
         return Check("Kaggle GPUs", "ok", hours.describe())
-    return Check(
-        "Kaggle GPUs", "warning", hours.describe(), f"Train on this machine, or with {command('--on kaggle-cpu')}."
-    )
+    return Check("Kaggle GPUs", "warning", hours.describe(), "Train on this machine, or with --on kaggle-cpu.")
 
 
 def _local_submissions(workspace: Workspace) -> Check:
@@ -341,7 +336,7 @@ def _submissions(left: int, words: str) -> Check:
 def _check_data(workspace: Workspace) -> Check:
     from kaggle_digits.data.download import MANIFEST, manifest_differences
 
-    folder, remedy = workspace.data, f"Download them with: {command(workspace.command('download'))}."
+    folder, remedy = workspace.data, f"Download them with: {workspace.command('download')}."
     missing = [name for name in FILES if not (folder / name).is_file()]
     if len(missing) == len(FILES):
         # The state before the first download is not a problem.
@@ -359,7 +354,7 @@ def _check_data(workspace: Workspace) -> Check:
     try:
         train_rows, test_rows = _rows(folder)
     except DataError as error:
-        remedy = f"Download the files again with: {command(workspace.command('download', '--force'))}."
+        remedy = f"Download the files again with: {workspace.command('download', '--force')}."
         return Check("Data", "problem", error.problem, remedy)
     how = "valid, copied by hand" if by_hand else "complete and valid"
     return Check("Data", "ok", f"{train_rows:,} training rows and {test_rows:,} test rows, {how}.")

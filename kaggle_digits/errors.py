@@ -5,34 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection
 from difflib import get_close_matches
 
-from kaggle_digits.calls import shown
-
 
 class KaggleDigitsError(Exception):
-    """Base class of the errors that the command line prints as two sentences, without a traceback.
+    """An error that a user can cause, which the command line prints as two sentences, without a traceback.
 
     Parameters
     ----------
     problem : str
         One sentence that says what is wrong.
     remedy : str
-        One sentence that says how to fix it. `kaggle_digits.calls.command` marks commands and options in it.
+        One sentence that says how to fix it. Commands and options in it have the names of the command line; in
+        Python, they are functions and arguments of the same names.
     """
 
     exit_code = 1
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem, remedy)
-
-    @property
-    def problem(self) -> str:
-        """What is wrong."""
-        return shown(self.args[0])
-
-    @property
-    def remedy(self) -> str:
-        """How to fix it: with commands on the command line, with calls in Python."""
-        return shown(self.args[1])
+        self.problem = problem
+        self.remedy = remedy
 
     def __str__(self) -> str:
         return f"{self.problem} {self.remedy}"

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kaggle_digits.calls import command
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.data.download import check_manifest
 from kaggle_digits.data.folds import make_folds
@@ -475,7 +474,7 @@ def submit(
     if run is not None and file is not None:
         raise UsageError(
             "A run and a file cannot be submitted together.",
-            f"Choose one of {command('--run')} and {command('--file')}.",
+            "Choose one of --run and --file.",
         )
     if not timeout >= 0:
         raise UsageError(f"The timeout must be at least 0 seconds, got {timeout}.", "Choose another timeout.")
@@ -498,7 +497,7 @@ def submit(
             raise UsageError(
                 f"{name} was not submitted: it is worse than the run with the best score so far, by more than "
                 "chance would explain.",
-                f"Choose another run, or submit it all the same with {command('--yes')}.",
+                "Choose another run, or submit it all the same with --yes.",
             )
 
     host = open_host(workspace)

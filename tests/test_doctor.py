@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,6 @@ from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
 from rich.console import Console
 
 from kaggle_digits import Workspace, console, doctor, download
-from kaggle_digits.calls import command_line
 from kaggle_digits.cli import cli
 from kaggle_digits.doctor import KERAS, PYTHONS, Check, examine, is_ready, next_command
 from kaggle_digits.execution.machine import WORKER_MEMORY
@@ -30,13 +29,6 @@ from kaggle_digits.runs.directory import create_run
 from kaggle_digits.training.presets import find_preset
 
 REAL_TENSORFLOW = doctor._tensorflow
-
-
-@pytest.fixture(autouse=True)
-def _on_command_line() -> Iterator[None]:
-    """Let the checks name commands instead of calls."""
-    with command_line():
-        yield
 
 
 @pytest.fixture(autouse=True)

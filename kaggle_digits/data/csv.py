@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kaggle_digits.arrays import Int64, UInt8
-from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError, WriteError
 from kaggle_digits.files import read_npz, regular_file, replacing, sha256
 from kaggle_digits.workspace import (
@@ -83,7 +82,7 @@ def load_test(folder: Path) -> UnlabelledDigits:
     if len(images) != len(ids):
         raise DataError(
             f"{folder / TEST_CSV} has {len(images):,} rows but {SAMPLE_CSV} has {len(ids):,}.",
-            f"Download all three files again with {command('download --force')}.",
+            "Download all three files again with the command: download --force.",
         )
     return UnlabelledDigits(images, ids, str(arrays["sha256"]))
 
@@ -108,7 +107,7 @@ def present_hashes(folder: Path) -> dict[str, str]:
     return {name: _digest(folder / name) for name in (TRAIN_CSV, TEST_CSV) if os.path.exists(folder / name)}
 
 
-_DOWNLOAD_AGAIN = f"Download the file again with {command('download --force')}."
+_DOWNLOAD_AGAIN = "Download the file again with the command: download --force."
 
 
 def _parse_train(path: Path) -> dict[str, UInt8]:
@@ -160,9 +159,9 @@ def _read_csv(path: Path, columns: tuple[str, ...], dtype: str) -> pa.Table:
 
 def _regular_file(path: Path) -> Path:
     try:
-        return regular_file(path, f"Remove it, then download the file with {command('download')}.")
+        return regular_file(path, "Remove it, then download the file with the command: download.")
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path} is missing.", f"Get it with {command('download')}.") from None
+        raise DataError(f"{path} is missing.", "Get it with the command: download.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.", _DOWNLOAD_AGAIN) from error
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kaggle_digits.calls import command
 from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.errors import DataError, NetworkError
 from kaggle_digits.files import (
@@ -28,10 +27,9 @@ from kaggle_digits.hosts import open_host
 from kaggle_digits.workspace import FILES, Workspace
 
 MANIFEST = "manifest.json"
-_DOWNLOAD = f"Download the file again with {command('download')}."
+_DOWNLOAD = "Download the file again with the command: download."
 _OTHER_SOURCE = (
-    f"Choose the zip file that the browser saved, or a folder with {', '.join(FILES)}, or leave out "
-    f"{command('--from')}."
+    f"Choose the zip file that the browser saved, or a folder with {', '.join(FILES)}, or leave out --from."
 )
 
 
@@ -151,7 +149,7 @@ def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
         if name in hashes and hashes[name] != listed:
             raise DataError(
                 f"{folder / name} is not the file that was downloaded.",
-                f"Download it again with {command('download')}. If you replaced it on purpose, remove "
+                f"Download it again with the command: download. If you replaced it on purpose, remove "
                 f"{folder / MANIFEST}.",
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError, UsageError
 
 
@@ -24,7 +23,7 @@ def make_folds(labels: UInt8, folds: int, seed: int) -> UInt8:
     if len(digits) < 2:
         raise DataError(
             f"All rows of train.csv have the label {digits[0]}.",
-            f"Download the file again with {command('download --force')}.",
+            "Download the file again with the command: download --force.",
         )
     rarest = int(np.argmin(counts))
     if counts[rarest] < folds:

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 import kaggle_digits
-from kaggle_digits.calls import command, shown
 from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import (
     CredentialsError,
@@ -84,10 +83,7 @@ DOWNLOADS = 4
 """Maximum number of downloads of a file of the output that is missing or damaged."""
 LOG_LINES_SHOWN = 5
 
-_REMEDY = (
-    f"Run the same command again to continue with it, or delete it with {command('--cancel')}; "
-    "finished folds are kept."
-)
+_REMEDY = "Run the same command again to continue with it, or delete it with --cancel; finished folds are kept."
 _SCRIPT = '''"""Trains folds of Digit Recognizer for kaggle-digits {version}, and writes them into the output."""
 
 import base64
@@ -204,10 +200,8 @@ def train_on_kaggle(
     except KeyboardInterrupt:
         if session.current is not None:
             observer.notice(
-                shown(
-                    f"The kernel {session.current.address} is not ended by Ctrl-C. The same command continues "
-                    f"with it; delete it with {command('--cancel')}."
-                )
+                f"The kernel {session.current.address} is not ended by Ctrl-C. The same command continues with "
+                "it; delete it with --cancel."
             )
         raise
 
@@ -353,8 +347,7 @@ class _Session:
                 kind = _NotThereError if status.state == "NOT_FOUND" else NetworkError
                 raise kind(
                     f"Kaggle did not confirm the kernel {record.address}, so it may be running: {status.words}",
-                    "Run the same command again, which looks for it once more, or delete it with "
-                    f"{command('--cancel')}.",
+                    "Run the same command again, which looks for it once more, or delete it with --cancel.",
                 )
             time.sleep(min(POLL_SECONDS, 5.0))
 
@@ -374,7 +367,7 @@ class _Session:
             elif now - last_known > PATIENCE:
                 remedy = _REMEDY
                 if status.state == "NOT_FOUND":
-                    remedy = f"If it was deleted at Kaggle, use {command('--cancel')}, then train again."
+                    remedy = "If it was deleted at Kaggle, use --cancel, then train again."
                 raise NetworkError(f"The state of {record.address} is unknown: {status.words}", remedy)
             if state != status.state:
                 self._show(status, record)

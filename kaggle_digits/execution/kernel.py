@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from kaggle_digits.calls import command
 from kaggle_digits.data.csv import load_test_images, load_train
 from kaggle_digits.errors import DataError, KaggleDigitsError, RefusedError
 from kaggle_digits.execution.processes import Job, list_gpus, train_in_processes
@@ -99,7 +98,7 @@ def main(folder: Path) -> None:
             raise RefusedError(
                 "Kaggle gave the kernel no GPU that TensorFlow can use.",
                 "Check that your phone number is verified at https://www.kaggle.com/settings, "
-                f"or train without GPUs: {command('--on kaggle-cpu')}.",
+                "or train without GPUs: --on kaggle-cpu.",
             )
         where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
         write_line(Event(time.time(), f"It trains on {where}, with TensorFlow {versions()['tensorflow']}."))
@@ -158,7 +157,7 @@ def _find_data(inputs: Path, wanted: dict[str, str]) -> Digits:
     raise DataError(
         f"{' and '.join(different)} at Kaggle {'is' if len(different) == 1 else 'are'} different from the data of "
         "this run.",
-        f"Download the files again with {command('download --force')}; then train a new run.",
+        "Download the files again with the command: download --force; then train a new run.",
     )
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import kaggle_digits
-from kaggle_digits.calls import command
 from kaggle_digits.errors import KaggleDigitsError
 from kaggle_digits.execution.machine import default_workers, describe_expected_time
 from kaggle_digits.files import open_log
@@ -27,8 +26,7 @@ from kaggle_digits.training.observer import Observer
 MAX_ATTEMPTS = 2
 """How many times a fold is started if its worker dies."""
 LESS_MEMORY = (
-    f"train fewer folds at a time ({command('--workers')}, or fewer threads a Dask worker), "
-    "and run the same command again."
+    "train fewer folds at a time (--workers, or fewer threads a Dask worker), and run the same command again."
 )
 """The remedy if workers run out of memory."""
 GPU_TIMEOUT = 120.0

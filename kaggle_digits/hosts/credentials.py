@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
-from kaggle_digits.calls import command
 from kaggle_digits.errors import CredentialsError
 
 HIDDEN = "***"
@@ -62,7 +61,7 @@ def credential_source() -> str:
         raise CredentialsError(f"{folder / 'kaggle.json.txt'} has a wrong name.", "Rename it to kaggle.json.")
     raise CredentialsError(
         "There are no Kaggle credentials on this machine.",
-        f"{_GET_CREDENTIALS[:-1]}; without an account, use {command('--competition rehearsal')}.",
+        f"{_GET_CREDENTIALS[:-1]}; without an account, use --competition rehearsal.",
     )
 
 

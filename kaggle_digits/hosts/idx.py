@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError, NetworkError
 from kaggle_digits.files import regular_file
 
@@ -70,8 +69,7 @@ def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
         if path is None:
             raise DataError(
                 f"{folder} has no {name} or {name}.gz.",
-                f"Choose the folder with the four IDX files of MNIST, with {command('--mnist-dir')} or "
-                "KAGGLE_DIGITS_MNIST_DIR.",
+                "Choose the folder with the four IDX files of MNIST, with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR.",
             )
         content = _read(path)
         if hashlib.sha256(content).hexdigest() != expected:
@@ -91,8 +89,7 @@ def fetch_mnist(folder: Path) -> None:
         if not _has_content(path, expected):
             raise NetworkError(
                 f"The file {name} of MNIST could not be downloaded from any mirror.",
-                "Check the network, or choose a folder with the four IDX files of MNIST, with "
-                f"{command('--mnist-dir')}.",
+                "Check the network, or choose a folder with the four IDX files of MNIST, with --mnist-dir.",
             )
 
 

@@ -24,7 +24,6 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from kaggle_digits.calls import command
 from kaggle_digits.errors import (
     DataError,
     KaggleDigitsError,
@@ -399,7 +398,7 @@ class KaggleKernels(_Client):
                     words += f". {self.gpu_hours().describe()}".rstrip(".")
                 raise RefusedError(
                     f"Kaggle refuses the kernel: {words}.",
-                    f"Wait for the reset, or train without GPUs: {command('--on kaggle-cpu')}.",
+                    "Wait for the reset, or train without GPUs: --on kaggle-cpu.",
                 )
             raise RefusedError(
                 f"Kaggle refuses the kernel: {words}.", "Fix what the message names, then try again."

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kaggle_digits.calls import command
 from kaggle_digits.data.csv import load_data, load_train
 from kaggle_digits.errors import UsageError
 from kaggle_digits.files import write_bytes, write_json
@@ -118,7 +117,7 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
     found = [find_run(workspace, run) for run in dict.fromkeys(runs)]
     if len(found) < 2:
         raise UsageError(
-            "There is nothing to compare.", f"Give two or more different runs; list them with {command('runs')}."
+            "There is nothing to compare.", "Give two or more different runs; list them with the command: runs."
         )
     for run in found:
         run.require_ensemble()

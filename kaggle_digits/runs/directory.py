@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.calls import command
 from kaggle_digits.data.csv import present_hashes
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.files import read_json, replacing, write_json
@@ -109,7 +108,7 @@ class Run:
 
     def unfinished(self) -> DataError:
         """Return the error that says how to finish the run."""
-        return DataError(f"The run {self.name} is not finished.", f"Finish it with: {command(self.command())}.")
+        return DataError(f"The run {self.name} is not finished.", f"Finish it with: {self.command()}.")
 
     def require_ensemble(self) -> None:
         """Raise a `DataError` if the run has no ensemble."""
@@ -424,7 +423,7 @@ def _folders(workspace: Workspace) -> list[Path]:
     folders = sorted(path.parent for path in workspace.runs.glob(f"*/{RUN_JSON}"))
     if not folders:
         raise UsageError(
-            f"There is no run of {workspace.competition.name} yet.", f"Train one with {command('train')}."
+            f"There is no run of {workspace.competition.name} yet.", "Train one with the command: train."
         )
     return folders
 
@@ -448,7 +447,7 @@ def _existing(path: Path) -> FoldsRun | MeanRun:
     if not (path / RUN_JSON).exists():
         raise UsageError(
             f"There is no run called {path.name!r} for {path.parent.name}.",
-            f"List all runs with {command('runs')}.",
+            "List all runs with the command: runs.",
         )
     return read_run(path)
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.calls import command
 from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.calibration import calibrate
@@ -61,7 +60,7 @@ def check_members(run: Run) -> None:
         if known.get(member.name, files) != files:
             raise DataError(
                 f"The run {member.name} has changed since the mean {run.name} was made.",
-                f"Average it again with: {command(run.command())}.",
+                f"Average it again with: {run.command()}.",
             )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.calls import command
 from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.runs.artefacts import different_versions, versions
@@ -198,7 +197,7 @@ def _check_recipe(run: FoldsRun, wanted: FoldsInfo) -> None:
 def _other_recipe(run: Run, why: str) -> UsageError:
     return UsageError(
         f"The run {run.name} {why}.",
-        f"Choose another name for the run, or the recipe that it was made with: {command(run.command())}",
+        f"Choose another name for the run, or the recipe that it was made with: {run.command()}",
     )
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import read_json
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
@@ -17,7 +16,7 @@ Status = Literal["unfinished", "finished"]
 UNFINISHED: Status = "unfinished"
 FINISHED: Status = "finished"
 
-RETRAIN = f"Create it again with the run's train command and {command('--retrain')}."
+RETRAIN = "Create it again with the run's train command and --retrain."
 """How to fix an artefact of a fold or of an ensemble."""
 
 # No run has larger counts, and the run time of exact tests grows with them.

@@ -12,7 +12,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
-from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError
 from kaggle_digits.files import lock, regular_file, write_bytes, write_errors
 from kaggle_digits.hosts import Status
@@ -162,7 +161,7 @@ class Ledger:
         return DataError(f"{self.path}, {detail}.", "Fix the file by hand; nothing was changed.")
 
     def _damaged(self, detail: str) -> DataError:
-        remedy = f"Move it away, then write it again from the host's list of submissions with {command('score')}."
+        remedy = "Move it away, then write it again from the host's list of submissions with the command: score."
         return DataError(f"{self.path}, {detail}.", remedy)
 
 

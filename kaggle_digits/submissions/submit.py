@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from kaggle_digits.arrays import Float32, Int64
-from kaggle_digits.calls import command
 from kaggle_digits.data.csv import load_sample
 from kaggle_digits.errors import (
     DataError,
@@ -142,7 +141,7 @@ def read_submission(path: Path, ids: Int64, notice: Callable[[str], None] = lamb
     def refuse(detail: str) -> NoReturn:
         raise DataError(
             f"{path}, {detail}.",
-            f"Fix the file, or write the submission of a run again with {command('ensemble')}.",
+            "Fix the file, or write the submission of a run again with the command: ensemble.",
         )
 
     size_limit = LONGEST_LINE * (len(ids) + 2)
@@ -153,7 +152,7 @@ def read_submission(path: Path, ids: Int64, notice: Callable[[str], None] = lamb
             refuse(f"the file has more than {size_limit:,} bytes")
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist.", f"Write it with {command('train')}.") from None
+        raise DataError(f"{path} does not exist.", "Write it with the command: train.") from None
     except OSError as error:
         refuse(f"the file cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
@@ -260,7 +259,7 @@ def wait_for_score(host: Host, workspace: Workspace, entry: Entry, timeout: floa
             raise ScoringError(
                 f"Submission {entry.ref} was scored as an error: {reason}.",
                 "If the file is not valid, fix it and submit the new file; if the host had an error, send "
-                f"the same file again with {command('--again')}.",
+                "the same file again with --again.",
             )
         if submission and status == "COMPLETE":
             entry = updated(entry, status, submission.score)
@@ -272,7 +271,7 @@ def wait_for_score(host: Host, workspace: Workspace, entry: Entry, timeout: floa
         if left <= 0:
             raise NetworkError(
                 f"Submission {entry.ref} is still {status.lower()} after {timeout:.0f} seconds.",
-                f"It was submitted and is in the ledger; check its score later with {command('score')}.",
+                "It was submitted and is in the ledger; check its score later with the command: score.",
             )
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)
@@ -397,8 +396,7 @@ def _unresolved(workspace: Workspace, problem: str) -> NetworkError:
     """Return the error for a submission that may have been made."""
     return NetworkError(
         f"{problem}: the submission may have been made, but is not listed.",
-        f"Check for it with: {command(workspace.command('score'))}; "
-        f"the file is sent again only with {command('--again')}.",
+        f"Check for it with: {workspace.command('score')}; the file is sent again only with --again.",
     )
 
 

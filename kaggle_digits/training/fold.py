@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kaggle_digits.arrays import Float32, Int64, UInt8
-from kaggle_digits.calls import command
 from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.metrics import accuracy, log_loss, summarise
 from kaggle_digits.files import temporary_folder
@@ -294,7 +293,7 @@ class FoldTrainer:
         if not np.isfinite(softmax).all():
             raise UsageError(
                 f"The training of {self._task.title} diverged in epoch {epoch + 1}.",
-                f"Choose a lower learning_rate with {command('--set')}.",
+                "Choose a lower learning_rate with --set.",
             )
         return {"val_loss": log_loss(softmax, labels), "val_accuracy": accuracy(softmax, labels)}
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.calls import command
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.workspace import CLASSES, SIDE
 
@@ -45,7 +44,7 @@ _CLASSES = (
 )
 """What the files of the networks of this module consist of; `read_network` accepts nothing else."""
 
-_TRAIN_AGAIN = f"Train the fold again: run the run's train command with {command('--retrain')}."
+_TRAIN_AGAIN = "Train the fold again: run the run's train command with --retrain."
 
 KERAS_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
 """Environment variables for Keras: use TensorFlow, and ignore the user's ``keras.json``, whose data format and
