@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from kaggle_digits.evaluation.calibration import temper as temper
     from kaggle_digits.notebook import examine as examine
     from kaggle_digits.notebook import presets as presets
-    from kaggle_digits.notebook import submit as submit
     from kaggle_digits.notebook import summarise_runs as summarise_runs
-    from kaggle_digits.notebook import train as train
     from kaggle_digits.pipeline import cancel_kernels as cancel_kernels
     from kaggle_digits.pipeline import ensemble as ensemble
     from kaggle_digits.pipeline import preview_kernel as preview_kernel
     from kaggle_digits.pipeline import score as score
+    from kaggle_digits.pipeline import submit as submit
+    from kaggle_digits.pipeline import train as train
     from kaggle_digits.prediction.export import export as export
     from kaggle_digits.prediction.predict import UnreadablePicturesError as UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as predict
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kaggle_digits.runs.directory import find_run as find_run
     from kaggle_digits.runs.directory import list_runs as list_runs
     from kaggle_digits.training.observer import Observer as Observer
+    from kaggle_digits.training.recipe import Recipe as Recipe
     from kaggle_digits.workspace import Workspace as Workspace
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "KaggleDigitsError": "errors",
     "Observer": "training.observer",
+    "Recipe": "training.recipe",
     "UnreadablePicturesError": "prediction.predict",
     "Workspace": "workspace",
     "cancel_kernels": "pipeline",
@@ -50,10 +52,10 @@ _MODULES = {
     "preview_kernel": "pipeline",
     "report": "reports",
     "score": "pipeline",
-    "submit": "notebook",
+    "submit": "pipeline",
     "summarise_runs": "notebook",
     "temper": "evaluation.calibration",
-    "train": "notebook",
+    "train": "pipeline",
 }
 __all__ = list(_MODULES)
 

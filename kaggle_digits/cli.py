@@ -299,8 +299,9 @@ def train(
     If it is interrupted, run the same command again to continue.
     """
     from kaggle_digits import console, pipeline
+    from kaggle_digits.training.recipe import Recipe
 
-    recipe: dict[str, Any] = {
+    wanted: dict[str, Any] = {
         "preset": preset,
         "folds": folds,
         "seed": seed,
@@ -323,10 +324,10 @@ def train(
         if cancel and retrain:
             raise UsageError("--cancel trains nothing.", "Leave out --retrain.")
     if dry_run:
-        preview = pipeline.preview_kernel(workspace, on or "", retrain=retrain, **recipe)
+        preview = pipeline.preview_kernel(workspace, Recipe(**wanted), on or "", retrain=retrain)
         return _print_json(preview) if as_json else console.show_preview(preview)
     if cancel:
-        deleted = pipeline.cancel_kernels(workspace, **recipe)
+        deleted = pipeline.cancel_kernels(workspace, Recipe(**wanted))
         return _print_json({"deleted": deleted}) if as_json else console.show_deleted(deleted)
     with console.TrainingView() as view:
         trained = pipeline.train(
@@ -338,7 +339,7 @@ def train(
             tensorboard=tensorboard,
             output=output,
             observer=view,
-            **recipe,
+            **wanted,
         )
     return _show_run(workspace, trained, as_json, is_new=True)
 

@@ -1,49 +1,41 @@
-"""The public functions for notebooks: progress in the output of a cell, and tables as DataFrames."""
+"""What notebooks show: progress in the output of a cell, and tables as DataFrames."""
 
 from __future__ import annotations
 
 import io
 import sys
 import threading
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 
-from kaggle_digits import pipeline
 from kaggle_digits.console import TrainingView
 from kaggle_digits.training.observer import Observer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kaggle_digits.runs.directory import Run
-    from kaggle_digits.submissions.submit import Sent
     from kaggle_digits.workspace import Workspace
-
-# Not the module, so that the functions can be pickled.
-_DOCUMENTATION = ("__doc__", "__annotations__")
 
 WIDTH = 80
 """The width of the table of folds, in characters."""
 
 
-@wraps(pipeline.train, _DOCUMENTATION)
-def train(workspace: Workspace, **options: Any) -> Run:
-    """Call `pipeline.train`; in a notebook, and without another observer, show its progress."""
-    if options.get("observer") is not None or not in_notebook():
-        return pipeline.train(workspace, **options)
-    with NotebookView() as view:
-        return pipeline.train(workspace, **options | {"observer": view})
+@contextmanager
+def watching(observer: Observer | None) -> Iterator[Observer]:
+    """Yield the observer of a training; if there is none, in a notebook, one that shows the progress."""
+    if observer is not None or not in_notebook():
+        yield observer or Observer()
+    else:
+        with NotebookView() as view:
+            yield view
 
 
-@wraps(pipeline.submit, _DOCUMENTATION)
-def submit(workspace: Workspace, **options: Any) -> Sent:
-    """Call `pipeline.submit`; in a notebook, and without another observer, print what it says about the run."""
-    if options.get("observer") is None and in_notebook():
-        options["observer"] = _Notices()
-    return pipeline.submit(workspace, **options)
+def printing() -> Observer:
+    """Return an observer that prints notices in a notebook, and does nothing elsewhere."""
+    return _Notices() if in_notebook() else Observer()
 
 
 class _Notices(Observer):

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.data.download import check_manifest
-from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import NetworkError, RefusedError, UsageError
 from kaggle_digits.execution.dask import train_on_dask
 from kaggle_digits.execution.kaggle import cancel_kernels as delete_kernels
@@ -21,19 +20,11 @@ from kaggle_digits.execution.processes import Job, train_in_processes
 from kaggle_digits.files import lock, make_folder, write_output
 from kaggle_digits.hosts import open_host
 from kaggle_digits.hosts.kaggle import KaggleKernels
+from kaggle_digits.notebook import printing, watching
 from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
 from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, check_data, find_run, run_folder
 from kaggle_digits.runs.ensemble import ensemble_folds, ensemble_runs, is_current
-from kaggle_digits.runs.plan import (
-    Recipe,
-    RunPlan,
-    check_mean,
-    finished_folds,
-    fold_tasks,
-    open_folds_run,
-    open_mean_run,
-    plan_run,
-)
+from kaggle_digits.runs.plan import RunPlan, check_mean, make_splits, open_mean_run, plan_runs
 from kaggle_digits.runs.schema import FINISHED, UNFINISHED
 from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.submissions.submit import (
@@ -49,14 +40,13 @@ from kaggle_digits.training import DEFAULT_PRESET
 from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.fold import Digits, FoldTask, Progress
 from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.recipe import Recipe
 from kaggle_digits.workspace import Workspace
 
 RunT = TypeVar("RunT", bound=Run)
 
 KAGGLE = ("kaggle", "kaggle-cpu")
 """Where folds can be trained at Kaggle: with two GPUs, or on the CPU."""
-MOST_SEEDS = 200
-"""Maximum number of seeds. Each run keeps its lock file open, and many systems allow only 256 open files."""
 
 
 def train(
@@ -145,32 +135,26 @@ def train(
     'lenet-k2-s0-epochs=1'
     """
     started = time.monotonic()
+    recipe = Recipe(preset, folds, seed, seeds, settings or {}, run)
     _check_options(workers, tensorboard, on)
     if on in KAGGLE:
         _check_kaggle(workspace)
-    recipes, paths, target = _recipes(workspace, preset, folds, seed, seeds, settings, run)
-    data = load_data(workspace.data)
-    check_manifest(workspace.data, data.hashes)
-    # Before any run is created, so that an invalid number of folds leaves no run behind.
-    splits = [make_folds(data.train.labels, recipe.preset.folds, recipe.seed) for recipe in recipes]
-    with ExitStack() as locks:
+    target, paths = _folders(workspace, recipe)
+    data = _load(workspace)
+    # Before any folder is created, so that an invalid number of folds leaves no run behind.
+    splits = make_splits(recipe, data)
+    with ExitStack() as locks, watching(observer) as watched:
         if seeds > 1:
             # Check the mean's name before the training, not after it.
             locks.enter_context(_lock(target))
             check_mean(target, [path.name for path in paths], data)
-        plans: dict[int, RunPlan] = {}
-        for recipe, path, split in zip(recipes, paths, splits, strict=True):
+        for path in paths:
             locks.enter_context(_lock(path))
-            opened = open_folds_run(path, recipe, workspace, data)
-            plans[recipe.seed] = plan_run(opened, recipe, split, data, retrain=retrain, tensorboard=tensorboard)
-        if retrain and not any(plan.has_damaged_folds for plan in plans.values()):
-            for plan in plans.values():
-                plan.missing = set(range(len(plan.tasks)))
+        plans = plan_runs(workspace, recipe, splits, data, retrain)
         # The elapsed time is not that of one run if the training was interrupted or trains several runs.
-        is_timed = seeds == 1 and plans[seed].is_from_scratch()
-        training = _Training(workspace, data, plans, observer or Observer(), started if is_timed else None)
-        training.run(target.name, workers, on, wait, retrain)
-        finished: Run = plans[seed].run
+        timed_from = started if seeds == 1 and plans[0].is_from_scratch() else None
+        training = _Training(workspace, data, plans, watched, timed_from)
+        finished: Run = training.run(target.name, workers, on, wait, retrain, tensorboard)
         if seeds > 1:
             finished = _average(workspace, target, [path.name for path in paths], data)
         _copy_submission(workspace, finished, output)
@@ -181,50 +165,45 @@ def train(
 class _Training(Observer):
     """Train the missing folds of one or more runs, and ensemble each run when its last fold is finished.
 
-    Attributes
-    ----------
-    workspace : Workspace
-        The competition and its folders.
-    data : Data
-        The training and test rows.
-    plans : dict of int to RunPlan
-        The plan of each run, keyed by seed.
-    observer : Observer
-        All calls are passed on to it.
-    timed_from : float or None
-        The `time.monotonic` value at the start, if the elapsed time is to be recorded.
+    All calls of an observer are passed on to `observer`. The elapsed time since `timed_from`, as of
+    `time.monotonic`, is recorded in the run.
     """
 
     workspace: Workspace
     data: Data
-    plans: dict[int, RunPlan]
+    plans: list[RunPlan]
     observer: Observer
     timed_from: float | None
 
-    def run(self, name: str, workers: int | None, on: str | None, wait: bool, retrain: bool) -> None:
-        """Train all missing folds; `name` is shown as the name of the run."""
+    def __post_init__(self) -> None:
+        self._runs = {plan.recipe.seed: plan.open(self.workspace, self.data) for plan in self.plans}
+        self._missing = {plan.recipe.seed: set(plan.missing) for plan in self.plans}
+
+    def run(
+        self, name: str, workers: int | None, on: str | None, wait: bool, retrain: bool, tensorboard: bool
+    ) -> FoldsRun:
+        """Train all missing folds, show `name` as that of the run, and return the run of the first seed."""
+        tasks = [task for plan in self.plans for task in plan.tasks(tensorboard)]
         jobs = [
-            Job(task, plan.run.fold_folder(task.fold), plan.run.log_file)
-            for plan in self.plans.values()
-            for task in plan.tasks_to_train()
+            Job(task, self._runs[task.seed].fold_folder(task.fold), self._runs[task.seed].log_file)
+            for task in tasks
+            if task.fold in self._missing[task.seed]
         ]
-        tasks = [task for plan in self.plans.values() for task in plan.tasks]
         self.observer.start(name, tasks, [job.task for job in jobs])
-        for plan in self.plans.values():
+        for plan in self.plans:
             self._start(plan)
-        if not jobs:
-            return
-        if on in KAGGLE:
+        if jobs and on in KAGGLE:
             kernels = KaggleKernels(self.workspace.competition.name)
             train_on_kaggle(jobs, self.data, kernels, on == "kaggle", self, wait, retrain)
-            return
-        for record in known_kernels([plan.run.path for plan in self.plans.values()]):
-            self.observer.notice(f"The kernel {record.address} may still be training folds of this run, too.")
-        digits = Digits(self.data.train.images, self.data.train.labels, self.data.test.images)
-        if on is None:
-            train_in_processes(jobs, digits, workers, self)
-        else:
-            train_on_dask(jobs, digits, on, self)
+        elif jobs:
+            for record in known_kernels([plan.path for plan in self.plans]):
+                self.observer.notice(f"The kernel {record.address} may still be training folds of this run, too.")
+            digits = Digits(self.data.train.images, self.data.train.labels, self.data.test.images)
+            if on is None:
+                train_in_processes(jobs, digits, workers, self)
+            else:
+                train_on_dask(jobs, digits, on, self)
+        return self._runs[self.plans[0].recipe.seed]
 
     def started(self, task: FoldTask) -> None:
         """Pass the call on to the observer."""
@@ -241,40 +220,32 @@ class _Training(Observer):
     def finished(self, task: FoldTask) -> None:
         """Pass the call on, and finish the run if this was its last fold."""
         self.observer.finished(task)
-        plan = self.plans[task.seed]
-        plan.missing.remove(task.fold)
-        if not plan.missing:
-            self._finish(plan)
+        self._missing[task.seed].remove(task.fold)
+        if not self._missing[task.seed]:
+            self._finish(task.seed)
 
     def _start(self, plan: RunPlan) -> None:
+        seed = plan.recipe.seed
         if not plan.missing:
-            self._finish(plan)
+            self._finish(seed)
             return
         if others := plan.other_versions():
             self.observer.notice(
-                f"Finished folds of {plan.run.name} were trained with {others}; they are kept, "
+                f"Finished folds of {plan.path.name} were trained with {others}; they are kept, "
                 "and the report shows the versions of each fold."
             )
-        plan.run = plan.run.with_status(UNFINISHED)
+        self._runs[seed] = self._runs[seed].with_status(UNFINISHED)
 
-    def _finish(self, plan: RunPlan) -> None:
-        if not is_current(plan.run, self.data):
-            ensemble_folds(plan.run, self.data)
+    def _finish(self, seed: int) -> None:
+        run = self._runs[seed]
+        if not is_current(run, self.data):
+            ensemble_folds(run, self.data)
         seconds = None if self.timed_from is None else round(time.monotonic() - self.timed_from, 1)
-        plan.run = _finish(self.workspace, plan.run, self.data, seconds)
+        self._runs[seed] = _finish(self.workspace, run, self.data, seconds)
 
 
-def preview_kernel(
-    workspace: Workspace,
-    on: str,
-    *,
-    retrain: bool = False,
-    **recipe: Any,
-) -> dict[str, Any]:
-    """Return what `train` would send to Kaggle, and send nothing.
-
-    All parameters are those of `train`; `recipe` are ``preset``, ``folds``, ``seed``, ``seeds``, ``settings`` and
-    ``run``.
+def preview_kernel(workspace: Workspace, recipe: Recipe, on: str, *, retrain: bool = False) -> dict[str, Any]:
+    """Return what `train` would send to Kaggle for a recipe, and send nothing.
 
     Returns
     -------
@@ -291,21 +262,16 @@ def preview_kernel(
         As `train`.
     """
     _check_kaggle(workspace)
-    recipes, paths, target = _recipes(workspace, **recipe)
-    data = load_data(workspace.data)
-    check_manifest(workspace.data, data.hashes)
-    tasks = []
-    for of_seed, path in zip(recipes, paths, strict=True):
-        split = make_folds(data.train.labels, of_seed.preset.folds, of_seed.seed)
-        kept = finished_folds(path, of_seed, workspace, data, retrain=retrain)
-        tasks += [task for task in fold_tasks(of_seed, split) if task.fold not in kept]
+    data = _load(workspace)
+    plans = plan_runs(workspace, recipe, make_splits(recipe, data), data, retrain)
+    tasks = [task for plan in plans for task in plan.tasks() if task.fold in plan.missing]
     hours = None
     if on == "kaggle":
         with suppress(RefusedError, NetworkError):  # nothing else depends on it
             hours = KaggleKernels(workspace.competition.name).gpu_hours()
-    records = known_kernels(paths)
+    records = known_kernels([plan.path for plan in plans])
     return {
-        "run": target.name,
+        "run": recipe.name,
         "on": on,
         "folds": [[task.seed, task.fold] for task in tasks],
         "tflop": sum(training_flops(t.settings, int((t.split != t.fold).sum())) for t in tasks) / 1e12,
@@ -315,22 +281,18 @@ def preview_kernel(
     }
 
 
-def cancel_kernels(workspace: Workspace, **recipe: Any) -> list[str]:
-    """Delete the kernels at Kaggle that train folds of a run, and return their addresses.
-
-    The parameters are those of `preview_kernel`.
+def cancel_kernels(workspace: Workspace, recipe: Recipe) -> list[str]:
+    """Delete the kernels at Kaggle that train folds of the runs of a recipe, and return their addresses.
 
     Raises
     ------
-    UsageError
-        If an argument is not valid.
     NetworkError
         If Kaggle does not confirm it: the kernel may still run.
     WriteError
         If another process is using the run.
     """
     _check_kaggle(workspace)
-    _, paths, _ = _recipes(workspace, **recipe)
+    _, paths = _folders(workspace, recipe)
     with ExitStack() as locks:
         for path in filter(Path.exists, paths):
             busy = f"Another process uses the run {path.name}; if it only follows the kernel, end it with Ctrl-C."
@@ -478,7 +440,7 @@ def submit(
         )
     if not timeout >= 0:
         raise UsageError(f"The timeout must be at least 0 seconds, got {timeout}.", "Choose another timeout.")
-    observer = observer or Observer()
+    observer = observer or printing()
     name, cv, path, is_worse = "", None, Path(file or ""), False
     if file is None:
         source = find_run(workspace, run)
@@ -536,30 +498,16 @@ def score(workspace: Workspace) -> ScoreBoard:
     return read_scores(open_host(workspace), workspace)
 
 
-def _recipes(
-    workspace: Workspace,
-    preset: str = DEFAULT_PRESET,
-    folds: int | None = None,
-    seed: int = 0,
-    seeds: int = 1,
-    settings: Mapping[str, object] | None = None,
-    run: str | None = None,
-) -> tuple[list[Recipe], list[Path], Path]:
-    """Return the recipe and the folder of each run, and the folder of their mean or of the only run."""
-    if not 1 <= seeds <= MOST_SEEDS:
-        raise UsageError(
-            f"The number of seeds must be between 1 and {MOST_SEEDS}, got {seeds}.",
-            "Choose another number of seeds.",
-        )
-    for number in (seed, seed + seeds - 1):
-        if not 0 <= number < 2**32:
-            raise UsageError(f"A seed must be between 0 and {2**32 - 1}, got {number}.", "Choose another seed.")
-    recipes = [Recipe.make(preset, folds, settings or {}, number) for number in range(seed, seed + seeds)]
-    target = run_folder(workspace, run or recipes[0].run_name(seeds))
-    if seeds == 1:
-        return recipes, [target], target
-    names = [f"{run}-s{recipe.seed}" if run else recipe.run_name() for recipe in recipes]
-    return recipes, [run_folder(workspace, name) for name in names], target
+def _folders(workspace: Workspace, recipe: Recipe) -> tuple[Path, list[Path]]:
+    """Return the folder of the mean, or of the only run, and the folders of all single runs."""
+    return run_folder(workspace, recipe.name), [run_folder(workspace, r.name) for r in recipe.of_each_seed()]
+
+
+def _load(workspace: Workspace) -> Data:
+    """Load the data, and check that they are those that were downloaded."""
+    data = load_data(workspace.data)
+    check_manifest(workspace.data, data.hashes)
+    return data
 
 
 def _check_options(workers: int | None, tensorboard: bool, on: str | None) -> None:

@@ -76,14 +76,18 @@ class Workspace:
         """Return the workspace of a competition below `root`; `UsageError` if there is none of this name."""
         return cls(Path(root), find_competition(competition))
 
-    def command(self, *words: str) -> str:
-        """Return a command line for this workspace, quoted for the shell."""
+    def words(self, *words: str) -> list[str]:
+        """Return the words of a command line for this workspace."""
         options = []
         if self.competition.name != DEFAULT_COMPETITION:
             options += ["--competition", self.competition.name]
         if self.root != Path():
             options += ["--root", str(self.root)]
-        return shlex.join(["kaggle-digits", *options, *words])
+        return ["kaggle-digits", *options, *words]
+
+    def command(self, *words: str) -> str:
+        """Return a command line for this workspace, quoted for the shell."""
+        return shlex.join(self.words(*words))
 
     @property
     def data(self) -> Path:

@@ -13,6 +13,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from kaggle_server import KEY, USER, KaggleServer
 
@@ -217,6 +218,16 @@ def import_first(folder: Path) -> str:
     return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
+@contextmanager
+def once_for_all_processes(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """Yield a folder that all processes of `pytest -n` share, to one at a time: the first one creates it."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / f"{name}.lock"):
+        yield folder / name
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """A workspace of the real competition with small data files."""
@@ -228,9 +239,12 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def trained_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace of `rehearsal` with a trained run. Tests must not change it."""
-    workspace = Workspace.at(tmp_path_factory.mktemp("trained-workspace"), "rehearsal")
-    download(workspace)
-    train(workspace, preset="lenet", folds=2, settings={"epochs": "2"}, run="first")
+    with once_for_all_processes(tmp_path_factory, "trained") as folder:
+        workspace = Workspace.at(folder, "rehearsal")
+        if not folder.exists():
+            download(workspace)
+            with training_in_process():
+                train(workspace, preset="lenet", folds=2, settings={"epochs": "2"}, run="first")
     return workspace
 
 

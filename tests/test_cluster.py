@@ -23,6 +23,7 @@ from conftest import (
     competition_files,
     import_first,
     needs_proc,
+    once_for_all_processes,
     worker_processes,
     write_files,
 )
@@ -110,9 +111,11 @@ def dask(scheduler: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with a run that was trained without Dask and without interruption."""
-    workspace = Workspace.at(tmp_path_factory.mktemp("reference"))
-    write_files(workspace.data, competition_files())
-    train(workspace, run="it", **QUICK)
+    with once_for_all_processes(tmp_path_factory, "cluster") as folder:
+        workspace = Workspace.at(folder)
+        if not folder.exists():
+            write_files(workspace.data, competition_files())
+            train(workspace, run="it", **QUICK)
     return workspace
 
 

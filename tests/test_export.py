@@ -12,7 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import competition_files, full_disk, pipe_with_reader, training_in_process, write_files
+from conftest import (
+    competition_files,
+    full_disk,
+    once_for_all_processes,
+    pipe_with_reader,
+    training_in_process,
+    write_files,
+)
 from PIL import Image
 
 import kaggle_digits as kd
@@ -30,14 +37,15 @@ ROWS = 60
 @pytest.fixture(scope="module")
 def mean_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace whose latest run is a mean of two: one with preprocessing and test-time augmentation."""
-    workspace = Workspace.at(tmp_path_factory.mktemp("export"))
-    write_files(workspace.data, competition_files(200, ROWS))
-    settings = {"epochs": "4", "batch_size": "20"}
-    with training_in_process():
-        kd.train(workspace, preset="lenet", folds=2, settings=settings, run="first")
-        settings |= {"preprocessing": "plain,even,bold,wide-backhand", "tta": "5"}
-        kd.train(workspace, preset="lenet", folds=4, settings=settings, run="second: $1÷4")
-    kd.ensemble(workspace, ["first", "second: $1÷4"], "both")
+    with once_for_all_processes(tmp_path_factory, "export") as folder, training_in_process():
+        workspace = Workspace.at(folder)
+        if not folder.exists():
+            write_files(workspace.data, competition_files(200, ROWS))
+            settings = {"epochs": "4", "batch_size": "20"}
+            kd.train(workspace, preset="lenet", folds=2, settings=settings, run="first")
+            settings |= {"preprocessing": "plain,even,bold,wide-backhand", "tta": "5"}
+            kd.train(workspace, preset="lenet", folds=4, settings=settings, run="second: $1÷4")
+            kd.ensemble(workspace, ["first", "second: $1÷4"], "both")
     return workspace
 
 

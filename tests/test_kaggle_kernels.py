@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import SMALL, Listener, assert_same_run, competition_files, unload_client, write_files
+from conftest import (
+    SMALL,
+    Listener,
+    assert_same_run,
+    competition_files,
+    once_for_all_processes,
+    unload_client,
+    write_files,
+)
 from kaggle_server import USER, Fault, KaggleServer, error
 
 from kaggle_digits import Workspace, find_run, train
@@ -30,6 +38,7 @@ from kaggle_digits.execution import kaggle as remote
 from kaggle_digits.execution import kernel as inside
 from kaggle_digits.pipeline import cancel_kernels
 from kaggle_digits.training.fold import Progress
+from kaggle_digits.training.recipe import Recipe
 
 QUICK = {"preset": "lenet", "folds": 2, "settings": SMALL}
 
@@ -79,9 +88,11 @@ def gpus(number: int, kernel_python: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with a run that was trained on this machine."""
-    workspace = Workspace.at(tmp_path_factory.mktemp("reference"))
-    write_files(workspace.data, competition_files())
-    train(workspace, run="it", **QUICK)
+    with once_for_all_processes(tmp_path_factory, "kaggle_kernels") as folder:
+        workspace = Workspace.at(folder)
+        if not folder.exists():
+            write_files(workspace.data, competition_files())
+            train(workspace, run="it", **QUICK)
     return workspace
 
 
@@ -209,7 +220,7 @@ def test_train_on_kaggle_keeps_refused_kernel_that_was_not_deleted(
         f"It may still run; delete it at https://www.kaggle.com/code/{USER}/{slug}"
     )
     assert record_file(workspace).exists()
-    assert cancel_kernels(workspace, **QUICK) == [f"https://www.kaggle.com/code/{USER}/{slug}"]
+    assert cancel_kernels(workspace, Recipe(**QUICK)) == [f"https://www.kaggle.com/code/{USER}/{slug}"]
 
 
 @pytest.mark.parametrize(
@@ -433,8 +444,8 @@ def test_train_on_kaggle_explains_how_to_forget_a_kernel_that_was_deleted(
     finished.deleted += finished.kernels  # on the web page
     with pytest.raises(NetworkError, match="is unknown") as caught:
         train(workspace, on="kaggle", **QUICK)
-    assert "use kd.cancel_kernels(workspace, …), then train again" in caught.value.remedy
-    assert len(cancel_kernels(workspace, **QUICK)) == 1
+    assert "use --cancel, then train again" in caught.value.remedy
+    assert len(cancel_kernels(workspace, Recipe(**QUICK))) == 1
     assert train(workspace, on="kaggle", **QUICK).is_finished
 
 
@@ -464,7 +475,7 @@ def test_cancel_of_one_seed_forgets_the_kernel_in_all_runs(finished: KaggleServe
         train(workspace, on="kaggle", wait=False, seeds=2, **QUICK)
     other = record_file(workspace, "lenet-k2-s1-epochs=1-batch_size=20")
     assert other.exists()
-    assert len(cancel_kernels(workspace, seed=0, **QUICK)) == 1
+    assert len(cancel_kernels(workspace, Recipe(**QUICK))) == 1
     assert not other.exists()
 
 
@@ -730,12 +741,11 @@ def test_read_line_ignores_other_lines(line: str) -> None:
 def package_folder(workspace: Workspace, tmp_path: Path) -> Path:
     """Return a folder with the unpacked content of a kernel for the run `QUICK`."""
     from kaggle_digits.data.csv import load_data
-    from kaggle_digits.data.folds import make_folds
-    from kaggle_digits.runs.plan import Recipe, fold_tasks
+    from kaggle_digits.runs.plan import make_splits, plan_runs
 
-    data = load_data(workspace.data)
-    recipe = Recipe.make("lenet", 2, SMALL, 0)
-    source = remote.pack(fold_tasks(recipe, make_folds(data.train.labels, 2, 0)), data.hashes, gpu=True)
+    data, recipe = load_data(workspace.data), Recipe("lenet", 2, settings=SMALL)
+    (plan,) = plan_runs(workspace, recipe, make_splits(recipe, data), data, retrain=False)
+    source = remote.pack(plan.tasks(), data.hashes, gpu=True)
     assert "/kaggle/src" not in source  # the folder of the script is read-only at Kaggle
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(source.split('"""')[3]))) as archive:
         archive.extractall(tmp_path / "unpacked")

@@ -25,6 +25,7 @@ from conftest import (
     import_first,
     is_zombie,
     needs_proc,
+    once_for_all_processes,
     small_digits,
     worker_processes,
     write_files,
@@ -37,12 +38,14 @@ from kaggle_digits.evaluation.metrics import accuracy
 from kaggle_digits.execution import machine
 from kaggle_digits.execution.processes import Job
 from kaggle_digits.files import lock
+from kaggle_digits.pipeline import preview_kernel
 from kaggle_digits.runs.artefacts import versions
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.recipe import Recipe
 
 FILES = {
     "run.json",
@@ -75,10 +78,12 @@ def quick(workspace: Workspace, **changes: object) -> Run:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with two finished runs. Do not modify it; the fixture `trained` is a copy."""
-    workspace = Workspace.at(tmp_path_factory.mktemp("shared"))
-    write_files(workspace.data, competition_files())
-    quick(workspace, run="one")
-    quick(workspace, run="two", seed=1)
+    with once_for_all_processes(tmp_path_factory, "pipeline") as folder:
+        workspace = Workspace.at(folder)
+        if not folder.exists():
+            write_files(workspace.data, competition_files())
+            quick(workspace, run="one")
+            quick(workspace, run="two", seed=1)
     return workspace
 
 
@@ -586,12 +591,18 @@ def test_train_rejects_existing_name_of_mean_before_training(trained: Workspace)
 
 
 @pytest.mark.usefixtures("train_in_process")
-def test_train_retrain_with_seeds_trains_only_damaged_folds(trained: Workspace) -> None:
+def test_preview_kernel_and_train_retrain_with_seeds_take_only_damaged_folds(trained: Workspace) -> None:
     for name in ("it-s0", "it-s1"):
         shutil.copytree(trained.runs / {"it-s0": "one", "it-s1": "two"}[name], trained.runs / name)
     (trained.runs / "it-s1" / "fold-0" / "model.keras").unlink()
-    with pytest.raises(DataError, match=r"it-s1/fold-0/model\.keras is missing"):
-        quick(trained, run="it", seeds=2)
+    recipe = Recipe("lenet", 2, settings=SMALL, run="it", seeds=2)
+    for refused in (
+        lambda: quick(trained, run="it", seeds=2),
+        lambda: preview_kernel(trained, recipe, "kaggle-cpu"),
+    ):
+        with pytest.raises(DataError, match=r"it-s1/fold-0/model\.keras is missing"):
+            refused()
+    assert preview_kernel(trained, recipe, "kaggle-cpu", retrain=True)["folds"] == [[1, 0]]
     finished: list[tuple[int, int]] = []
     quick(
         trained,

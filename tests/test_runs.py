@@ -42,13 +42,14 @@ from kaggle_digits.runs.directory import (
     read_run,
 )
 from kaggle_digits.runs.ensemble import check_members, ensemble_folds, ensemble_runs, is_current
-from kaggle_digits.runs.plan import Recipe, plan_run
+from kaggle_digits.runs.plan import make_splits, plan_runs
 from kaggle_digits.runs.schema import FINISHED, UNFINISHED
 from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file, write_submission
 from kaggle_digits.training.fold import Digits, FoldResult, FoldTask
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import find_preset
+from kaggle_digits.training.recipe import Recipe
 
 FILES = ("one/run.json", "both/run.json", "one/fold-0/metrics.json", "one/ensemble/metrics.json")
 """The JSON files that the tests modify, relative to the folder of runs."""
@@ -476,7 +477,9 @@ def read_artefacts(workspace: Workspace, file: str) -> list[KaggleDigitsError]:
             json.dumps(document, allow_nan=False)
 
     def resume() -> None:
-        plan_run(first, Recipe.make("lenet", 2, {}, 0), make_folds(data.train.labels, 2, 0), data)
+        recipe = Recipe("lenet", 2, run="one")
+        for plan in plan_runs(workspace, recipe, make_splits(recipe, data), data, retrain=False):
+            plan.open(workspace, data)
         if not is_current(first, data):
             ensemble_folds(first, data)
 

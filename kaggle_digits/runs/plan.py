@@ -1,184 +1,171 @@
-"""Check whether a run can be continued, and find out which of its folds have to be trained."""
+"""Find out whether a run can be continued and which of its folds have to be trained; nothing is written here."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import Data
+from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.runs.artefacts import different_versions, versions
-from kaggle_digits.runs.directory import RUN_JSON, FoldsRun, MeanRun, Run, check_data, create_run, read_run
-from kaggle_digits.runs.schema import FoldMetrics, FoldsInfo, MeanInfo
+from kaggle_digits.runs.artefacts import check_fold, different_versions, versions
+from kaggle_digits.runs.directory import (
+    RUN_JSON,
+    FoldsRun,
+    MeanRun,
+    Run,
+    check_data,
+    create_run,
+    read_run,
+    run_folder,
+)
+from kaggle_digits.runs.schema import FoldMetrics, FoldsInfo
 from kaggle_digits.training.fold import FoldTask
-from kaggle_digits.training.presets import Preset, find_preset
+from kaggle_digits.training.recipe import Recipe
 from kaggle_digits.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The preset, settings and seed of a run of folds."""
-
-    preset: Preset  # with the chosen number of folds and settings
-    seed: int  # of the split and of all random numbers in training
-
-    @classmethod
-    def make(cls, preset: str, folds: int | None, settings: Mapping[str, object], seed: int) -> Recipe:
-        """Return the recipe of a preset with some changes; raise a `UsageError` if they are not valid."""
-        changed = find_preset(preset).with_settings(settings)
-        return cls(changed if folds is None else replace(changed, folds=folds), seed)
-
-    def changes(self) -> list[str]:
-        """Return the settings that differ from the preset's own, as ``key=value``."""
-        own = find_preset(self.preset.name).settings.model_dump()
-        return [f"{key}={value}" for key, value in self.preset.settings.model_dump().items() if value != own[key]]
-
-    def run_name(self, seeds: int = 1) -> str:
-        """Return the default name of a run: preset, folds, seeds and changed settings."""
-        numbers = f"s{self.seed}" if seeds == 1 else f"s{self.seed}..{self.seed + seeds - 1}"
-        return "-".join([self.preset.name, f"k{self.preset.folds}", numbers, *self.changes()])
-
-    def command(self, workspace: Workspace, run: str) -> str:
-        """Return the command that trains a run of this recipe."""
-        words = ["train", "--preset", self.preset.name]
-        words += ["--folds", str(self.preset.folds), "--seed", str(self.seed)]
-        for change in self.changes():
-            words += ["--set", change]
-        if run != self.run_name():
-            words += ["--run", run]
-        return workspace.command(*words)
-
-    def spec(self, workspace: Workspace, data: Data) -> dict[str, Any]:
-        """Return the fields of ``run.json`` for this recipe."""
-        return {
-            "competition": workspace.competition.name,
-            "preset": self.preset.name,
-            "folds": self.preset.folds,
-            "seed": self.seed,
-            "settings": self.preset.settings.model_dump(),
-            "data": data.hashes,
-        }
 
 
 @dataclass
 class RunPlan:
-    """The folds of a run that have to be trained."""
+    """A run of one seed, which need not exist yet, and its folds that have to be trained."""
 
-    run: FoldsRun
-    tasks: list[FoldTask]  # of all folds
-    missing: set[int] = field(default_factory=set)  # the folds to train; existing ones are kept until then
-    has_damaged_folds: bool = False  # whether finished folds have to be trained again
+    path: Path
+    recipe: Recipe
+    split: UInt8  # [n]
+    is_new_split: bool  # not written yet
+    known: FoldsRun | None  # None if it does not exist yet
+    damaged: set[int]  # finished folds that have to be trained again
+    missing: set[int]  # all folds to train; existing ones are kept until then
 
-    def kept_metrics(self) -> list[FoldMetrics]:
-        """Return the metrics of the finished folds that are not trained again."""
-        return [self.run.fold_metrics(task.fold) for task in self.tasks if task.fold not in self.missing]
+    def open(self, workspace: Workspace, data: Data) -> FoldsRun:
+        """Return the run, and create it and its split if they do not exist."""
+        run = self.known
+        if run is None:
+            spec = _spec(self.recipe, workspace, data)
+            run = cast(FoldsRun, create_run(self.path, spec, self.recipe.command(workspace)))
+        run.remove_partial_files()
+        if self.is_new_split:
+            run.write_split(self.split)
+        return run
 
-    def tasks_to_train(self) -> list[FoldTask]:
-        """Return the tasks of the missing folds, with the same network as the folds that are kept."""
-        network = next((metrics.network for metrics in self.kept_metrics()), None)
-        return [replace(task, network=network) for task in self.tasks if task.fold in self.missing]
+    def tasks(self, tensorboard: bool = False) -> list[FoldTask]:
+        """Return the tasks of all folds, with the same network as the folds that are kept."""
+        network = next((metrics.network for metrics in self._kept_metrics()), None)
+        preset, seed = self.recipe.chosen, self.recipe.seed
+        return [
+            FoldTask(preset.name, preset.settings, seed, fold, self.split, tensorboard, network)
+            for fold in range(preset.folds)
+        ]
 
     def other_versions(self) -> str:
         """Return a text with the versions of finished folds that differ from the current ones, or an empty one."""
         now = versions()
-        found = (different_versions(metrics.versions, now) for metrics in self.kept_metrics())
+        found = (different_versions(metrics.versions, now) for metrics in self._kept_metrics())
         return next(filter(None, found), "")
 
     def is_from_scratch(self) -> bool:
         """Return whether all folds have to be trained, and none has a checkpoint."""
-        return len(self.missing) == len(self.tasks) and not any(map(self.run.is_started, self.missing))
+        is_started = self.known is not None and any(map(self.known.is_started, self.missing))
+        return len(self.missing) == self.recipe.chosen.folds and not is_started
+
+    def _kept_metrics(self) -> list[FoldMetrics]:
+        kept = sorted(set(range(self.recipe.chosen.folds)) - self.missing)
+        return [] if self.known is None else [self.known.fold_metrics(fold) for fold in kept]
 
 
-def fold_tasks(recipe: Recipe, split: UInt8, tensorboard: bool = False) -> list[FoldTask]:
-    """Return the tasks of all folds of a recipe."""
-    return [
-        FoldTask(recipe.preset.name, recipe.preset.settings, recipe.seed, fold, split, tensorboard)
-        for fold in range(recipe.preset.folds)
+def plan_runs(
+    workspace: Workspace, recipe: Recipe, splits: Sequence[UInt8], data: Data, retrain: bool
+) -> list[RunPlan]:
+    """Return the plan of the run of each seed; with `retrain`, to train damaged folds, or all if none is damaged.
+
+    `UsageError` if a run has another recipe; `DataError` if it was made from other data, or is damaged and
+    `retrain` is false.
+    """
+    plans = [
+        _plan(workspace, of_seed, split, data, retrain)
+        for of_seed, split in zip(recipe.of_each_seed(), splits, strict=True)
     ]
+    if retrain and not any(plan.damaged for plan in plans):
+        for plan in plans:
+            plan.missing = set(range(plan.recipe.chosen.folds))
+    return plans
 
 
-def plan_run(
-    run: FoldsRun, recipe: Recipe, split: UInt8, data: Data, *, retrain: bool = False, tensorboard: bool = False
-) -> RunPlan:
-    """Find out which folds of a run have to be trained. `split` is written if the run has none yet.
-
-    `DataError` if an artefact is damaged and `retrain` is false.
-    """
-    run.remove_partial_files()
-    split, is_new = _open_split(run, split, retrain)
-    tasks = fold_tasks(recipe, split, tensorboard)
-    trained, test_rows = set(run.trained_folds()), len(data.test.ids)
-    damaged: set[int] = set()
-    if retrain:
-        damaged = {fold for fold in trained if is_new or not run.is_valid_fold(fold, test_rows)}
-    else:
-        for fold in sorted(trained):
-            run.check_fold(fold, test_rows)
-    return RunPlan(run, tasks, set(range(recipe.preset.folds)) - trained | damaged, bool(damaged))
+def make_splits(recipe: Recipe, data: Data) -> list[UInt8]:
+    """Return the split of the run of each seed, uint8 [n]; errors as of `make_folds`."""
+    return [make_folds(data.train.labels, each.chosen.folds, each.seed) for each in recipe.of_each_seed()]
 
 
-def finished_folds(
-    path: Path, recipe: Recipe, workspace: Workspace, data: Data, *, retrain: bool = False
-) -> set[int]:
-    """Return the folds of a run that `plan_run` would not train again, and change nothing; errors as there."""
+def _plan(workspace: Workspace, recipe: Recipe, split: UInt8, data: Data, retrain: bool) -> RunPlan:
+    path, all_folds = run_folder(workspace, recipe.name), set(range(recipe.chosen.folds))
     if not (path / RUN_JSON).exists():
-        return set()
-    run = open_folds_run(path, recipe, workspace, data)
-    trained = set(run.trained_folds())
-    if not retrain:
-        return trained
-    valid = {fold for fold in trained if run.is_valid_fold(fold, len(data.test.ids))}
-    # With --retrain, all folds are trained again if none is damaged.
-    return valid if valid != trained else set()
+        return RunPlan(path, recipe, split, True, None, set(), all_folds)
+    run = read_run(path)
+    if not isinstance(run, FoldsRun):
+        raise _other_recipe(run, "already exists and is a mean of runs")
+    _check_recipe(run, FoldsInfo.model_validate(run.info.as_json() | _spec(recipe, workspace, data)))
+    check_data(run, data.hashes)
+    is_new_split = not run.has_split()
+    if not is_new_split:
+        try:
+            split = run.split(len(split))
+        except DataError:
+            if not retrain:
+                raise
+            is_new_split = True
+    trained, damaged = set(run.trained_folds()), set()
+    for fold in sorted(trained):
+        try:
+            check_fold(run.fold_folder(fold), int((split == fold).sum()), len(data.test.ids))
+        except DataError:
+            if not retrain:
+                raise
+            damaged.add(fold)
+    if retrain and is_new_split:
+        damaged = trained
+    return RunPlan(path, recipe, split, is_new_split, run, damaged, all_folds - trained | damaged)
 
 
-def open_folds_run(path: Path, recipe: Recipe, workspace: Workspace, data: Data) -> FoldsRun:
-    """Open the run in a directory, or create it if it does not exist.
-
-    `UsageError` if it has another recipe, `DataError` if it was made from other data, or is damaged.
-    """
-    if not (path / RUN_JSON).exists():
-        run = create_run(path, recipe.spec(workspace, data), shlex.split(recipe.command(workspace, path.name)))
-    else:
-        run = read_run(path)
-        if not isinstance(run, FoldsRun):
-            raise _other_recipe(run, "already exists and is a mean of runs")
-        _check_recipe(run, FoldsInfo.model_validate(run.info.as_json() | recipe.spec(workspace, data)))
-        check_data(run, data.hashes)
-    assert isinstance(run, FoldsRun)  # noqa: S101 (for the type checker: a spec of a recipe has folds)
-    return run
+def _spec(recipe: Recipe, workspace: Workspace, data: Data) -> dict[str, Any]:
+    """Return the fields of ``run.json`` for a recipe of one seed."""
+    preset = recipe.chosen
+    return {
+        "competition": workspace.competition.name,
+        "preset": preset.name,
+        "folds": preset.folds,
+        "seed": recipe.seed,
+        "settings": preset.settings.model_dump(),
+        "data": data.hashes,
+    }
 
 
 def open_mean_run(path: Path, members: list[str], workspace: Workspace, data: Data) -> MeanRun:
     """Open the mean of runs in a directory, create it if it does not exist, or add missing members to it.
 
-    `UsageError` if it is no mean, or has members that are not in `members`; `DataError` as in `open_folds_run`.
+    `UsageError` if it is no mean, or has members that are not in `members`; `DataError` as in `plan_runs`.
     """
-    check_mean(path, members, data)
-    run = read_run(path) if (path / RUN_JSON).exists() else None
-    if run is None or run.info.as_json().get("members") != members:
-        spec = {"competition": workspace.competition.name, "members": members, "data": data.hashes}
-        names = [word for member in members for word in ("--run", member)]
-        run = create_run(path, spec, shlex.split(workspace.command("ensemble", *names, "--name", path.name)))
-    assert isinstance(run, MeanRun)  # noqa: S101 (for the type checker)
-    return run
+    if (known := check_mean(path, members, data)) and known.info.members == members:
+        return known
+    spec = {"competition": workspace.competition.name, "members": members, "data": data.hashes}
+    names = [word for member in members for word in ("--run", member)]
+    return cast(MeanRun, create_run(path, spec, workspace.words("ensemble", *names, "--name", path.name)))
 
 
-def check_mean(path: Path, members: list[str], data: Data) -> None:
-    """Raise the errors of `open_mean_run`, and change nothing."""
+def check_mean(path: Path, members: list[str], data: Data) -> MeanRun | None:
+    """Return the mean of runs in a directory, None if there is none; errors as of `open_mean_run`."""
     if not (path / RUN_JSON).exists():
-        return
+        return None
     run = read_run(path)
     if not isinstance(run, MeanRun):
         raise _other_recipe(run, "is not a mean of runs")
     check_data(run, data.hashes)
-    known: MeanInfo = run.info
-    if known.members != members and not set(known.members) < set(members):
-        raise _other_recipe(run, f"is the mean of {', '.join(known.members)}, not of {', '.join(members)}")
+    known = run.info.members
+    if known != members and not set(known) < set(members):
+        raise _other_recipe(run, f"is the mean of {', '.join(known)}, not of {', '.join(members)}")
+    return run
 
 
 def _check_recipe(run: FoldsRun, wanted: FoldsInfo) -> None:
@@ -199,15 +186,3 @@ def _other_recipe(run: Run, why: str) -> UsageError:
         f"The run {run.name} {why}.",
         f"Choose another name for the run, or the recipe that it was made with: {run.command()}",
     )
-
-
-def _open_split(run: FoldsRun, split: UInt8, retrain: bool) -> tuple[UInt8, bool]:
-    """Return the run's split, and whether it was written; replace a damaged one only if `retrain` is true."""
-    if run.has_split():
-        try:
-            return run.split(len(split)), False
-        except DataError:
-            if not retrain:
-                raise
-    run.write_split(split)
-    return split, True

@@ -1,0 +1,95 @@
+"""What a training is asked for: preset, folds, seeds, settings, and the names of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from kaggle_digits.errors import UsageError
+from kaggle_digits.training import DEFAULT_PRESET
+from kaggle_digits.training.presets import Preset, find_preset
+from kaggle_digits.workspace import Workspace
+
+MOST_SEEDS = 200
+"""Maximum number of seeds. Each run keeps its lock file open, and many systems allow only 256 open files."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training is asked for; with several seeds, for one run per seed and their mean.
+
+    Parameters
+    ----------
+    preset : str
+        The preset's name.
+    folds : int, optional
+        The number of folds, from 2 to 255. Default: that of the preset.
+    seed : int
+        The seed of the split and of all random numbers in training, from 0 to 2**32 - 1.
+    seeds : int
+        The number of runs, with the seeds `seed`, `seed` + 1, and so on, from 1 to 200.
+    settings : mapping of str to object
+        Settings of the preset to change. Values may be strings, as on the command line.
+    run : str, optional
+        The run's name. By default it is made from the preset, folds, seed and settings. With several seeds it is
+        the name of the mean, and the prefix of the names of the single runs.
+
+    Raises
+    ------
+    UsageError
+        If the preset, a setting or a number is not valid.
+    """
+
+    preset: str = DEFAULT_PRESET
+    folds: int | None = None
+    seed: int = 0
+    seeds: int = 1
+    settings: Mapping[str, object] = field(default_factory=dict)
+    run: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise UsageError(
+                f"The number of seeds must be between 1 and {MOST_SEEDS}, got {self.seeds}.",
+                "Choose another number of seeds.",
+            )
+        for number in (self.seed, self.seed + self.seeds - 1):
+            if not 0 <= number < 2**32:
+                raise UsageError(
+                    f"A seed must be between 0 and {2**32 - 1}, got {number}.", "Choose another seed."
+                )
+        self.chosen  # noqa: B018 (raises an error if preset or settings are not valid)
+
+    @cached_property
+    def chosen(self) -> Preset:
+        """The preset with the chosen number of folds and settings."""
+        changed = find_preset(self.preset).with_settings(self.settings)
+        return changed if self.folds is None else replace(changed, folds=self.folds)
+
+    @cached_property
+    def name(self) -> str:
+        """The name of the run; with several seeds, that of the mean."""
+        numbers = f"s{self.seed}" if self.seeds == 1 else f"s{self.seed}..{self.seed + self.seeds - 1}"
+        return self.run or "-".join([self.preset, f"k{self.chosen.folds}", numbers, *self.changes()])
+
+    def of_each_seed(self) -> list[Recipe]:
+        """Return the recipes of the single runs."""
+        if self.seeds == 1:
+            return [self]
+        numbers = range(self.seed, self.seed + self.seeds)
+        return [replace(self, seed=n, seeds=1, run=self.run and f"{self.run}-s{n}") for n in numbers]
+
+    def changes(self) -> list[str]:
+        """Return the settings that differ from the preset's own, as ``key=value``."""
+        own = find_preset(self.preset).settings.model_dump()
+        return [f"{key}={value}" for key, value in self.chosen.settings.model_dump().items() if value != own[key]]
+
+    def command(self, workspace: Workspace) -> list[str]:
+        """Return the words of the command that trains the run."""
+        words = ["train", "--preset", self.preset, "--folds", str(self.chosen.folds), "--seed", str(self.seed)]
+        for change in self.changes():
+            words += ["--set", change]
+        if self.run not in (None, replace(self, run=None).name):
+            words += ["--run", str(self.run)]
+        return workspace.words(*words)
