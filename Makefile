@@ -58,11 +58,11 @@ demo: $(VENV)/.installed ## run the pipeline on `rehearsal`; needs no Kaggle acc
 # other processes when it has finished. One process more than cores, because many tests wait for processes that they
 # have started. Some of these train: at most eight, to limit memory.
 TEST_PROCESSES := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
-test: $(VENV)/.installed-dev ## run the tests in parallel on all cores
+test: $(VENV)/.installed-dev ## run the fast tests, in parallel on all cores
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal
 
-test-slow: $(VENV)/.installed-dev ## run the slow tests
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.installed-dev ## run the slow tests, in parallel on all cores
+	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal
 
 test-newest-kaggle: $(VENV)/.installed-dev ## run the tests of Kaggle's client with its newest version
 	$(BIN)/python scripts/newest_kaggle.py

@@ -158,6 +158,7 @@ def test_train_on_dask_gives_the_same_run_as_processes(
     assert train(workspace, run="it", on="tcp://127.0.0.1:1", **QUICK) == run
 
 
+@pytest.mark.slow
 def test_train_on_dask_retries_the_fold_of_a_killed_worker(
     workspace: Workspace, reference: Workspace, dask: Cluster
 ) -> None:
@@ -315,6 +316,7 @@ def test_train_on_dask_uses_workers_that_join_later(workspace: Workspace, dask: 
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_train_on_dask_excludes_a_worker_with_other_versions(
     workspace: Workspace, dask: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +349,7 @@ def test_train_on_dask_excludes_a_worker_with_other_versions(
     assert run.info.status == "finished"
 
 
+@pytest.mark.slow
 def test_train_on_dask_stops_folds_if_the_parent_dies(workspace: Workspace, dask: Cluster) -> None:
     worker = dask.add_worker()
     script = (
@@ -366,6 +369,7 @@ def test_train_on_dask_stops_folds_if_the_parent_dies(workspace: Workspace, dask
     assert worker.poll() is None
 
 
+@pytest.mark.slow
 def test_train_on_dask_stops_folds_if_interrupted(workspace: Workspace, dask: Cluster) -> None:
     worker = dask.add_worker()
     command = ["--root", workspace.root, "train", "--preset", "lenet", "--folds", "2", "--set", "epochs=10000"]
@@ -412,6 +416,7 @@ def test_train_on_dask_trains_other_folds_if_one_always_dies(
     assert [run.is_trained(fold) for fold in range(2)] == [False, True]
 
 
+@pytest.mark.slow
 def test_train_on_dask_logs_the_traceback_of_an_internal_error(dask: Cluster, tmp_path: Path) -> None:
     dask.add_worker()
     empty = np.zeros(0, np.uint8)

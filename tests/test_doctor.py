@@ -211,6 +211,7 @@ def test_examine_warns_if_tensorflow_does_not_find_the_gpu(
     assert ("pip install 'kaggle-digits[cuda]'" in check.remedy) is not hidden
 
 
+@pytest.mark.slow
 def test_examine_imports_no_tensorflow_from_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

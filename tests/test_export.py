@@ -83,6 +83,7 @@ def test_export_to_onnx_predicts_the_same_as_predict(
     assert np.isfinite(run_onnx(file, np.zeros((2, 28, 28), np.uint8))).all()
 
 
+@pytest.mark.slow
 def test_export_to_keras_is_loaded_without_kaggle_digits(
     mean_of_runs: Workspace, expected: list[Prediction], tmp_path: Path
 ) -> None:

@@ -679,6 +679,7 @@ def test_kernel_finds_data_where_kaggle_mounted_it_before(
     assert np.array_equal(found.test_images, data.test.images)
 
 
+@pytest.mark.slow
 def test_kernel_starts_no_fold_that_it_would_not_finish_before_the_deadline(
     tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,6 +130,7 @@ def test_public_names_are_completed_before_they_are_imported() -> None:
     assert shown.splitlines()[-1] == "False"
 
 
+@pytest.mark.slow
 def test_digit_recognizer_notebook_runs(tmp_path: Path) -> None:
     import nbformat
     from run_notebook import NOTEBOOK, run

@@ -155,6 +155,7 @@ def test_train_does_nothing_for_finished_run(trained: Workspace, monkeypatch: py
     assert list_runs(trained)[0].name == "one"  # the run that was requested last
 
 
+@pytest.mark.slow
 def test_train_trains_only_missing_folds(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
@@ -169,6 +170,7 @@ def test_train_trains_only_missing_folds(trained: Workspace) -> None:
     assert after["ensemble/oof_softmax.npy"] == before["ensemble/oof_softmax.npy"]
 
 
+@pytest.mark.slow
 def test_train_result_does_not_depend_on_workers(trained: Workspace) -> None:
     before = submission_file(trained, "one").read_bytes()
     run = quick(trained, run="sequential", workers=1)
@@ -336,6 +338,7 @@ def test_train_rejects_run_in_use(trained: Workspace) -> None:
         quick(trained, run="one")
 
 
+@pytest.mark.slow
 @needs_proc
 def test_train_runs_no_code_from_current_folder(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -351,13 +354,9 @@ def test_train_runs_no_code_from_current_folder(
     assert not mark.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "settings",
-    [
-        '{"image_data_format": "channels_first", "floatx": "float16"}',
-        pytest.param('{"floatx": "none"}', marks=pytest.mark.slow),
-        pytest.param("[]", marks=pytest.mark.slow),
-    ],
+    "settings", ['{"image_data_format": "channels_first", "floatx": "float16"}', '{"floatx": "none"}', "[]"]
 )
 def test_train_ignores_keras_json(workspace: Workspace, trained: Workspace, settings: str) -> None:
     path = Path.home() / ".keras" / "keras.json"
@@ -367,6 +366,7 @@ def test_train_ignores_keras_json(workspace: Workspace, trained: Workspace, sett
     assert path.read_text() == settings
 
 
+@pytest.mark.slow
 def test_keras_import_ignores_keras_json() -> None:
     write_files(
         Path.home() / ".keras", {"keras.json": b'{"image_data_format": "channels_first", "backend": "jax"}'}
@@ -398,6 +398,7 @@ def test_train_restarts_fold_once_when_its_worker_dies(workspace: Workspace) -> 
     np.testing.assert_array_equal(run.test_softmax(), normal.test_softmax())
 
 
+@pytest.mark.slow
 @needs_proc
 def test_train_finishes_other_folds_when_worker_always_dies(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
@@ -464,12 +465,10 @@ training._keras_bytes = save_with_size_limit
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "why"),
-    [
-        (NO_FOLDER, "No space left on device"),
-        pytest.param(NO_FILE, "File too large", marks=pytest.mark.slow),
-    ],
+    [(NO_FOLDER, "No space left on device"), (NO_FILE, "File too large")],
     ids=["folder", "file"],
 )
 def test_train_names_temporary_folder_that_cannot_be_written(
@@ -483,6 +482,7 @@ def test_train_names_temporary_folder_that_cannot_be_written(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_proc
 def test_train_leaves_no_files_in_temporary_folder(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -503,6 +503,7 @@ def test_train_leaves_no_files_in_temporary_folder(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_proc
 def test_train_workers_exit_when_parent_dies(workspace: Workspace) -> None:
     script = (
@@ -655,6 +656,7 @@ if "SPY_LOG" in os.environ:
 """
 
 
+@pytest.mark.slow
 def test_train_does_not_open_hidden_labels(tmp_path: Path) -> None:
     """An audit hook records the files that the command and its workers open."""
     workspace = Workspace.at(tmp_path / "work", "rehearsal")
@@ -682,6 +684,7 @@ def interrupt(progress: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_train_retrain_keeps_old_folds_when_interrupted(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)

@@ -19,6 +19,7 @@ def code_blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_readme_python_example_works(tmp_path: Path) -> None:
     (code,) = code_blocks("python")
     # Fewer epochs and folds, so that it takes only seconds.

@@ -54,6 +54,7 @@ def test_outlier_fold_p_values_is_one_test_for_two_folds() -> None:
     assert p[0] == p[1] == pytest.approx(fisher_exact([[33, 2067], [17, 2083]]).pvalue)
 
 
+@pytest.mark.slow
 def test_outlier_fold_p_values_has_few_false_positives() -> None:
     rng = np.random.default_rng(0)
     false_positives = sum(

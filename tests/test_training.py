@@ -114,6 +114,7 @@ def test_train_fold_gives_the_same_result_for_the_same_seeds(
     assert_same(train_fold(task, digits), uninterrupted)
 
 
+@pytest.mark.slow
 def test_train_fold_compiles_with_xla(task: FoldTask, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_digits.training.fold.compiles", lambda: True)
     result = train_fold(task, digits)
