@@ -181,9 +181,9 @@ def test_digit_recognizer_notebook_has_small_outputs_of_its_cells() -> None:
     assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])
 
 
-def test_examine_and_summarise_runs_are_tables_that_name_calls(tmp_path: Path) -> None:
+def test_examine_and_summarise_runs_are_tables(tmp_path: Path) -> None:
     workspace = kd.Workspace.at(tmp_path, "rehearsal")
     checks = kd.examine(workspace).set_index("name")
-    assert checks.loc["Data", "remedy"] == "Download them with: kd.download(workspace)."
+    assert checks.loc["Data", "remedy"] == f"Download them with: {workspace.command('download')}."
     assert kd.summarise_runs(workspace).columns.tolist()[:2] == ["name", "status"]
     assert kd.presets()["name"].tolist() == ["lenet", "fast", "default"]

@@ -444,7 +444,7 @@ def test_train_reports_worker_out_of_memory(
     with pytest.raises(KaggleDigitsError, match=r"^The worker of fold 0 of seed 0 ran out of memory\.") as caught:
         quick(workspace, run="large", workers=1, observer=Listener(notice=notices.append))
     assert caught.value.exit_code == 1
-    assert caught.value.remedy.startswith("Close other programs, or train fewer folds at a time (workers")
+    assert caught.value.remedy.startswith("Close other programs, or train fewer folds at a time (--workers")
     assert notices[0] == "The worker of fold 0 of seed 0 ran out of memory. The fold is retried."
     assert "MemoryError" in find_run(workspace, "large").log_file.read_text()
 
