@@ -61,11 +61,13 @@ def make_folder(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file, which replaces `path` if the block succeeds; `WriteError` if it cannot be written.
 
-    If the block raises or the process is killed, `path` is unchanged. If `path` is a link, its target is replaced.
+    If the block raises or the process is killed, `path` is unchanged. If `path` is a link to a file, that file is
+    replaced; a link to a pipe or a device, such as /dev/null, is replaced itself.
     """
     make_folder(path.parent)
     with write_errors(path):
-        path = Path(os.path.realpath(path))
+        linked = Path(os.path.realpath(path))
+        path = linked if linked.is_file() or not linked.exists() else path
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)

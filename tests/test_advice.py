@@ -172,7 +172,7 @@ def test_submit_needs_yes_for_a_worse_run_in_python(
     worse: KaggleServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unload_client(monkeypatch)
-    with pytest.raises(UsageError, match="yes=True"):
+    with pytest.raises(UsageError, match="--yes"):
         kd.submit(workspace, run="worse")
     assert worse.submissions == []
     kd.submit(workspace, run="worse", yes=True)

@@ -260,7 +260,7 @@ def test_download_names_invalid_file_at_its_source(tmp_path: Path, kind: str) ->
     assert caught.value.problem == f"{source}/mine/train.csv, row 4: the label is 12, not a digit from 0 to 9."
     assert caught.value.remedy == (
         "Choose the zip file that the browser saved, or a folder with train.csv, test.csv, sample_submission.csv, "
-        "or leave out source."
+        "or leave out --from."
     )
 
 

@@ -157,6 +157,16 @@ def test_write_bytes_replaces_the_target_of_a_link(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.rglob("*")} == {"folder", "link", "file", "home"}
 
 
+def test_write_bytes_replaces_a_link_to_a_pipe_and_not_the_pipe(tmp_path: Path) -> None:
+    """As root, a device such as /dev/null could be replaced, too."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    write_bytes(tmp_path / "link", b"content")
+    assert (tmp_path / "pipe").is_fifo()
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "link").read_bytes() == b"content"
+
+
 @pytest.mark.parametrize("write", [make_folder, lambda path: write_bytes(path, b"")], ids=["folder", "file"])
 def test_write_errors_names_link_to_a_drive_that_is_not_there(
     tmp_path: Path, write: Callable[[Path], object]

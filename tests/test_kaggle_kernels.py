@@ -171,7 +171,7 @@ def test_train_on_kaggle_reports_used_up_quota(kaggle: KaggleServer, workspace: 
     assert "Maximum weekly GPU quota of 30.00 hours reached" in caught.value.problem
     assert "3.5 of 30 GPU hours are left this week" in caught.value.problem
     assert "2026-12-05 at 00:00 UTC" in caught.value.problem
-    assert "on='kaggle-cpu'" in caught.value.remedy
+    assert "--on kaggle-cpu" in caught.value.remedy
     assert caught.value.exit_code == 4
     assert not record_file(workspace).exists()
 
@@ -633,7 +633,7 @@ def run_kernel(
 def test_kernel_without_gpu_is_refused(run_kernel: Callable[..., KaggleDigitsError], kernel_python: Path) -> None:
     refused = run_kernel("kaggle", **gpus(0, kernel_python))
     assert "no GPU" in refused.problem
-    assert "on='kaggle-cpu'" in refused.remedy
+    assert "--on kaggle-cpu" in refused.remedy
     assert refused.exit_code == 4
 
 

@@ -247,7 +247,7 @@ def test_fetch_mnist_rejects_other_content(
 
 def test_fetch_mnist_raises_network_error_without_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idx, "MIRRORS", ("http://127.0.0.1:9/",))
-    with pytest.raises(NetworkError, match="mnist_dir"):
+    with pytest.raises(NetworkError, match="--mnist-dir"):
         download(Workspace.at(tmp_path, "rehearsal-full"))
 
 
