@@ -100,6 +100,7 @@ def test_download_prints_json(run_cli: RunCli, tmp_path: Path) -> None:
     assert "rehearsal already complete" in again.stdout
 
 
+@pytest.mark.slow
 def test_train_prints_json_and_shows_progress_on_stderr(run_cli: RunCli, trained: tuple[str, ...]) -> None:
     result = run_cli(*trained, "train", "--preset", "lenet", "--folds", 2, "--set", "epochs=1", "--json")
     facts = document(result)

@@ -382,6 +382,7 @@ print(config.image_data_format(), config.floatx(), config.backend(), os.environ.
     assert shown.split() == ["channels_last", "float32", "tensorflow", "None"]
 
 
+@pytest.mark.slow
 def test_train_restarts_fold_once_when_its_worker_dies(workspace: Workspace) -> None:
     killed: list[int] = []
 
@@ -745,6 +746,7 @@ def test_train_names_damaged_run_json(trained: Workspace, text: str) -> None:
     assert rows == {"one": "damaged", "two": "finished"}
 
 
+@pytest.mark.slow
 def test_train_rejects_diverged_training(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match="diverged in epoch 1"):
         quick(workspace, run="diverged", settings=SMALL | {"learning_rate": 1e30})

@@ -73,6 +73,7 @@ def test_predict_gives_the_softmax_of_the_ensemble_for_test_rows(
         assert prediction.agreement == np.mean(folds[:, row].argmax(1) == prediction.digit)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_predict_uses_all_networks_of_an_ensemble_of_runs(copied: Workspace, pictures: list[Path]) -> None:
     # Both runs have the same weight, although the second one has more folds.

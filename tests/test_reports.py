@@ -565,6 +565,7 @@ def test_duration_formats_seconds(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+@pytest.mark.slow
 def test_report_compare_and_ensemble_recover_from_a_failed_write(trained: Workspace) -> None:
     """The failure raises `WriteError` and leaves all later files unchanged. The next call writes all files."""
     shutil.copytree(trained.runs / "first", trained.runs / "second")

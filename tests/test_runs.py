@@ -552,6 +552,7 @@ def changed_table(content: bytes, data: st.DataObject) -> bytes:
     return text
 
 
+@pytest.mark.slow
 @settings(in_one_folder, max_examples=200)
 @given(file=st.sampled_from(ARRAYS) | st.sampled_from(TABLES), data=st.data())
 def test_check_fold_reads_or_rejects_any_artefact_with_valid_hash(

@@ -254,6 +254,7 @@ class OneSubmissionPerFile(RuleBasedStateMachine):
                 assert entry.sha256 == hashlib.sha256(contents[entry.ref]).hexdigest()
 
 
+@pytest.mark.slow
 def test_submit_makes_one_submission_after_any_faults() -> None:
     run_state_machine_as_test(
         OneSubmissionPerFile, settings=settings(max_examples=300, stateful_step_count=20, deadline=None)

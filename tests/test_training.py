@@ -257,6 +257,7 @@ def test_train_fold_starts_again_when_checkpoint_is_of_another_network(
     assert_same(result, uninterrupted)
 
 
+@pytest.mark.slow
 def test_train_fold_resumes_after_a_failed_write(
     task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path
 ) -> None:
