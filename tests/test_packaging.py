@@ -94,7 +94,7 @@ def test_wheel_works_in_a_fresh_environment(tmp_path: Path) -> None:
         (metadata_file,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
         links = re.findall(r"\]\(([^)]+)\)", files.read(metadata_file).decode())
     # A package index shows the README without the files of the repository.
-    assert len(links) > 5
+    assert links
     assert all(link.startswith(("https://", "#")) for link in links)
     run(sys.executable, "-m", "venv", tmp_path / "fresh")
     python = tmp_path / "fresh" / "bin" / "python"
