@@ -39,7 +39,7 @@ DIGEST_LENGTH = 12
 SEARCH_PAUSES = (0.0, 2.0, 5.0)
 """Seconds before each search for a submission whose response was lost: the host's list may lag."""
 LONGEST_LINE = 64
-"""Bytes of a line of a submission file on average, above which the file is not read: a device may never end."""
+"""Bytes of a line of a submission file on average; a file with more is another one, and is not read to its end."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two polls of a pending submission; the pause doubles from the first to the longest."""
 
@@ -135,7 +135,7 @@ def read_submission(path: Path, ids: Int64, notice: Callable[[str], None] = lamb
     """Return the rows of a submission file in the order of `ids` and in the format of `write_submission`.
 
     Call `notice` if the file is written in another way, for example by a spreadsheet. Send the returned bytes and
-    not the file, which is read only once: it may be a pipe, or change after the validation.
+    not the file, which may change after the validation.
     """
 
     def refuse(detail: str) -> NoReturn:
