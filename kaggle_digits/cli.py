@@ -310,11 +310,6 @@ def train(
         "run": run,
     }
     if dry_run or no_wait or cancel:
-        if on not in pipeline.KAGGLE:
-            raise UsageError(
-                "--dry-run, --no-wait and --cancel are only for kernels at Kaggle.",
-                "Add --on kaggle, or leave it out.",
-            )
         if dry_run + no_wait + cancel > 1:
             raise UsageError("--dry-run, --no-wait and --cancel exclude each other.", "Choose one of them.")
         if (dry_run or cancel) and (workers is not None or tensorboard or output is not None):
@@ -324,10 +319,10 @@ def train(
         if cancel and retrain:
             raise UsageError("--cancel trains nothing.", "Leave out --retrain.")
     if dry_run:
-        preview = pipeline.preview_kernel(workspace, Recipe(**wanted), on or "", retrain=retrain)
+        preview = pipeline.preview_kernel(workspace, Recipe(**wanted), on, retrain=retrain)
         return _print_json(preview) if as_json else console.show_preview(preview)
     if cancel:
-        deleted = pipeline.cancel_kernels(workspace, Recipe(**wanted))
+        deleted = pipeline.cancel_kernels(workspace, Recipe(**wanted), on)
         return _print_json({"deleted": deleted}) if as_json else console.show_deleted(deleted)
     with console.TrainingView() as view:
         trained = pipeline.train(

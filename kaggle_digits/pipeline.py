@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.data.download import check_manifest
-from kaggle_digits.errors import NetworkError, RefusedError, UsageError
-from kaggle_digits.execution.dask import train_on_dask
-from kaggle_digits.execution.kaggle import cancel_kernels as delete_kernels
-from kaggle_digits.execution.kaggle import known_kernels, pack, train_on_kaggle
-from kaggle_digits.execution.processes import Job, train_in_processes
+from kaggle_digits.errors import UsageError
+from kaggle_digits.execution import Job, Options, Place, find_place
 from kaggle_digits.files import lock, make_folder, write_output
 from kaggle_digits.hosts import open_host
-from kaggle_digits.hosts.kaggle import KaggleKernels
 from kaggle_digits.notebook import printing, watching
 from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
 from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, check_data, find_run, run_folder
@@ -38,15 +33,12 @@ from kaggle_digits.submissions.submit import (
 )
 from kaggle_digits.training import DEFAULT_PRESET
 from kaggle_digits.training.compute import training_flops
-from kaggle_digits.training.fold import Digits, FoldTask, Progress
 from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.presets import build_network
 from kaggle_digits.training.recipe import Recipe
 from kaggle_digits.workspace import Workspace
 
 RunT = TypeVar("RunT", bound=Run)
-
-KAGGLE = ("kaggle", "kaggle-cpu")
-"""Where folds can be trained at Kaggle: with two GPUs, or on the CPU."""
 
 
 def train(
@@ -74,19 +66,8 @@ def train(
     ----------
     workspace : Workspace
         The competition and its folders.
-    preset : str
-        The preset's name.
-    folds : int, optional
-        The number of folds, from 2 to 255. Default: that of the preset.
-    seed : int
-        The seed of the split and of all random numbers in training, from 0 to 2**32 - 1.
-    seeds : int
-        The number of runs, with the seeds `seed`, `seed` + 1, and so on, from 1 to 200.
-    settings : mapping of str to object, optional
-        Settings of the preset to change. Values may be strings, as on the command line.
-    run : str, optional
-        The run's name. By default it is made from the preset, folds, seed and settings. With several seeds it is
-        the name of the mean, and the prefix of the names of the single runs.
+    preset, folds, seed, seeds, settings, run
+        What to train: see `Recipe`.
     workers : int, optional
         The number of folds to train in parallel on this machine. By default it depends on the cores, memory and
         GPUs.
@@ -113,8 +94,7 @@ def train(
     Raises
     ------
     UsageError
-        If the preset, a setting or an argument is not valid, if the run exists with another recipe, or if no Dask
-        worker has the same package versions.
+        If an argument is not valid, the run exists with another recipe, or no Dask worker has the same versions.
     DataError
         If the data or an artefact is damaged, or the run was made from other data.
     CredentialsError, RefusedError
@@ -136,116 +116,89 @@ def train(
     """
     started = time.monotonic()
     recipe = Recipe(preset, folds, seed, seeds, settings or {}, run)
-    _check_options(workers, tensorboard, on)
-    if on in KAGGLE:
-        _check_kaggle(workspace)
+    place = find_place(on, workspace, Options(workers, tensorboard, wait, retrain))
     target, paths = _folders(workspace, recipe)
     data = _load(workspace)
     # Before any folder is created, so that an invalid number of folds leaves no run behind.
     splits = make_splits(recipe, data)
+    members = [path.name for path in paths]
     with ExitStack() as locks, watching(observer) as watched:
         if seeds > 1:
             # Check the mean's name before the training, not after it.
             locks.enter_context(_lock(target))
-            check_mean(target, [path.name for path in paths], data)
+            check_mean(target, members, data)
         for path in paths:
             locks.enter_context(_lock(path))
         plans = plan_runs(workspace, recipe, splits, data, retrain)
         # The elapsed time is not that of one run if the training was interrupted or trains several runs.
         timed_from = started if seeds == 1 and plans[0].is_from_scratch() else None
-        training = _Training(workspace, data, plans, watched, timed_from)
-        finished: Run = training.run(target.name, workers, on, wait, retrain, tensorboard)
+        finished: Run = _train_runs(workspace, data, plans, place, watched, target.name, tensorboard, timed_from)
         if seeds > 1:
-            finished = _average(workspace, target, [path.name for path in paths], data)
+            finished = _average(workspace, target, members, data)
         _copy_submission(workspace, finished, output)
         return finished
 
 
-@dataclass
-class _Training(Observer):
-    """Train the missing folds of one or more runs, and ensemble each run when its last fold is finished.
+def _train_runs(
+    workspace: Workspace,
+    data: Data,
+    plans: Sequence[RunPlan],
+    place: Place,
+    observer: Observer,
+    name: str,
+    tensorboard: bool,
+    timed_from: float | None,
+) -> FoldsRun:
+    """Train the missing folds, ensemble each run when its last fold is finished, and return the first run.
 
-    All calls of an observer are passed on to `observer`. The elapsed time since `timed_from`, as of
-    `time.monotonic`, is recorded in the run.
+    The observer is told that `name` is trained. The time since `timed_from`, as of `time.monotonic`, is recorded.
     """
+    runs = {plan.recipe.seed: plan.open(workspace, data) for plan in plans}
+    missing = {plan.recipe.seed: set(plan.missing) for plan in plans}
+    jobs = _jobs(plans, tensorboard)
 
-    workspace: Workspace
-    data: Data
-    plans: list[RunPlan]
-    observer: Observer
-    timed_from: float | None
+    def finish(seed: int) -> None:
+        if not is_current(runs[seed], data):
+            ensemble_folds(runs[seed], data)
+        seconds = None if timed_from is None else round(time.monotonic() - timed_from, 1)
+        runs[seed] = _finish(workspace, runs[seed], data, seconds)
 
-    def __post_init__(self) -> None:
-        self._runs = {plan.recipe.seed: plan.open(self.workspace, self.data) for plan in self.plans}
-        self._missing = {plan.recipe.seed: set(plan.missing) for plan in self.plans}
-
-    def run(
-        self, name: str, workers: int | None, on: str | None, wait: bool, retrain: bool, tensorboard: bool
-    ) -> FoldsRun:
-        """Train all missing folds, show `name` as that of the run, and return the run of the first seed."""
-        tasks = [task for plan in self.plans for task in plan.tasks(tensorboard)]
-        jobs = [
-            Job(task, self._runs[task.seed].fold_folder(task.fold), self._runs[task.seed].log_file)
-            for task in tasks
-            if task.fold in self._missing[task.seed]
-        ]
-        self.observer.start(name, tasks, [job.task for job in jobs])
-        for plan in self.plans:
-            self._start(plan)
-        if jobs and on in KAGGLE:
-            kernels = KaggleKernels(self.workspace.competition.name)
-            train_on_kaggle(jobs, self.data, kernels, on == "kaggle", self, wait, retrain)
-        elif jobs:
-            for record in known_kernels([plan.path for plan in self.plans]):
-                self.observer.notice(f"The kernel {record.address} may still be training folds of this run, too.")
-            digits = Digits(self.data.train.images, self.data.train.labels, self.data.test.images)
-            if on is None:
-                train_in_processes(jobs, digits, workers, self)
-            else:
-                train_on_dask(jobs, digits, on, self)
-        return self._runs[self.plans[0].recipe.seed]
-
-    def started(self, task: FoldTask) -> None:
-        """Pass the call on to the observer."""
-        self.observer.started(task)
-
-    def progress(self, progress: Progress) -> None:
-        """Pass the call on to the observer."""
-        self.observer.progress(progress)
-
-    def notice(self, sentence: str) -> None:
-        """Pass the call on to the observer."""
-        self.observer.notice(sentence)
-
-    def finished(self, task: FoldTask) -> None:
-        """Pass the call on, and finish the run if this was its last fold."""
-        self.observer.finished(task)
-        self._missing[task.seed].remove(task.fold)
-        if not self._missing[task.seed]:
-            self._finish(task.seed)
-
-    def _start(self, plan: RunPlan) -> None:
+    observer.start(name, [task for plan in plans for task in plan.tasks()], [job.task for job in jobs])
+    for plan in plans:
         seed = plan.recipe.seed
         if not plan.missing:
-            self._finish(seed)
-            return
+            finish(seed)
+            continue
         if others := plan.other_versions():
-            self.observer.notice(
+            observer.notice(
                 f"Finished folds of {plan.path.name} were trained with {others}; they are kept, "
                 "and the report shows the versions of each fold."
             )
-        self._runs[seed] = self._runs[seed].with_status(UNFINISHED)
+        runs[seed] = runs[seed].with_status(UNFINISHED)
+    if jobs:
+        with closing(place.train(jobs, data, observer)) as trained:
+            for job in trained:
+                observer.finished(job.task)
+                missing[job.task.seed].remove(job.task.fold)
+                if not missing[job.task.seed]:
+                    finish(job.task.seed)
+    return runs[plans[0].recipe.seed]
 
-    def _finish(self, seed: int) -> None:
-        run = self._runs[seed]
-        if not is_current(run, self.data):
-            ensemble_folds(run, self.data)
-        seconds = None if self.timed_from is None else round(time.monotonic() - self.timed_from, 1)
-        self._runs[seed] = _finish(self.workspace, run, self.data, seconds)
+
+def _jobs(plans: Sequence[RunPlan], tensorboard: bool = False) -> list[Job]:
+    """Return the folds to train."""
+    return [
+        Job(task, plan.path / f"fold-{task.fold}")
+        for plan in plans
+        for task in plan.tasks(tensorboard)
+        if task.fold in plan.missing
+    ]
 
 
-def preview_kernel(workspace: Workspace, recipe: Recipe, on: str, *, retrain: bool = False) -> dict[str, Any]:
-    """Return what `train` would send to Kaggle for a recipe, and send nothing.
+def preview_kernel(
+    workspace: Workspace, recipe: Recipe, on: str | None, *, retrain: bool = False
+) -> dict[str, Any]:
+    """Return what `train` would send to Kaggle for a recipe, and send nothing; errors as of `train`.
 
     Returns
     -------
@@ -255,33 +208,24 @@ def preview_kernel(workspace: Workspace, recipe: Recipe, on: str, *, retrain: bo
         address of a kernel that already trains folds of the run, which would be continued first, or None;
         ``gpu_hours``, of the user's quota: ``left``, ``total`` and ``reset``, or None without GPUs, or if Kaggle
         does not say.
-
-    Raises
-    ------
-    UsageError, DataError, CredentialsError, RefusedError, NetworkError
-        As `train`.
     """
-    _check_kaggle(workspace)
+    place = find_place(on, workspace, Options(wait=False, retrain=retrain))
     data = _load(workspace)
     plans = plan_runs(workspace, recipe, make_splits(recipe, data), data, retrain)
-    tasks = [task for plan in plans for task in plan.tasks() if task.fold in plan.missing]
-    hours = None
-    if on == "kaggle":
-        with suppress(RefusedError, NetworkError):  # nothing else depends on it
-            hours = KaggleKernels(workspace.competition.name).gpu_hours()
-    records = known_kernels([plan.path for plan in plans])
+    jobs = _jobs(plans)
+    settings = recipe.chosen.settings
+    network = build_network(settings)
+    rows = [int((job.task.split != job.task.fold).sum()) for job in jobs]
     return {
         "run": recipe.name,
         "on": on,
-        "folds": [[task.seed, task.fold] for task in tasks],
-        "tflop": sum(training_flops(t.settings, int((t.split != t.fold).sum())) for t in tasks) / 1e12,
-        "bytes": len(pack(tasks, data.hashes, on == "kaggle")) if tasks else 0,
-        "kernel": records[0].address if records else None,
-        "gpu_hours": None if hours is None else hours.as_json(),
+        "folds": [[job.task.seed, job.task.fold] for job in jobs],
+        "tflop": sum(training_flops(settings, count, network) for count in rows) / 1e12,
+        **place.preview([plan.path for plan in plans], jobs, data),
     }
 
 
-def cancel_kernels(workspace: Workspace, recipe: Recipe) -> list[str]:
+def cancel_kernels(workspace: Workspace, recipe: Recipe, on: str | None = "kaggle") -> list[str]:
     """Delete the kernels at Kaggle that train folds of the runs of a recipe, and return their addresses.
 
     Raises
@@ -291,13 +235,13 @@ def cancel_kernels(workspace: Workspace, recipe: Recipe) -> list[str]:
     WriteError
         If another process is using the run.
     """
-    _check_kaggle(workspace)
+    place = find_place(on, workspace, Options(wait=False))
     _, paths = _folders(workspace, recipe)
     with ExitStack() as locks:
         for path in filter(Path.exists, paths):
             busy = f"Another process uses the run {path.name}; if it only follows the kernel, end it with Ctrl-C."
             locks.enter_context(lock(path / ".lock", busy))
-        return [record.address for record in delete_kernels(paths, KaggleKernels(workspace.competition.name))]
+        return place.cancel(paths)
 
 
 def ensemble(
@@ -337,22 +281,24 @@ def ensemble(
     4200
     """
     members = [find_run(workspace, run) for run in dict.fromkeys(runs)] or [find_run(workspace)]
-    averaged = _ensemble(workspace, members, name)
+    data = load_data(workspace.data)
+    for member in members:
+        check_data(member, data.hashes)
+    if len(members) == 1:
+        averaged: Run = _ensemble_again(workspace, members[0], name, data)
+    else:
+        for member in members:
+            member.require_ensemble()
+        names = [member.name for member in members]
+        target = run_folder(workspace, name or "+".join(names))
+        with _lock(target):
+            averaged = _average(workspace, target, names, data)
     _copy_submission(workspace, averaged, output)
     return averaged
 
 
-def _ensemble(workspace: Workspace, members: Sequence[FoldsRun | MeanRun], name: str | None) -> Run:
-    data = load_data(workspace.data)
-    for member in members:
-        check_data(member, data.hashes)
-    if len(members) > 1:
-        for member in members:
-            member.require_ensemble()
-        target = run_folder(workspace, name or "+".join(member.name for member in members))
-        with _lock(target):
-            return _average(workspace, target, [member.name for member in members], data)
-    (run,) = members
+def _ensemble_again(workspace: Workspace, run: FoldsRun | MeanRun, name: str | None, data: Data) -> Run:
+    """Ensemble a run once more; `name` must be its own or None."""
     if name not in (None, run.name):
         raise UsageError(
             "Only the mean of several runs can get a new name.", "Choose more than one run, or leave out the name."
@@ -360,8 +306,10 @@ def _ensemble(workspace: Workspace, members: Sequence[FoldsRun | MeanRun], name:
     with _lock(run.path):
         if isinstance(run, MeanRun):
             ensemble_runs(run, data)
+        elif len(run.trained_folds()) < run.info.folds:
+            raise run.unfinished()
         else:
-            _ensemble_trained(run, data)
+            ensemble_folds(run, data)
         return _finish(workspace, run, data)
 
 
@@ -413,10 +361,10 @@ def submit(
     Raises
     ------
     UsageError
-        If `run` and `file` are both given, a run does not exist or is not finished, `timeout` is not valid, or
-        the run is worse than the one with the best score and this is not confirmed.
+        If an argument is not valid, or the run is worse than the one with the best score and this is not
+        confirmed.
     DataError
-        If the file or the ledger is not valid.
+        If the run is not finished, or the file or the ledger is not valid.
     CredentialsError, RefusedError
         If the host refuses the submission, or the daily limit has been reached.
     NetworkError
@@ -510,55 +458,10 @@ def _load(workspace: Workspace) -> Data:
     return data
 
 
-def _check_options(workers: int | None, tensorboard: bool, on: str | None) -> None:
-    if workers is not None and workers < 1:
-        raise UsageError(
-            f"The number of workers must be at least 1, got {workers}.", "Choose another number of workers."
-        )
-    if tensorboard and find_spec("tensorboard") is None:
-        raise UsageError(
-            "TensorBoard is not installed.", "Install it with: pip install 'kaggle-digits[tensorboard]'."
-        )
-    if on is None:
-        return
-    if on not in KAGGLE and ":" not in on:
-        raise UsageError(
-            f"Folds cannot be trained on {on!r}.",
-            f"Choose {', '.join(KAGGLE)} or the address of a Dask scheduler, such as tcp://10.0.0.1:8786.",
-        )
-    if on not in KAGGLE and find_spec("distributed") is None:
-        raise UsageError("Dask is not installed.", "Install it with: pip install 'kaggle-digits[dask]'.")
-    if workers is not None:
-        raise UsageError(
-            f"The number of workers cannot be set for {on}, which trains as many folds at a time as it can.",
-            "Leave out the number of workers.",
-        )
-    if tensorboard:
-        raise UsageError(
-            "TensorBoard events can be written only if the folds are trained on this machine.",
-            "Leave out either TensorBoard or the place where to train.",
-        )
-
-
-def _check_kaggle(workspace: Workspace) -> None:
-    """Raise a `UsageError` if a kernel at Kaggle cannot have the data of the competition."""
-    if workspace.competition.host != "kaggle":
-        raise UsageError(
-            f"Folds of {workspace.competition.name} cannot be trained at Kaggle, which does not have its data.",
-            "Train them on this machine.",
-        )
-
-
 def _lock(path: Path) -> AbstractContextManager[None]:
     """Hold the lock of a run; create its folder if it does not exist."""
     make_folder(path)
     return lock(path / ".lock", f"The run {path.name} is in use by another process.")
-
-
-def _ensemble_trained(run: FoldsRun, data: Data) -> None:
-    if len(run.trained_folds()) < run.info.folds:
-        raise run.unfinished()
-    ensemble_folds(run, data)
 
 
 def _average(workspace: Workspace, target: Path, members: list[str], data: Data) -> MeanRun:

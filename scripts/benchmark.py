@@ -32,15 +32,14 @@ import numpy as np
 
 from kaggle_digits import Workspace, export, train
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.data.csv import load_test, load_train
+from kaggle_digits.data.csv import Data, LabelledDigits, UnlabelledDigits, load_test, load_train
 from kaggle_digits.evaluation.calibration import temper
 from kaggle_digits.evaluation.metrics import mean_softmax
 from kaggle_digits.prediction.predict import ensemble_softmax
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.training.compute import image_flops
-from kaggle_digits.training.fold import Digits, FoldTask, train_fold
-from kaggle_digits.training.models import layer_kernels
-from kaggle_digits.training.presets import Settings, find_preset, kernels_of
+from kaggle_digits.training.fold import FoldTask, train_fold
+from kaggle_digits.training.presets import Settings, build_network, find_preset
 from kaggle_digits.workspace import TEST_CSV, TRAIN_CSV
 
 if TYPE_CHECKING:
@@ -97,9 +96,10 @@ def measure_preset(name: str, images: UInt8, labels: UInt8) -> tuple[float, floa
     recipe = find_preset(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
     folds = np.r_[np.zeros(20, np.uint8), np.ones(len(images) - 20, np.uint8)]
     task = FoldTask(name, recipe.settings, 0, 0, folds)
-    speed = train_fold(task, Digits(images, labels, images[:20])).history[-1]["images_per_second"]
+    data = Data(LabelledDigits(images, labels, ""), UnlabelledDigits(images[:20], np.arange(20), ""))
+    speed = train_fold(task, data).history[-1]["images_per_second"]
     share = augmentation_seconds(images[:64], recipe.settings) * speed / 64 if recipe.settings.augments else None
-    return image_flops(kernels_of(recipe.settings)), speed, share
+    return image_flops(build_network(recipe.settings)), speed, share
 
 
 def augmentation_seconds(images: UInt8, settings: Settings) -> float:
@@ -125,7 +125,7 @@ def measure_cdeotte(images: UInt8, labels: UInt8) -> tuple[float, float, None]:
     model.fit(x[:640], labels[:640], batch_size=64, verbose=0)
     started = time.perf_counter()
     model.fit(x, labels, batch_size=64, verbose=0)
-    return image_flops(layer_kernels(model)), len(x) / (time.perf_counter() - started), None
+    return image_flops(model), len(x) / (time.perf_counter() - started), None
 
 
 def cdeotte() -> keras.Model:

@@ -26,18 +26,17 @@ import numpy as np
 
 from kaggle_digits import Workspace
 from kaggle_digits.arrays import Float32, UInt8
-from kaggle_digits.data.csv import LabelledDigits, load_train
+from kaggle_digits.data.csv import Data, LabelledDigits, UnlabelledDigits, load_train
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.evaluation.calibration import cross_fit
 from kaggle_digits.evaluation.metrics import log_loss
 from kaggle_digits.evaluation.significance import mcnemar_p
 from kaggle_digits.files import replacing
 from kaggle_digits.training import fold as fold_module
-from kaggle_digits.training.compute import training_flops
-from kaggle_digits.training.fold import Digits, FoldTask, train_fold
-from kaggle_digits.training.models import convolution, layer_kernels
+from kaggle_digits.training.fold import FoldTask, train_fold
+from kaggle_digits.training.models import convolution
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
-from kaggle_digits.training.presets import Settings, find_preset, kernels_of
+from kaggle_digits.training.presets import Settings, find_preset
 from kaggle_digits.training.schedule import choose_rows
 from kaggle_digits.workspace import CLASSES, FULL_TRAIN_ROWS
 
@@ -339,17 +338,15 @@ def train_candidate(group: str, name: str, seed: int, fold: int, data: Path, fil
     settings = find_preset(GROUPS[group].preset).with_settings(GROUPS[group].settings | candidate.changes).settings
     split = make_folds(rows.labels, FOLDS, seed)
     is_train = split != fold
-    kernels = kernels_of(settings)
     if candidate.patch is not None:
         candidate.patch()
     if build := candidate.build or GROUPS[group].build:
         images = rows.images[is_train]
-        kernels = layer_kernels(build(settings, images))
         # Built again in the training, where the seed of the initial weights is set.
         vars(fold_module)["build_network"] = lambda settings: build(settings, images)
     task = FoldTask(GROUPS[group].preset, settings, seed, fold, split)
-    result = train_fold(task, Digits(rows.images, rows.labels, rows.images[:1]))
-    tflop = training_flops(settings, int(is_train.sum()), kernels) / 1e12
+    result = train_fold(task, Data(rows, UnlabelledDigits(rows.images[:1], np.ones(1, np.int64), "")))
+    tflop = result.metrics["tflop"]
     with replacing(file) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, softmax=result.val_softmax, rows=np.flatnonzero(~is_train), tflop=tflop)
 

@@ -20,10 +20,11 @@ from kaggle_server import KEY, USER, KaggleServer
 from kaggle_digits import Workspace, download, find_run, train
 from kaggle_digits.__main__ import main
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.execution.processes import Job
+from kaggle_digits.data.csv import Data, LabelledDigits, UnlabelledDigits
+from kaggle_digits.execution import Job
+from kaggle_digits.execution.places.processes import Processes
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.submissions.submit import submission_file
-from kaggle_digits.training.fold import Digits
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import PIXEL_COLUMNS
 
@@ -145,6 +146,13 @@ def small_digits(rows: int, seed: int = 0) -> tuple[UInt8, UInt8]:
         y, x = 2 + 12 * (label // 5), 1 + 5 * (label % 5)
         image[y : y + 10, x : x + 5] = 220
     return images, labels
+
+
+def small_data(rows: int, test_rows: int = 20) -> Data:
+    """Return the data of a small competition."""
+    images, labels = small_digits(rows)
+    test_images, _ = small_digits(test_rows, seed=1)
+    return Data(LabelledDigits(images, labels, ""), UnlabelledDigits(test_images, np.arange(test_rows), ""))
 
 
 def csv_bytes(images: UInt8, labels: UInt8 | None = None, newline: str = "\r\n") -> bytes:
@@ -330,16 +338,16 @@ def training_in_process() -> Iterator[None]:
     The results are the same, except for the names of layers.
     """
 
-    def train_jobs(jobs: Sequence[Job], digits: Digits, workers: int | None, observer: Observer) -> None:
+    def train_jobs(place: Processes, jobs: Sequence[Job], data: Data, observer: Observer) -> Iterator[Job]:
         from kaggle_digits.runs.artefacts import FoldCheckpoint, write_fold
         from kaggle_digits.training.fold import train_fold
 
         for job in jobs:
-            write_fold(job.folder, train_fold(job.task, digits, observer.progress, FoldCheckpoint(job.folder)))
-            observer.finished(job.task)
+            write_fold(job.folder, train_fold(job.task, data, observer.progress, FoldCheckpoint(job.folder)))
+            yield job
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kaggle_digits.pipeline.train_in_processes", train_jobs)
+        patch.setattr(Processes, "train", train_jobs)
         yield
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,16 +23,17 @@ from conftest import (
     import_first,
     needs_proc,
     once_for_all_processes,
+    small_data,
     worker_processes,
     write_files,
 )
 
 from kaggle_digits import Workspace, find_run, train
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, UsageError
-from kaggle_digits.execution import dask as cluster
-from kaggle_digits.execution.processes import Job
+from kaggle_digits.execution import Job
+from kaggle_digits.execution.places import dask as cluster
 from kaggle_digits.runs.directory import Run
-from kaggle_digits.training.fold import Digits, FoldTask, Progress
+from kaggle_digits.training.fold import FoldTask, Progress
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import find_preset
 
@@ -120,32 +120,19 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def test_train_on_dask_gives_the_same_run_as_processes(
-    workspace: Workspace, reference: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, reference: Workspace, dask: Cluster
 ) -> None:
-    from distributed import Client
-
     seen: list[Progress] = []
     finished: list[FoldTask] = []
-    sent: list[np.dtype] = []
-    scatter = Client.scatter
-
-    def count(client: Client, data: Digits, **options: object) -> object:
-        sent.append(data.images.dtype)
-        return scatter(client, data, **options)
-
-    monkeypatch.setattr(Client, "scatter", count)
+    started: list[int] = []
     dask.add_worker()
-    run = train(
-        workspace,
-        run="it",
-        on=dask.address,
-        observer=Listener(progress=seen.append, finished=finished.append),
-        **QUICK,
+    observer = Listener(
+        progress=seen.append, finished=finished.append, started=lambda task: started.append(task.fold)
     )
-    assert sent == [np.uint8]  # sent once for both folds
+    run = train(workspace, run="it", on=dask.address, observer=observer, **QUICK)
     assert_same_run(run, reference)
     assert {(p.seed, p.fold, p.epoch) for p in seen} >= {(0, fold, epoch) for fold in (0, 1) for epoch in (1, 40)}
-    assert sorted(task.fold for task in finished) == [0, 1]
+    assert sorted(task.fold for task in finished) == sorted(started) == [0, 1]
     local_run = find_run(reference, "it")
     assert {p.relative_to(run.path) for p in run.path.rglob("*")} == {
         p.relative_to(local_run.path) for p in local_run.path.rglob("*")
@@ -164,7 +151,7 @@ def test_train_on_dask_retries_the_fold_of_a_killed_worker(
 ) -> None:
     for _ in range(2):
         dask.add_worker()
-    notices: list[str] = []
+    started: list[int] = []
 
     def kill_one(progress: Progress) -> None:
         if len(dask.workers) == 2:
@@ -177,14 +164,11 @@ def test_train_on_dask_retries_the_fold_of_a_killed_worker(
         workspace,
         run="it",
         on=dask.address,
-        observer=Listener(progress=kill_one, notice=notices.append),
+        observer=Listener(progress=kill_one, started=lambda task: started.append(task.fold)),
         **QUICK,
     )
     assert_same_run(run, reference)
-    assert any(
-        text.endswith("of seed 0. The fold is retried.") and "was lost while it trained" in text
-        for text in notices
-    )
+    assert len(started) == 3
 
 
 @pytest.mark.slow
@@ -230,22 +214,14 @@ tempfile.TemporaryFile = full
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [FULL_DISK, FULL_DISK_AT_END], ids=["at the start", "at the end"])
-def test_train_on_dask_excludes_a_worker_that_always_fails(
+def test_train_on_dask_names_a_worker_that_always_fails(
     workspace: Workspace, dask: Cluster, tmp_path: Path, script: str
 ) -> None:
     write_files(tmp_path / "broken", {"sitecustomize.py": script.encode()})
-    dask.add_worker(threads=2, PYTHONPATH=import_first(tmp_path / "broken"))
-    notices: list[str] = []
-
-    def join(notice: str) -> None:
-        notices.append(notice)
-        if len(dask.workers) == 1:
-            dask.add_worker()
-
-    options = QUICK | {"folds": 3}
-    run = train(workspace, on=dask.address, observer=Listener(notice=join), **options)
-    assert run.info.status == "finished"
-    assert any("failed 3 folds in a row" in text and "No space left" in text for text in notices), notices
+    dask.add_worker(PYTHONPATH=import_first(tmp_path / "broken"))
+    with pytest.raises(KaggleDigitsError, match="No space left") as caught:
+        train(workspace, on=dask.address, **QUICK)
+    assert "Dask worker" in caught.value.problem
 
 
 @pytest.mark.slow
@@ -393,7 +369,7 @@ def test_train_on_dask_stops_folds_if_interrupted(workspace: Workspace, dask: Cl
 def test_train_on_dask_trains_other_folds_if_one_always_dies(
     workspace: Workspace, dask: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(cluster, "RETRIES", 1)
     worker = dask.add_worker()
 
     def kill_fold_0(progress: Progress) -> None:
@@ -419,11 +395,10 @@ def test_train_on_dask_trains_other_folds_if_one_always_dies(
 @pytest.mark.slow
 def test_train_on_dask_logs_the_traceback_of_an_internal_error(dask: Cluster, tmp_path: Path) -> None:
     dask.add_worker()
-    empty = np.zeros(0, np.uint8)
-    task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, empty)
-    job = Job(task, tmp_path / "fold-0", tmp_path / "workers.log")
-    with pytest.raises(RuntimeError, match=r"fold 0 of seed 0: \w+, see workers\.log"):
-        cluster.train_on_dask([job], Digits(empty, empty, empty), dask.address, Observer())
+    task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, np.zeros(0, np.uint8))
+    job = Job(task, tmp_path / "fold-0")
+    with pytest.raises(KaggleDigitsError, match=r"^Internal error in the worker of fold 0 of seed 0: \w+"):
+        list(cluster.Cluster(dask.address).train([job], small_data(1), Observer()))
     assert "Traceback (most recent call last)" in job.log_file.read_text()
     assert not job.folder.exists()
 
@@ -444,7 +419,7 @@ def test_train_rejects_options_that_do_not_work_with_dask(
 
 
 def test_train_says_how_to_install_dask(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaggle_digits.pipeline.find_spec", lambda name: None)
+    monkeypatch.setattr("kaggle_digits.execution.places.dask.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'kaggle-digits\[dask\]'"):
         train(workspace, on="tcp://127.0.0.1:1", **QUICK)
 
@@ -456,18 +431,6 @@ def test_train_on_dask_fails_if_there_is_no_scheduler(
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     with pytest.raises(NetworkError, match=r"^There is no Dask scheduler at "):
         train(workspace, on=address, **QUICK)
-
-
-def test_workers_find_free_gives_each_thread_one_fold() -> None:
-    workers = cluster._Workers(None, "tcp://x", None, print)  # type: ignore[arg-type]
-    workers.threads = {"a": 1, "b": 2}
-    workers.rows = {address: SimpleNamespace(status="finished") for address in "ab"}  # type: ignore[misc]
-    busy: list[str] = []
-    while worker := workers.find_free(busy):
-        busy.append(worker)
-    assert busy == ["b", "a", "b"]
-    workers.rows["b"].status = "cancelled"
-    assert workers.find_free([]) == "a"
 
 
 def weights(run: Run, fold: int) -> list[np.ndarray]:

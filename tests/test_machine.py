@@ -13,13 +13,10 @@ from kaggle_digits.execution.machine import (
     SECONDS_PER_FOLD,
     SHARE_OF_SPEED,
     about,
-    describe_expected_time,
-    expected_seconds,
     measure_speed,
     summarise_presets,
 )
-from kaggle_digits.training.fold import FoldTask
-from kaggle_digits.training.presets import PRESETS, find_preset
+from kaggle_digits.training.presets import PRESETS
 
 
 def set_limits(folder: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str]) -> None:
@@ -90,33 +87,16 @@ def test_measure_speed_is_that_of_matrix_products() -> None:
     assert measure_speed(0.1) > once / 10
 
 
-def test_expected_seconds_counts_how_often_a_worker_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cpu_cores", lambda: 2)
-    fold = 10 * SHARE_OF_SPEED["residual"] * 100  # 10 seconds if each of two cores does 100 operations per second
-    for folds, rounds in ((1, 1), (2, 1), (5, 3), (6, 3)):
-        expected = expected_seconds([int(fold)] * folds, "residual", 2, 200.0)
-        assert expected == pytest.approx(rounds * (10 + SECONDS_PER_FOLD))
-
-
-def test_describe_expected_time_measures_only_for_a_long_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cpu_cores", lambda: 2)
-    monkeypatch.setattr(machine, "measure_speed", lambda: 400e9)
-    settings = find_preset("fast").settings
-    split = (np.arange(42_000) % 4).astype(np.uint8)
-    tasks = [FoldTask("fast", settings, 0, fold, split) for fold in range(4)]
-    assert describe_expected_time(tasks, 2).startswith("29 TFLOP of training, about ")
-    assert describe_expected_time(tasks[:2], 2).startswith("15 TFLOP of training, about ")
-    assert describe_expected_time([FoldTask("fast", settings, 0, 0, split[:400])], 2) == ""
-
-
 def test_summarise_presets_has_score_compute_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_cores", lambda: 2)
     monkeypatch.setattr(machine, "measure_speed", lambda: 400e9)
-    rows = summarise_presets()
-    assert [row["name"] for row in rows] == list(PRESETS)
-    by_name = {row["name"]: row for row in rows}
-    assert by_name["fast"]["score"] == PRESETS["fast"].result.score
-    assert by_name["fast"]["tflop"] == 29.2
-    assert by_name["fast"]["seconds"] < by_name["default"]["seconds"]
+    rows = {row["name"]: row for row in summarise_presets()}
+    assert list(rows) == list(PRESETS)
+    assert rows["fast"]["score"] == PRESETS["fast"].result.score
+    assert rows["fast"]["tflop"] == 29.2
+    for name, rounds in (("lenet", 3), ("fast", 2), ("default", 4)):  # five, four and eight folds on two workers
+        fold = PRESETS[name].result.tflop * 1e12 / PRESETS[name].folds / (SHARE_OF_SPEED * 200e9)
+        assert rows[name]["seconds"] == round(rounds * (fold + SECONDS_PER_FOLD))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,8 +36,8 @@ from kaggle_digits import Workspace, download, ensemble, find_run, list_runs, re
 from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
 from kaggle_digits.evaluation.metrics import accuracy
-from kaggle_digits.execution import machine
-from kaggle_digits.execution.processes import Job
+from kaggle_digits.execution import Job, machine
+from kaggle_digits.execution.places.processes import Processes
 from kaggle_digits.files import lock
 from kaggle_digits.pipeline import preview_kernel
 from kaggle_digits.runs.artefacts import versions
@@ -145,7 +146,7 @@ def test_train_writes_one_history_row_per_epoch(shared: Workspace) -> None:
 
 
 def test_train_does_nothing_for_finished_run(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Processes, "train", lambda *_: pytest.fail("trained again"))
     before = files_of(find_run(trained, "one"))
     run = quick(trained, run="one")
     after = files_of(run)
@@ -183,13 +184,13 @@ def test_train_loses_nothing_when_any_write_fails(trained: Workspace, monkeypatc
     finished = find_run(trained, "one")
     copied: list[int] = []
 
-    def copy_folds(jobs: list[Job], digits: object, workers: object, observer: Observer) -> None:
+    def copy_folds(place: Processes, jobs: list[Job], data: object, observer: Observer) -> Iterator[Job]:
         for job in jobs:
             shutil.copytree(finished.fold_folder(job.task.fold), job.folder)
             copied.append(job.task.fold)
-            observer.finished(job.task)
+            yield job
 
-    monkeypatch.setattr("kaggle_digits.pipeline.train_in_processes", copy_folds)
+    monkeypatch.setattr(Processes, "train", copy_folds)
     writes = []
     for after in range(100):
         name = f"full-{after}"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_digits.training.compute import run_flops
 from kaggle_digits.training.presets import PRESETS, Preset
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +18,7 @@ def test_readme_table_has_the_results_of_presets(preset: Preset) -> None:
     (row,) = re.findall(rf"(?m)^\| `{preset.name}` \|.*$", readme)
     folds, compute, out_of_fold, score, time = (cell.strip() for cell in row.split("|")[3:8])
     assert int(folds) == preset.folds
-    assert compute == f"{run_flops(preset, 42_000) / 1e12:.0f} TFLOP"
+    assert compute == f"{preset.result.tflop:.0f} TFLOP"
     assert (float(out_of_fold), float(score)) == (preset.result.out_of_fold, preset.result.score)
     assert time == f"{preset.result.seconds / 60:.0f} min"
 

@@ -9,15 +9,14 @@ import json
 import os
 import shlex
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Listener, competition_files, import_first, needs_proc, write_files
+from conftest import Listener, competition_files, write_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kaggle_server import KaggleServer
@@ -25,9 +24,8 @@ from kaggle_server import KaggleServer
 from kaggle_digits import Workspace, ensemble, submit
 from kaggle_digits.data.csv import load_data, load_test, load_train
 from kaggle_digits.data.folds import make_folds
-from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError, WriteError
+from kaggle_digits.errors import DataError, KaggleDigitsError, UsageError
 from kaggle_digits.evaluation.metrics import summarise
-from kaggle_digits.execution import machine, processes
 from kaggle_digits.reports.comparison import make_comparison
 from kaggle_digits.reports.document import make_document
 from kaggle_digits.reports.page import _mean_epochs
@@ -46,8 +44,7 @@ from kaggle_digits.runs.plan import make_splits, plan_runs
 from kaggle_digits.runs.schema import FINISHED, UNFINISHED
 from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file, write_submission
-from kaggle_digits.training.fold import Digits, FoldResult, FoldTask
-from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.fold import FoldResult
 from kaggle_digits.training.presets import find_preset
 from kaggle_digits.training.recipe import Recipe
 
@@ -691,159 +688,3 @@ def test_artefacts_that_are_pipes_do_not_block(workspace: Workspace, file: str) 
     os.mkfifo(workspace.runs / file)
     errors = [error.problem for error in read_artefacts(workspace, file)]
     assert any(problem.endswith(f"{file} is a pipe or a device, not a regular file.") for problem in errors)
-
-
-def run_folds(folder: Path, log_file: Path, folds: int, workers: int | None = 1) -> None:
-    """Train folds in processes, as `train` does, with empty data."""
-    nothing, one_training_row = np.zeros(0, np.uint8), np.full(1, 255, np.uint8)
-    settings = find_preset("lenet").settings
-    jobs = [
-        processes.Job(FoldTask("lenet", settings, 0, fold, one_training_row), folder / str(fold), log_file)
-        for fold in range(folds)
-    ]
-    digits = Digits(nothing, nothing, nothing)
-    processes.train_in_processes(jobs, digits, workers, Observer())
-
-
-@pytest.mark.parametrize(("create", "kind"), [(os.mkdir, "a folder"), (os.mkfifo, "a pipe or a device")])
-def test_train_names_log_that_is_not_a_regular_file(
-    tmp_path: Path, create: Callable[[Path], None], kind: str
-) -> None:
-    create(tmp_path / "workers.log")
-    with pytest.raises(DataError, match=rf"workers\.log is {kind}, not a regular file"):
-        run_folds(tmp_path, tmp_path / "workers.log", 1)
-
-
-@pytest.mark.parametrize(
-    ("errors", "kind", "message"),
-    [
-        (
-            {1: UsageError("Fold 1 diverged.", "Use a lower rate.")},
-            UsageError,
-            r"^Fold 1 diverged\. Use a lower rate\.$",
-        ),
-        (
-            {2: UsageError("Fold 2 diverged.", "Use a lower rate."), 3: WriteError("Full.", "Free some space.")},
-            UsageError,
-            r"^Fold 2 diverged\. Also failed: fold 3 of seed 0\. Use a lower rate\.$",
-        ),
-        (
-            {
-                0: RuntimeError("fold 0: KeyError"),
-                2: WriteError("Full.", "Free some space."),
-                3: RuntimeError("no"),
-            },
-            RuntimeError,
-            r"^fold 0: KeyError\. Also failed: fold 2 of seed 0, fold 3 of seed 0\.$",
-        ),
-    ],
-)
-def test_train_names_all_failed_folds(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    errors: dict[int, Exception],
-    kind: type[Exception],
-    message: str,
-) -> None:
-    """The workers are replaced by objects that return their result at once."""
-
-    class Worker:
-        gpu = ""
-
-        def __init__(self, task: FoldTask) -> None:
-            self.task = task
-            self.connection, self.theirs = processes.multiprocessing.Pipe()
-            self.theirs.send(None)
-
-        def receive(self) -> Exception | None:
-            return errors.get(self.task.fold)
-
-        def stop(self) -> None:
-            self.connection.close()
-            self.theirs.close()
-
-    monkeypatch.setattr(processes.WorkerProcess, "start", lambda task, *rest: Worker(task))
-    with pytest.raises(kind, match=message) as caught:
-        run_folds(tmp_path, tmp_path / "workers.log", 4)
-    assert type(caught.value) is kind
-
-
-FAKE_TENSORFLOW = """
-import os
-class config:
-    def list_physical_devices(kind):
-        return list(range(int(os.environ["FAKE_GPUS"]))) if kind == "GPU" else []
-"""
-
-
-@pytest.mark.parametrize(
-    ("usable", "visible", "found"),
-    [
-        (2, None, ["0", "1"]),
-        (2, "3,5", ["3", "5"]),
-        (1, "GPU-8932f937,GPU-46309b10", ["GPU-8932f937"]),
-        (0, None, []),
-        (0, "", []),
-    ],
-)
-def test_find_gpus_asks_tensorflow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, visible: str | None, found: list[str]
-) -> None:
-    write_files(tmp_path / "bin", {"nvidia-smi": b"#!/bin/sh\n"})
-    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
-    write_files(tmp_path / "fake", {"tensorflow.py": FAKE_TENSORFLOW.encode()})
-    monkeypatch.setenv("PYTHONPATH", import_first(tmp_path / "fake"))
-    monkeypatch.setenv("FAKE_GPUS", str(usable))
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setenv("PATH", os.defpath)
-    assert processes.find_gpus() == []  # there is no nvidia-smi, so TensorFlow is not imported
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert processes.find_gpus() == found
-
-
-def test_train_in_processes_gives_each_worker_its_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers are replaced by objects that record their GPU."""
-    busy: list[str] = []
-    seen: list[str] = []
-
-    class Worker:
-        def __init__(self, gpu: str) -> None:
-            assert gpu not in busy
-            busy.append(gpu)
-            seen.append(gpu)
-            self.gpu = gpu
-            self.connection, self.theirs = processes.multiprocessing.Pipe()
-            self.theirs.send(None)
-
-        def receive(self) -> None:
-            return None
-
-        def stop(self) -> None:
-            busy.remove(self.gpu)
-            self.connection.close()
-            self.theirs.close()
-
-    monkeypatch.setattr(processes, "find_gpus", lambda: ["3", "5"])
-    monkeypatch.setattr(processes.WorkerProcess, "start", lambda *rest: Worker(rest[-1]))
-    run_folds(tmp_path, tmp_path / "workers.log", 5, workers=None)
-    assert len(seen) == 5
-    assert set(seen) == {"3", "5"}
-    assert machine.default_workers(5, gpus=2) == 2
-    assert machine.default_workers(1, gpus=2) == 1
-
-
-@needs_proc
-def test_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    nothing = np.zeros(0, np.uint8)
-    task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, nothing)
-    for gpu, visible in (("5", "5"), ("", "3,5")):
-        with open(tmp_path / "log", "wb") as log:
-            worker = processes.WorkerProcess.start(task, Digits(nothing, nothing, nothing), tmp_path, log, gpu)
-        environment = b""
-        deadline = time.monotonic() + 10
-        while not environment and time.monotonic() < deadline:  # empty for a moment after the start
-            environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
-        worker.stop()
-        assert f"CUDA_VISIBLE_DEVICES={visible}".encode() in environment.split(b"\0")

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from conftest import full_disk, small_digits
+from conftest import full_disk, small_data
 
 from kaggle_digits import Workspace, download
+from kaggle_digits.data.csv import Data
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import WriteError
 from kaggle_digits.runs.artefacts import FoldCheckpoint, tensorboard_callback, write_fold
-from kaggle_digits.training.fold import Digits, FoldResult, FoldTask, train_fold
+from kaggle_digits.training.fold import FoldResult, FoldTask, train_fold
 from kaggle_digits.training.models import softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import PREPROCESSINGS, preprocess
 from kaggle_digits.training.presets import Settings, find_preset
@@ -34,9 +35,8 @@ MINING = find_preset("lenet").settings.model_copy(update={"epochs": 4, "hard_row
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
-    images, labels = small_digits(120)
-    return Digits(images, labels, small_digits(20, seed=1)[0])
+def data() -> Data:
+    return small_data(120)
 
 
 def tiny_network(settings: Settings) -> keras.Model:
@@ -59,17 +59,17 @@ def tiny_network(settings: Settings) -> keras.Model:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def task(digits: Digits) -> Iterator[FoldTask]:
+def task(data: Data) -> Iterator[FoldTask]:
     """A task with everything that has a state: dropout, batch normalisation, an optimiser, hard-example mining."""
     recipe = find_preset("default").with_settings({"epochs": 4, "batch_size": 16, "dropout": 0.5})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kaggle_digits.training.fold.build_network", tiny_network)
-        yield FoldTask(recipe.name, recipe.settings, seed=3, fold=1, split=make_folds(digits.labels, 3, 0))
+        yield FoldTask(recipe.name, recipe.settings, seed=3, fold=1, split=make_folds(data.train.labels, 3, 0))
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(task: FoldTask, digits: Digits) -> FoldResult:
-    return train_fold(task, digits)
+def uninterrupted(task: FoldTask, data: Data) -> FoldResult:
+    return train_fold(task, data)
 
 
 def assert_same(one: FoldResult, other: FoldResult) -> None:
@@ -108,20 +108,20 @@ def test_epoch_sizes_match_choose_rows() -> None:
 
 
 def test_train_fold_gives_the_same_result_for_the_same_seeds(
-    task: FoldTask, digits: Digits, uninterrupted: FoldResult
+    task: FoldTask, data: Data, uninterrupted: FoldResult
 ) -> None:
-    assert_same(train_fold(task, digits), uninterrupted)
+    assert_same(train_fold(task, data), uninterrupted)
 
 
 @pytest.mark.slow
-def test_train_fold_compiles_with_xla(task: FoldTask, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_fold_compiles_with_xla(task: FoldTask, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_digits.training.fold.compiles", lambda: True)
-    result = train_fold(task, digits)
+    result = train_fold(task, data)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
 def test_train_fold_calls_callbacks_after_every_epoch_without_changing_the_result(
-    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path
+    task: FoldTask, data: Data, uninterrupted: FoldResult, tmp_path: Path
 ) -> None:
     import keras
 
@@ -134,7 +134,7 @@ def test_train_fold_calls_callbacks_after_every_epoch_without_changing_the_resul
             self.seen.append((epoch, logs or {}))
 
     recorder = Recorder()
-    result = train_fold(task, digits, callbacks=[recorder, tensorboard_callback(tmp_path)])
+    result = train_fold(task, data, callbacks=[recorder, tensorboard_callback(tmp_path)])
     assert_same(result, uninterrupted)
     # The state of the optimiser would add 12,000 bytes. Names of layers contain a counter and differ in length.
     assert len(result.model) == pytest.approx(len(uninterrupted.model), abs=1_000)
@@ -142,10 +142,10 @@ def test_train_fold_calls_callbacks_after_every_epoch_without_changing_the_resul
     assert [logs["val_loss"] for _, logs in recorder.seen] == [row["val_loss"] for row in result.history]
 
 
-def test_train_fold_writes_learning_curves_for_tensorboard(task: FoldTask, digits: Digits, tmp_path: Path) -> None:
+def test_train_fold_writes_learning_curves_for_tensorboard(task: FoldTask, data: Data, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    result = train_fold(task, digits, callbacks=[tensorboard_callback(tmp_path)])
+    result = train_fold(task, data, callbacks=[tensorboard_callback(tmp_path)])
     for part, name, column in (("train", "epoch_loss", "loss"), ("validation", "epoch_accuracy", "val_accuracy")):
         events = EventAccumulator(str(tmp_path / "tensorboard" / part))
         events.Reload()
@@ -171,23 +171,23 @@ def test_train_fold_measures_memory_and_time(uninterrupted: FoldResult) -> None:
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS)
 @pytest.mark.parametrize("tta", [1, 5])
 def test_train_fold_saves_a_network_with_the_same_predictions(
-    task: FoldTask, digits: Digits, tmp_path: Path, preprocessing: str, tta: int
+    task: FoldTask, data: Data, tmp_path: Path, preprocessing: str, tta: int
 ) -> None:
     import keras
 
     settings = task.settings.model_copy(update={"preprocessing": preprocessing, "tta": tta, "epochs": 1})
-    result = train_fold(replace(task, settings=settings), digits)
+    result = train_fold(replace(task, settings=settings), data)
     (tmp_path / "model.keras").write_bytes(result.model)
     network = keras.models.load_model(tmp_path / "model.keras")
     predict = with_test_time_augmentation(softmax_function(network), tta)
-    found = predict(preprocess(digits.test_images, preprocessing))
+    found = predict(preprocess(data.test.images, preprocessing))
     np.testing.assert_allclose(found, result.test_softmax, atol=1e-4)
     assert result.metrics["preprocessing"] == preprocessing
 
 
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_train_fold_resumes_with_an_identical_result(
-    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path, epoch: int
+    task: FoldTask, data: Data, uninterrupted: FoldResult, tmp_path: Path, epoch: int
 ) -> None:
     def interrupt(progress: object) -> None:
         if progress.epoch > epoch:  # type: ignore[attr-defined]
@@ -195,9 +195,9 @@ def test_train_fold_resumes_with_an_identical_result(
 
     checkpoint = FoldCheckpoint(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        train_fold(task, digits, interrupt, checkpoint)
+        train_fold(task, data, interrupt, checkpoint)
     seen: list[int] = []
-    result = train_fold(task, digits, lambda progress: seen.append(progress.epoch), checkpoint)
+    result = train_fold(task, data, lambda progress: seen.append(progress.epoch), checkpoint)
     assert min(seen) == epoch + 1
     assert_same(result, uninterrupted)
     write_fold(tmp_path, result)
@@ -206,11 +206,11 @@ def test_train_fold_resumes_with_an_identical_result(
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no state"])
 def test_train_fold_starts_again_when_checkpoint_is_damaged(
-    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path, content: bytes
+    task: FoldTask, data: Data, uninterrupted: FoldResult, tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "state.npz").write_bytes(content)
-    assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(tmp_path)), uninterrupted)
+    assert_same(train_fold(task, data, checkpoint=FoldCheckpoint(tmp_path)), uninterrupted)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
@@ -228,7 +228,7 @@ def test_fold_checkpoint_load_returns_none_for_pipe_or_device(tmp_path: Path, ki
 
 @pytest.mark.parametrize("change", ["another shape", "another number", "another type", "other rows", "no history"])
 def test_train_fold_starts_again_when_checkpoint_is_of_another_network(
-    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path, change: str
+    task: FoldTask, data: Data, uninterrupted: FoldResult, tmp_path: Path, change: str
 ) -> None:
     def interrupt(progress: object) -> None:
         if progress.epoch > 1:  # type: ignore[attr-defined]
@@ -236,7 +236,7 @@ def test_train_fold_starts_again_when_checkpoint_is_of_another_network(
 
     checkpoint = FoldCheckpoint(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        train_fold(task, digits, interrupt, checkpoint)
+        train_fold(task, data, interrupt, checkpoint)
     with np.load(tmp_path / "checkpoint" / "state.npz") as known:
         arrays = dict(known)
     if change == "another shape":
@@ -251,25 +251,25 @@ def test_train_fold_starts_again_when_checkpoint_is_of_another_network(
         arrays["history"] = np.array("[")
     np.savez(tmp_path / "checkpoint" / "state.npz", **arrays)
     seen: list[int] = []
-    result = train_fold(task, digits, lambda progress: seen.append(progress.epoch), checkpoint)
+    result = train_fold(task, data, lambda progress: seen.append(progress.epoch), checkpoint)
     assert min(seen) == 1
     assert_same(result, uninterrupted)
 
 
 @pytest.mark.slow
 def test_train_fold_resumes_after_a_failed_write(
-    task: FoldTask, digits: Digits, uninterrupted: FoldResult, tmp_path: Path
+    task: FoldTask, data: Data, uninterrupted: FoldResult, tmp_path: Path
 ) -> None:
     writes = []
     for after in range(100):
         fold = tmp_path / str(after)
         with full_disk(after) as failed, suppress(WriteError):
-            write_fold(fold, train_fold(task, digits, checkpoint=FoldCheckpoint(fold)))
+            write_fold(fold, train_fold(task, data, checkpoint=FoldCheckpoint(fold)))
         assert (fold / "metrics.json").exists() != bool(failed)
         if not failed:
             break
         writes += failed
-        assert_same(train_fold(task, digits, checkpoint=FoldCheckpoint(fold)), uninterrupted)
+        assert_same(train_fold(task, data, checkpoint=FoldCheckpoint(fold)), uninterrupted)
     ends = ["model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy", "metrics.json"]
     assert writes == ["state.npz"] * 4 + ends
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kaggle_digits.training.compute import run_flops, training_flops
-from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.presets import PRESETS
-from kaggle_digits.workspace import FULL_TRAIN_ROWS
 
 WORKER_MEMORY = 1.2e9
 """The most bytes of memory that a worker uses; limits the default number of workers."""
@@ -24,12 +21,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux has the control groups, which limit what a container or a batch job may use."""
 CGROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 MEASUREMENT_SECONDS = 2.0
-NEGLIGIBLE_FLOPS = 5e12
-"""Below this, training takes about a minute, for which an estimate is not worth a measurement."""
 MATRIX_SIDE = 512
 """Rows and columns of the matrices whose product is measured."""
-SHARE_OF_SPEED = {"lenet": 0.4, "residual": 0.45}
-"""The speed of the training of a network while all cores train, as a share of `measure_speed`.
+SHARE_OF_SPEED = 0.45
+"""The speed of a training while all cores train, as a share of `measure_speed`.
 
 On Intel Sapphire Rapids cores (AVX-512, TensorFlow 2.21), ``lenet`` reaches .37, `fast` .41 and `default` .48
 times the speed of a core (``python scripts/benchmark.py``, see docs/recipes.md)."""
@@ -96,38 +91,22 @@ def _fastest_product(seconds: float) -> float:
     return float(2 * MATRIX_SIDE**3 / shortest)
 
 
-def expected_seconds(flops: Sequence[int], network: str, workers: int, speed: float) -> float:
-    """Return about how many seconds folds with these FLOP take on this machine's CPU, at the speed measured."""
-    per_worker = SHARE_OF_SPEED[network] * speed / max(workers, cpu_cores())
-    # Folds differ by a few steps only. Each worker trains one fold at a time; with five folds on two workers, one
-    # of them trains three.
-    return -(-len(flops) // workers) * (max(flops) / per_worker + SECONDS_PER_FOLD)
-
-
-def describe_expected_time(tasks: Sequence[FoldTask], workers: int) -> str:
-    """Return a sentence on how long folds take on this machine; empty if they take about a minute or less."""
-    flops = [training_flops(task.settings, int((task.split != task.fold).sum())) for task in tasks]
-    if sum(flops) < NEGLIGIBLE_FLOPS:
-        return ""
-    seconds = expected_seconds(flops, tasks[0].settings.network, workers, measure_speed())
-    return f"{sum(flops) / 1e12:.0f} TFLOP of training, about {about(seconds)} on this machine."
-
-
 def summarise_presets() -> list[dict[str, Any]]:
     """Return what the command ``presets`` shows: one row per preset, with the expected time on this machine."""
-    speed = measure_speed()
+    speed_of_core = measure_speed() / cpu_cores()
     rows = []
     for preset in PRESETS.values():
-        flops = run_flops(preset, FULL_TRAIN_ROWS)
-        workers = default_workers(preset.folds)
-        seconds = expected_seconds([flops // preset.folds] * preset.folds, preset.settings.network, workers, speed)
+        # Each worker trains one fold at a time; with five folds on two workers, one of them trains three.
+        rounds = -(-preset.folds // default_workers(preset.folds))
+        flops_of_fold = preset.result.tflop * 1e12 / preset.folds
+        seconds = rounds * (flops_of_fold / (SHARE_OF_SPEED * speed_of_core) + SECONDS_PER_FOLD)
         rows.append(
             {
                 "name": preset.name,
                 "summary": preset.summary,
                 "folds": preset.folds,
                 "score": preset.result.score,
-                "tflop": round(flops / 1e12, 1),
+                "tflop": preset.result.tflop,
                 "seconds": round(seconds),
             }
         )

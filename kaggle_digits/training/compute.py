@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from kaggle_digits.training.models import Kernel
-from kaggle_digits.training.presets import Preset, Settings, kernels_of
+from kaggle_digits.training.presets import Preset, Settings, build_network
 from kaggle_digits.training.schedule import plan_steps
+
+if TYPE_CHECKING:
+    import keras
 
 NEWTON_SCHULZ_ITERATIONS = 5
 """How often the optimiser Muon improves the orthogonalisation of an update."""
 
 
-def training_flops(settings: Settings, rows: int, kernels: Sequence[Kernel] | None = None) -> int:
+def training_flops(settings: Settings, rows: int, network: keras.Model) -> int:
     """Return the floating-point operations of all steps of the training of a fold with `rows` training rows.
 
     Counted are the matrix products of the convolutions and dense layers, where an addition and a multiplication
-    are two operations, and those of Muon. All other operations are less than a hundredth of them. `kernels` are
-    those of another network than that of the settings, as of `kernels_of`.
+    are two operations, and those of Muon. All other operations are less than a hundredth of them.
     """
-    kernels = kernels or kernels_of(settings)
     batch_size, steps = plan_steps(rows, settings)
-    step = image_flops(kernels) * batch_size
+    step = image_flops(network) * batch_size
     if settings.optimizer == "muon":
-        step += sum(_newton_schulz_flops(shape) for _, shape in kernels)
+        step += sum(_newton_schulz_flops(tuple(weight.shape)) for weight in network.trainable_variables)
     return sum(steps) * step
 
 
-def image_flops(kernels: Sequence[Kernel]) -> int:
+def image_flops(network: keras.Model) -> int:
     """Return the number of floating-point operations for one image in a forward and a backward pass."""
-    forward = sum(2 * positions * math.prod(shape) for positions, shape in kernels)
+    # A kernel is applied at each position of the output: (batch, height, width, maps), or (batch, units).
+    products: Iterator[int] = (
+        math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+        for layer in network.layers
+        if hasattr(layer, "kernel")
+    )
     # The backward pass has two matrix products for each one of the forward pass: one gives the gradient of the
     # kernel, the other that of the layer's input.
-    return 3 * forward
+    return 3 * 2 * sum(products)
 
 
 def run_flops(preset: Preset, rows: int) -> int:
     """Return the floating-point operations of the training of all folds, for `rows` rows in train.csv."""
     # Folds differ by at most one row for each digit, which is at most one step.
-    return preset.folds * training_flops(preset.settings, rows - rows // preset.folds)
+    network = build_network(preset.settings)
+    return preset.folds * training_flops(preset.settings, rows - rows // preset.folds, network)
 
 
 def is_orthogonalised(shape: tuple[int, ...]) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kaggle_digits.arrays import Float32, Int64, UInt8
+from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.metrics import accuracy, log_loss, summarise
 from kaggle_digits.files import temporary_folder
@@ -42,15 +43,6 @@ class Checkpoint(Protocol):
         self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
     ) -> None:
         """Save the state and replace the previous one."""
-
-
-@dataclass(frozen=True)
-class Digits:
-    """The training rows and the test rows."""
-
-    images: UInt8  # of the training rows, [n, 28, 28]
-    labels: UInt8  # of the training rows, [n]
-    test_images: UInt8  # [m, 28, 28]; test rows have no labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +94,7 @@ class FoldResult:
 
 def train_fold(
     task: FoldTask,
-    digits: Digits,
+    data: Data,
     report: Callable[[Progress], None] = lambda progress: None,
     checkpoint: Checkpoint | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -121,7 +113,7 @@ def train_fold(
 
     # Not `model.fit`: it cannot select the rows of an epoch by their likelihoods in the previous epochs, and it
     # cannot resume a training with exactly the same result.
-    trainer = FoldTrainer(task, digits)
+    trainer = FoldTrainer(task, data)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     callback_list = keras.callbacks.CallbackList(list(callbacks), model=trainer.model)
@@ -146,10 +138,10 @@ class FoldTrainer:
     numbers drawn before. A resumed training therefore draws the same random numbers as an uninterrupted one.
     """
 
-    def __init__(self, task: FoldTask, digits: Digits) -> None:
+    def __init__(self, task: FoldTask, data: Data) -> None:
         self._started = time.perf_counter()
         self._task, self._settings = task, task.settings
-        self._prepare_rows(digits)
+        self._prepare_rows(data)
         self._data_seconds = time.perf_counter() - self._started
         self._plan_steps()
         self._build()
@@ -160,19 +152,19 @@ class FoldTrainer:
         self.likelihood: Float32 = np.zeros(len(self._labels), np.float32)
         self._resumed_epochs = 0
 
-    def _prepare_rows(self, digits: Digits) -> None:
+    def _prepare_rows(self, data: Data) -> None:
         """Split the rows into training and validation rows, and preprocess them."""
         import tensorflow as tf
 
         is_val = self._task.split == self._task.fold
         self._preprocessing = self._settings.preprocessing_of(self._task.fold)
-        self._val_images = preprocess(digits.images[is_val], self._preprocessing)
-        self._val_labels = digits.labels[is_val]
-        self._test_images = digits.test_images
+        self._val_images = preprocess(data.train.images[is_val], self._preprocessing)
+        self._val_labels = data.train.labels[is_val]
+        self._test_images = data.test.images
         # All training rows are on the device from the start, as uint8: they are small, and a step then only sends
         # the numbers of its rows.
-        self._images = tf.constant(preprocess(digits.images[~is_val], self._preprocessing)[..., None])
-        self._labels = tf.constant(digits.labels[~is_val].astype(np.int32))
+        self._images = tf.constant(preprocess(data.train.images[~is_val], self._preprocessing)[..., None])
+        self._labels = tf.constant(data.train.labels[~is_val].astype(np.int32))
 
     def _plan_steps(self) -> None:
         """Compute the number of steps of each epoch, on which learning rate and augmentation depend."""
@@ -347,7 +339,7 @@ class FoldTrainer:
                 "preprocessing": self._preprocessing,
                 "epochs": self._settings.epochs,
                 "parameters": self.model.count_params(),
-                "tflop": training_flops(self._settings, len(self._labels)) / 1e12,
+                "tflop": training_flops(self._settings, len(self._labels), self.model) / 1e12,
                 "network": self._digest,
                 "seconds": finished - self._started + former_seconds,
                 "data_seconds": self._data_seconds,

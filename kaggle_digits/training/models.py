@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,6 @@ from kaggle_digits.workspace import CLASSES, SIDE
 
 if TYPE_CHECKING:
     import keras
-
-Kernel = tuple[int, tuple[int, ...]]
-"""At how many positions of an image the kernel of a layer is applied, and its shape."""
 
 PREDICTION_BATCH = 500
 """The number of rows in a batch of a prediction: large enough for full speed, and small enough that the
@@ -63,36 +59,36 @@ def tensorflow_keras() -> Any:
                 "Restart the kernel or program, with KERAS_BACKEND=tensorflow set before Keras is imported.",
             )
         return keras
-    before = {name: os.environ.get(name) for name in KERAS_ENVIRONMENT}
-    os.environ |= KERAS_ENVIRONMENT  # Keras reads it at import
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        with _silent_stderr():
-            import keras
-            import tensorflow
+    with set_variables(KERAS_ENVIRONMENT), _silent_stderr():  # Keras reads them at import
+        import keras
+        import tensorflow
 
-        # Without this, TensorFlow warns about retracing, because every fold has its own network.
-        tensorflow.get_logger().setLevel("ERROR")
+    # Without this, TensorFlow warns about retracing, because every fold has its own network.
+    tensorflow.get_logger().setLevel("ERROR")
+    return keras
+
+
+@contextmanager
+def set_variables(changes: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a block, and restore them."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ |= changes
+    try:
+        yield
     finally:
         for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    return keras
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
 
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Redirect stderr: some messages come from native code, before TensorFlow reads its log level."""
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
     try:
-        stderr = os.dup(2)
-    except OSError:  # closed, as in a daemon
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), 2)
         yield
     finally:
         os.dup2(stderr, 2)
@@ -162,52 +158,15 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
     return _classifier(pixels, x)
 
 
-def lenet_kernels(widths: Sequence[int]) -> list[Kernel]:
-    """Return the kernels of `lenet`."""
-    first, second, third, fourth = widths
-    return [
-        (28 * 28, (5, 5, 1, first)),
-        (10 * 10, (5, 5, first, second)),
-        (1, (5 * 5 * second, third)),
-        (1, (third, fourth)),
-        (1, (fourth, CLASSES)),
-    ]
-
-
-def residual_cnn_kernels(widths: Sequence[int]) -> list[Kernel]:
-    """Return the kernels of `residual_cnn`."""
-    first, second, third = widths
-    return [
-        (24 * 24, (3, 3, 1, first)),
-        (24 * 24, (3, 3, first, first)),
-        (12 * 12, (3, 3, first, second)),
-        (12 * 12, (3, 3, second, second)),
-        (6 * 6, (3, 3, second, third)),
-        (6 * 6, (3, 3, third, third)),
-        (1, (6 * 6 * third, CLASSES)),
-    ]
-
-
 class Network(NamedTuple):
-    """A network that the setting ``network`` can name, with the kernels that its layers have for some widths."""
+    """A network that the setting ``network`` can name."""
 
     build: Callable[[Sequence[int], float], keras.Model]  # from widths and dropout rate
-    kernels: Callable[[Sequence[int]], list[Kernel]]
     widths: int  # how many there are
 
 
-NETWORKS = {"lenet": Network(lenet, lenet_kernels, 4), "residual": Network(residual_cnn, residual_cnn_kernels, 3)}
+NETWORKS = {"lenet": Network(lenet, 4), "residual": Network(residual_cnn, 3)}
 """All networks by name."""
-
-
-def layer_kernels(model: keras.Model) -> list[Kernel]:
-    """Return the kernels of all layers of a network."""
-    # The output of a convolution has the shape (batch, height, width, maps), that of a dense layer (batch, units).
-    return [
-        (math.prod(layer.output.shape[1:-1]), tuple(layer.kernel.shape))
-        for layer in model.layers
-        if hasattr(layer, "kernel")
-    ]
 
 
 def network_digest(model: keras.Model) -> str:

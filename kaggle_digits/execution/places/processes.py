@@ -8,31 +8,34 @@ import shutil
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any, cast
 
 import kaggle_digits
-from kaggle_digits.errors import KaggleDigitsError
-from kaggle_digits.execution.machine import default_workers, describe_expected_time
+from kaggle_digits.data.csv import Data
+from kaggle_digits.errors import KaggleDigitsError, UsageError
+from kaggle_digits.execution import Job, Options, Place, raise_failures
+from kaggle_digits.execution.machine import default_workers
 from kaggle_digits.files import open_log
-from kaggle_digits.training.fold import Digits, FoldTask, Progress
+from kaggle_digits.training.fold import FoldTask, Progress
 from kaggle_digits.training.models import KERAS_ENVIRONMENT
 from kaggle_digits.training.observer import Observer
+from kaggle_digits.workspace import Workspace
 
+NAMES = ""
 MAX_ATTEMPTS = 2
 """How many times a fold is started if its worker dies."""
+GPU_TIMEOUT = 120.0
+"""Maximum time in seconds to ask TensorFlow for the GPUs."""
 LESS_MEMORY = (
     "train fewer folds at a time (--workers, or fewer threads a Dask worker), and run the same command again."
 )
 """The remedy if workers run out of memory."""
-GPU_TIMEOUT = 120.0
-"""Maximum time in seconds to ask TensorFlow for the GPUs."""
-MAX_NAMED = 10
-"""The maximum number of failed folds that an error names."""
 _WORKER = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("kaggle_digits", sys.argv[1])
@@ -45,13 +48,81 @@ main(int(sys.argv[2]))
 folder or next to the package (a json.py, or another kaggle_digits) cannot be imported by mistake."""
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A fold to train, and the files to write."""
+def open_place(on: str | None, workspace: Workspace, options: Options) -> Processes | None:
+    """Return this machine if no other place is named."""
+    if on is not None:
+        return None
+    options.check_waiting()
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(
+            f"The number of workers must be at least 1, got {options.workers}.",
+            "Choose another number of workers.",
+        )
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise UsageError(
+            "TensorBoard is not installed.", "Install it with: pip install 'kaggle-digits[tensorboard]'."
+        )
+    return Processes(options.workers)
 
-    task: FoldTask
-    folder: Path
-    log_file: Path  # to which the output of the worker is appended
+
+class WorkerDiedError(KaggleDigitsError):
+    """The process that trained a fold died or ran out of memory."""
+
+
+@dataclass
+class Processes(Place):
+    """Processes on this machine, each of which trains one fold and writes it.
+
+    A process trains only one fold, because TensorFlow does not free all memory after a training.
+    """
+
+    workers: int | None = None  # how many run in parallel; None for `default_workers`
+    gpus: Sequence[str] | None = None  # each process gets one of them; None for those that `find_gpus` finds
+    may_start: Callable[[], bool] = lambda: True  # called before each fold; if false, no more folds are started
+
+    def train(self, jobs: Sequence[Job], data: Data, observer: Observer) -> Generator[Job, None, None]:
+        """Train folds, and yield each one that is finished.
+
+        If a worker dies, its fold is retried once. If a fold fails, the other folds are still trained; then the
+        first error is raised.
+        """
+        gpus = find_gpus() if self.gpus is None else self.gpus
+        workers = self.workers or default_workers(len(jobs), len(gpus))
+        free = deque((gpus or [""])[slot % max(1, len(gpus))] for slot in range(workers))
+        waiting, attempts = deque(jobs), Counter[Job]()
+        busy: dict[Connection, tuple[WorkerProcess, Job]] = {}
+        failures: dict[Job, KaggleDigitsError] = {}
+        try:
+            while True:
+                while waiting and free and self.may_start():
+                    job = waiting.popleft()
+                    attempts[job] += 1
+                    with open_log(job.log_file) as log:
+                        worker = WorkerProcess.start(job.task, data, job.folder, log, free.popleft())
+                    busy[worker.connection] = worker, job
+                    observer.started(job.task)
+                if not busy:
+                    break
+                for connection in cast(list[Connection], wait(list(busy))):
+                    worker, job = busy[connection]
+                    message = worker.receive()
+                    if isinstance(message, Progress):
+                        observer.progress(message)
+                        continue
+                    del busy[connection]
+                    worker.stop()
+                    free.append(worker.gpu)
+                    if message is None:
+                        yield job
+                    elif isinstance(message, WorkerDiedError) and attempts[job] < MAX_ATTEMPTS:
+                        observer.notice(f"{message.problem} The fold is retried.")
+                        waiting.append(job)
+                    else:
+                        failures[job] = message
+        finally:
+            for worker, _ in busy.values():
+                worker.stop()
+        raise_failures(failures)
 
 
 def find_gpus() -> list[str]:
@@ -81,88 +152,6 @@ def list_gpus(timeout: float) -> list[str]:
     return names[:count]
 
 
-def train_in_processes(
-    jobs: Sequence[Job],
-    digits: Digits,
-    workers: int | None,
-    observer: Observer,
-    gpus: Sequence[str] | None = None,
-    may_start: Callable[[], bool] = lambda: True,
-) -> None:
-    """Train each fold in a separate process, which also writes the fold.
-
-    If a worker dies, its fold is retried once. If a fold fails, the other folds are still trained; then the first
-    error is raised, which names the other failed folds. A process trains only one fold, because TensorFlow does
-    not free all memory after a training.
-
-    `workers` is the number of parallel processes, None for `default_workers`. Each process gets one of the `gpus`,
-    by default those that `find_gpus` finds. `may_start` is called before each fold; when it returns false, no
-    further folds are started.
-    """
-    gpus = find_gpus() if gpus is None else gpus
-    workers = workers or default_workers(len(jobs), len(gpus))
-    if not gpus and (sentence := describe_expected_time([job.task for job in jobs], workers)):
-        observer.notice(sentence)
-    free = deque((gpus or [""])[slot % max(1, len(gpus))] for slot in range(workers))
-    waiting, attempts = deque(jobs), Counter[Job]()
-    busy: dict[Connection, tuple[WorkerProcess, Job]] = {}
-    failures: dict[Job, Exception] = {}
-    try:
-        while waiting or busy:
-            while waiting and free:
-                if not may_start():
-                    waiting.clear()
-                    break
-                job = waiting.popleft()
-                attempts[job] += 1
-                with open_log(job.log_file) as log:
-                    worker = WorkerProcess.start(job.task, digits, job.folder, log, free.popleft())
-                busy[worker.connection] = worker, job
-                observer.started(job.task)
-            # `wait` would wait forever for an empty list, if the last fold may not start.
-            for connection in cast(list[Connection], wait(list(busy)) if busy else []):
-                worker, job = busy[connection]
-                message = worker.receive()
-                if isinstance(message, Progress):
-                    observer.progress(message)
-                    continue
-                if isinstance(message, WorkerDiedError) and attempts[job] < MAX_ATTEMPTS:
-                    observer.notice(f"{message.problem} The fold is retried.")
-                    waiting.append(job)
-                elif message is None:
-                    observer.finished(job.task)
-                else:
-                    failures[job] = message
-                del busy[connection]
-                worker.stop()
-                free.append(worker.gpu)
-    finally:
-        for worker, _ in busy.values():
-            worker.stop()
-    raise_failures(failures)
-
-
-def raise_failures(failures: dict[Job, Exception]) -> None:
-    """Raise the first failure, if there is any, with the names of the other failed folds added."""
-    if not failures:
-        return
-    (_, error), *others = failures.items()
-    if not others:
-        raise error
-    tasks = sorted((job.task for job, _ in others), key=lambda task: (task.seed, task.fold))
-    titles = [task.title for task in tasks[:MAX_NAMED]]
-    if len(tasks) > MAX_NAMED:
-        titles.append(f"and {len(tasks) - MAX_NAMED} more")
-    more = f"Also failed: {', '.join(titles)}."
-    if isinstance(error, KaggleDigitsError):
-        raise type(error)(f"{error.problem} {more}", error.remedy)
-    raise RuntimeError(f"{error}. {more}")
-
-
-class WorkerDiedError(KaggleDigitsError):
-    """The process that trained a fold died or ran out of memory."""
-
-
 @dataclass(frozen=True)
 class WorkerProcess:
     """A process that trains one fold, and the connection to it."""
@@ -174,7 +163,7 @@ class WorkerProcess:
 
     @classmethod
     def start(
-        cls, task: FoldTask, digits: Digits, folder: Path | None, log: IO[bytes], gpu: str = ""
+        cls, task: FoldTask, data: Data, folder: Path | None, log: IO[bytes], gpu: str = ""
     ) -> WorkerProcess:
         """Start a process that trains a fold, writes it to `folder` if given, and sends its output to a log.
 
@@ -192,32 +181,25 @@ class WorkerProcess:
                 env=_environment() | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
             )
         with suppress(OSError):  # if the process has already died, `receive` reports it
-            parent_end.send((task, digits, folder))
+            parent_end.send((task, data, folder))
         return cls(task, process, parent_end, gpu)
 
     def receive(self) -> Any:
-        """Wait for the next message of `kaggle_digits.execution.worker.main` and return it.
-
-        If the process has died, return a `WorkerDiedError`.
-        """
-        try:
+        """Wait for the next message of `worker.main` and return it; a `WorkerDiedError` if the process died."""
+        with suppress(EOFError, OSError):
             return self.connection.recv()
-        except (EOFError, OSError):
-            return self._died_error()
-
-    def stop(self) -> None:
-        """Kill the process and wait until it has ended."""
-        self.process.kill()
-        self.process.communicate()
-        self.connection.close()
-
-    def _died_error(self) -> WorkerDiedError:
         code = self.process.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         remedy = "See workers.log of the run, then run the same command again; finished folds are kept."
         if code == -9:
             remedy = f"If memory ran out, {LESS_MEMORY}"
         return WorkerDiedError(f"The worker of {self.task.title} died by {how}.", remedy)
+
+    def stop(self) -> None:
+        """Kill the process and wait until it has ended."""
+        self.process.kill()
+        self.process.communicate()
+        self.connection.close()
 
 
 def _environment() -> dict[str, str]:

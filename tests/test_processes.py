@@ -1,0 +1,152 @@
+"""The processes that train folds: their GPUs, and what happens if folds fail."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import import_first, needs_proc, small_data, write_files
+
+from kaggle_digits.errors import UsageError, WriteError
+from kaggle_digits.execution import Job, machine
+from kaggle_digits.execution.places import processes
+from kaggle_digits.training.fold import FoldTask
+from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.presets import find_preset
+
+LENET = find_preset("lenet").settings
+
+
+def run_folds(folder: Path, folds: int, workers: int | None = 1) -> list[Job]:
+    """Train folds in processes, as `train` does."""
+    split = np.full(1, 255, np.uint8)
+    jobs = [Job(FoldTask("lenet", LENET, 0, fold, split), folder / str(fold)) for fold in range(folds)]
+    return list(processes.Processes(workers).train(jobs, small_data(1), Observer()))
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind", "message"),
+    [
+        (
+            {1: UsageError("Fold 1 diverged.", "Use a lower rate.")},
+            UsageError,
+            r"^Fold 1 diverged\. Use a lower rate\.$",
+        ),
+        (
+            {2: UsageError("Fold 2 diverged.", "Use a lower rate."), 3: WriteError("Full.", "Free some space.")},
+            UsageError,
+            r"^Fold 2 diverged\. Also failed: fold 3 of seed 0\. Use a lower rate\.$",
+        ),
+    ],
+)
+def test_processes_train_names_all_failed_folds(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    errors: dict[int, Exception],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    """The workers are replaced by objects that return their result at once."""
+
+    class Worker:
+        gpu = ""
+
+        def __init__(self, task: FoldTask) -> None:
+            self.task = task
+            self.connection, self.theirs = processes.multiprocessing.Pipe()
+            self.theirs.send(None)
+
+        def receive(self) -> Exception | None:
+            return errors.get(self.task.fold)
+
+        def stop(self) -> None:
+            self.connection.close()
+            self.theirs.close()
+
+    monkeypatch.setattr(processes.WorkerProcess, "start", lambda task, *rest: Worker(task))
+    with pytest.raises(kind, match=message) as caught:
+        run_folds(tmp_path, 4)
+    assert type(caught.value) is kind
+
+
+FAKE_TENSORFLOW = """
+import os
+class config:
+    def list_physical_devices(kind):
+        return list(range(int(os.environ["FAKE_GPUS"]))) if kind == "GPU" else []
+"""
+
+
+@pytest.mark.parametrize(
+    ("usable", "visible", "found"),
+    [
+        (2, None, ["0", "1"]),
+        (2, "3,5", ["3", "5"]),
+        (1, "GPU-8932f937,GPU-46309b10", ["GPU-8932f937"]),
+        (0, None, []),
+        (0, "", []),
+    ],
+)
+def test_find_gpus_asks_tensorflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, visible: str | None, found: list[str]
+) -> None:
+    write_files(tmp_path / "bin", {"nvidia-smi": b"#!/bin/sh\n"})
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    write_files(tmp_path / "fake", {"tensorflow.py": FAKE_TENSORFLOW.encode()})
+    monkeypatch.setenv("PYTHONPATH", import_first(tmp_path / "fake"))
+    monkeypatch.setenv("FAKE_GPUS", str(usable))
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv("PATH", os.defpath)
+    assert processes.find_gpus() == []  # there is no nvidia-smi, so TensorFlow is not imported
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert processes.find_gpus() == found
+
+
+def test_processes_train_gives_each_worker_its_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers are replaced by objects that record their GPU."""
+    busy: list[str] = []
+    seen: list[str] = []
+
+    class Worker:
+        def __init__(self, gpu: str) -> None:
+            assert gpu not in busy
+            busy.append(gpu)
+            seen.append(gpu)
+            self.gpu = gpu
+            self.connection, self.theirs = processes.multiprocessing.Pipe()
+            self.theirs.send(None)
+
+        def receive(self) -> None:
+            return None
+
+        def stop(self) -> None:
+            busy.remove(self.gpu)
+            self.connection.close()
+            self.theirs.close()
+
+    monkeypatch.setattr(processes, "find_gpus", lambda: ["3", "5"])
+    monkeypatch.setattr(processes.WorkerProcess, "start", lambda *rest: Worker(rest[-1]))
+    assert len(run_folds(tmp_path, 5, workers=None)) == 5
+    assert len(seen) == 5
+    assert set(seen) == {"3", "5"}
+    assert machine.default_workers(5, gpus=2) == 2
+    assert machine.default_workers(1, gpus=2) == 1
+
+
+@needs_proc
+def test_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    task = FoldTask("lenet", LENET, 0, 0, np.zeros(1, np.uint8))
+    for gpu, visible in (("5", "5"), ("", "3,5")):
+        with open(tmp_path / "log", "wb") as log:
+            worker = processes.WorkerProcess.start(task, small_data(1), tmp_path, log, gpu)
+        environment = b""
+        deadline = time.monotonic() + 10
+        while not environment and time.monotonic() < deadline:  # empty for a moment after the start
+            environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
+        worker.stop()
+        assert f"CUDA_VISIBLE_DEVICES={visible}".encode() in environment.split(b"\0")
