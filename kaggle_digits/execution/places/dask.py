@@ -82,11 +82,10 @@ class Cluster(Place):
                 if time.monotonic() - looked >= POLL_SECONDS:
                     threads = self._admit_workers(client, data, observer)
                     looked = time.monotonic()
-                for future, (job, workers) in list(futures.items()):
-                    if threads.keys().isdisjoint(workers):
-                        # Dask would wait forever for them to come back.
-                        future.cancel()
-                        waiting.append(futures.pop(future)[0])
+                for future in [f for f, (_, workers) in futures.items() if threads.keys().isdisjoint(workers)]:
+                    # Dask would wait forever for these workers to come back.
+                    future.cancel()
+                    waiting.append(futures.pop(future)[0])
                 # Not more at a time, so that the rest is left for workers that join later.
                 while waiting and len(futures) < sum(threads.values()):
                     job = waiting.popleft()

@@ -116,9 +116,14 @@ else:
     main(folder)
 '''
 _ERRORS: dict[str, type[KaggleDigitsError]] = {
-    kind.__name__: kind for kind in (UsageError, DataError, RefusedError)
+    "UsageError": UsageError,
+    "DataError": DataError,
+    "RefusedError": RefusedError,
+    # Problems of Kaggle's machine.
+    "WorkerDiedError": NetworkError,
+    "WriteError": NetworkError,
 }
-"""The errors in a kernel that are raised as such on this machine."""
+"""How errors in a kernel are raised on this machine; all others are internal errors."""
 
 
 class KernelRecord(Document):
@@ -161,7 +166,8 @@ class KernelPlace(Place):
         because its time was over, the next kernel trains the rest. Without `wait`, the kernel is only sent, or
         looked at once if it exists. With `retrain`, a kernel that was sent before this decision is deleted.
         """
-        self._data, self._observer, self._all_runs = data, observer, jobs[0].folder.parents[1]
+        self._data, self._observer = data, observer
+        self._all_runs = jobs[0].folder.parents[1]
         self._missing = {fold_file(job.task): job for job in jobs}
         try:
             for record in known_kernels(self._runs()):
@@ -274,7 +280,6 @@ class KernelPlace(Place):
         if not self._missing:
             return
         if error := manifest.get("error"):
-            # Other errors are problems of Kaggle's machine, or internal errors.
             kind = _ERRORS.get(error["type"], KaggleDigitsError)
             raise kind(f"In the kernel: {error['problem']}", error["remedy"])
         if not has_succeeded:

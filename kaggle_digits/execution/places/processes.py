@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
@@ -20,16 +21,19 @@ import kaggle_digits
 from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import KaggleDigitsError, UsageError
 from kaggle_digits.execution import Job, Options, Place, raise_failures
-from kaggle_digits.execution.machine import default_workers
+from kaggle_digits.execution.machine import about, default_workers
 from kaggle_digits.files import open_log
 from kaggle_digits.training.fold import FoldTask, Progress
 from kaggle_digits.training.models import KERAS_ENVIRONMENT
 from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.time_left import TimeLeft
 from kaggle_digits.workspace import Workspace
 
 NAMES = ""
 MAX_ATTEMPTS = 2
 """How many times a fold is started if its worker dies."""
+WORTH_A_SENTENCE = 60.0
+"""Seconds of training from which on its length is announced."""
 GPU_TIMEOUT = 120.0
 """Maximum time in seconds to ask TensorFlow for the GPUs."""
 LESS_MEMORY = (
@@ -88,6 +92,7 @@ class Processes(Place):
         """
         gpus = find_gpus() if self.gpus is None else self.gpus
         workers = self.workers or default_workers(len(jobs), len(gpus))
+        time_left, is_announced = TimeLeft((job.task.seed, job.task.fold) for job in jobs), False
         free = deque((gpus or [""])[slot % max(1, len(gpus))] for slot in range(workers))
         waiting, attempts = deque(jobs), Counter[Job]()
         busy: dict[Connection, tuple[WorkerProcess, Job]] = {}
@@ -108,6 +113,12 @@ class Processes(Place):
                     message = worker.receive()
                     if isinstance(message, Progress):
                         observer.progress(message)
+                        time_left.update(message, time.monotonic())
+                        seconds = time_left.seconds(time.monotonic())
+                        if seconds is not None and not is_announced:
+                            is_announced = True
+                            if seconds >= WORTH_A_SENTENCE:
+                                observer.notice(f"The training takes about {about(seconds)} on this machine.")
                         continue
                     del busy[connection]
                     worker.stop()
