@@ -212,13 +212,13 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
-def assert_same_run(run: Run, reference: Workspace) -> None:
-    """Assert that a run with two folds has the same predictions as the run "it" of the reference workspace."""
-    other, workspace = find_run(reference, "it"), Workspace.at(run.path.parents[2])
+def assert_same_run(run: Run, reference: Workspace, name: str = "one") -> None:
+    """Assert that a run with two folds has the same predictions as one of the reference workspace."""
+    other, workspace = find_run(reference, name), Workspace.at(run.path.parents[2])
     files = [f"fold-{fold}/{name}_softmax.npy" for fold in range(2) for name in ("val", "test")]
-    for name in ("folds.csv", "ensemble/oof_softmax.npy", "ensemble/test_softmax.npy", *files):
-        assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
-    assert submission_file(workspace, run.name).read_bytes() == submission_file(reference, "it").read_bytes()
+    for file in ("folds.csv", "ensemble/oof_softmax.npy", "ensemble/test_softmax.npy", *files):
+        assert (run.path / file).read_bytes() == (other.path / file).read_bytes(), file
+    assert submission_file(workspace, run.name).read_bytes() == submission_file(reference, name).read_bytes()
 
 
 def import_first(folder: Path) -> str:
@@ -253,6 +253,19 @@ def trained_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             download(workspace)
             with training_in_process():
                 train(workspace, preset="lenet", folds=2, settings={"epochs": "2"}, run="first")
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def small_runs(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with the runs "one", trained in processes, and "two". Tests must not change it."""
+    with once_for_all_processes(tmp_path_factory, "small_runs") as folder:
+        workspace = Workspace.at(folder)
+        if not folder.exists():
+            write_files(workspace.data, competition_files())
+            train(workspace, preset="lenet", folds=2, settings=SMALL, run="one")
+            with training_in_process():
+                train(workspace, preset="lenet", folds=2, settings=SMALL, run="two", seed=1)
     return workspace
 
 

@@ -24,7 +24,6 @@ from conftest import (
     Listener,
     assert_same_run,
     competition_files,
-    once_for_all_processes,
     unload_client,
     write_files,
 )
@@ -85,25 +84,14 @@ def gpus(number: int, kernel_python: Path) -> dict[str, str]:
     return {"FAKE_GPUS": str(number), "PATH": f"{kernel_python.parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-@pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with a run that was trained on this machine."""
-    with once_for_all_processes(tmp_path_factory, "kaggle_kernels") as folder:
-        workspace = Workspace.at(folder)
-        if not folder.exists():
-            write_files(workspace.data, competition_files())
-            train(workspace, run="it", **QUICK)
-    return workspace
-
-
-def kernel_output(reference: Workspace, folds: tuple[int, ...] = (0, 1), **manifest: object) -> dict[str, bytes]:
+def kernel_output(small_runs: Workspace, folds: tuple[int, ...] = (0, 1), **manifest: object) -> dict[str, bytes]:
     """Return the output of a kernel that has trained folds of the reference run."""
     output = {}
     for fold in folds:
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:
             for name in (*remote.FOLD_FILES, remote.METRICS):
-                archive.write(find_run(reference, "it").path / f"fold-{fold}" / name, name)
+                archive.write(find_run(small_runs, "one").path / f"fold-{fold}" / name, name)
         output[f"fold-0-{fold}.zip"] = stream.getvalue()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in output.items()}
     output["manifest.json"] = json.dumps({"files": digests, "error": None} | manifest).encode()
@@ -111,14 +99,14 @@ def kernel_output(reference: Workspace, folds: tuple[int, ...] = (0, 1), **manif
 
 
 @pytest.fixture
-def finished(kaggle: KaggleServer, reference: Workspace) -> KaggleServer:
+def finished(kaggle: KaggleServer, small_runs: Workspace) -> KaggleServer:
     """A server whose kernels have trained both folds at once."""
-    kaggle.output = kernel_output(reference)
+    kaggle.output = kernel_output(small_runs)
     return kaggle
 
 
 def test_kernel_trains_the_same_folds_as_this_machine(
-    kaggle: KaggleServer, workspace: Workspace, reference: Workspace, kernel_python: Path
+    kaggle: KaggleServer, workspace: Workspace, small_runs: Workspace, kernel_python: Path
 ) -> None:
     kaggle.python = kernel_python
     seen: list[Progress] = []
@@ -126,17 +114,17 @@ def test_kernel_trains_the_same_folds_as_this_machine(
     done: list[int] = []
     listener = Listener(progress=seen.append, notice=notices.append, finished=lambda task: done.append(task.fold))
     run = train(workspace, run="it", on="kaggle-cpu", observer=listener, **QUICK)
-    assert_same_run(run, reference)
+    assert_same_run(run, small_runs)
     assert sorted(done) == [0, 1]
     assert sum(progress.is_epoch_end for progress in seen) == 2  # once for each fold, which has one epoch
     (kernel,) = kaggle.kernels.values()
     assert f"https://www.kaggle.com/code/{USER}/{kernel.request['newTitle']}" in notices[0]
     assert any(notice.startswith("Kernel: It trains on the CPU, with TensorFlow") for notice in notices)
     assert run.fold_metrics(0).where == "Kaggle"
-    assert run.fold_metrics(0).versions == find_run(reference, "it").fold_metrics(0).versions
+    assert run.fold_metrics(0).versions == find_run(small_runs, "one").fold_metrics(0).versions
     assert not (run.path / "kernel.json").exists()
     assert {path.name for path in run.path.iterdir()} == {
-        path.name for path in find_run(reference, "it").path.iterdir()
+        path.name for path in find_run(small_runs, "one").path.iterdir()
     }
 
 
@@ -351,9 +339,9 @@ def test_train_on_kaggle_does_not_need_the_log(finished: KaggleServer, workspace
 
 @pytest.mark.parametrize("status", ["ERROR", "CANCEL_ACKNOWLEDGED"])
 def test_train_on_kaggle_keeps_finished_folds_of_failed_kernel(
-    kaggle: KaggleServer, workspace: Workspace, reference: Workspace, status: str
+    kaggle: KaggleServer, workspace: Workspace, small_runs: Workspace, status: str
 ) -> None:
-    kaggle.output = {"fold-0-0.zip": kernel_output(reference)["fold-0-0.zip"]}
+    kaggle.output = {"fold-0-0.zip": kernel_output(small_runs)["fold-0-0.zip"]}
     kaggle.log = b"first line\nYour notebook tried to allocate more memory than is available.\n"
     failed = {"status": status, "failureMessage": "Out of memory"}
     kaggle.statuses.append(failed)
@@ -365,9 +353,9 @@ def test_train_on_kaggle_keeps_finished_folds_of_failed_kernel(
     assert "tried to allocate more memory" in caught.value.problem
     assert finished == [0]
     # The next kernel trains only the missing fold.
-    kaggle.output = kernel_output(reference, folds=(1,))
+    kaggle.output = kernel_output(small_runs, folds=(1,))
     run = train(workspace, on="kaggle", **QUICK)
-    assert_same_run(run, reference)
+    assert_same_run(run, small_runs)
     text = list(kaggle.kernels.values())[1].request["text"]
     assert [task["fold"] for task in job_of(text)["tasks"]] == [1]
 
@@ -380,26 +368,26 @@ def job_of(script: str) -> dict:
 
 
 def test_train_on_kaggle_sends_next_kernel_for_folds_that_are_missing(
-    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+    kaggle: KaggleServer, workspace: Workspace, small_runs: Workspace
 ) -> None:
-    kaggle.outputs.extend([kernel_output(reference, folds=(1,)), kernel_output(reference, folds=(0,))])
+    kaggle.outputs.extend([kernel_output(small_runs, folds=(1,)), kernel_output(small_runs, folds=(0,))])
     run = train(workspace, on="kaggle", **QUICK)
-    assert_same_run(run, reference)
+    assert_same_run(run, small_runs)
     first, second = (job_of(kernel.request["text"]) for kernel in kaggle.kernels.values())
     assert [len(job["tasks"]) for job in (first, second)] == [2, 1]
 
 
 def test_train_on_kaggle_does_not_send_kernels_that_finish_nothing(
-    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+    kaggle: KaggleServer, workspace: Workspace, small_runs: Workspace
 ) -> None:
-    kaggle.output = kernel_output(reference, folds=())
+    kaggle.output = kernel_output(small_runs, folds=())
     with pytest.raises(NetworkError, match="without a finished fold"):
         train(workspace, on="kaggle", **QUICK)
     assert kaggle.count("SaveKernel") == 1
 
 
 def test_train_on_kaggle_keeps_record_if_output_of_failed_kernel_cannot_be_read(
-    finished: KaggleServer, workspace: Workspace, reference: Workspace
+    finished: KaggleServer, workspace: Workspace, small_runs: Workspace
 ) -> None:
     finished.statuses.append({"status": "ERROR"})
     finished.fail("fold-0-0.zip", *[Fault(dropped=True)] * 4)
@@ -407,18 +395,18 @@ def test_train_on_kaggle_keeps_record_if_output_of_failed_kernel_cannot_be_read(
         train(workspace, on="kaggle", run="it", **QUICK)
     assert find_run(workspace, "it").is_trained(1)  # it was downloaded nevertheless
     assert record_file(workspace, "it").exists()
-    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), small_runs)
     assert finished.count("SaveKernel") == 1
 
 
 def test_train_on_kaggle_explains_output_that_cannot_be_listed(
-    finished: KaggleServer, workspace: Workspace, reference: Workspace
+    finished: KaggleServer, workspace: Workspace, small_runs: Workspace
 ) -> None:
     finished.fail("ListKernelSessionOutput", *[error(403, "Forbidden")] * 20)
     with pytest.raises(NetworkError, match=r"^manifest\.json in the output of .* cannot be read: Kaggle does not"):
         train(workspace, on="kaggle", run="it", **QUICK)
     finished.faults.clear()
-    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), small_runs)
 
 
 def test_train_on_kaggle_is_done_if_failed_kernel_has_all_folds(
@@ -440,14 +428,14 @@ def test_train_on_kaggle_sends_new_kernel_if_the_last_one_was_deleted_at_kaggle(
 
 
 def test_train_on_kaggle_with_retrain_does_not_use_an_older_kernel(
-    finished: KaggleServer, workspace: Workspace, reference: Workspace
+    finished: KaggleServer, workspace: Workspace, small_runs: Workspace
 ) -> None:
     # A kernel is left over from before the folds were trained here.
     finished.statuses.append({"status": "RUNNING"})
     with pytest.raises(NetworkError, match="is running"):
         train(workspace, on="kaggle", wait=False, run="it", **QUICK)
     for fold in ("fold-0", "fold-1"):
-        shutil.copytree(find_run(reference, "it").path / fold, workspace.runs / "it" / fold)
+        shutil.copytree(find_run(small_runs, "one").path / fold, workspace.runs / "it" / fold)
     (old,) = finished.kernels
     finished.statuses.append({"status": "RUNNING"})
     with pytest.raises(NetworkError, match="is running"):
@@ -470,9 +458,9 @@ def test_cancel_of_one_seed_forgets_the_kernel_in_all_runs(finished: KaggleServe
 
 
 def test_train_on_kaggle_trains_several_seeds_in_one_kernel(
-    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+    kaggle: KaggleServer, workspace: Workspace, small_runs: Workspace
 ) -> None:
-    kaggle.output = kernel_output(reference)
+    kaggle.output = kernel_output(small_runs)
     kaggle.statuses.append({"status": "ERROR"})
     with pytest.raises(NetworkError):
         train(workspace, on="kaggle", seeds=2, **QUICK)
@@ -494,28 +482,28 @@ DAMAGE = {"corrupted": Fault(corrupted=True), "expired": Fault(403, b"<html>This
     [("fold-0-1.zip", fault) for fault in DAMAGE.values()] + [("manifest.json", Fault(truncated=True))],
 )
 def test_train_on_kaggle_downloads_a_damaged_file_again(
-    finished: KaggleServer, workspace: Workspace, reference: Workspace, name: str, fault: Fault
+    finished: KaggleServer, workspace: Workspace, small_runs: Workspace, name: str, fault: Fault
 ) -> None:
     finished.fail(name, fault)
-    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), small_runs)
 
 
 @pytest.mark.parametrize("fault", DAMAGE.values(), ids=DAMAGE)
 def test_train_on_kaggle_names_file_that_stays_damaged(
-    finished: KaggleServer, workspace: Workspace, reference: Workspace, fault: Fault
+    finished: KaggleServer, workspace: Workspace, small_runs: Workspace, fault: Fault
 ) -> None:
     finished.fail("fold-0-1.zip", *[fault] * 40)
     with pytest.raises(NetworkError, match=r"fold-0-1\.zip in the output of .* cannot be read"):
         train(workspace, on="kaggle", run="it", **QUICK)
     finished.faults.clear()
-    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), small_runs)
     assert finished.count("SaveKernel") == 1
 
 
 def test_train_on_kaggle_names_file_that_is_missing(
-    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+    kaggle: KaggleServer, workspace: Workspace, small_runs: Workspace
 ) -> None:
-    kaggle.output = kernel_output(reference)
+    kaggle.output = kernel_output(small_runs)
     del kaggle.output["fold-0-1.zip"]
     with pytest.raises(NetworkError, match=r"There is no fold-0-1\.zip in the output"):
         train(workspace, on="kaggle", **QUICK)
@@ -558,11 +546,11 @@ def with_fold(output: dict[str, bytes], name: str, content: bytes) -> dict[str, 
 
 
 def test_train_on_kaggle_rejects_folds_that_are_damaged(
-    kaggle: KaggleServer, workspace: Workspace, reference: Workspace
+    kaggle: KaggleServer, workspace: Workspace, small_runs: Workspace
 ) -> None:
-    output = kernel_output(reference)
+    output = kernel_output(small_runs)
     rows = io.BytesIO()
-    np.save(rows, find_run(reference, "it").val_softmax(0)[1:])
+    np.save(rows, find_run(small_runs, "one").val_softmax(0)[1:])
     changed = changed_zip(output["fold-0-0.zip"], val_softmax__npy=rows.getvalue())
     for what, content in {"rows": changed, "no zip": b"PK"}.items():
         kaggle.output = with_fold(output, "fold-0-0.zip", content)
@@ -614,13 +602,13 @@ def test_kernel_without_data_is_refused(
     assert run_kernel().exit_code == 4
 
 
-@pytest.mark.parametrize(("module", "on"), [("pydantic", "kaggle"), ("tensorflow", "kaggle")])
+@pytest.mark.parametrize("module", ["pydantic", "tensorflow"])
 def test_kernel_names_module_that_cannot_be_imported(
-    run_kernel: Callable[..., KaggleDigitsError], tmp_path: Path, module: str, on: str
+    run_kernel: Callable[..., KaggleDigitsError], tmp_path: Path, module: str
 ) -> None:
     text = f"raise ModuleNotFoundError(\"No module named '{module}'\")"
     write_files(tmp_path / "broken", {f"{module}.py": text.encode()})
-    failed = run_kernel(on, PYTHONPATH=str(tmp_path / "broken"))
+    failed = run_kernel(PYTHONPATH=str(tmp_path / "broken"))
     assert f"No module named '{module}'" in failed.problem
     assert failed.exit_code == 1
 
@@ -639,19 +627,19 @@ def test_kernel_finds_data_where_kaggle_mounted_it_before(
 
 
 def test_kernel_starts_no_fold_that_it_would_not_finish_before_the_deadline(
-    tmp_path: Path, workspace: Workspace, reference: Workspace, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, workspace: Workspace, small_runs: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = package_folder(workspace, tmp_path)
     write_files(tmp_path / "input", competition_files())
     (tmp_path / "working").mkdir()
     monkeypatch.setenv("KAGGLE_DIGITS_KERNEL_ROOT", str(tmp_path))
-    monkeypatch.setattr(inside, "list_gpus", lambda timeout: ["0"])
+    monkeypatch.setattr(inside, "find_gpus", lambda timeout: ["0"])
     may_start: list[bool] = []
 
     def copy_folds(place: Processes, jobs: list[Job], data: object, observer: Observer) -> Iterator[Job]:
         for job in jobs:
             may_start.append(place.may_start())
-            shutil.copytree(find_run(reference, "it").path / f"fold-{job.task.fold}", job.folder)
+            shutil.copytree(find_run(small_runs, "one").path / f"fold-{job.task.fold}", job.folder)
             metrics = json.loads((job.folder / "metrics.json").read_text())
             (job.folder / "metrics.json").write_text(json.dumps(metrics | {"seconds": 9 * 3600}))
             yield job
@@ -666,16 +654,16 @@ def test_kernel_starts_no_fold_that_it_would_not_finish_before_the_deadline(
 
 @pytest.mark.slow
 def test_kernel_trains_one_fold_on_each_gpu(
-    kaggle: KaggleServer, workspace: Workspace, reference: Workspace, kernel_python: Path
+    kaggle: KaggleServer, workspace: Workspace, small_runs: Workspace, kernel_python: Path
 ) -> None:
     kaggle.python, kaggle.kernel_environment = kernel_python, gpus(2, kernel_python)
     notices: list[str] = []
     run = train(workspace, run="it", on="kaggle", observer=Listener(notice=notices.append), **QUICK)
-    assert_same_run(run, reference)  # there are no real GPUs, so TensorFlow uses the CPU
+    assert_same_run(run, small_runs)  # there are no real GPUs, so TensorFlow uses the CPU
     assert any(notice.startswith("Kernel: It trains on 2 GPUs, with TensorFlow") for notice in notices)
 
 
-@pytest.mark.parametrize("line", ["", "[]", '{"kaggle-digits": {"time": 1, "progress": [{"seed": 0}]}}'])
+@pytest.mark.parametrize("line", ["", "[]", '{"kaggle-digits": {"time": 1, "progress": {"seed": 0}}}'])
 def test_read_line_ignores_other_lines(line: str) -> None:
     assert inside.read_line(line) is None
 
@@ -722,7 +710,7 @@ def start_cli(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
     ],
 )
 def test_train_on_kaggle_continues_after_it_was_killed(
-    finished: KaggleServer, workspace: Workspace, reference: Workspace, step: str, number: signal.Signals
+    finished: KaggleServer, workspace: Workspace, small_runs: Workspace, step: str, number: signal.Signals
 ) -> None:
     finished.statuses.append({"status": "RUNNING"})
     process = start_cli(workspace, "--run", "it")
@@ -739,7 +727,7 @@ def test_train_on_kaggle_continues_after_it_was_killed(
         assert "is not ended by Ctrl-C. The same command continues with it" in shown
         assert "Interrupted" in shown
     finished.before_response.clear()
-    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), reference)
+    assert_same_run(train(workspace, on="kaggle", run="it", **QUICK), small_runs)
     assert finished.count("SaveKernel") == 1
     assert finished.deleted == []
 

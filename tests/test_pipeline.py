@@ -20,13 +20,11 @@ import pytest
 from conftest import (
     SMALL,
     Listener,
-    competition_files,
     csv_bytes,
     full_disk,
     import_first,
     is_zombie,
     needs_proc,
-    once_for_all_processes,
     small_digits,
     worker_processes,
     write_files,
@@ -76,69 +74,57 @@ def quick(workspace: Workspace, **changes: object) -> Run:
     return train(workspace, **options)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with two finished runs. Do not modify it; the fixture `trained` is a copy."""
-    with once_for_all_processes(tmp_path_factory, "pipeline") as folder:
-        workspace = Workspace.at(folder)
-        if not folder.exists():
-            write_files(workspace.data, competition_files())
-            quick(workspace, run="one")
-            quick(workspace, run="two", seed=1)
-    return workspace
-
-
 @pytest.fixture
-def trained(shared: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of `shared` that a test may modify."""
-    shutil.copytree(shared.root, tmp_path / "copy")
+def trained(small_runs: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of `small_runs` that a test may modify."""
+    shutil.copytree(small_runs.root, tmp_path / "copy")
     return Workspace.at(tmp_path / "copy")
 
 
-def test_train_writes_all_files_of_run(shared: Workspace) -> None:
-    run = find_run(shared, "one")
+def test_train_writes_all_files_of_run(small_runs: Workspace) -> None:
+    run = find_run(small_runs, "one")
     assert files_of(run).keys() == FILES
     info = json.loads((run.path / "run.json").read_text())
     assert info["status"] == "finished"
     assert (info["preset"], info["folds"], info["seed"], info["settings"]["epochs"]) == ("lenet", 2, 0, 1)
-    assert info["data"]["train.csv"] == load_train(shared.data).sha256
+    assert info["data"]["train.csv"] == load_train(small_runs.data).sha256
     folds = pd.read_csv(run.path / "folds.csv")
     assert list(folds.columns) == ["row", "fold"]
     assert folds["row"].tolist() == list(range(100))
     assert folds["fold"].value_counts().tolist() == [50, 50]
 
 
-def test_train_writes_softmaxes_in_order_of_csv(shared: Workspace) -> None:
-    run = find_run(shared, "one")
+def test_train_writes_softmaxes_in_order_of_csv(small_runs: Workspace) -> None:
+    run = find_run(small_runs, "one")
     folds, oof = run.split(), np.load(run.path / "ensemble" / "oof_softmax.npy")
     assert oof.dtype == np.float32
     for fold in range(2):
         np.testing.assert_array_equal(oof[folds == fold], np.load(run.path / f"fold-{fold}" / "val_softmax.npy"))
     tests = [np.load(run.path / f"fold-{fold}" / "test_softmax.npy") for fold in range(2)]
     np.testing.assert_array_equal(run.test_softmax(), np.mean(tests, axis=0, dtype=np.float64).astype(np.float32))
-    assert run.ensemble_metrics()["accuracy"] == pytest.approx(accuracy(oof, load_train(shared.data).labels))
+    assert run.ensemble_metrics()["accuracy"] == pytest.approx(accuracy(oof, load_train(small_runs.data).labels))
 
 
-def test_train_saves_network_that_gives_the_saved_predictions(shared: Workspace) -> None:
+def test_train_saves_network_that_gives_the_saved_predictions(small_runs: Workspace) -> None:
     import keras
 
     from kaggle_digits.training.models import softmax_function
 
-    run, train_set = find_run(shared, "one"), load_train(shared.data)
+    run, train_set = find_run(small_runs, "one"), load_train(small_runs.data)
     model = keras.models.load_model(run.model_file(0))
     rows = run.split() == 0
     np.testing.assert_allclose(softmax_function(model)(train_set.images[rows]), run.val_softmax(0), atol=1e-5)
 
 
-def test_train_writes_most_probable_digits_to_submission(shared: Workspace) -> None:
-    table = pd.read_csv(submission_file(shared, "one"))
+def test_train_writes_most_probable_digits_to_submission(small_runs: Workspace) -> None:
+    table = pd.read_csv(submission_file(small_runs, "one"))
     assert list(table.columns) == ["ImageId", "Label"]
     np.testing.assert_array_equal(table["ImageId"], np.arange(1, 31))
-    np.testing.assert_array_equal(table["Label"], find_run(shared, "one").test_softmax().argmax(1))
+    np.testing.assert_array_equal(table["Label"], find_run(small_runs, "one").test_softmax().argmax(1))
 
 
-def test_train_writes_one_history_row_per_epoch(shared: Workspace) -> None:
-    history = pd.read_csv(find_run(shared, "one").path / "fold-1" / "history.csv")
+def test_train_writes_one_history_row_per_epoch(small_runs: Workspace) -> None:
+    history = pd.read_csv(find_run(small_runs, "one").path / "fold-1" / "history.csv")
     assert list(history.columns) == [
         "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds", "images_per_second",
     ]  # fmt: skip
@@ -211,8 +197,8 @@ def test_train_loses_nothing_when_any_write_fails(trained: Workspace, monkeypatc
     assert copied == [0, 1] * (len(writes) + 1)  # no fold is trained twice
 
 
-def test_train_result_depends_on_seed(shared: Workspace) -> None:
-    one, two = find_run(shared, "one"), find_run(shared, "two")
+def test_train_result_depends_on_seed(small_runs: Workspace) -> None:
+    one, two = find_run(small_runs, "one"), find_run(small_runs, "two")
     assert not np.array_equal(one.split(), two.split())
     assert not np.array_equal(one.test_softmax(), two.test_softmax())
 
@@ -249,16 +235,11 @@ def test_train_rejects_run_of_other_data(trained: Workspace) -> None:
     ("change", "message"),
     [
         ({"folds": 1}, "must be between 2 and 255, got"),
-        ({"folds": 0}, "must be between 2 and 255, got"),
         ({"seed": -1}, "A seed must be between 0 and 4294967295, got"),
-        ({"seed": 2**32}, "A seed must be between 0 and 4294967295, got"),
         ({"seed": 2**32 - 1, "seeds": 2}, "got 4294967296"),
-        ({"seeds": 0}, "must be between 1 and 200, got"),
         ({"seeds": 201}, "must be between 1 and 200, got"),
         ({"workers": 0}, "workers must be at least 1, got"),
         ({"run": "../elsewhere"}, "is not a valid run name"),
-        ({"run": ".hidden"}, "is not a valid run name"),
-        ({"run": "ledger.csv"}, "is not a valid run name"),
         ({"run": "Index.html", "seeds": 2}, "is not a valid run name"),
         ({"preset": "slow"}, "no preset called"),
     ],
@@ -276,18 +257,20 @@ def test_train_creates_no_run_for_too_many_folds(workspace: Workspace) -> None:
 
 
 @pytest.mark.usefixtures("train_in_process")
-@pytest.mark.parametrize("name", ["model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy"])
-@pytest.mark.parametrize("damage", ["truncated", "removed"])
+@pytest.mark.parametrize(
+    ("name", "is_removed"),
+    [("model.keras", False), ("history.csv", True), ("val_softmax.npy", False), ("test_softmax.npy", True)],
+)
 def test_train_names_damaged_artefact_and_replaces_it_only_with_retrain(
-    trained: Workspace, name: str, damage: str
+    trained: Workspace, name: str, is_removed: bool
 ) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
     path = run.path / "fold-1" / name
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-1])
-    else:
+    if is_removed:
         path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=f"fold-1/{name} is"):
         quick(trained, run="one")
     finished: list[FoldTask] = []
@@ -356,11 +339,9 @@ def test_train_runs_no_code_from_current_folder(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings", ['{"image_data_format": "channels_first", "floatx": "float16"}', '{"floatx": "none"}', "[]"]
-)
-def test_train_ignores_keras_json(workspace: Workspace, trained: Workspace, settings: str) -> None:
+def test_train_ignores_keras_json(workspace: Workspace, trained: Workspace) -> None:
     path = Path.home() / ".keras" / "keras.json"
+    settings = '{"image_data_format": "channels_first", "floatx": "float16", "backend": "jax"}'
     write_files(path.parent, {path.name: settings.encode()})
     run = quick(workspace)
     np.testing.assert_array_equal(run.test_softmax(), find_run(trained, "one").test_softmax())
@@ -368,23 +349,13 @@ def test_train_ignores_keras_json(workspace: Workspace, trained: Workspace, sett
 
 
 @pytest.mark.slow
-def test_keras_import_ignores_keras_json() -> None:
-    write_files(
-        Path.home() / ".keras", {"keras.json": b'{"image_data_format": "channels_first", "backend": "jax"}'}
-    )
-    script = """
-import os
-from kaggle_digits.training.models import tensorflow_keras
-config = tensorflow_keras().config
-print(config.image_data_format(), config.floatx(), config.backend(), os.environ.get("KERAS_HOME"))
-"""
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    # After the import, the environment of the user is restored.
-    assert shown.split() == ["channels_last", "float32", "tensorflow", "None"]
-
-
-@pytest.mark.slow
-def test_train_restarts_fold_once_when_its_worker_dies(workspace: Workspace) -> None:
+@needs_proc
+def test_train_restarts_fold_once_when_its_worker_dies(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    settings = SMALL | {"epochs": "4", "tta": "5", "preprocessing": "even"}
     killed: list[int] = []
 
     def kill_a_worker(progress: object) -> None:
@@ -392,12 +363,11 @@ def test_train_restarts_fold_once_when_its_worker_dies(workspace: Workspace) -> 
             killed.append(next(iter(worker_processes())))
             os.kill(killed[0], signal.SIGKILL)
 
-    run = quick(
-        workspace, run="killed", settings=SMALL | {"epochs": "4"}, observer=Listener(progress=kill_a_worker)
-    )
-    normal = quick(workspace, run="normal", settings=SMALL | {"epochs": "4"})
+    run = quick(workspace, run="killed", settings=settings, observer=Listener(progress=kill_a_worker))
+    normal = quick(workspace, run="normal", settings=settings)
     assert killed
     np.testing.assert_array_equal(run.test_softmax(), normal.test_softmax())
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 @pytest.mark.slow
@@ -481,27 +451,6 @@ def test_train_names_temporary_folder_that_cannot_be_written(
     run_in_workers(tmp_path, monkeypatch, script)
     with pytest.raises(WriteError, match=rf"^Cannot write {tmp_path / 'scratch'}: {why}\."):
         quick(workspace, run="full", workers=1)
-    assert list((tmp_path / "scratch").iterdir()) == []
-
-
-@pytest.mark.slow
-@needs_proc
-def test_train_leaves_no_files_in_temporary_folder(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Workers are killed when all folds are finished, and here also during the training."""
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    settings = SMALL | {"epochs": "4", "tta": "5", "preprocessing": "even"}
-    killed: list[int] = []
-
-    def kill_a_worker(progress: object) -> None:
-        if not killed:
-            killed.append(next(iter(worker_processes())))
-            os.kill(killed[0], signal.SIGKILL)
-
-    quick(workspace, run="killed", settings=settings, observer=Listener(progress=kill_a_worker))
-    assert killed
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -715,7 +664,7 @@ def test_train_replaces_ensemble_of_retrained_folds(trained: Workspace) -> None:
     assert [a["seconds"] != b["seconds"] for a, b in zip(before, after, strict=True)] == [True, False]
 
 
-@pytest.mark.parametrize("name", ["oof_softmax.npy", "test_softmax.npy", "metrics.json"])
+@pytest.mark.parametrize("name", ["oof_softmax.npy", "metrics.json"])
 def test_train_replaces_damaged_ensemble(trained: Workspace, name: str) -> None:
     run = find_run(trained, "one")
     before = artefacts_of(run)
@@ -724,9 +673,7 @@ def test_train_replaces_damaged_ensemble(trained: Workspace, name: str) -> None:
 
 
 @pytest.mark.usefixtures("train_in_process")
-@pytest.mark.parametrize(
-    "text", ["", "row,fold\n0,0\n", "row,fold\n" + "".join(f"{i},{i % 3}\n" for i in range(100))]
-)
+@pytest.mark.parametrize("text", ["", "row,fold\n" + "".join(f"{i},{i % 3}\n" for i in range(100))])
 def test_train_names_damaged_split_and_replaces_it_only_with_retrain(trained: Workspace, text: str) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
@@ -738,7 +685,7 @@ def test_train_names_damaged_split_and_replaces_it_only_with_retrain(trained: Wo
     assert files_of(run)["ensemble/test_softmax.npy"] == before["ensemble/test_softmax.npy"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"status": "finished"'])
+@pytest.mark.parametrize("text", ["{}", '{"status": "finished"'])
 def test_train_names_damaged_run_json(trained: Workspace, text: str) -> None:
     (trained.runs / "one" / "run.json").write_text(text)
     with pytest.raises(DataError, match=r"one/run\.json"):

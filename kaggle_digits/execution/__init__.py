@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -39,26 +39,17 @@ class Options:
     wait: bool = True  # until the folds are trained
     retrain: bool = False  # the folds were finished before
 
-    def check_remote(self, on: str) -> None:
-        """Raise a `UsageError` if an option is set that only this machine has."""
-        if self.workers is not None:
-            raise UsageError(
-                f"The number of workers cannot be set for {on}, which trains as many folds at a time as it can.",
-                "Leave out the number of workers.",
-            )
-        if self.tensorboard:
-            raise UsageError(
-                "TensorBoard events can be written only if the folds are trained on this machine.",
-                "Leave out either TensorBoard or the place where to train.",
-            )
-
-    def check_waiting(self) -> None:
-        """Raise a `UsageError` if the place does not work on without this command."""
-        if not self.wait:
-            raise UsageError(
-                "--dry-run, --no-wait and --cancel are only for kernels at Kaggle.",
-                "Add --on kaggle, or leave it out.",
-            )
+    def check(self, on: str | None, allowed: Collection[str]) -> None:
+        """Raise a `UsageError` if an option is set that is not `allowed` at a place."""
+        flags = {
+            "--workers": ("workers", self.workers is not None),
+            "--tensorboard": ("tensorboard", self.tensorboard),
+            "--dry-run, --no-wait and --cancel": ("wait", not self.wait),
+        }
+        for flag, (name, is_set) in flags.items():
+            if is_set and name not in allowed:
+                where = f"with --on {on}" if on else "on this machine; they are for kernels at Kaggle"
+                raise UsageError(f"{flag} cannot be used {where}.", f"Leave out {flag}, or choose another --on.")
 
 
 class Place:

@@ -10,12 +10,11 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 import traceback
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from pydantic import TypeAdapter
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.errors import DataError, KaggleDigitsError, RefusedError
 from kaggle_digits.execution import Job
-from kaggle_digits.execution.places.processes import Processes, list_gpus
+from kaggle_digits.execution.places.processes import Processes, find_gpus
 from kaggle_digits.files import sha256, temporary_folder, write_bytes, write_json
 from kaggle_digits.runs.artefacts import FOLD_FILES, METRICS, versions
 from kaggle_digits.training.fold import FoldTask, Progress
@@ -37,8 +36,6 @@ from kaggle_digits.workspace import FILES, TRAIN_CSV
 JOB, SPLITS = "job.json", "splits.npz"
 """The files of a job, beside the package: its folds, and for each seed the split."""
 MANIFEST, LOG = "manifest.json", "workers.log"
-SECONDS_BETWEEN_LINES = 10.0
-"""Seconds between two lines of progress in the log of the kernel."""
 KEY = "kaggle-digits"
 """The only key of the JSON object in a line of progress. All other lines of the log are output of libraries."""
 GPU_TIMEOUT = 600.0
@@ -47,17 +44,17 @@ GPU_TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Event:
-    """What a line of the kernel's log says."""
+    """What a line of the kernel's log says: one of the last three."""
 
     time: float  # when it was written, as of `time.time`
     notice: str = ""  # a sentence for the user
-    started: list[tuple[int, int]] = field(default_factory=list)  # seed and number of folds that were started
-    progress: list[Progress] = field(default_factory=list)  # ends of epochs, and the last progress of each fold
+    started: tuple[int, int] | None = None  # seed and number of a fold
+    progress: Progress | None = None  # at the end of an epoch
 
 
-def write_line(event: Event) -> None:
+def write_line(**event: Any) -> None:
     """Write an event into the log of the kernel, which is its stdout."""
-    sys.stdout.write(json.dumps({KEY: asdict(event)}) + "\n")
+    sys.stdout.write(json.dumps({KEY: asdict(Event(time.time(), **event))}) + "\n")
     sys.stdout.flush()
 
 
@@ -65,7 +62,7 @@ def read_line(line: str) -> Event | None:
     """Return the event in a line of the log, or None if the line is the output of a library."""
     try:
         return _event_adapter().validate_python(json.loads(line)[KEY])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return None
 
 
@@ -91,9 +88,15 @@ def main(folder: Path) -> None:
     try:
         job = json.loads((folder / JOB).read_text())
         data = _find_data(root / "input", job["data"])
-        gpus = _gpus() if job["gpu"] else []
+        gpus = find_gpus(GPU_TIMEOUT) if job["gpu"] else []
+        if job["gpu"] and not gpus:
+            raise RefusedError(
+                "Kaggle gave the kernel no GPU that TensorFlow can use.",
+                "Check that your phone number is verified at https://www.kaggle.com/settings, "
+                "or train without GPUs: --on kaggle-cpu.",
+            )
         where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
-        write_line(Event(time.time(), f"It trains on {where}, with TensorFlow {versions()['tensorflow']}."))
+        write_line(notice=f"It trains on {where}, with TensorFlow {versions()['tensorflow']}.")
         with np.load(folder / SPLITS) as splits:
             tasks = [_task(document, splits) for document in job["tasks"]]
         _train(tasks, data, gpus, output, started + job["deadline"])
@@ -112,25 +115,6 @@ def _task(document: dict[str, Any], splits: Any) -> FoldTask:
     """Return a fold of the job."""
     settings, split = Settings.model_validate(document["settings"]), splits[str(document["seed"])]
     return FoldTask(**document | {"settings": settings, "split": split})
-
-
-def _gpus() -> list[str]:
-    """Return the GPUs of the kernel, and if there are none, raise an error that says why."""
-    try:
-        gpus = list_gpus(GPU_TIMEOUT)
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {error.returncode}"]
-        raise KaggleDigitsError(
-            f"TensorFlow cannot be imported in Kaggle's image: {lines[-1].strip().rstrip('.')}.",
-            "Train on another machine, or try again later.",
-        ) from error
-    if not gpus:
-        raise RefusedError(
-            "Kaggle gave the kernel no GPU that TensorFlow can use.",
-            "Check that your phone number is verified at https://www.kaggle.com/settings, "
-            "or train without GPUs: --on kaggle-cpu.",
-        )
-    return gpus
 
 
 def _find_data(inputs: Path, wanted: dict[str, str]) -> Data:
@@ -162,11 +146,10 @@ def _train(tasks: list[FoldTask], data: Data, gpus: list[str], output: Path, dea
         # Only a fold that would finish before the end of the session, if it takes as long as the longest so far.
         return time.monotonic() + longest < deadline
 
-    log = _Log()
     with temporary_folder() as scratch:
         jobs = [Job(task, scratch / Path(fold_file(task)).stem) for task in tasks]
         try:
-            for job in Processes(gpus=gpus, may_start=may_start).train(jobs, data, log):
+            for job in Processes(gpus=gpus, may_start=may_start).train(jobs, data, _Log()):
                 longest = max(longest, json.loads((job.folder / METRICS).read_text())["seconds"])
                 stream = io.BytesIO()
                 with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -174,36 +157,23 @@ def _train(tasks: list[FoldTask], data: Data, gpus: list[str], output: Path, dea
                         archive.write(job.folder / name, name)
                 write_bytes(output / fold_file(job.task), stream.getvalue())
                 shutil.rmtree(job.folder)
-                log.write()
         finally:
             if (scratch / LOG).exists():
                 shutil.copyfile(scratch / LOG, output / LOG)
 
 
 class _Log(Observer):
-    """Prints the progress of folds as lines of JSON: all ends of epochs, and now and then where each fold is."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[tuple[int, int, int], Progress] = {}  # by seed, fold and epoch
-        self._written = time.monotonic()
+    """Prints the progress of folds as lines of JSON."""
 
     def started(self, task: FoldTask) -> None:
         """Write that a fold has been started."""
-        write_line(Event(time.time(), started=[(task.seed, task.fold)]))
+        write_line(started=(task.seed, task.fold))
 
     def progress(self, progress: Progress) -> None:
-        """Write a line if the last one is old enough."""
-        self._waiting[progress.seed, progress.fold, progress.epoch] = progress
-        if time.monotonic() - self._written >= SECONDS_BETWEEN_LINES:
-            self.write()
+        """Write the end of an epoch."""
+        if progress.is_epoch_end:
+            write_line(progress=progress)
 
     def notice(self, sentence: str) -> None:
         """Write a notice."""
-        write_line(Event(time.time(), sentence))
-
-    def write(self) -> None:
-        """Write what is waiting."""
-        self._written = time.monotonic()
-        if self._waiting:
-            write_line(Event(time.time(), progress=list(self._waiting.values())))
-        self._waiting.clear()
+        write_line(notice=sentence)

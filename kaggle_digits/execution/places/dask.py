@@ -46,10 +46,9 @@ def open_place(on: str | None, workspace: Workspace, options: Options) -> Cluste
     """Return the cluster whose scheduler has this address."""
     if on is None or ":" not in on:
         return None
-    options.check_waiting()
     if find_spec("distributed") is None:
         raise UsageError("Dask is not installed.", "Install it with: pip install 'kaggle-digits[dask]'.")
-    options.check_remote(on)
+    options.check(on, ())
     return Cluster(on)
 
 

@@ -144,7 +144,7 @@ def open_place(on: str | None, workspace: Workspace, options: Options) -> Kernel
             f"Folds of {workspace.competition.name} cannot be trained at Kaggle, which does not have its data.",
             "Train them on this machine.",
         )
-    options.check_remote(on)
+    options.check(on, ("wait",))
     return KernelPlace(KaggleKernels(workspace.competition.name), on == "kaggle", options)
 
 
@@ -324,13 +324,12 @@ class KernelPlace(Place):
                     self._observer.notice(f"Kernel: {event.notice}")
                 # A new command reads the log from its start on. Its old lines arrive all at once, which would look
                 # like a very fast training.
-                is_old = time.time() - event.time > OLD_SECONDS
-                for fold in event.started:
-                    if fold in tasks and not is_old:
-                        self._observer.started(tasks[fold])
-                for progress in event.progress:
-                    if (progress.seed, progress.fold) in tasks and not is_old:
-                        self._observer.progress(progress)
+                elif time.time() - event.time > OLD_SECONDS:
+                    pass
+                elif event.started in tasks:
+                    self._observer.started(tasks[event.started])
+                elif event.progress and (event.progress.seed, event.progress.fold) in tasks:
+                    self._observer.progress(event.progress)
             self._shown = max(self._shown, number + 1)
             if time.monotonic() >= until:
                 break

@@ -56,7 +56,7 @@ def open_place(on: str | None, workspace: Workspace, options: Options) -> Proces
     """Return this machine if no other place is named."""
     if on is not None:
         return None
-    options.check_waiting()
+    options.check(on, ("workers", "tensorboard"))
     if options.workers is not None and options.workers < 1:
         raise UsageError(
             f"The number of workers must be at least 1, got {options.workers}.",
@@ -136,31 +136,21 @@ class Processes(Place):
         raise_failures(failures)
 
 
-def find_gpus() -> list[str]:
+def find_gpus(timeout: float = GPU_TIMEOUT) -> list[str]:
     """Return the GPUs that TensorFlow can use, by their names for CUDA_VISIBLE_DEVICES."""
     if shutil.which("nvidia-smi") is None:
         return []
-    try:
-        return list_gpus(GPU_TIMEOUT)
-    except (subprocess.SubprocessError, ValueError):  # the driver fails or hangs: train on the CPU
-        return []
-
-
-def list_gpus(timeout: float) -> list[str]:
-    """Return what `find_gpus` does, but raise the errors of the process that asks TensorFlow.
-
-    `subprocess.SubprocessError` if TensorFlow cannot be imported, or does not answer in time; `ValueError` if its
-    answer is not a number.
-    """
     # Only TensorFlow knows which GPUs it can use. It is called in another process, because it would reserve memory
     # on each GPU in this one.
     script = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
     command = [sys.executable, "-P", "-c", script]
-    asked = subprocess.run(command, capture_output=True, env=_environment(), check=True, timeout=timeout)  # noqa: S603
-    count = int(asked.stdout.splitlines()[-1])
+    try:
+        asked = subprocess.run(command, capture_output=True, env=_environment(), check=True, timeout=timeout)  # noqa: S603
+        count = int(asked.stdout.splitlines()[-1])
+    except (subprocess.SubprocessError, ValueError):  # the driver fails or hangs: train on the CPU
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(count)]
-    return names[:count]
+    return (visible.split(",") if visible else [str(number) for number in range(count)])[:count]
 
 
 @dataclass(frozen=True)
