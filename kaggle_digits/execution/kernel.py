@@ -76,12 +76,12 @@ def fold_file(task: FoldTask) -> str:
     return f"fold-{task.seed}-{task.fold}.zip"
 
 
-def main(folder: Path) -> None:
-    """Train the folds of the job in `folder`, and write them and the manifest into the output of the kernel.
+def main(source: str) -> None:
+    """Train the folds of the job in the folder `source`, and write them and the manifest into the output.
 
     It does not raise errors: the manifest has them. If a script fails, Kaggle may discard its output.
     """
-    started = time.monotonic()
+    started, folder = time.monotonic(), Path(source)
     root = Path(os.environ.get("KAGGLE_DIGITS_KERNEL_ROOT", "/kaggle"))
     output = root / "working"
     error: dict[str, str] | None = None
@@ -107,8 +107,8 @@ def main(folder: Path) -> None:
         words = f"Internal error in the kernel: {type(caught).__name__}: {caught}".rstrip(".")
         remedy = "See workers.log of the run, and report it."
         error = {"type": "KaggleDigitsError", "problem": f"{words}.", "remedy": remedy}
-    files = {path.name: sha256(path) for path in sorted(output.glob("fold-*.zip"))}
-    write_json(output / MANIFEST, {"files": files, "error": error})
+    folds = sorted(path.name for path in output.glob("fold-*.zip"))
+    write_json(output / MANIFEST, {"folds": folds, "error": error})
 
 
 def _task(document: dict[str, Any], splits: Any) -> FoldTask:

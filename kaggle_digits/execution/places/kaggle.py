@@ -45,7 +45,6 @@ from kaggle_digits.files import (
     open_log,
     read_json,
     read_zipped,
-    sha256,
     temporary_folder,
     write_errors,
     write_json,
@@ -85,36 +84,26 @@ DOWNLOADS = 4
 LOG_LINES_SHOWN = 5
 
 _REMEDY = "Run the same command again to continue with it, or delete it with --cancel; finished folds are kept."
-_NEW_KERNEL = "Run the same command again to train the missing folds in a new kernel."
 _SCRIPT = '''"""Trains folds of Digit Recognizer for kaggle-digits {version}, and writes them into the output."""
 
 import base64
 import io
-import json
-import os
 import sys
 import tempfile
 import zipfile
-from pathlib import Path
 
 PACKAGE = """
 {package}
 """
 
-folder = Path(tempfile.mkdtemp())
+folder = tempfile.mkdtemp()
 zipfile.ZipFile(io.BytesIO(base64.b64decode(PACKAGE))).extractall(folder)
-sys.path.insert(0, str(folder))
-try:
-    from kaggle_digits.execution.kernel import main
-except ImportError as error:
-    problem = f"kaggle-digits cannot be imported in Kaggle's image: {{error}}."
-    remedy = "Install the newest version of kaggle-digits, or train on another machine."
-    words = {{"type": "KaggleDigitsError", "problem": problem, "remedy": remedy}}
-    output = Path(os.environ.get("KAGGLE_DIGITS_KERNEL_ROOT", "/kaggle")) / "working" / "{manifest}"
-    output.write_text(json.dumps({{"files": {{}}, "error": words}}))
-else:
-    main(folder)
+sys.path.insert(0, folder)
+from kaggle_digits.execution.kernel import main
+
+main(folder)
 '''
+_NOTICES = {"QUEUED": "The kernel waits for a machine at Kaggle.", "RUNNING": "The kernel is running."}
 _ERRORS: dict[str, type[KaggleDigitsError]] = {
     "UsageError": UsageError,
     "DataError": DataError,
@@ -275,7 +264,7 @@ class KernelPlace(Place):
         manifest = self._download(record, MANIFEST, read_json) if has_succeeded else {}
         if manifest is None:
             raise NetworkError(f"There is no {MANIFEST} in the output of {record.address}.", _REMEDY)
-        yield from self._fetch_folds(record, manifest.get("files"))
+        yield from self._fetch_folds(record, manifest.get("folds"))
         self._forget(record)
         if not self._missing:
             return
@@ -285,7 +274,10 @@ class KernelPlace(Place):
         if not has_succeeded:
             what = "was cancelled" if status.state == "CANCELLED" else "failed"
             why = f": {status.words.rstrip('.')}" if status.words else ""
-            raise NetworkError(f"The kernel {record.address} {what}{why}. {_last_lines(log)}".strip(), _NEW_KERNEL)
+            raise NetworkError(
+                f"The kernel {record.address} {what}{why}. {_last_lines(log)}".strip(),
+                "Run the same command again to train the missing folds in a new kernel.",
+            )
 
     def _follow(self, record: KernelRecord) -> KernelStatus:
         """Wait until a kernel has ended or is not found, show its progress, and return its status."""
@@ -305,7 +297,8 @@ class KernelPlace(Place):
                     return status
                 raise NetworkError(f"The state of {record.address} is unknown: {status.words}", _REMEDY)
             if state != status.state:
-                self._observer.notice(_describe(status, record))
+                unknown = f"The state of {record.address} is unknown: {status.words}"
+                self._observer.notice(_NOTICES.get(status.state, unknown))
                 state = status.state if is_known else state
             if not self.options.wait:
                 raise NetworkError(f"The kernel {record.address} is {state.lower() or 'sent'}.", _REMEDY)
@@ -334,18 +327,18 @@ class KernelPlace(Place):
             if time.monotonic() >= until:
                 break
 
-    def _fetch_folds(self, record: KernelRecord, digests: dict[str, str] | None) -> Iterator[Job]:
+    def _fetch_folds(self, record: KernelRecord, finished: Sequence[str] | None) -> Iterator[Job]:
         """Download, check, write and yield the missing folds; raise the first error when all were tried.
 
-        Without `digests`, which are those of the manifest, the kernel has failed, and may have left nothing.
+        Without `finished`, the folds in the manifest, the kernel has failed, and may have left nothing.
         """
         failures: list[NetworkError] = []
         for name, job in list(self._missing.items()):
-            if digests is not None and name not in digests:
+            if finished is not None and name not in finished:
                 continue
             try:
-                contents = self._download(record, name, partial(self._read_fold, job, digests))
-                if contents is None and digests is not None:
+                contents = self._download(record, name, partial(self._read_fold, job))
+                if contents is None and finished is not None:
                     raise NetworkError(f"There is no {name} in the output of {record.address}.", _REMEDY)
             except NetworkError as error:
                 failures.append(error)
@@ -359,10 +352,8 @@ class KernelPlace(Place):
         if failures:
             raise failures[0]
 
-    def _read_fold(self, job: Job, digests: dict[str, str] | None, path: Path) -> dict[str, bytes]:
+    def _read_fold(self, job: Job, path: Path) -> dict[str, bytes]:
         """Return the files of a fold that was downloaded; `DataError` if it is damaged."""
-        if digests is not None and digests[path.name] != sha256(path):
-            raise DataError("Its SHA-256 is not the one in the manifest.", _REMEDY)
         contents = {name: read_zipped(path, name) for name in (*FOLD_FILES, METRICS)}
         with temporary_folder() as folder:
             for name, content in contents.items():
@@ -415,13 +406,8 @@ def pack(jobs: Sequence[Job], data: Data, gpu: bool) -> str:
     tasks = [job.task for job in jobs]
     document = {
         "tasks": [
-            {
-                "preset": task.preset,
-                "settings": task.settings.model_dump(),
-                "seed": task.seed,
-                "fold": task.fold,
-                "network": task.network,
-            }
+            {name: getattr(task, name) for name in ("preset", "seed", "fold", "network")}
+            | {"settings": task.settings.model_dump()}
             for task in tasks
         ],
         "data": data.hashes,
@@ -440,7 +426,7 @@ def pack(jobs: Sequence[Job], data: Data, gpu: bool) -> str:
         archive.writestr(JOB, json.dumps(document))
         archive.writestr(SPLITS, splits.getvalue())
     lines = textwrap.wrap(base64.b64encode(stream.getvalue()).decode(), 115)
-    source = _SCRIPT.format(version=kaggle_digits.__version__, package="\n".join(lines), manifest=MANIFEST)
+    source = _SCRIPT.format(version=kaggle_digits.__version__, package="\n".join(lines))
     if len(source) > LARGEST_SOURCE:
         raise UsageError(
             f"The kernel for {len(tasks)} folds has {len(source):,} bytes, more than the {LARGEST_SOURCE:,} that "
@@ -456,15 +442,6 @@ def known_kernels(runs: Iterable[Path]) -> list[KernelRecord]:
     paths = [run / KERNEL_JSON for run in dict.fromkeys(runs)]
     records = [read_document(path, KernelRecord, remedy) for path in paths if path.exists()]
     return list({record.slug: record for record in records}.values())
-
-
-def _describe(status: KernelStatus, record: KernelRecord) -> str:
-    """Return a sentence on the state of a kernel that has not ended."""
-    if status.state == "QUEUED":
-        return "The kernel waits for a machine at Kaggle."
-    if status.state == "RUNNING":
-        return "The kernel is running."
-    return f"The state of {record.address} is unknown: {status.words}"
 
 
 def _last_lines(log: str) -> str:
