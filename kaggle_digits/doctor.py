@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from kaggle_digits.errors import CredentialsError, DataError, KaggleDigitsError, NetworkError, RefusedError
+from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError
 from kaggle_digits.files import check_links, temporary_folder
 from kaggle_digits.workspace import FILES, Workspace
 
@@ -247,27 +247,18 @@ def _existing(folder: Path) -> Path:
 
 
 def _credentials() -> Check:
-    from kaggle_digits.hosts.credentials import (
-        credential_file,
-        credential_source,
-        credential_sources,
-        is_readable_by_others,
-    )
+    from kaggle_digits.hosts.credentials import find_credentials
 
-    used = credential_source()
-    sources = []
-    # Errors of sources that the client does not use are not a problem.
-    with suppress(CredentialsError):
-        for source in credential_sources():
-            sources.append(source)
+    found = find_credentials()
+    used, *ignored = (credentials.source for credentials in found)
     words, remedies = [f"The credentials from {used} are used."], []
-    if len(sources) > 1:
-        words.append(f"Those from {' and '.join(sources[1:])} are ignored, even if Kaggle rejects the first.")
+    if ignored:
+        words.append(f"Those from {' and '.join(ignored)} are ignored, even if Kaggle rejects the first.")
         remedies.append("Remove those that you do not want to use.")
-    for path in filter(None, map(credential_file, sources)):
-        if is_readable_by_others(path):
-            words.append(f"Other users of this machine can read {path}.")
-            remedies.append(f"Fix its permissions with: chmod 600 {shlex.quote(str(path))}.")
+    for credentials in found:
+        if credentials.is_readable_by_others:
+            words.append(f"Other users of this machine can read {credentials.file}.")
+            remedies.append(f"Fix its permissions with: chmod 600 {shlex.quote(str(credentials.file))}.")
     return Check("Credentials", "warning" if remedies else "ok", " ".join(words), " ".join(remedies))
 
 

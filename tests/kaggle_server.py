@@ -26,32 +26,16 @@ DATE = "2026-11-24T10:00:00Z"
 
 @dataclass
 class Fault:
-    """A fault of one request.
+    """A fault of one request."""
 
-    Attributes
-    ----------
-    status, body, headers
-        The response. With a status, the request is not handled, unless `handled` is set.
-    response_lost : bool
-        The request is handled, and the connection is closed without a response.
-    handled : bool
-        The request is handled, although the response has `status`.
-    dropped : bool
-        The connection is closed, and the request is not handled.
-    truncated : bool
-        The response has a correct Content-Length, but only half of its body.
-    corrupted : bool
-        The response has the correct length, but some of its bytes are changed.
-    """
-
-    status: int = 0
+    status: int = 0  # of the response; the request is then not handled, unless `handled` is set
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
-    response_lost: bool = False
-    handled: bool = False
-    dropped: bool = False
-    truncated: bool = False
-    corrupted: bool = False
+    response_lost: bool = False  # the request is handled, and the connection is closed without a response
+    handled: bool = False  # the request is handled, although the response has `status`
+    dropped: bool = False  # the connection is closed, and the request is not handled
+    truncated: bool = False  # the response has a correct Content-Length, but only half of its body
+    corrupted: bool = False  # the response has the correct length, but some of its bytes are changed
 
 
 def error(status: int, message: str, handled: bool = False, **headers: str) -> Fault:
@@ -61,20 +45,12 @@ def error(status: int, message: str, handled: bool = False, **headers: str) -> F
 
 
 class Kernel:
-    """A kernel: a script that runs in its own folder, as at Kaggle.
-
-    Attributes
-    ----------
-    request : dict
-        The request that created it.
-    root : pathlib.Path
-        Its folder, with ``input``, ``src`` and ``working``.
-    """
+    """A kernel: a script that runs in its own folder, as at Kaggle."""
 
     def __init__(self, request: dict, files: dict[str, bytes]) -> None:
-        self.request = request
+        self.request = request  # that created it
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self.root = Path(self._folder.name)
+        self.root = Path(self._folder.name)  # with `input`, `src` and `working`
         data = self.root / "input" / "competitions" / COMPETITION
         for folder in (data, self.root / "working", self.root / "src"):
             folder.mkdir(parents=True)
@@ -111,25 +87,7 @@ class Kernel:
 
 
 class KaggleServer:
-    """A fake Kaggle server for one competition, at the address `url`.
-
-    Attributes
-    ----------
-    python : pathlib.Path or None
-        The Python that runs kernels. Without it, a kernel is complete at once, and `output` is its output.
-    output : dict
-        The content of each file in the output of a kernel that does not run.
-    outputs : collections.deque
-        The same for the next kernels, before `output` is used.
-    log : bytes
-        The log of a kernel that does not run.
-    more_names : list of str
-        Names in the list of the output of each kernel, besides those of its files.
-    before_response : dict
-        Functions to call before the response to a request, by its name; each is called once.
-    statuses : collections.deque
-        The responses to the next requests for the status of a kernel, instead of its real status.
-    """
+    """A fake Kaggle server for one competition, at the address `url`."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -141,16 +99,18 @@ class KaggleServer:
         self.file_names: dict[str, str] = {}
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         self.requests: list[str] = []
+        # The Python that runs kernels. Without it, a kernel is complete at once.
         self.python: Path | None = None
         self.kernel_environment: dict[str, str] = {}
         self.kernels: dict[str, Kernel] = {}
         self.deleted: list[str] = []
+        # The log and the files of a kernel that does not run. The next kernels use `outputs` first.
+        self.log = b""
         self.output: dict[str, bytes] = {}
         self.outputs: deque[dict[str, bytes]] = deque()
-        self.log = b""
-        self.more_names: list[str] = []
-        self.before_response: dict[str, Callable[[], None]] = {}
-        self.statuses: deque[dict] = deque()
+        self.more_names: list[str] = []  # in the list of the output of each kernel, besides its files
+        self.before_response: dict[str, Callable[[], None]] = {}  # called once before the response, by its name
+        self.statuses: deque[dict] = deque()  # of kernels, instead of the real ones
         self.push_response: dict = {}
         self.closed = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"kaggle": self}))
@@ -183,6 +143,9 @@ class KaggleServer:
 
     def IntrospectToken(self, request: dict) -> dict:  # noqa: N802
         return {"active": request["token"] == TOKEN, "username": USER if request["token"] == TOKEN else ""}
+
+    def GenerateAccessToken(self, request: dict) -> dict:  # noqa: N802
+        return {"token": TOKEN, "expiresIn": 3600}
 
     def ListDataFiles(self, request: dict) -> dict:  # noqa: N802
         return {"files": [{"name": n, "totalBytes": len(c), "ref": n} for n, c in self.files.items()]}
@@ -292,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self._fault(call)
         if fault is None:
             return None
-        if call != "IntrospectToken" and not self._authorised():
+        if call not in ("IntrospectToken", "GenerateAccessToken") and not self._authorised():
             return self._json({"code": 401, "message": "Unauthenticated"}, 401)
         request = json.loads(body or b"{}")
         if request.get("competitionName", COMPETITION) != COMPETITION:
@@ -303,7 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._redirect(f"/storage/{request['fileName']}")
         if call == "DownloadLeaderboard":
             rows = [
-                f'{rank},{rank},"{team}",{DATE},{score},1,{user}' for rank, team, score, user in self.kaggle.board
+                f'{rank},{rank},"{team}",{DATE},{score},1,"{user}"'
+                for rank, team, score, user in self.kaggle.board
             ]
             header = "Rank,TeamId,TeamName,LastSubmissionDate,Score,SubmissionCount,TeamMemberUserNames"
             stream = io.BytesIO()

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import logging
 import os
 import re
-import tempfile
-import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from conftest import unload_client
 from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
 
-from kaggle_digits import Workspace
 from kaggle_digits.errors import (
     CredentialsError,
     NetworkError,
@@ -29,103 +22,70 @@ from kaggle_digits.errors import (
     WriteError,
 )
 from kaggle_digits.hosts.credentials import HIDDEN, scrub
-from kaggle_digits.hosts.kaggle import ATTEMPTS, FETCHES, LONGEST_WAIT, KaggleHost
-from kaggle_digits.submissions.submit import send, wait_for_score
-from kaggle_digits.training.observer import Observer
+from kaggle_digits.hosts.kaggle import KaggleHost
+from kaggle_digits.hosts.kaggle.client import ATTEMPTS, LONGEST_WAIT
+
+JSON = {"Content-Type": "application/json"}
+HTML = Fault(200, b"<html>Sign in</html>", {"Content-Type": "text/html"})
 
 
 @pytest.fixture
-def host(kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> KaggleHost:
-    """A Kaggle host, with a new import of the client."""
-    unload_client(monkeypatch)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between retries in seconds, which are skipped."""
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    return pauses
+
+
+@pytest.fixture
+def host(kaggle: KaggleServer, pauses: list[float]) -> KaggleHost:
     return KaggleHost("digit-recognizer")
 
 
-def remove_key(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_key(kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
+
+
+def save(name: str, content: str | bytes, mode: int = 0o600) -> Path:
+    """Write a file into the home folder."""
+    path = Path.home() / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    path.chmod(mode)
+    return path
 
 
 def downloaded(host: KaggleHost, folder: Path) -> dict[str, bytes]:
-    host.download(folder)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "new").mkdir()
+    host.download(folder / "new")
+    return {path.name: path.read_bytes() for path in (folder / "new").iterdir()}
+
+
+# Downloads
 
 
 def test_download_writes_three_files(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    assert downloaded(host, tmp_path / "new") == kaggle.files
+    assert downloaded(host, tmp_path) == kaggle.files
+    assert kaggle.count("train.csv") == 0
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault(truncated=True),
-        Fault(status=200, body=b"<html>Sorry</html>", headers={"Content-Type": "text/html"}),
-        Fault(corrupted=True),
-        Fault(status=200, body=b""),
-    ],
-    ids=["incomplete", "html", "damaged", "empty"],
-)
+@pytest.mark.parametrize("fault", [Fault(truncated=True), HTML, Fault(corrupted=True), Fault(200, b"")])
 def test_download_falls_back_to_single_files_when_bundle_is_damaged(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, fault: Fault
 ) -> None:
-    kaggle.fail("digit-recognizer.zip", *[fault] * 9)
-    (tmp_path / "new").mkdir()
-    assert downloaded(host, tmp_path / "new") == kaggle.files
-    assert kaggle.count("train.csv") == 2
+    kaggle.fail("digit-recognizer.zip", *[fault] * ATTEMPTS)
+    # One of them is zipped, as Kaggle may send it.
+    kaggle.fail("train.csv", Fault(truncated=True), Fault(200, kaggle.bundle()))
+    assert downloaded(host, tmp_path) == kaggle.files
+    assert [kaggle.count(name) for name in ("digit-recognizer.zip", "train.csv", "test.csv")] == [ATTEMPTS, 2, 1]
 
 
 def test_download_retries_damaged_bundle(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
     kaggle.fail("digit-recognizer.zip", Fault(corrupted=True))
-    (tmp_path / "new").mkdir()
-    assert downloaded(host, tmp_path / "new") == kaggle.files
+    assert downloaded(host, tmp_path) == kaggle.files
     assert (kaggle.count("digit-recognizer.zip"), kaggle.count("train.csv")) == (2, 0)
-
-
-@pytest.fixture
-def no_bundle(kaggle: KaggleServer) -> KaggleServer:
-    """A server whose bundle is always damaged."""
-    kaggle.fail("digit-recognizer.zip", *[Fault(corrupted=True)] * ATTEMPTS)
-    return kaggle
-
-
-def test_download_unzips_single_file(host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path) -> None:
-    no_bundle.fail("train.csv", Fault(status=200, body=no_bundle.bundle()))
-    (tmp_path / "new").mkdir()
-    assert downloaded(host, tmp_path / "new") == no_bundle.files
-    assert (no_bundle.count("train.csv"), no_bundle.count("test.csv")) == (1, 2)
-
-
-@pytest.mark.parametrize("faults", [[Fault(corrupted=True)], [Fault(), Fault(corrupted=True)]])
-def test_download_repeats_single_file_until_two_copies_are_equal(
-    host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path, faults: list[Fault]
-) -> None:
-    no_bundle.fail("train.csv", *faults)
-    (tmp_path / "new").mkdir()
-    assert downloaded(host, tmp_path / "new") == no_bundle.files
-    assert no_bundle.count("train.csv") == FETCHES
-
-
-def test_download_rejects_single_file_that_always_differs(
-    host: KaggleHost, no_bundle: KaggleServer, tmp_path: Path
-) -> None:
-    size = len(no_bundle.files["train.csv"])
-    no_bundle.fail("train.csv", *[Fault(status=200, body=bytes([48 + i]) * size) for i in range(FETCHES)])
-    with pytest.raises(NetworkError, match=r"damaged: train\.csv has different content each time"):
-        host.download(tmp_path)
-
-
-def test_download_handles_bundle_with_names_that_are_not_text(
-    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("ü.csv", b"")
-    bundle = stream.getvalue().replace("ü".encode(), b"\xff\xff")
-    monkeypatch.setattr(kaggle, "bundle", lambda: bundle)
-    (tmp_path / "new").mkdir()
-    assert downloaded(host, tmp_path / "new") == kaggle.files
 
 
 def test_download_rejects_wrong_file_sizes(
@@ -135,76 +95,6 @@ def test_download_rejects_wrong_file_sizes(
     monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: listing)
     with pytest.raises(NetworkError, match="damaged"):
         host.download(tmp_path)
-
-
-def test_host_retries_on_server_errors(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.fail("GetSubmissionLimits", error(500, "Oops"), Fault(dropped=True), error(503, "Busy"))
-    assert host.allowance() == 10
-
-
-def test_host_limits_retries(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.fail("GetSubmissionLimits", *[error(503, "Busy with other things")] * 20)
-    with pytest.raises(NetworkError, match="Busy with other things"):
-        host.allowance()
-    assert kaggle.count("GetSubmissionLimits") == ATTEMPTS
-
-
-def test_without_retries_makes_one_request(host: KaggleHost, kaggle: KaggleServer) -> None:
-    assert list(host.submissions()) == []
-    before = len(kaggle.requests)
-    kaggle.fail("ListSubmissions", error(429, "Slow down", **{"Retry-After": "50"}))
-    with pytest.raises(NetworkError):
-        list(host.without_retries().submissions())
-    assert len(kaggle.requests) == before + 1
-    assert list(host.without_retries().submissions()) == []
-
-
-def test_host_waits_for_retry_after_seconds(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("time.sleep", pauses.append)
-    kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": "33"}))
-    assert host.allowance() == 10
-    (pause,) = pauses
-    assert 33 <= pause <= 34
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_host_waits_for_retry_after_date(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("time.sleep", pauses.append)
-    date = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
-    kaggle.fail("GetSubmissionLimits", error(status, "Slow down", **{"Retry-After": date}))
-    assert host.allowance() == 10
-    (pause,) = pauses
-    assert 30 < pause < 42
-
-
-@pytest.mark.parametrize("retry_after", ["soon", "-5", "nan", "", "Thu, 99 Nov 2026 10:00:00 GMT"])
-def test_host_ignores_invalid_retry_after(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, retry_after: str
-) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("time.sleep", pauses.append)
-    kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": retry_after}))
-    assert host.allowance() == 10
-    assert 0 <= pauses[0] <= 1
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_host_limits_total_pause_of_retries(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("time.sleep", pauses.append)
-    kaggle.fail("GetSubmissionLimits", *[error(status, "Slow down", **{"Retry-After": "50"})] * 9)
-    with pytest.raises(NetworkError, match="Slow down"):
-        host.allowance()
-    assert len(pauses) == 2
-    assert sum(pauses) <= LONGEST_WAIT
 
 
 @pytest.mark.parametrize("retry_after", ["86400", "20"])
@@ -217,82 +107,21 @@ def test_download_makes_no_other_request_when_rate_limited(
     assert kaggle.count("DownloadDataFile") == 0
 
 
-def test_host_rejects_too_long_retry_after(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": "86400"}))
-    with pytest.raises(NetworkError, match="Slow down"):
-        host.allowance()
-    assert kaggle.count("GetSubmissionLimits") == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"), [(401, CredentialsError), (403, RefusedError), (404, RefusedError), (400, RefusedError)]
-)
-def test_host_shows_refusals_and_does_not_retry(
-    host: KaggleHost, kaggle: KaggleServer, status: int, kind: type[Exception]
+@pytest.mark.parametrize("document", [{}, {"files": None}, {"files": [{"name": "titanic.csv"}]}])
+def test_download_rejects_invalid_list_of_files(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, document: dict
 ) -> None:
-    kaggle.fail("ListDataFiles", error(status, "Kaggle's message"))
-    with pytest.raises(kind, match="Kaggle's message"):
+    monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
+    with pytest.raises(NetworkError, match=r"list of files has no train\.csv|client cannot read the response"):
         host.download(Path("nowhere"))
-    assert kaggle.count("ListDataFiles") == 1
+    assert kaggle.count("ListDataFiles") == ATTEMPTS
 
 
-GOOGLE = {"code": 403, "message": "The message.", "status": "PERMISSION_DENIED", "details": [{"reason": "no"}]}
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({"code": 403, "message": "The message."}, "The message"),
-        ({"error": GOOGLE}, "The message"),
-        ({"error": json.dumps(GOOGLE)}, "The message"),
-        ({"message": json.dumps({"error": GOOGLE})}, "The message"),
-        ([{"error": GOOGLE}], "The message"),
-        ({"error": "The message"}, "The message"),
-        ({"errors": [{"message": "The message."}, "and more", {"code": 5}]}, "The message; and more"),
-        ({"message": "", "error": {"message": "The message"}}, "The message"),
-        ("The message", "The message"),
-        (b"The message", "The message"),
-        (b"403", "Forbidden"),
-        ({"error": {"code": 403, "details": [{"reason": "no"}]}}, "Forbidden"),
-        ({"message": "{'code': 403}"}, "Forbidden"),
-        ({"errors": ["The message", "{'code': 403}"]}, "The message"),
-        ({"message": "<html>Sorry</html>"}, "Forbidden"),
-        ([], "Forbidden"),
-        (b'{"message": "The mess', "Forbidden"),
-        (b"[" * 100_000, "Forbidden"),
-        (b'{"error":' * 300 + b"1" + b"}" * 300, "Forbidden"),
-        (b"", "Forbidden"),
-    ],
-)
-def test_host_extracts_message_from_error_response(
-    host: KaggleHost, kaggle: KaggleServer, body: object, words: str
-) -> None:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    kind = "application/json" if isinstance(body, dict) else "text/plain"
-    kaggle.fail("GetSubmissionLimits", Fault(403, content, {"Content-Type": kind}))
-    with pytest.raises(RefusedError) as caught:
-        host.allowance()
-    assert caught.value.problem == f"Kaggle refuses the request: {words}."
-
-
-@pytest.mark.parametrize(
-    ("message", "start", "end"),
-    [
-        ("Too many words. " * 50, "Too many", " words. Too many…."),
-        ("x" * 400, "xxx", "xxx…."),
-        ("x" * 300, "xxx", "xxx."),
-    ],
-)
-def test_host_shortens_long_message_at_a_word(
-    host: KaggleHost, kaggle: KaggleServer, message: str, start: str, end: str
-) -> None:
-    kaggle.fail("GetSubmissionLimits", error(403, message))
-    with pytest.raises(RefusedError) as caught:
-        host.allowance()
-    words = caught.value.problem.removeprefix("Kaggle refuses the request: ")
-    assert words.startswith(start)
-    assert words.endswith(end)
-    assert 290 < len(words) <= 301
+def test_download_raises_write_error_when_it_cannot_write(host: KaggleHost, kaggle: KaggleServer) -> None:
+    with pytest.raises(WriteError, match="Cannot write nowhere") as caught:
+        host.download(Path("nowhere"))
+    assert "Free some space" in caught.value.remedy
+    assert kaggle.count("digit-recognizer.zip") == 1
 
 
 def test_download_names_rules_page_on_403(host: KaggleHost, kaggle: KaggleServer) -> None:
@@ -301,54 +130,212 @@ def test_download_names_rules_page_on_403(host: KaggleHost, kaggle: KaggleServer
         host.download(Path("nowhere"))
 
 
-@pytest.mark.parametrize("document", [{}, {"files": None}, {"files": [{"name": "titanic.csv"}]}])
-def test_download_rejects_invalid_list_of_files(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, document: dict
-) -> None:
-    monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
-    with pytest.raises(NetworkError, match=r"Kaggle's (response is not valid|client cannot read)"):
-        host.download(Path("nowhere"))
-    assert kaggle.count("ListDataFiles") == ATTEMPTS
+# Retries
 
 
-def test_allowance_rejects_invalid_limits(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kaggle, "limits", {"numAllowedNow": "many"})
-    with pytest.raises(NetworkError, match="Kaggle's client cannot read the response"):
+def test_host_retries_on_server_errors(host: KaggleHost, kaggle: KaggleServer) -> None:
+    kaggle.fail("GetSubmissionLimits", error(500, "Oops"), Fault(dropped=True), error(503, "Busy"))
+    assert host.allowance() == 10
+    kaggle.fail("GetSubmissionLimits", *[error(503, "Busy with other things")] * 20)
+    with pytest.raises(NetworkError, match="Busy with other things"):
         host.allowance()
+    assert kaggle.count("GetSubmissionLimits") == 2 * ATTEMPTS
+
+
+def test_without_retries_makes_one_request(host: KaggleHost, kaggle: KaggleServer) -> None:
+    kaggle.fail("ListSubmissions", error(429, "Slow down", **{"Retry-After": "50"}))
+    with pytest.raises(NetworkError):
+        list(host.without_retries().submissions())
+    assert kaggle.requests == ["ListSubmissions"]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("as_date", [True, False])
+def test_host_waits_for_retry_after_seconds(
+    host: KaggleHost, kaggle: KaggleServer, pauses: list[float], status: int, as_date: bool
+) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    kaggle.fail("GetSubmissionLimits", error(status, "Slow down", **{"Retry-After": date if as_date else "33"}))
+    assert host.allowance() == 10
+    (pause,) = pauses
+    assert 30 < pause < 42
+
+
+@pytest.mark.parametrize("retry_after", ["soon", "-5", "nan", ""])
+def test_host_ignores_invalid_retry_after(
+    host: KaggleHost, kaggle: KaggleServer, pauses: list[float], retry_after: str
+) -> None:
+    kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": retry_after}))
+    assert host.allowance() == 10
+    assert 0 <= pauses[0] <= 1
+
+
+@pytest.mark.parametrize(("retry_after", "number"), [("50", 2), ("86400", 0)])
+def test_host_limits_total_pause_of_retries(
+    host: KaggleHost, kaggle: KaggleServer, pauses: list[float], retry_after: str, number: int
+) -> None:
+    kaggle.fail("GetSubmissionLimits", *[error(429, "Slow down", **{"Retry-After": retry_after})] * 9)
+    with pytest.raises(NetworkError, match="Slow down"):
+        host.allowance()
+    assert len(pauses) == number
+    assert sum(pauses) <= LONGEST_WAIT
+
+
+# Errors
 
 
 @pytest.mark.parametrize(
-    ("body", "words"), [(b"<html>Sign in</html>", "it is a web page instead of JSON"), (b"", "other content")]
+    ("status", "kind"), [(401, CredentialsError), (403, RefusedError), (404, RefusedError), (400, RefusedError)]
 )
-@pytest.mark.parametrize("kind", ["text/html", "application/json"])
-def test_host_rejects_responses_that_are_not_json(
-    host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str, kind: str
+def test_host_shows_refusals_and_does_not_retry(
+    host: KaggleHost, kaggle: KaggleServer, status: int, kind: type[Exception]
 ) -> None:
-    kaggle.fail("GetSubmissionLimits", *[Fault(200, body, {"Content-Type": kind})] * ATTEMPTS)
-    with pytest.raises(NetworkError, match=words) as caught:
+    kaggle.fail("ListDataFiles", error(status, "Kaggle's message."))
+    with pytest.raises(kind, match=r"Kaggle's message[.;] "):
+        host.download(Path("nowhere"))
+    assert kaggle.count("ListDataFiles") == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"code": 403, "message": "The message."}', "The message"),
+        (b'{"error": {"code": 403, "message": "The message."}}', "The message"),
+        (b'{"errors": []}', "Forbidden"),
+        (b'{"message": "The mess', "Forbidden"),
+        (b"<html>Sorry</html>", "Forbidden"),
+        (b'{"message": "' + b"Too many words. " * 50 + b'"}', "Too many words. " * 18 + "Too many…"),
+    ],
+)
+def test_host_extracts_message_from_error_response(
+    host: KaggleHost, kaggle: KaggleServer, body: bytes, words: str
+) -> None:
+    kaggle.fail("GetSubmissionLimits", Fault(403, body))
+    with pytest.raises(RefusedError) as caught:
         host.allowance()
-    assert "JSONDecodeError" not in str(caught.value)
+    assert caught.value.problem == f"Kaggle refuses the request: {words}."
 
 
-def test_host_needs_credentials(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("fault", [HTML, Fault(200, b"<html>", JSON), Fault(200, b"", JSON)])
+def test_host_rejects_responses_that_are_not_json(host: KaggleHost, kaggle: KaggleServer, fault: Fault) -> None:
+    kaggle.fail("GetSubmissionLimits", *[fault] * ATTEMPTS)
+    with pytest.raises(NetworkError, match="it is a web page or other content instead of JSON"):
+        host.allowance()
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_host_names_variable_of_missing_certificates(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    remove_key(monkeypatch)
+    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")  # certificates are used only for the real address
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, "missing.pem" if name == variable else "")
+    with pytest.raises(UsageError, match=r"missing\.pem") as caught:
+        host.allowance()
+    assert variable in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("names", "proxy", "shown", "kind"),
+    [
+        (["HTTP_PROXY", "http_proxy"], "http://127.0.0.1:9", "http://127.0.0.1:9", NetworkError),
+        (["http_proxy"], "127.0.0.1:9", "127.0.0.1:9", NetworkError),
+        (["HTTP_PROXY"], "http://ada:s3@cr3t@127.0.0.1:9", f"http://{HIDDEN}@127.0.0.1:9", NetworkError),
+        (["ALL_PROXY"], "socks5://ada:s3cr3t@127.0.0.1:9", f"socks5://{HIDDEN}@127.0.0.1:9", NetworkError),
+        (["HTTP_PROXY", "HTTPS_PROXY"], "http:/127.0.0.1:9", "http:/127.0.0.1:9", UsageError),
+        (["HTTP_PROXY", "HTTPS_PROXY"], "http://ada:s3@proxy:99999", f"http://{HIDDEN}@proxy:99999", UsageError),
+        (["HTTP_PROXY", "HTTPS_PROXY"], "ada:s3cr3t@proxy:3128", f"{HIDDEN}@proxy:3128", UsageError),
+    ],
+)
+def test_host_names_variable_of_proxy_that_cannot_be_reached(
+    host: KaggleHost,
+    kaggle: KaggleServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: list[str],
+    proxy: str,
+    shown: str,
+    kind: type[Exception],
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in names:
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(kind) as caught:
+        host.upload(save("submission.csv", ""))
+    assert caught.value.problem == (
+        f"Kaggle cannot be reached through the proxy in {' and '.join(names)}: {shown}."
+    )
+    assert "unset it" in caught.value.remedy
+    assert kaggle.requests == []
+
+
+# Credentials
+
+
+@pytest.mark.usefixtures("no_key")
+def test_host_needs_credentials(host: KaggleHost, kaggle: KaggleServer) -> None:
     with pytest.raises(CredentialsError, match="no Kaggle credentials"):
         host.allowance()
-    assert capsys.readouterr().out == ""
+    save(".kaggle/kaggle.json.txt", "{}")
+    with pytest.raises(
+        CredentialsError, match=r"kaggle\.json\.txt has a wrong name\. Rename it to kaggle\.json\."
+    ):
+        host.allowance()
+    assert kaggle.requests == []
 
 
+LOGIN = {"username": USER, "refresh_token": "refresh", "scopes": []}
+
+
+@pytest.mark.usefixtures("no_key")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (".kaggle/kaggle.json", json.dumps({"username": USER, "key": KEY})),
+        (".kaggle/kaggle.json", json.dumps({"username": USER, "key": KEY}).encode("utf-16")),
+        (".config/kaggle/kaggle.json", json.dumps({"username": USER, "key": KEY})),
+        (".kaggle/access_token", f"{TOKEN}\n"),
+        (".kaggle/access_token.txt", TOKEN),
+        (".kaggle/credentials.json", json.dumps(LOGIN | {"access_token": ""})),
+        (
+            ".kaggle/credentials.json",
+            json.dumps(LOGIN | {"access_token": "old", "access_token_expiration": "2020-01-01T00:00:00+00:00"}),
+        ),
+    ],
+)
+def test_host_finds_credentials_in_files(host: KaggleHost, kaggle: KaggleServer, name: str, content: str) -> None:
+    (Path.home() / ".config").mkdir()
+    save(name, content)
+    assert host.allowance() == 10
+    kaggle.board = [(1, "Ada's team", "1.00000", "bob"), (2, "Ada's team", "0.99757", USER)]
+    assert host.standing().rank == 2
+    assert kaggle.count("GenerateAccessToken") == ("credentials" in name)
+
+
+@pytest.mark.parametrize("place", ["value", "path"])
+def test_host_prefers_token_in_environment(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN if place == "value" else str(save("token", TOKEN)))
+    save(".kaggle/access_token", "KGAT_wrong")
+    assert host.allowance() == 10
+    assert kaggle.requests == ["IntrospectToken", "GetSubmissionLimits"]
+
+
+@pytest.mark.parametrize("fault", [None, error(401, "Unauthenticated"), error(404, "Not found")])
 @pytest.mark.parametrize("with_key", [True, False])
 def test_host_names_source_of_rejected_token(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, with_key: bool
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, with_key: bool, fault: Fault | None
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_wrong")
     if not with_key:
         monkeypatch.delenv("KAGGLE_KEY")
-    with pytest.raises(CredentialsError, match="KAGGLE_API_TOKEN") as caught:
+    if fault:
+        kaggle.fail("IntrospectToken", fault)
+    with pytest.raises(CredentialsError, match="KAGGLE_API_TOKEN: they are invalid or expired") as caught:
         host.allowance()
     assert "KGAT_wrong" not in str(caught.value)
     used_instead = "unset KAGGLE_API_TOKEN to use those from KAGGLE_USERNAME and KAGGLE_KEY"
@@ -356,186 +343,48 @@ def test_host_names_source_of_rejected_token(
     assert ("were not used" in caught.value.problem) == with_key
 
 
-@pytest.mark.parametrize(("mode", "warns"), [(0o644, True), (0o640, True), (0o600, False)])
-def test_host_warns_when_others_can_read_key_file(
-    host: KaggleHost,
-    kaggle: KaggleServer,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture,
-    mode: int,
-    warns: bool,
-) -> None:
-    remove_key(monkeypatch)
-    path = Path.home() / ".kaggle" / "kaggle.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"username": USER, "key": KEY}))
-    path.chmod(mode)
-    with caplog.at_level(logging.WARNING):
-        assert host.allowance() == 10
-        assert KaggleHost("digit-recognizer").allowance() == 10
-    assert len(caplog.messages) == warns
-    assert all(f"chmod 600 {path}" in message for message in caplog.messages)
-    assert capsys.readouterr().out == ""
+@pytest.mark.usefixtures("no_key")
+@pytest.mark.parametrize("content", ["{}", "{", json.dumps(LOGIN)])
+def test_host_rejects_login_that_has_ended(host: KaggleHost, kaggle: KaggleServer, content: str) -> None:
+    path = save(".kaggle/credentials.json", content)
+    kaggle.fail("GenerateAccessToken", error(401, "Revoked"))
+    with pytest.raises(CredentialsError, match="invalid or expired"):
+        host.allowance()
+    assert path.read_text() == content
 
 
-@pytest.mark.parametrize("token", ["KGAT_with\nline", "KGAT_" + "x" * 400, "KGAT_end\r\n", "KGAT_ü"])
-def test_credential_source_does_not_show_invalid_token(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, token: str
+@pytest.mark.usefixtures("no_key")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("KAGGLE_API_TOKEN", "KGAT_with\nline", "The content of KAGGLE_API_TOKEN is not a valid token"),
+        ("KAGGLE_USERNAME", USER, "KAGGLE_USERNAME has a Kaggle username but no key"),
+        ("KAGGLE_KEY", KEY, "KAGGLE_KEY has a Kaggle key but no username"),
+        (".kaggle/kaggle.json", '{"key": "0123"}', r"kaggle\.json has a Kaggle key but no username"),
+        (".kaggle/kaggle.json", "{", r"kaggle\.json cannot be read as a JSON object"),
+        (".kaggle/access_token", b"\xff\xfe\x00", "access_token cannot be read as text"),
+        (".kaggle/access_token", "KGAT_ü", "The content of .*access_token is not a valid token"),
+    ],
+)
+def test_find_credentials_explains_what_is_wrong(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, name: str, content: str | bytes, message: str
 ) -> None:
-    monkeypatch.setenv("KAGGLE_API_TOKEN", token)
-    with pytest.raises(CredentialsError, match="The content of KAGGLE_API_TOKEN is not a valid token") as caught:
+    if isinstance(content, str) and name.startswith("KAGGLE"):
+        monkeypatch.setenv(name, content)
+    else:
+        save(name, content)
+    with pytest.raises(CredentialsError, match=message) as caught:
         host.allowance()
     assert "KGAT" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("variable", "half"), [("KAGGLE_USERNAME", "username"), ("KAGGLE_KEY", "key")])
-def test_credential_source_names_variable_of_incomplete_credentials(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variable: str, half: str
-) -> None:
-    monkeypatch.delenv({"username": "KAGGLE_KEY", "key": "KAGGLE_USERNAME"}[half])
-    with pytest.raises(CredentialsError, match=f"{variable} has a Kaggle {half} but no"):
-        host.allowance()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"username": "ada"}', r"kaggle\.json has a Kaggle username but no key"),
-        ('{"key": "0123"}', r"kaggle\.json has a Kaggle key but no username"),
-        ("{", "is not a JSON object"),
-        ("[]", "is not a JSON object"),
-    ],
-)
-def test_credential_source_rejects_incomplete_and_invalid_key_files(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, content: str, message: str
-) -> None:
-    monkeypatch.setenv("KAGGLE_USERNAME", "")
-    monkeypatch.delenv("KAGGLE_KEY")
-    folder = Path.home() / ".kaggle"
-    folder.mkdir(exist_ok=True)
-    (folder / "kaggle.json").write_text(content)
-    with pytest.raises(CredentialsError, match=message):
-        host.allowance()
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_host_reads_key_file_with_byte_order_mark(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, encoding: str
-) -> None:
-    remove_key(monkeypatch)
-    path = Path.home() / ".kaggle" / "kaggle.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"username": USER, "key": KEY}), encoding=encoding)
-    before = dict(os.environ)
-    assert host.allowance() == 10
-    assert dict(os.environ) == before
-    assert scrub(f"{KEY} or {BASIC}") == f"{HIDDEN} or {HIDDEN}"
-
-
-@pytest.mark.parametrize(
-    ("place", "variable", "problem", "remedy"),
-    [
-        (".kaggle", None, r"\.kaggle is a file, not a folder with kaggle\.json inside", "Make it such a folder"),
-        (
-            "mine/kaggle.json",
-            "mine/kaggle.json",
-            r"mine/kaggle\.json is a file, not a folder",
-            "set KAGGLE_CONFIG_DIR",
-        ),
-        (".kaggle/kaggle.json.txt", None, r"kaggle\.json\.txt has a wrong name", r"Rename it to kaggle\.json\."),
-    ],
-)
-def test_credential_source_says_what_was_found(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, place: str, variable: str | None, problem: str, remedy: str
-) -> None:
-    remove_key(monkeypatch)
-    path = Path.home() / place
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"username": USER, "key": KEY}))
-    if variable:
-        monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(Path.home() / variable))
-    with pytest.raises(CredentialsError, match=problem) as caught:
-        host.allowance()
-    assert re.search(remedy, caught.value.remedy)
-    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    assert KaggleHost("digit-recognizer").allowance() == 10
-
-
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
-def test_credential_source_names_unreadable_token_file(host: KaggleHost, content: bytes | None) -> None:
-    path = Path.home() / ".kaggle" / "access_token"
-    path.parent.mkdir(exist_ok=True)
-    if content is None:
-        path.mkdir()
-    else:
-        path.write_bytes(content)
-    with pytest.raises(CredentialsError, match="access_token cannot be read"):
-        host.allowance()
-
-
-def test_host_accepts_token_from_environment(host: KaggleHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    assert host.allowance() == 10
-
-
-@pytest.fixture
-def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A home folder that nobody can create, not even root."""
-    (tmp_path / "file").write_text("a file instead of a folder")
-    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    return tmp_path / "file" / "home"
+    assert "settings/api" in caught.value.remedy
 
 
 @pytest.mark.parametrize("with_token", [True, False])
-def test_host_works_with_read_only_home(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, no_home: Path, with_token: bool
+def test_host_works_with_home_without_search_permission(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, with_token: bool
 ) -> None:
     if with_token:
-        remove_key(monkeypatch)
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    before = dict(os.environ)
-    assert host.allowance() == 10
-    assert dict(os.environ) == before
-
-
-def test_host_names_rejected_token_with_read_only_home(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, no_home: Path
-) -> None:
-    remove_key(monkeypatch)
-    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_wrong")
-    with pytest.raises(
-        CredentialsError, match="not accept the credentials from KAGGLE_API_TOKEN: they are invalid"
-    ):
-        host.allowance()
-
-
-@pytest.mark.parametrize("variable", ["KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"])
-def test_host_works_without_configuration_folder(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
-) -> None:
-    remove_key(monkeypatch)
-    (tmp_path / "file").write_text("a file instead of a folder")
-    monkeypatch.setenv(variable, str(tmp_path / "file" / "kaggle"))
-    if variable == "KAGGLE_CONFIG_DIR":
-        (Path.home() / ".kaggle").mkdir()
-        (Path.home() / ".kaggle" / "access_token").write_text(TOKEN)
-    else:
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    assert host.allowance() == 10
-    assert os.environ[variable] == str(tmp_path / "file" / "kaggle")
-
-
-@pytest.mark.parametrize(
-    "variables", [{}, {"KAGGLE_API_TOKEN": TOKEN}, {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}]
-)
-def test_host_works_with_home_without_search_permission(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
-) -> None:
-    remove_key(monkeypatch)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
     home = str(Path.home())
 
     def refused(call: Callable[..., object]) -> Callable[..., object]:
@@ -549,23 +398,18 @@ def test_host_works_with_home_without_search_permission(
     # Not with permission bits, because they do not apply to root, who may run the tests.
     for name in ("stat", "mkdir"):
         monkeypatch.setattr(os, name, refused(getattr(os, name)))
-    before = dict(os.environ)
-    if variables:
-        assert host.allowance() == 10
-    else:
-        with pytest.raises(CredentialsError, match="no Kaggle credentials"):
-            host.allowance()
-    assert dict(os.environ) == before
+    assert host.allowance() == 10
 
 
 def test_host_prints_no_secret_with_verbose(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("VERBOSE", "1")
-    host.allowance()
-    printed = capfd.readouterr()
-    assert printed.out == ""
-    assert KEY not in printed.err
+    assert host.allowance() == 10
+    assert capfd.readouterr() == ("", "")
+
+
+# Submissions
 
 
 def test_allowance_is_unknown_when_all_limits_are_zero(host: KaggleHost, kaggle: KaggleServer) -> None:
@@ -589,111 +433,30 @@ def test_create_makes_submission_of_upload(host: KaggleHost, kaggle: KaggleServe
     (submission,) = host.submissions()
     assert kaggle.submissions[0]["content"] == csv.read_bytes()
     assert (submission.description, submission.file_name) == ("a description", "submission-0123456789ab.csv")
+    assert (submission.status, submission.score, submission.time) == (
+        "COMPLETE",
+        0.99757,
+        "2026-11-24T10:00:00+00:00",
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "fault"),
     [
-        ("upload", Fault(status=403, body=b"no")),
-        ("StartSubmissionUpload", Fault(dropped=True)),
+        ("upload", Fault(403, b"no")),
+        ("upload", Fault(dropped=True)),
         ("StartSubmissionUpload", error(503, "Busy")),
-        ("StartSubmissionUpload", Fault(status=200, body=b"<html>")),
+        ("StartSubmissionUpload", HTML),
     ],
 )
 def test_upload_raises_network_error_on_failure(
-    host: KaggleHost, kaggle: KaggleServer, csv: Path, call: str, fault: Fault, capsys: pytest.CaptureFixture
+    host: KaggleHost, kaggle: KaggleServer, csv: Path, call: str, fault: Fault
 ) -> None:
     kaggle.fail(call, fault)
     with pytest.raises(NetworkError):
         host.upload(csv)
+    assert kaggle.count(call) == 1
     assert kaggle.submissions == []
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("with_token", [True, False])
-@pytest.mark.parametrize(
-    ("requests", "curl", "named"),
-    [
-        ("missing.pem", "", "REQUESTS"),
-        ("", "missing.pem", "CURL"),
-        ("missing.pem", "also-missing.pem", "REQUESTS"),
-    ],
-)
-def test_host_names_variable_of_missing_certificates(
-    host: KaggleHost,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    requests: str,
-    curl: str,
-    named: str,
-    with_token: bool,
-) -> None:
-    if with_token:
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")  # certificates are used only for the real address
-    for name in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name, file in (("REQUESTS_CA_BUNDLE", requests), ("CURL_CA_BUNDLE", curl)):
-        monkeypatch.setenv(name, str(tmp_path / file) if file else "")
-    with pytest.raises(UsageError) as caught:
-        host.allowance()
-    variable = f"{named}_CA_BUNDLE"
-    assert (
-        caught.value.problem
-        == f"The file of certificates that {variable} names does not exist: {tmp_path / 'missing.pem'}."
-    )
-    assert caught.value.remedy == f"Unset {variable}, or set it to a file of certificates that exists."
-
-
-@pytest.mark.parametrize(
-    ("names", "proxy", "shown"),
-    [
-        (["HTTP_PROXY", "http_proxy"], "http://127.0.0.1:9", "http://127.0.0.1:9"),
-        (["http_proxy"], "127.0.0.1:9", "127.0.0.1:9"),
-        (["HTTP_PROXY"], "http://ada:s3@cr3t@127.0.0.1:9", "http://***@127.0.0.1:9"),
-        (["ALL_PROXY"], "socks5://ada:s3cr3t@127.0.0.1:9", "socks5://***@127.0.0.1:9"),
-    ],
-)
-def test_host_names_variable_of_proxy_that_cannot_be_reached(
-    host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], proxy: str, shown: str
-) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    for name in names:
-        monkeypatch.setenv(name, proxy)
-    with pytest.raises(NetworkError) as caught:
-        host.upload(csv)
-    assert caught.value.problem == (
-        f"Kaggle cannot be reached through the proxy in {' and '.join(names)}: {shown}."
-    )
-    assert "unset it" in caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("proxy", "shown"),
-    [
-        ("http://", "http://"),
-        ("http:/127.0.0.1:9", "http:/127.0.0.1:9"),
-        ("http://ada:s3cr3t@proxy:99999", "http://***@proxy:99999"),
-        ("ada:s3cr3t@proxy:3128", "***@proxy:3128"),
-        ("proxy:port", "proxy:port"),
-        ("htp://proxy:3128", "htp://proxy:3128"),
-    ],
-)
-def test_host_names_variable_of_proxy_that_is_no_address(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, proxy: str, shown: str
-) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HTTPS_PROXY", "HTTP_PROXY"):
-        monkeypatch.setenv(name, proxy)
-    with pytest.raises(UsageError) as caught:
-        host.allowance()
-    assert re.fullmatch(
-        rf"The proxy in HTTPS?_PROXY and HTTPS?_PROXY is not a valid address: {re.escape(shown)}\.",
-        caught.value.problem,
-    )
-    assert kaggle.requests == []
 
 
 def test_create_raises_not_reached_error_without_connection(
@@ -708,7 +471,6 @@ def test_create_raises_not_reached_error_without_connection(
             host.create(upload, "")
 
 
-JSON = {"Content-Type": "application/json"}
 UNCLEAR = {
     "lost": Fault(response_lost=True),
     "dropped": Fault(dropped=True),
@@ -755,85 +517,55 @@ def test_create_raises_refused_error_when_kaggle_refuses(
     kaggle.fail("CreateSubmission", fault)
     with pytest.raises(RefusedError, match="daily limit is used up"):
         host.create(upload, "")
+    assert kaggle.count("CreateSubmission") == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "score"),
-    [("0.99757", 0.99757), ("1", 1.0), ("0", 0.0)]
-    + [(text, None) for text in ("NaN", "-1.0", "", "inf", "1.5", "best", None, [], 10**400)],
+    ("text", "score"), [("0.99757", 0.99757), ("1", 1.0), ("0", 0.0), ("NaN", None), ("-1.0", None), ("", None)]
 )
 def test_submissions_have_no_score_when_it_is_invalid(
-    host: KaggleHost, kaggle: KaggleServer, text: object, score: float | None
+    host: KaggleHost, kaggle: KaggleServer, text: str, score: float | None
 ) -> None:
     kaggle.submissions = [{"ref": 1, "date": DATE, "status": "COMPLETE", "publicScore": text}]
     assert next(host.submissions()).score == score
 
 
 def test_submissions_requests_pages_when_needed(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.submissions = [
-        {"ref": ref, "date": "2026-11-24T10:00:00Z", "status": "COMPLETE", "publicScore": "0.99"}
-        for ref in range(45, 0, -1)
-    ]
-    assert next(iter(host.submissions())).ref == "45"
+    kaggle.submissions = [{"ref": ref, "date": DATE, "status": "PENDING"} for ref in range(45, 0, -1)]
+    assert next(host.submissions()).ref == "45"
     assert kaggle.count("ListSubmissions") == 1
     assert [s.ref for s in host.submissions()] == [str(ref) for ref in range(45, 0, -1)]
 
 
+# The leaderboard
+
+
 def test_standing_returns_rank_and_teams(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.board = [(1, "Best", "1.00000", "bob"), (2, "Ada's team", "0.99757", "ada"), (3, "c", "0.9", "c")]
+    kaggle.board = [
+        (1, "Best", "1.00000", "bob"),
+        (2, "Ada's team", "0.99757", f"eve, {USER}"),
+        (3, "c", "0.9", "c"),
+    ]
     standing = host.standing()
     assert (standing.rank, standing.teams) == (2, 3)
     assert standing.percentile == pytest.approx(66.7, abs=0.1)
-
-
-def test_standing_ignores_team_with_same_name(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.board = [(1, "Ada's team", "1.00000", "another"), (2, "Ada's team", "0.99757", "ada")]
-    assert host.standing().rank == 2
-
-
-def test_standing_has_no_rank_for_unknown_user(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kaggle.board = [(1, "Best", "1.00000", ""), (2, "Ada's team", "0.99757", "")]
-    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    monkeypatch.setitem(host._api.config_values, "username", "")
+    kaggle.board = [(1, "Ada's team", "1.00000", "bob")]
     assert host.standing().rank is None
-    kaggle.submissions = [{"ref": 1, "date": DATE, "status": "COMPLETE", "teamName": "Ada's team"}]
-    assert host.standing().rank == 2
-
-
-def test_standing_raises_write_error_on_full_disk(
-    host: KaggleHost, kaggle: KaggleServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(workspace.root / "missing"))
-    for request in (host.standing, host.try_download):
-        with pytest.raises(WriteError, match="Cannot write"):
-            request()
-    file = workspace.root / "mine.csv"
-    file.write_text("ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31)))
-    entry = wait_for_score(host, workspace, send(host, workspace, file).entry, 10, Observer())
-    assert (entry.status, entry.score) == ("COMPLETE", 0.99757)
 
 
 def test_standing_rejects_leaderboard_in_another_format(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.fail("DownloadLeaderboard", Fault(status=200, body=b"no zip"))
-    with pytest.raises(NetworkError, match="The download is damaged"):
+    kaggle.fail("DownloadLeaderboard", Fault(200, b"no zip"))
+    with pytest.raises(NetworkError, match="leaderboard cannot be read"):
         host.standing()
 
 
-def test_standing_has_no_rank_when_kaggle_removed_entry(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.board = [(1, "Best", "1.00000", "bob")]
-    assert host.standing().rank is None
-
-
-BASIC = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+# Secrets
 
 
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
         (f"{KEY} is unknown", f"{HIDDEN} is unknown"),
-        (f"you sent {BASIC}", f"you sent {HIDDEN}"),
         (f"Authorization: Bearer {'x' * 20}", f"Authorization: Bearer {HIDDEN}"),
         ("KGAT_of_somebody_else", HIDDEN),
         (f"{KEY[:8]}\x1b[0m{KEY[8:]}", HIDDEN),
@@ -849,8 +581,8 @@ BASIC = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
         ("Basic questions? Write to ada@example.org: 100 % answered.",) * 2,
     ],
 )
-@pytest.mark.usefixtures("kaggle")
-def test_scrub_removes_secrets(text: str, clean: str) -> None:
+def test_scrub_removes_secrets(monkeypatch: pytest.MonkeyPatch, text: str, clean: str) -> None:
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
     assert scrub(text) == clean
 
 
@@ -865,9 +597,7 @@ def test_scrub_removes_secrets(text: str, clean: str) -> None:
     ],
 )
 def test_scrub_removes_secrets_of_every_source(monkeypatch: pytest.MonkeyPatch, name: str, content: str) -> None:
-    path = Path.home() / ".kaggle" / name
-    path.parent.mkdir()
-    path.write_text(content)
+    path = save(f".kaggle/{name}", content)
     if name == "elsewhere":
         monkeypatch.setenv("KAGGLE_API_TOKEN", str(path))
     assert scrub(f"{path}: s3cr3t-t0ken") == f"{path}: {HIDDEN}"
@@ -878,10 +608,8 @@ def test_scrub_removes_secrets_of_every_source(monkeypatch: pytest.MonkeyPatch, 
 
 def test_host_scrubs_messages(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("GetSubmissionLimits", error(400, f"Not \x1b[31m{KEY}\x1b[0m, nor {'.' * 270}{KEY}"))
-    with pytest.raises(RefusedError, match="Not ") as caught:
+    with pytest.raises(RefusedError, match=re.escape(f"Not {HIDDEN}, nor")) as caught:
         host.allowance()
     assert KEY[:4] not in caught.value.problem
-    assert "\x1b" not in caught.value.problem
-    reason = f"row 1\n\x1b[2Jsays {KEY}"
-    kaggle.submissions = [{"ref": 1, "date": DATE, "status": "ERROR", "errorDescription": reason}]
+    kaggle.submissions = [{"ref": 1, "status": "ERROR", "errorDescription": f"row 1\n\x1b[2Jsays {KEY}"}]
     assert next(host.submissions()).reason == f"row 1 says {HIDDEN}"

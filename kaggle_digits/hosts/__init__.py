@@ -40,10 +40,7 @@ class Standing:
 
 
 class Host(Protocol):
-    """The methods that every host has.
-
-    Errors that the user, the network or the server can cause are raised as a `KaggleDigitsError`.
-    """
+    """The methods of every host. What the user, the network or the server can cause is a `KaggleDigitsError`."""
 
     def download(self, folder: Path) -> None:
         """Download the competition's three CSV files, unzipped, into an existing empty folder."""

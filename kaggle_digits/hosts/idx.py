@@ -1,4 +1,4 @@
-"""Read, verify and download the IDX files of MNIST."""
+"""The IDX files of MNIST: reading, verification and download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.errors import DataError, NetworkError
-from kaggle_digits.files import regular_file
+from kaggle_digits.files import write_bytes
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -30,21 +30,13 @@ MIRRORS = (
 
 
 def parse_idx(content: bytes) -> UInt8:
-    """Return the array of unsigned bytes in an IDX file's uncompressed content; `ValueError` if it is not valid.
+    """Return the array of unsigned bytes in an IDX file's uncompressed content, which is known to be valid.
 
     The format is Yann LeCun's: two zero bytes, a type code (8: unsigned byte), the number of dimensions, each
     dimension as a big-endian 32-bit integer, then the values in C order.
     """
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise ValueError("not an IDX file of unsigned bytes")
-    header = 4 + 4 * content[3]
-    if len(content) < header:
-        raise ValueError("the header is incomplete")
-    shape = struct.unpack(f">{content[3]}I", content[4:header])
-    values = np.frombuffer(content, np.uint8, offset=header)
-    if values.size != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"{values.size} values do not fill the shape {shape}")
-    return values.reshape(shape)
+    shape = struct.unpack_from(f">{content[3]}I", content, 4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
 
 
 def format_idx(values: UInt8) -> bytes:
@@ -52,76 +44,41 @@ def format_idx(values: UInt8) -> bytes:
     return struct.pack(f">2xBB{values.ndim}I", 8, values.ndim, *values.shape) + values.tobytes()
 
 
-def read_idx(path: Path) -> UInt8:
-    """Read an IDX file, plain or gzipped; `DataError` if it is missing or damaged."""
-    return _parse(path, _read(path))
-
-
 def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
-    """Read MNIST from its four IDX files, plain or gzipped: its training images, then its test images.
-
-    Returns the images, uint8 [70000, 28, 28], and the labels, uint8 [70000]; `DataError` if a file is missing, or
-    its SHA-256 is not that of MNIST.
-    """
+    """Return MNIST's images [70000, 28, 28] and labels [70000] from its files, plain or gzipped, train first."""
     arrays = []
     for name, expected in MNIST_SHA256.items():
-        path = next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
-        if path is None:
-            raise DataError(
-                f"{folder} has no {name} or {name}.gz.",
-                "Choose the folder with the four IDX files of MNIST, with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR.",
-            )
-        content = _read(path)
+        path = folder / name if (folder / name).exists() else folder / f"{name}.gz"
+        if not path.exists():
+            remedy = "Choose the folder with MNIST's four IDX files, with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR."
+            raise DataError(f"{folder} has no {name} or {path.name}.", remedy)
+        content = path.read_bytes()
+        with suppress(OSError, EOFError, zlib.error):  # then it is not the content that is expected
+            content = gzip.decompress(content) if path.suffix == ".gz" else content
         if hashlib.sha256(content).hexdigest() != expected:
-            raise DataError(f"The content of {path} is not that of MNIST.", "Download the file again.")
-        arrays.append(_parse(path, content))
-    train_images, train_labels, test_images, test_labels = arrays
-    return np.concatenate([train_images, test_images]), np.concatenate([train_labels, test_labels])
+            raise DataError(f"The content of {path} is not that of MNIST.", "Remove it and download it again.")
+        arrays.append(parse_idx(content))
+    return np.concatenate(arrays[::2]), np.concatenate(arrays[1::2])
 
 
 def fetch_mnist(folder: Path) -> None:
-    """Download the four IDX files of MNIST into `folder` from a public mirror, unless valid ones are there."""
+    """Download the files of MNIST that `folder` does not have, from a public mirror."""
     for name, expected in MNIST_SHA256.items():
         path = folder / f"{name}.gz"
-        for mirror in MIRRORS:
-            if not _has_content(path, expected):
-                _retrieve(mirror + path.name, path)
-        if not _has_content(path, expected):
-            raise NetworkError(
-                f"The file {name} of MNIST could not be downloaded from any mirror.",
-                "Check the network, or choose a folder with the four IDX files of MNIST, with --mnist-dir.",
-            )
+        if not path.exists():
+            write_bytes(path, _download(path.name, expected))
 
 
-def _has_content(path: Path, expected: str) -> bool:
-    """Return whether an IDX file exists and its uncompressed content has this SHA-256."""
-    try:
-        return path.exists() and hashlib.sha256(_read(path)).hexdigest() == expected
-    except DataError:
-        return False
-
-
-def _retrieve(url: str, path: Path) -> None:
-    """Try to download a file and replace an existing one; the caller checks the content."""
-    import pooch
+def _download(name: str, expected: str) -> bytes:
+    """Return the first gzipped file at a mirror whose uncompressed content has the expected SHA-256."""
     import requests
 
-    pooch.get_logger().setLevel("ERROR")
-    path.unlink(missing_ok=True)
-    with suppress(requests.RequestException):
-        pooch.retrieve(url, known_hash=None, fname=path.name, path=path.parent)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        content = regular_file(path).read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}.", "Download the file again.") from error
-
-
-def _parse(path: Path, content: bytes) -> UInt8:
-    try:
-        return parse_idx(content)
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}.", "Download the file again.") from error
+    for mirror in MIRRORS:
+        with suppress(OSError, EOFError, zlib.error):  # those of requests are subclasses of OSError
+            content = requests.get(mirror + name, timeout=60).content
+            if hashlib.sha256(gzip.decompress(content)).hexdigest() == expected:
+                return content
+    raise NetworkError(
+        f"The file {name} of MNIST could not be downloaded from any mirror.",
+        "Check the network, or choose a folder with the four IDX files of MNIST, with --mnist-dir.",
+    )

@@ -1,0 +1,166 @@
+"""A competition at Kaggle as a host: its files, submissions and leaderboard."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from datetime import UTC
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError
+from kaggle_digits.files import unzip
+from kaggle_digits.hosts import Standing, Submission
+from kaggle_digits.hosts.kaggle.client import TRY_LATER, Client, ThrottledError, error_message, save, shown
+from kaggle_digits.workspace import FILES, SAMPLE_CSV
+
+
+class KaggleHost(Client):
+    """A competition at Kaggle: see `kaggle_digits.hosts.Host` for the methods, `Client` for the parameters."""
+
+    _service = "competitions.competition_api_client"
+
+    def download(self, folder: Path) -> None:
+        """Download the files and check their sizes against Kaggle's list of files."""
+        sizes = self._request(self._sizes)
+        try:
+            # First the bundle, because its zip file has checksums.
+            self._request(partial(self._download, folder, sizes, "download_data_files"))
+        except ThrottledError:
+            raise
+        except NetworkError:  # the bundle is still damaged after all retries; the files have other URLs
+            for name, size in sizes.items():
+                self._request(partial(self._download, folder, {name: size}, "download_data_file", file_name=name))
+
+    def try_download(self) -> None:
+        """Download the smallest file and discard it. Kaggle refuses this if the rules have not been accepted."""
+        self._request(lambda: self._about("download_data_file", file_name=SAMPLE_CSV).content)
+
+    def allowance(self) -> int | None:
+        """Return how many submissions are left today, or None if the user has no team yet."""
+        limits = self._request(lambda: self._about("get_submission_limits"))
+        # Before the first submission, Kaggle returns zero for all numbers. This is not a used-up limit.
+        is_known = limits.num_allowed_now or limits.num_today or limits.num_total
+        return limits.num_allowed_now if is_known else None
+
+    def upload(self, csv: Path) -> str:
+        """Upload a submission file, without retries, and return the token for `create`. This submits nothing."""
+        size, time = csv.stat().st_size, int(csv.stat().st_mtime)
+        fields = {"file_name": csv.name, "content_length": size, "last_modified_epoch_seconds": time}
+        started = self._request_once(lambda: self._about("start_submission_upload", **fields))
+        with open(csv, "rb") as file:
+            send = partial(requests.put, started.create_url, data=file, timeout=self._timeout)
+            response = self._request_once(send)
+        if response.status_code not in (200, 201):
+            raise NetworkError("The upload of the file to Kaggle failed.", "Nothing was submitted; try again.")
+        return str(started.token)
+
+    def create(self, upload: str, description: str) -> str:
+        """Make a submission of an uploaded file, without retries; see `Host.create` for its errors."""
+        fields = {"blob_file_tokens": upload, "submission_description": description}
+        response = self._send_once(lambda: self._about("create_submission", **fields), "submission")
+        if not response.ref:
+            raise NetworkError("Kaggle's response to the submission has no reference.", TRY_LATER)
+        return str(response.ref)
+
+    def submissions(self) -> Iterator[Submission]:
+        """Yield the user's submissions, newest first. Pages are requested as they are needed."""
+        seen: set[str] = set()
+        for page in count(1):
+            fresh = [s for s in self._submissions_page(page) if s.ref not in seen]
+            if not fresh:
+                return
+            seen |= {s.ref for s in fresh}
+            yield from fresh
+
+    def standing(self) -> Standing:
+        """Return the rank on the public leaderboard. Kaggle removes entries after two months."""
+        import pandas as pd
+
+        content = self._request(lambda: self._about("download_leaderboard").content)
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open(archive.namelist()[0]) as csv:
+                board = pd.read_csv(csv, encoding="utf-8-sig", dtype=str, keep_default_na=False)
+            if "TeamMemberUserNames" in board:  # team names are not unique
+                user = self._kaggle.username
+                mine = board["TeamMemberUserNames"].map(lambda names: user in re.split(r"[,;\s]+", names))
+            else:
+                mine = board["TeamName"].isin({s.team for s in self.submissions() if s.team})
+            if not mine.any():
+                return Standing(None, len(board))
+            row = int(mine.to_numpy().argmax())
+            return Standing(int(board["Rank"][row]) if "Rank" in board else row + 1, len(board))
+        except Exception as error:  # pandas and zipfile raise errors of many types
+            raise NetworkError("Kaggle's leaderboard cannot be read.", TRY_LATER) from error
+
+    def without_retries(self) -> KaggleHost:
+        """Return the same host with a short timeout and no retries, for polling."""
+        return KaggleHost(self._slug, attempts=1, timeout=10.0)
+
+    def _about(self, name: str, **fields: object) -> Any:
+        """Call a method of the client about this competition."""
+        return self._call(name, competition_name=self._slug, **fields)
+
+    def _sizes(self) -> dict[str, int]:
+        """Return the size in bytes of each of the competition's three files."""
+        sizes = {file.name: int(file.total_bytes) for file in self._about("list_data_files").files}
+        if missing := [name for name in FILES if name not in sizes]:
+            raise NetworkError(f"Kaggle's list of files has no {' and no '.join(missing)}.", TRY_LATER)
+        return {name: sizes[name] for name in FILES}
+
+    def _download(self, folder: Path, sizes: dict[str, int], method: str, **fields: object) -> None:
+        """Download files in a zip, or one file as it is, and check their sizes in bytes."""
+        archive = folder / f"{self._slug}.zip"
+        try:
+            save(self._about(method, **fields), archive)
+            # Kaggle may send a single file zipped, too.
+            if list(sizes.values()) == [archive.stat().st_size]:
+                archive.replace(folder / next(iter(sizes)))
+            else:
+                unzip(archive, list(sizes), folder)
+        except DataError as error:
+            raise NetworkError(f"The download is damaged: {error.problem}", TRY_LATER) from error
+        finally:
+            archive.unlink(missing_ok=True)
+        for name, size in sizes.items():
+            if (found := (folder / name).stat().st_size) != size:
+                problem = f"The download is damaged: {name} has {found:,} bytes, but Kaggle lists {size:,}."
+                raise NetworkError(problem, TRY_LATER)
+
+    def _submissions_page(self, page: int) -> list[Submission]:
+        listed = self._request(lambda: self._about("list_submissions", page=page, page_size=20).submissions)
+        return [_submission(entry) for entry in listed or []]
+
+    def _status_error(self, response: Any) -> KaggleDigitsError:
+        words = error_message(response)
+        if response.status_code == 403:
+            rules = f"https://www.kaggle.com/competitions/{self._slug}/rules"
+            remedy = f"If you have not joined the competition yet, accept its rules at {rules}, then try again."
+            return RefusedError(f"Kaggle refuses the request: {words}.", remedy)
+        if response.status_code == 404:
+            remedy = "Check the name with: kaggle competitions list --search digit."
+            return RefusedError(f"Kaggle does not know the competition {self._slug!r}: {words}.", remedy)
+        return super()._status_error(response)
+
+
+def _submission(entry: Any) -> Submission:
+    try:
+        score = float(entry.public_score)
+    except ValueError:  # it has none yet
+        score = -1.0
+    return Submission(
+        ref=str(entry.ref),
+        time=entry.date.replace(tzinfo=UTC).isoformat(timespec="seconds") if entry.date else "",
+        description=entry.description,
+        status=entry.status.name,
+        score=score if 0 <= score <= 1 else None,
+        reason=shown(entry.error_description),
+        team=entry.team_name,
+        file_name=entry.file_name,
+    )
