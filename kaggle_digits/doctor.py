@@ -256,7 +256,7 @@ def _credentials() -> Check:
         words.append(f"Those from {' and '.join(ignored)} are ignored, even if Kaggle rejects the first.")
         remedies.append("Remove those that you do not want to use.")
     for credentials in found:
-        if credentials.is_readable_by_others:
+        if credentials.file and credentials.file.stat().st_mode & 0o044:
             words.append(f"Other users of this machine can read {credentials.file}.")
             remedies.append(f"Fix its permissions with: chmod 600 {shlex.quote(str(credentials.file))}.")
     return Check("Credentials", "warning" if remedies else "ok", " ".join(words), " ".join(remedies))

@@ -6,14 +6,21 @@ python scripts/make_rehearsal.py MNIST_DIR
 from __future__ import annotations
 
 import gzip
+import struct
 import sys
 from pathlib import Path
 
-from kaggle_digits.hosts.idx import format_idx, read_mnist
+from kaggle_digits.arrays import UInt8
+from kaggle_digits.hosts.idx import read_mnist
 from kaggle_digits.hosts.local import shuffled
 
 TRAIN_ROWS, TEST_ROWS = 4_200, 2_800
 FOLDER = Path(__file__).parents[1] / "kaggle_digits" / "hosts" / "mnist"
+
+
+def format_idx(values: UInt8) -> bytes:
+    """Return the content of an IDX file that holds `values`: the inverse of `parse_idx`."""
+    return struct.pack(f">2xBB{values.ndim}I", 8, values.ndim, *values.shape) + values.tobytes()
 
 
 def main(mnist_dir: Path) -> None:

@@ -66,14 +66,13 @@ class Host(Protocol):
 
     def without_retries(self) -> Host:
         """Return the same host with a short timeout and no retries, for polling."""
+        return self
 
 
 def open_host(workspace: Workspace, mnist_dir: Path | None = None) -> Host:
     """Return the host of the workspace's competition; `mnist_dir` has the IDX files for ``rehearsal-full``."""
-    if workspace.competition.host == "kaggle":
-        from kaggle_digits.hosts.kaggle import KaggleHost
-
-        return KaggleHost(workspace.competition.name)
+    from kaggle_digits.hosts.kaggle import KaggleHost
     from kaggle_digits.hosts.local import LocalHost
 
-    return LocalHost(workspace, mnist_dir)
+    is_kaggle = workspace.competition.host == "kaggle"
+    return KaggleHost(workspace.competition.name) if is_kaggle else LocalHost(workspace, mnist_dir)

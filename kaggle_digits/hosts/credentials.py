@@ -19,7 +19,6 @@ HIDDEN = "***"
 
 _SETTINGS = "https://www.kaggle.com/settings/api"
 _GET_ONE = f"Create a token at {_SETTINGS} and save it as ~/.kaggle/access_token, or set KAGGLE_API_TOKEN to it"
-_VARIABLES = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
 
 CONTROL = re.compile(
     # Complete escape sequences, then all other control characters except newline and tab, and the characters that
@@ -48,21 +47,12 @@ class Credentials:
     key: str = ""
     token: str = ""
 
-    @property
-    def is_readable_by_others(self) -> bool:
-        """Whether the group or other users of this machine may read the file."""
-        return self.file is not None and bool(self.file.stat().st_mode & 0o044)
-
 
 def find_credentials() -> list[Credentials]:
-    """Return all credentials in the client's order; `CredentialsError` if there are none or the first are invalid.
-
-    Only the first are used, even if Kaggle rejects them. The list ends before others that are invalid.
-    """
-    found = []
+    """Return all credentials, first those that are used; the list ends before others that are not valid."""
+    found: list[Credentials] = []
     try:
-        for credentials in _all_credentials():
-            found.append(credentials)
+        found.extend(_all_credentials())
     except CredentialsError:
         if not found:
             raise
@@ -83,22 +73,19 @@ def _all_credentials() -> Iterator[Credentials]:
     for file in (_in_home("access_token"), _in_home("access_token.txt")):
         if os.path.exists(file) and (token := _read_text(file)):
             yield _token(token, str(file), file)
-    file = _key_file()
-    variables = {name: os.environ[variable] for name, variable in _VARIABLES.items() if os.environ.get(variable)}
-    given = {
-        name: str(value) for name, value in _read_json(file).items() if name in _VARIABLES and value
-    } | variables
-    if len(variables) == 2:
-        yield Credentials("KAGGLE_USERNAME and KAGGLE_KEY", None, given["username"], given["key"])
-    elif len(given) == 2:
-        yield Credentials(str(file), file, given["username"], given["key"])
+    file, variables = _key_file(), [os.environ.get(name) for name in ("KAGGLE_USERNAME", "KAGGLE_KEY")]
+    stored = _read_json(file)
+    username, key = variables[0] or stored.get("username"), variables[1] or stored.get("key")
+    if all(variables):
+        yield Credentials("KAGGLE_USERNAME and KAGGLE_KEY", None, str(username), str(key))
+    elif username and key:
+        yield Credentials(str(file), file, str(username), str(key))
     login = _in_home("credentials.json")
     if os.path.exists(login):
         yield Credentials(str(login), login)
-    elif len(given) == 1:
-        (half,) = given
-        missing = "key" if half == "username" else "username"
-        source = _VARIABLES[half] if variables else file
+    elif bool(username) != bool(key):
+        half, missing = ("username", "key") if username else ("key", "username")
+        source = f"KAGGLE_{half.upper()}" if any(variables) else file
         raise CredentialsError(f"{source} has a Kaggle {half} but no {missing}.", f"{_GET_ONE}.")
 
 
@@ -120,7 +107,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     """Return the JSON object in a file, empty if there is no such file."""
     try:
         # As bytes, because a byte order mark says which encoding they have.
-        return dict(json.loads(file.read_bytes()) if os.path.exists(file) else {})
+        return dict(json.loads(file.read_bytes())) if os.path.exists(file) else {}
     except (OSError, ValueError, TypeError) as error:
         raise CredentialsError(f"{file} cannot be read as a JSON object.", f"{_GET_ONE}.") from error
 

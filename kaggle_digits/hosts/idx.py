@@ -30,18 +30,11 @@ MIRRORS = (
 
 
 def parse_idx(content: bytes) -> UInt8:
-    """Return the array of unsigned bytes in an IDX file's uncompressed content, which is known to be valid.
-
-    The format is Yann LeCun's: two zero bytes, a type code (8: unsigned byte), the number of dimensions, each
-    dimension as a big-endian 32-bit integer, then the values in C order.
-    """
+    """Return the array of unsigned bytes in the content of an IDX file, which is known to be valid."""
+    # Two zero bytes, a type code (8: unsigned byte), the number of dimensions, each dimension as a big-endian
+    # 32-bit integer, then the values in C order.
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
-
-
-def format_idx(values: UInt8) -> bytes:
-    """Return the content of an IDX file that holds `values`: the inverse of `parse_idx`."""
-    return struct.pack(f">2xBB{values.ndim}I", 8, values.ndim, *values.shape) + values.tobytes()
 
 
 def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
@@ -78,7 +71,5 @@ def _download(name: str, expected: str) -> bytes:
             content = requests.get(mirror + name, timeout=60).content
             if hashlib.sha256(gzip.decompress(content)).hexdigest() == expected:
                 return content
-    raise NetworkError(
-        f"The file {name} of MNIST could not be downloaded from any mirror.",
-        "Check the network, or choose a folder with the four IDX files of MNIST, with --mnist-dir.",
-    )
+    remedy = "Check the network, or choose a folder with the four IDX files of MNIST, with --mnist-dir."
+    raise NetworkError(f"The file {name} of MNIST could not be downloaded from any mirror.", remedy)

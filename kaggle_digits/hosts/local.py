@@ -18,7 +18,7 @@ import numpy as np
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.errors import DataError, RefusedError
 from kaggle_digits.files import lock, replacing, write_json
-from kaggle_digits.hosts import Standing, Submission
+from kaggle_digits.hosts import Host, Standing, Submission
 from kaggle_digits.hosts.idx import fetch_mnist, parse_idx, read_mnist
 from kaggle_digits.workspace import (
     FILES,
@@ -35,8 +35,8 @@ DAILY_LIMIT = 10
 PACKAGE = resources.files("kaggle_digits.hosts")
 
 
-class LocalHost:
-    """A competition on this machine, whose state is in ``data/<competition>/host/``: see `Host` for its methods."""
+class LocalHost(Host):
+    """A competition on this machine, with its state in ``data/<competition>/host/``; see `Host` for methods."""
 
     def __init__(self, workspace: Workspace, mnist_dir: Path | None = None) -> None:
         self._competition = workspace.competition.name
@@ -93,10 +93,6 @@ class LocalHost:
         except Exception as error:
             raise DataError(f"{path} is damaged.", "Remove it to start a new history.") from error
 
-    def without_retries(self) -> LocalHost:
-        """Return the host itself, which never retries."""
-        return self
-
     def standing(self) -> Standing:
         """Return the rank of the best submission among the baselines on the leaderboard."""
         others = baselines(self._competition)
@@ -135,11 +131,8 @@ class LocalHost:
 
 
 def shuffled(count: int, name: str) -> list[int]:
-    """Return the numbers from 0 to `count` - 1, shuffled in an order that depends only on `name`.
-
-    They are sorted by the SHA-256 of ``kaggle-digits <name> <number>``, because the order of a random number
-    generator may change with the version of its library.
-    """
+    """Return the numbers from 0 to `count` - 1, shuffled in an order that depends only on `name`."""
+    # By SHA-256, because the order of a random number generator may change with the version of its library.
     return sorted(range(count), key=lambda i: hashlib.sha256(f"kaggle-digits {name} {i}".encode()).digest())
 
 

@@ -32,8 +32,6 @@ from kaggle_digits.hosts.credentials import HIDDEN, find_credentials, rejected_c
 T = TypeVar("T")
 
 ATTEMPTS = 4
-SOCKET_TIMEOUT = 60.0
-"""Seconds without data after which a connection counts as dropped."""
 LONGEST_WAIT = 120.0
 """Maximum total of the pauses between the retries of one request, in seconds."""
 REFUSALS = (400, 401, 403, 404, 429)
@@ -47,18 +45,14 @@ class ThrottledError(NetworkError):
 
 
 class Client:
-    """An authenticated client of Kaggle for a competition, and its requests with this package's errors.
-
-    Requests that are safe to repeat are tried up to `attempts` times. A connection without data for `timeout`
-    seconds counts as dropped.
-    """
+    """An authenticated client of Kaggle for a competition, and its requests with this package's errors."""
 
     _service: str  # the part of the client that `_call` uses
 
-    def __init__(self, slug: str, attempts: int = ATTEMPTS, timeout: float = SOCKET_TIMEOUT) -> None:
+    def __init__(self, slug: str, attempts: int = ATTEMPTS, timeout: float = 60.0) -> None:
         self._slug = slug
-        self._attempts = attempts
-        self._timeout = timeout
+        self._attempts = attempts  # of requests that are safe to repeat
+        self._timeout = timeout  # seconds without data after which a connection counts as dropped
 
     @cached_property
     def _kaggle(self) -> Any:
@@ -71,11 +65,11 @@ class Client:
         http = client.http_client().__enter__()
         session = http._session
         session.send = partial(session.send, timeout=self._timeout)
-        session.auth = credentials.username, credentials.key
         client.username = credentials.username
+        session.auth = (credentials.username, credentials.key) if credentials.key else None
         if credentials.key:
             return client
-        request, session.auth = IntrospectTokenRequest(), None
+        request = IntrospectTokenRequest()
         try:
             login = None if credentials.token else KaggleCredentials.load(client)
             request.token = login.get_access_token() if login else credentials.token
@@ -121,11 +115,7 @@ class Client:
             raise self._translated(error) from error
 
     def _send_once(self, call: Callable[[], T], what: str) -> T:
-        """Send a request that must not be repeated.
-
-        A `NetworkError` means that it may have been carried out, a `NotReachedError` that no connection was made,
-        and any other error that it was not carried out.
-        """
+        """Send a request that must not be repeated; see `Host.create` for its errors."""
         self._request_once(lambda: self._kaggle)  # an error of the authentication is not one of the request
         try:
             return call()
@@ -147,19 +137,18 @@ class Client:
 
     def _translated(self, error: Exception) -> KaggleDigitsError:
         """Return the error of this package for an exception from the client or from requests."""
+        kind = type(error).__name__
         match error:
             case KaggleDigitsError():
                 return error
             case requests.HTTPError():
                 return self._status_error(error.response)
             case json.JSONDecodeError():
-                return NetworkError(
-                    "Kaggle's response is not valid: it is a web page or other content instead of JSON.",
-                    "Check in a browser whether this network requires you to sign in first, then try again.",
-                )
+                problem = "Kaggle's response is not valid: it is a web page or other content instead of JSON."
+                remedy = "Check in a browser whether this network requires you to sign in first, then try again."
+                return NetworkError(problem, remedy)
             case requests.RequestException() | ConnectionError() | TimeoutError():
-                reason = type(error).__name__
-                return _proxy_error(error) or NetworkError(f"Kaggle cannot be reached: {reason}.", TRY_LATER)
+                return _proxy_error(error) or NetworkError(f"Kaggle cannot be reached: {kind}.", TRY_LATER)
             case OSError(errno=None):  # requests raises it for a file of certificates that does not exist
                 remedy = "Unset REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, or set them to a file that exists."
                 return UsageError(f"{error}.", remedy)
@@ -167,7 +156,7 @@ class Client:
                 remedy = "Free some space or fix the permissions of the folder, then run the same command again."
                 return WriteError(f"Cannot write {error.filename or 'the download'}: {error.strerror}.", remedy)
         # For responses that are not from Kaggle. The message may contain a secret, so only --debug shows it.
-        return NetworkError(f"Kaggle's client cannot read the response: {type(error).__name__}.", TRY_LATER)
+        return NetworkError(f"Kaggle's client cannot read the response: {kind}.", TRY_LATER)
 
     def _status_error(self, response: Any) -> KaggleDigitsError:
         """Return the error for a response whose status is an error."""
@@ -203,10 +192,11 @@ def _proxy_error(error: Exception) -> KaggleDigitsError | None:
     # There are two variables for each scheme, in upper and lower case, and several may have the same value.
     variables = [name for name, value in os.environ.items() if value == proxy and name.lower().endswith("_proxy")]
     address = re.sub(r"^(\w+://)?.*@", rf"\1{HIDDEN}@", proxy)
-    return (UsageError if is_invalid else NetworkError)(
-        f"Kaggle cannot be reached through the proxy in {' and '.join(variables) or 'the settings'}: {address}.",
-        "Correct its address or password, or unset it; if it is right, check the network.",
+    problem = (
+        f"Kaggle cannot be reached through the proxy in {' and '.join(variables) or 'the settings'}: {address}."
     )
+    remedy = "Correct its address or password, or unset it; if it is right, check the network."
+    return (UsageError if is_invalid else NetworkError)(problem, remedy)
 
 
 def _error_in(response: Any) -> dict[str, Any]:

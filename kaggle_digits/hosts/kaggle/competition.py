@@ -28,7 +28,10 @@ class KaggleHost(Client):
 
     def download(self, folder: Path) -> None:
         """Download the files and check their sizes against Kaggle's list of files."""
-        sizes = self._request(self._sizes)
+        listed = self._request(lambda: self._about("list_data_files").files or [])
+        sizes = {file.name: file.total_bytes for file in listed if file.name in FILES}
+        if missing := [name for name in FILES if name not in sizes]:
+            raise NetworkError(f"Kaggle's list of files has no {' and no '.join(missing)}.", TRY_LATER)
         try:
             # First the bundle, because its zip file has checksums.
             self._request(partial(self._download, folder, sizes, "download_data_files"))
@@ -73,11 +76,12 @@ class KaggleHost(Client):
         """Yield the user's submissions, newest first. Pages are requested as they are needed."""
         seen: set[str] = set()
         for page in count(1):
-            fresh = [s for s in self._submissions_page(page) if s.ref not in seen]
+            listed = self._request(partial(self._submissions_page, page))
+            fresh = [s for s in listed if s.ref not in seen]
             if not fresh:
                 return
-            seen |= {s.ref for s in fresh}
             yield from fresh
+            seen |= {s.ref for s in fresh}
 
     def standing(self) -> Standing:
         """Return the rank on the public leaderboard. Kaggle removes entries after two months."""
@@ -107,13 +111,6 @@ class KaggleHost(Client):
         """Call a method of the client about this competition."""
         return self._call(name, competition_name=self._slug, **fields)
 
-    def _sizes(self) -> dict[str, int]:
-        """Return the size in bytes of each of the competition's three files."""
-        sizes = {file.name: int(file.total_bytes) for file in self._about("list_data_files").files}
-        if missing := [name for name in FILES if name not in sizes]:
-            raise NetworkError(f"Kaggle's list of files has no {' and no '.join(missing)}.", TRY_LATER)
-        return {name: sizes[name] for name in FILES}
-
     def _download(self, folder: Path, sizes: dict[str, int], method: str, **fields: object) -> None:
         """Download files in a zip, or one file as it is, and check their sizes in bytes."""
         archive = folder / f"{self._slug}.zip"
@@ -134,7 +131,7 @@ class KaggleHost(Client):
                 raise NetworkError(problem, TRY_LATER)
 
     def _submissions_page(self, page: int) -> list[Submission]:
-        listed = self._request(lambda: self._about("list_submissions", page=page, page_size=20).submissions)
+        listed = self._about("list_submissions", page=page, page_size=20).submissions
         return [_submission(entry) for entry in listed or []]
 
     def _status_error(self, response: Any) -> KaggleDigitsError:
@@ -150,16 +147,12 @@ class KaggleHost(Client):
 
 
 def _submission(entry: Any) -> Submission:
-    try:
-        score = float(entry.public_score)
-    except ValueError:  # it has none yet
-        score = -1.0
     return Submission(
         ref=str(entry.ref),
         time=entry.date.replace(tzinfo=UTC).isoformat(timespec="seconds") if entry.date else "",
         description=entry.description,
         status=entry.status.name,
-        score=score if 0 <= score <= 1 else None,
+        score=float(entry.public_score) if re.fullmatch(r"0(\.\d+)?|1(\.0*)?", entry.public_score) else None,
         reason=shown(entry.error_description),
         team=entry.team_name,
         file_name=entry.file_name,

@@ -76,11 +76,10 @@ class KaggleKernels(Client):
         return f"https://www.kaggle.com/code/{self.user()}/{slug}"
 
     def push(self, slug: str, source: str, gpu: bool) -> None:
-        """Create a private script kernel and start it, without retries: a retry could start a second session.
+        """Create a private script kernel and start it once, with two T4 GPUs or, without `gpu`, with no quota.
 
-        Its slug must be new, because a push to an existing kernel starts a second session. With `gpu` it gets two
-        T4 GPUs; without, it uses no quota. A `NetworkError` means that it may run, also a `NotDeletedError`: that
-        Kaggle refused it after it was created, and did not confirm that it was deleted.
+        Its slug must be new, because a push to an existing kernel starts a second session. A `NetworkError` means
+        that it may run, a `NotDeletedError` that it was refused, and its deletion was not confirmed.
         """
         fields: dict[str, object] = {"slug": f"{self.user()}/{slug}", "new_title": slug, "text": source}
         fields |= {"language": "python", "kernel_type": "script", "is_private": True, "enable_internet": False}
@@ -146,10 +145,8 @@ class KaggleKernels(Client):
         except (NetworkError, RefusedError) as error:
             why = error.problem
         if why:
-            remedy = f"It may still run; delete it at {self.address(slug)}, or try again."
-            raise NotDeletedError(
-                f"Kaggle did not confirm that the kernel {slug} was deleted: {shown(why)}.", remedy
-            )
+            problem = f"Kaggle did not confirm that the kernel {slug} was deleted: {shown(why)}."
+            raise NotDeletedError(problem, f"It may still run; delete it at {self.address(slug)}, or try again.")
 
     def gpu_hours(self) -> GpuHours:
         """Return the user's weekly GPU quota."""
@@ -181,11 +178,8 @@ class KaggleKernels(Client):
         status, words = response.status_code, error_message(response)
         if status not in (403, 404) or not is_refusal(response):
             return super()._status_error(response)
-        return _NotFoundError(
-            f"Kaggle does not know the kernel, or refuses access to it (status {status}): {words}.",
-            "Check that the credentials are those of the account that sent it, and that the competition's rules "
-            "are accepted; then try again.",
-        )
+        problem = f"Kaggle does not know the kernel, or refuses access to it (status {status}): {words}."
+        return _NotFoundError(problem, "Check that the credentials are those of the account that sent it.")
 
 
 def _log_text(log: str) -> str:
