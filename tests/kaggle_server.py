@@ -44,6 +44,14 @@ def error(status: int, message: str, handled: bool = False, **headers: str) -> F
     return Fault(status, body, {"Content-Type": "application/json"} | headers, handled=handled)
 
 
+def zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
 class Kernel:
     """A kernel: a script that runs in its own folder, as at Kaggle."""
 
@@ -130,11 +138,7 @@ class KaggleServer:
         self.faults[call].extend(faults)
 
     def bundle(self) -> bytes:
-        stream = io.BytesIO()
-        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in self.files.items():
-                archive.writestr(name, content)
-        return stream.getvalue()
+        return zipped(self.files)
 
     def count(self, call: str) -> int:
         return self.requests.count(call)
@@ -162,19 +166,10 @@ class KaggleServer:
     def CreateSubmission(self, request: dict) -> dict:  # noqa: N802
         ref = 1000 + len(self.submissions)
         outcome = self.scoring.popleft() if self.scoring else {"status": "COMPLETE", "publicScore": "0.99757"}
-        self.submissions.insert(
-            0,
-            {
-                "ref": ref,
-                "date": DATE,
-                "description": request.get("submissionDescription", ""),
-                "fileName": self.file_names[request["blobFileTokens"]],
-                "teamName": "Ada's team",
-                "submittedBy": USER,
-                "content": self.uploads[request["blobFileTokens"]],
-                **outcome,
-            },
-        )
+        token, description = request["blobFileTokens"], request.get("submissionDescription", "")
+        file = {"fileName": self.file_names[token], "content": self.uploads[token]}
+        submission = {"ref": ref, "date": DATE, "description": description, "teamName": "Ada's team"}
+        self.submissions.insert(0, submission | file | outcome)
         return {"message": "Successfully submitted to Digit Recognizer", "ref": ref}
 
     def ListSubmissions(self, request: dict) -> dict:  # noqa: N802
@@ -200,10 +195,8 @@ class KaggleServer:
                 (kernel.root / "working" / name).write_bytes(content)
             kernel.log.write_bytes(self.log)
         else:
-            clean = {
-                k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("KAGGLE")
-            }
-            kernel.start(self.python, clean | self.kernel_environment)
+            names = [name for name in os.environ if "proxy" not in name.lower() and not name.startswith("KAGGLE")]
+            kernel.start(self.python, {name: os.environ[name] for name in names} | self.kernel_environment)
         answer = {"ref": f"/code/{USER}/{slug}", "url": f"https://www.kaggle.com/code/{USER}/{slug}"}
         return answer | {"versionNumber": 1, "kernelId": len(self.kernels)} | self.push_response
 
@@ -270,10 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
                 for rank, team, score, user in self.kaggle.board
             ]
             header = "Rank,TeamId,TeamName,LastSubmissionDate,Score,SubmissionCount,TeamMemberUserNames"
-            stream = io.BytesIO()
-            with zipfile.ZipFile(stream, "w") as archive:
-                archive.writestr("board.csv", ("\ufeff" + "\r\n".join([header, *rows])).encode())
-            return self._bytes(stream.getvalue(), fault)
+            return self._bytes(zipped({"board.csv": ("\ufeff" + "\r\n".join([header, *rows])).encode()}), fault)
         try:
             answer = getattr(self.kaggle, call)(request)
         except PermissionError as refusal:
@@ -363,13 +353,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, document: dict, status: int = 200) -> None:
         self._bytes(json.dumps(document).encode(), Fault(headers={"Content-Type": "application/json"}), status)
 
-    def _bytes(self, content: bytes, fault: Fault | None = None, status: int = 200) -> None:
-        fault = fault or Fault()
+    def _bytes(self, content: bytes, fault: Fault = Fault(), status: int = 200) -> None:  # noqa: B008
         if fault.corrupted:
-            middle = len(content) // 2
-            content = (
-                content[:middle] + bytes(255 - b for b in content[middle : middle + 64]) + content[middle + 64 :]
-            )
+            start, end = len(content) // 2, len(content) // 2 + 64
+            content = content[:start] + bytes(255 - byte for byte in content[start:end]) + content[end:]
         self.send_response(status)
         for name, value in fault.headers.items():
             self.send_header(name, value)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -97,24 +95,19 @@ def test_download_rejects_wrong_file_sizes(
         host.download(tmp_path)
 
 
-@pytest.mark.parametrize("retry_after", ["86400", "20"])
 def test_download_makes_no_other_request_when_rate_limited(
-    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, retry_after: str
+    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path
 ) -> None:
-    kaggle.fail("DownloadDataFiles", *[error(429, "Slow down", **{"Retry-After": retry_after})] * ATTEMPTS)
+    kaggle.fail("DownloadDataFiles", *[error(429, "Slow down")] * ATTEMPTS)
     with pytest.raises(NetworkError, match="Slow down"):
         host.download(tmp_path)
     assert kaggle.count("DownloadDataFile") == 0
 
 
-@pytest.mark.parametrize("document", [{}, {"files": None}, {"files": [{"name": "titanic.csv"}]}])
-def test_download_rejects_invalid_list_of_files(
-    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, document: dict
-) -> None:
-    monkeypatch.setattr(kaggle, "ListDataFiles", lambda request: document)
-    with pytest.raises(NetworkError, match=r"list of files has no train\.csv|client cannot read the response"):
+def test_download_rejects_invalid_list_of_files(host: KaggleHost, kaggle: KaggleServer) -> None:
+    kaggle.files = {"titanic.csv": b""}
+    with pytest.raises(NetworkError, match=r"list of files has no train\.csv and no test\.csv"):
         host.download(Path("nowhere"))
-    assert kaggle.count("ListDataFiles") == ATTEMPTS
 
 
 def test_download_raises_write_error_when_it_cannot_write(host: KaggleHost, kaggle: KaggleServer) -> None:
@@ -150,24 +143,16 @@ def test_without_retries_makes_one_request(host: KaggleHost, kaggle: KaggleServe
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("as_date", [True, False])
+@pytest.mark.parametrize(("retry_after", "seconds"), [("33", 33), ("date", 39), ("soon", 0), ("-5", 0), ("", 0)])
 def test_host_waits_for_retry_after_seconds(
-    host: KaggleHost, kaggle: KaggleServer, pauses: list[float], status: int, as_date: bool
+    host: KaggleHost, kaggle: KaggleServer, pauses: list[float], status: int, retry_after: str, seconds: int
 ) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
-    kaggle.fail("GetSubmissionLimits", error(status, "Slow down", **{"Retry-After": date if as_date else "33"}))
+    header = {"Retry-After": date if retry_after == "date" else retry_after}
+    kaggle.fail("GetSubmissionLimits", error(status, "Slow down", **header))
     assert host.allowance() == 10
     (pause,) = pauses
-    assert 30 < pause < 42
-
-
-@pytest.mark.parametrize("retry_after", ["soon", "-5", "nan", ""])
-def test_host_ignores_invalid_retry_after(
-    host: KaggleHost, kaggle: KaggleServer, pauses: list[float], retry_after: str
-) -> None:
-    kaggle.fail("GetSubmissionLimits", error(429, "Slow down", **{"Retry-After": retry_after}))
-    assert host.allowance() == 10
-    assert 0 <= pauses[0] <= 1
+    assert seconds - 2 <= pause <= seconds + 2
 
 
 @pytest.mark.parametrize(("retry_after", "number"), [("50", 2), ("86400", 0)])
@@ -216,7 +201,7 @@ def test_host_extracts_message_from_error_response(
     assert caught.value.problem == f"Kaggle refuses the request: {words}."
 
 
-@pytest.mark.parametrize("fault", [HTML, Fault(200, b"<html>", JSON), Fault(200, b"", JSON)])
+@pytest.mark.parametrize("fault", [HTML, Fault(200, b"", JSON)])
 def test_host_rejects_responses_that_are_not_json(host: KaggleHost, kaggle: KaggleServer, fault: Fault) -> None:
     kaggle.fail("GetSubmissionLimits", *[fault] * ATTEMPTS)
     with pytest.raises(NetworkError, match="it is a web page or other content instead of JSON"):
@@ -250,14 +235,7 @@ def test_host_names_variable_of_missing_certificates(
     ],
 )
 def test_host_names_variable_of_proxy_that_cannot_be_reached(
-    host: KaggleHost,
-    kaggle: KaggleServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    names: list[str],
-    proxy: str,
-    shown: str,
-    kind: type[Exception],
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, names: list[str], proxy: str, shown: str, kind: type
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -265,11 +243,8 @@ def test_host_names_variable_of_proxy_that_cannot_be_reached(
         monkeypatch.setenv(name, proxy)
     with pytest.raises(kind) as caught:
         host.upload(save("submission.csv", ""))
-    assert caught.value.problem == (
-        f"Kaggle cannot be reached through the proxy in {' and '.join(names)}: {shown}."
-    )
+    assert caught.value.problem.endswith(f"through the proxy in {' and '.join(names)}: {shown}.")
     assert "unset it" in caught.value.remedy
-    assert kaggle.requests == []
 
 
 # Credentials
@@ -280,30 +255,26 @@ def test_host_needs_credentials(host: KaggleHost, kaggle: KaggleServer) -> None:
     with pytest.raises(CredentialsError, match="no Kaggle credentials"):
         host.allowance()
     save(".kaggle/kaggle.json.txt", "{}")
-    with pytest.raises(
-        CredentialsError, match=r"kaggle\.json\.txt has a wrong name\. Rename it to kaggle\.json\."
-    ):
+    with pytest.raises(CredentialsError, match=r"txt has a wrong name\. Rename it to kaggle\.json\."):
         host.allowance()
     assert kaggle.requests == []
 
 
-LOGIN = {"username": USER, "refresh_token": "refresh", "scopes": []}
+KEY_FILE = json.dumps({"username": USER, "key": KEY})
+OLD = {"access_token": "old", "access_token_expiration": "2020-01-01T00:00:00+00:00"}
+LOGIN_FILE = json.dumps({"username": USER, "refresh_token": "refresh", "scopes": []} | OLD)
 
 
 @pytest.mark.usefixtures("no_key")
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        (".kaggle/kaggle.json", json.dumps({"username": USER, "key": KEY})),
-        (".kaggle/kaggle.json", json.dumps({"username": USER, "key": KEY}).encode("utf-16")),
-        (".config/kaggle/kaggle.json", json.dumps({"username": USER, "key": KEY})),
+        (".kaggle/kaggle.json", KEY_FILE),
+        (".kaggle/kaggle.json", KEY_FILE.encode("utf-16")),
+        (".config/kaggle/kaggle.json", KEY_FILE),
         (".kaggle/access_token", f"{TOKEN}\n"),
         (".kaggle/access_token.txt", TOKEN),
-        (".kaggle/credentials.json", json.dumps(LOGIN | {"access_token": ""})),
-        (
-            ".kaggle/credentials.json",
-            json.dumps(LOGIN | {"access_token": "old", "access_token_expiration": "2020-01-01T00:00:00+00:00"}),
-        ),
+        (".kaggle/credentials.json", LOGIN_FILE),
     ],
 )
 def test_host_finds_credentials_in_files(host: KaggleHost, kaggle: KaggleServer, name: str, content: str) -> None:
@@ -344,7 +315,7 @@ def test_host_names_source_of_rejected_token(
 
 
 @pytest.mark.usefixtures("no_key")
-@pytest.mark.parametrize("content", ["{}", "{", json.dumps(LOGIN)])
+@pytest.mark.parametrize("content", ["{}", "{", LOGIN_FILE])
 def test_host_rejects_login_that_has_ended(host: KaggleHost, kaggle: KaggleServer, content: str) -> None:
     path = save(".kaggle/credentials.json", content)
     kaggle.fail("GenerateAccessToken", error(401, "Revoked"))
@@ -369,8 +340,8 @@ def test_host_rejects_login_that_has_ended(host: KaggleHost, kaggle: KaggleServe
 def test_find_credentials_explains_what_is_wrong(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, name: str, content: str | bytes, message: str
 ) -> None:
-    if isinstance(content, str) and name.startswith("KAGGLE"):
-        monkeypatch.setenv(name, content)
+    if name.startswith("KAGGLE"):
+        monkeypatch.setenv(name, str(content))
     else:
         save(name, content)
     with pytest.raises(CredentialsError, match=message) as caught:
@@ -379,32 +350,11 @@ def test_find_credentials_explains_what_is_wrong(
     assert "settings/api" in caught.value.remedy
 
 
-@pytest.mark.parametrize("with_token", [True, False])
-def test_host_works_with_home_without_search_permission(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, with_token: bool
-) -> None:
-    if with_token:
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    home = str(Path.home())
-
-    def refused(call: Callable[..., object]) -> Callable[..., object]:
-        def refuse(path: object, *arguments: object, **options: object) -> object:
-            if str(path).startswith(f"{home}/"):
-                raise PermissionError(13, "Permission denied", str(path))
-            return call(path, *arguments, **options)
-
-        return refuse
-
-    # Not with permission bits, because they do not apply to root, who may run the tests.
-    for name in ("stat", "mkdir"):
-        monkeypatch.setattr(os, name, refused(getattr(os, name)))
-    assert host.allowance() == 10
-
-
 def test_host_prints_no_secret_with_verbose(
     host: KaggleHost, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("VERBOSE", "1")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     assert host.allowance() == 10
     assert capfd.readouterr() == ("", "")
 
@@ -420,10 +370,8 @@ def test_allowance_is_unknown_when_all_limits_are_zero(host: KaggleHost, kaggle:
 
 
 @pytest.fixture
-def csv(tmp_path: Path) -> Path:
-    path = tmp_path / "submission-0123456789ab.csv"
-    path.write_bytes(b"ImageId,Label\n1,7\n")
-    return path
+def csv() -> Path:
+    return save("submission-0123456789ab.csv", "ImageId,Label\n1,7\n")
 
 
 def test_create_makes_submission_of_upload(host: KaggleHost, kaggle: KaggleServer, csv: Path) -> None:
@@ -433,11 +381,7 @@ def test_create_makes_submission_of_upload(host: KaggleHost, kaggle: KaggleServe
     (submission,) = host.submissions()
     assert kaggle.submissions[0]["content"] == csv.read_bytes()
     assert (submission.description, submission.file_name) == ("a description", "submission-0123456789ab.csv")
-    assert (submission.status, submission.score, submission.time) == (
-        "COMPLETE",
-        0.99757,
-        "2026-11-24T10:00:00+00:00",
-    )
+    assert (submission.status, submission.time) == ("COMPLETE", "2026-11-24T10:00:00+00:00")
 
 
 @pytest.mark.parametrize(
@@ -459,16 +403,15 @@ def test_upload_raises_network_error_on_failure(
     assert kaggle.submissions == []
 
 
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "http://there-is-no.invalid:80"])
 def test_create_raises_not_reached_error_without_connection(
-    host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch
+    host: KaggleHost, csv: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
-    """After the upload, the proxy refuses connections, or its name cannot be resolved."""
     upload = host.upload(csv)
-    for proxy in ("http://127.0.0.1:9", "http://there-is-no.invalid:80"):
-        for name in ("HTTP_PROXY", "http_proxy"):
-            monkeypatch.setenv(name, proxy)
-        with pytest.raises(NotReachedError, match="cannot be reached"):
-            host.create(upload, "")
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(NotReachedError, match="cannot be reached"):
+        host.create(upload, "")
 
 
 UNCLEAR = {
@@ -481,7 +424,6 @@ UNCLEAR = {
     "refusal of a gateway in JSON": Fault(403, b'{"message": "Forbidden"}', JSON, handled=True),
     "conflict": error(409, "Conflict", handled=True),
     "code and status differ": Fault(403, b'{"code": 400, "message": "Bad"}', JSON, handled=True),
-    "list": Fault(400, b"[]", JSON, handled=True),
     "too many for a gateway": Fault(429, b"<html>Slow down</html>", handled=True),
 }
 
@@ -503,9 +445,7 @@ def test_create_raises_network_error_for_unclear_response(
 @pytest.mark.parametrize(
     "fault",
     [
-        error(400, "Your daily limit is used up"),
-        error(403, "Your daily limit is used up"),
-        error(429, "Your daily limit is used up"),
+        *(error(status, "Your daily limit is used up") for status in (400, 403, 429)),
         Fault(404, b'{"error": {"code": 404, "message": "Your daily limit is used up"}}', JSON),
         Fault(200, b'{"code": 400, "message": "Your daily limit is used up"}', JSON),
     ],
@@ -571,10 +511,7 @@ def test_standing_rejects_leaderboard_in_another_format(host: KaggleHost, kaggle
         (f"{KEY[:8]}\x1b[0m{KEY[8:]}", HIDDEN),
         ("via http://user:p@ss@proxy:3128/", f"via http://{HIDDEN}@proxy:3128/"),
         ("https://storage/x?a=1&X-Goog-Signature=0f, no", f"https://storage/x?{HIDDEN} no"),
-        (
-            "with url: /x?X-Goog-Signature=0f&upload_id=9 (",
-            f"with url: /x?X-Goog-Signature={HIDDEN}&upload_id={HIDDEN} (",
-        ),
+        ("url: /x?X-Goog-Signature=0f&upload_id=9 (", f"url: /x?X-Goog-Signature={HIDDEN}&upload_id={HIDDEN} ("),
         ("\x1b]0;title\x07\x1b[31mred\x1b[0m\x9b2J\r\x00\u202e", "red"),
         ("line\n\tline", "line\n\tline"),
         ("Accept its rules at https://www.kaggle.com/competitions/digit-recognizer/rules, then go on.",) * 2,
