@@ -48,7 +48,7 @@ class ClientTests:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self) -> None:
         """Record the version that a test has imported, before its modules are restored."""
-        if client := sys.modules.get("kaggle"):
+        if client := sys.modules.get("kagglesdk"):
             self.imported.add((client.__version__, str(Path(str(client.__file__)).parent)))
 
 
@@ -64,8 +64,8 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")]))
     tests = ClientTests()
     code = pytest.main(["-q", *(str(ROOT / "tests" / name) for name in TESTS)], plugins=[tests])
-    if tests.imported != {(kaggle.version, str(FOLDER / "kaggle"))}:
-        sys.exit(f"The tests did not run with kaggle {kaggle.version}, but with {sorted(tests.imported)}.")
+    if tests.imported != {(sdk.version, str(FOLDER / "kagglesdk"))}:
+        sys.exit(f"The tests did not run with kagglesdk {sdk.version}, but with {sorted(tests.imported)}.")
     sys.exit(code)
 
 

@@ -359,7 +359,7 @@ def test_host_prints_no_secret_with_verbose(
     assert capfd.readouterr() == ("", "")
 
 
-# Submissions
+# Submissions and the leaderboard
 
 
 def test_allowance_is_unknown_when_all_limits_are_zero(host: KaggleHost, kaggle: KaggleServer) -> None:
@@ -477,9 +477,6 @@ def test_submissions_requests_pages_when_needed(host: KaggleHost, kaggle: Kaggle
     assert [s.ref for s in host.submissions()] == [str(ref) for ref in range(45, 0, -1)]
 
 
-# The leaderboard
-
-
 def test_standing_returns_rank_and_teams(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.board = [
         (1, "Best", "1.00000", "bob"),
@@ -497,9 +494,6 @@ def test_standing_rejects_leaderboard_in_another_format(host: KaggleHost, kaggle
     kaggle.fail("DownloadLeaderboard", Fault(200, b"no zip"))
     with pytest.raises(NetworkError, match="leaderboard cannot be read"):
         host.standing()
-
-
-# Secrets
 
 
 @pytest.mark.parametrize(
