@@ -45,9 +45,10 @@ def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
         if not path.exists():
             remedy = "Choose the folder with MNIST's four IDX files, with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR."
             raise DataError(f"{folder} has no {name} or {path.name}.", remedy)
-        content = path.read_bytes()
-        with suppress(OSError, EOFError, zlib.error):  # then it is not the content that is expected
-            content = gzip.decompress(content) if path.suffix == ".gz" else content
+        try:
+            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} cannot be read: {error}.", "Remove it and download it again.") from error
         if hashlib.sha256(content).hexdigest() != expected:
             raise DataError(f"The content of {path} is not that of MNIST.", "Remove it and download it again.")
         arrays.append(parse_idx(content))

@@ -191,10 +191,8 @@ def _proxy_error(error: Exception) -> KaggleDigitsError | None:
         return None
     # There are two variables for each scheme, in upper and lower case, and several may have the same value.
     variables = [name for name, value in os.environ.items() if value == proxy and name.lower().endswith("_proxy")]
-    address = re.sub(r"^(\w+://)?.*@", rf"\1{HIDDEN}@", proxy)
-    problem = (
-        f"Kaggle cannot be reached through the proxy in {' and '.join(variables) or 'the settings'}: {address}."
-    )
+    place, address = " and ".join(variables) or "the settings", re.sub(r"^(\w+://)?.*@", rf"\1{HIDDEN}@", proxy)
+    problem = f"Kaggle cannot be reached through the proxy in {place}: {address}."
     remedy = "Correct its address or password, or unset it; if it is right, check the network."
     return (UsageError if is_invalid else NetworkError)(problem, remedy)
 

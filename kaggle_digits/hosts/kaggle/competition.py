@@ -57,11 +57,15 @@ class KaggleHost(Client):
         size, time = csv.stat().st_size, int(csv.stat().st_mtime)
         fields = {"file_name": csv.name, "content_length": size, "last_modified_epoch_seconds": time}
         started = self._request_once(lambda: self._about("start_submission_upload", **fields))
+        result: int | str
         with open(csv, "rb") as file:
-            send = partial(requests.put, started.create_url, data=file, timeout=self._timeout)
-            response = self._request_once(send)
-        if response.status_code not in (200, 201):
-            raise NetworkError("The upload of the file to Kaggle failed.", "Nothing was submitted; try again.")
+            try:
+                result = requests.put(started.create_url, data=file, timeout=self._timeout).status_code
+            except requests.RequestException as error:  # its message has the secret address
+                result = type(error).__name__
+        if result not in (200, 201):
+            problem = f"The upload of the file to Kaggle failed ({result})."
+            raise NetworkError(problem, "Nothing was submitted; try again.")
         return str(started.token)
 
     def create(self, upload: str, description: str) -> str:
@@ -76,8 +80,8 @@ class KaggleHost(Client):
         """Yield the user's submissions, newest first. Pages are requested as they are needed."""
         seen: set[str] = set()
         for page in count(1):
-            listed = self._request(partial(self._submissions_page, page))
-            fresh = [s for s in listed if s.ref not in seen]
+            listed = self._request(partial(self._about, "list_submissions", page=page, page_size=20)).submissions
+            fresh = [s for s in map(_submission, listed or []) if s.ref not in seen]
             if not fresh:
                 return
             yield from fresh
@@ -129,10 +133,6 @@ class KaggleHost(Client):
             if (found := (folder / name).stat().st_size) != size:
                 problem = f"The download is damaged: {name} has {found:,} bytes, but Kaggle lists {size:,}."
                 raise NetworkError(problem, TRY_LATER)
-
-    def _submissions_page(self, page: int) -> list[Submission]:
-        listed = self._about("list_submissions", page=page, page_size=20).submissions
-        return [_submission(entry) for entry in listed or []]
 
     def _status_error(self, response: Any) -> KaggleDigitsError:
         words = error_message(response)

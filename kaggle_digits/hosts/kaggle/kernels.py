@@ -107,10 +107,8 @@ class KaggleKernels(Client):
         """Return the status of a kernel, from a single request. After most errors, it is unknown."""
         try:
             response = self._request_once(lambda: self._about("get_kernel_session_status", slug))
-        except _NotFoundError as error:
-            return KernelStatus("NOT_FOUND", error.problem)
         except (NetworkError, RefusedError) as error:
-            return KernelStatus("UNKNOWN", error.problem)
+            return KernelStatus("NOT_FOUND" if isinstance(error, _NotFoundError) else "UNKNOWN", error.problem)
         name = response.status.name
         return KernelStatus(STATES.get(name, name), shown(response.failure_message))
 
@@ -139,11 +137,10 @@ class KaggleKernels(Client):
         """Delete a kernel, which also ends its session; `NotDeletedError` if Kaggle does not confirm it."""
         try:
             why = self._request(lambda: self._about("delete_kernel", slug)).error_message
-        except _NotFoundError as error:
-            # It is gone if its status says the same; otherwise the user may not delete it.
-            why = "" if self.status(slug).state == "NOT_FOUND" else error.problem
         except (NetworkError, RefusedError) as error:
-            why = error.problem
+            # It is gone if its status says the same; otherwise the user may not delete it.
+            is_gone = isinstance(error, _NotFoundError) and self.status(slug).state == "NOT_FOUND"
+            why = "" if is_gone else error.problem
         if why:
             problem = f"Kaggle did not confirm that the kernel {slug} was deleted: {shown(why)}."
             raise NotDeletedError(problem, f"It may still run; delete it at {self.address(slug)}, or try again.")
@@ -164,15 +161,15 @@ class KaggleKernels(Client):
         while True:
             page = self._about("list_kernel_session_output", slug, page_size=200, page_token=token)
             log, token = log or page.log, page.next_page_token
-            for url in (file.url for file in page.files if file.file_name == name):
-                response = requests.get(url, stream=True, timeout=self._timeout)
-                if not response.ok:  # the address has expired
-                    problem = f"{name} cannot be downloaded from Kaggle (status {response.status_code})."
-                    raise NetworkError(problem, TRY_LATER)
-                save(response, path)
-                return path, _log_text(log)
+            if urls := [file.url for file in page.files if file.file_name == name]:
+                break
             if not token:
                 return None, _log_text(log)
+        response = requests.get(urls[0], stream=True, timeout=self._timeout)
+        if not response.ok:  # the address has expired
+            raise NetworkError(f"{name} cannot be downloaded (status {response.status_code}).", TRY_LATER)
+        save(response, path)
+        return path, _log_text(log)
 
     def _status_error(self, response: Any) -> KaggleDigitsError:
         status, words = response.status_code, error_message(response)
