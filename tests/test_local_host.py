@@ -138,7 +138,7 @@ def test_read_mnist_rejects_other_content(tmp_path: Path) -> None:
         read_mnist(tmp_path)
     for content in (gzip.compress(format_idx(small_digits(3)[0])), b"\x1f\x8bno gzip"):
         (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
-        with pytest.raises(DataError, match="is not that of MNIST|cannot be read"):
+        with pytest.raises(DataError, match=r"is not that of MNIST|cannot be read"):
             read_mnist(tmp_path)
 
 
