@@ -28,9 +28,6 @@ class KaggleDigitsError(Exception):
     def __str__(self) -> str:
         return f"{self.problem} {self.remedy}"
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.problem!r}, {self.remedy!r})"
-
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows in a notebook instead of a traceback."""
         return [f"{type(self).__name__}: {self.problem}", self.remedy]

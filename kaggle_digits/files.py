@@ -1,28 +1,38 @@
-"""Atomic writes, validated reads, zip files, locks and digests."""
+"""Atomic writes, errors of reading and writing, zip files, locks and digests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import stat
+import secrets
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from kaggle_digits.errors import DataError, KaggleDigitsError, WriteError
 
-P = TypeVar("P", bound=PurePath)
+_GET_AGAIN = "Get it again from its source."
 
-LARGEST_MEMBER = 1 << 30
-"""Maximum size in bytes of a file in a zip. The competition's largest file has 77 million bytes."""
 
-_CREATE_AGAIN = "Remove it and create it again."
+@contextmanager
+def read_errors(path: Path, remedy: str) -> Iterator[None]:
+    """Turn any error that is raised while reading `path` into a `DataError` with this remedy."""
+    try:
+        yield
+    except KaggleDigitsError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing.", remedy) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.", remedy) from error
+    except Exception as error:  # libraries raise errors of many types for damaged files
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise DataError(f"{path} is damaged: {reason}.", remedy) from error
 
 
 @contextmanager
@@ -33,9 +43,8 @@ def write_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FileExistsError | FileNotFoundError):
             check_links(path)
-        reason = error.strerror or str(error)
         raise WriteError(
-            f"Cannot write {error.filename or path}: {reason}.",
+            f"Cannot write {error.filename or path}: {error.strerror or error}.",
             "Free some space or fix the permissions of the folder, then run the same command again.",
         ) from error
 
@@ -50,36 +59,27 @@ def check_links(path: Path) -> None:
             )
 
 
-def make_folder(path: Path) -> Path:
-    """Create the folder `path` and its parents if needed, and return it; `WriteError` if it cannot be created."""
+def make_folder(path: Path) -> None:
+    """Create the folder `path` and its parents if needed; `WriteError` if it cannot be created."""
     with write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file, which replaces `path` if the block succeeds; `WriteError` if it cannot be written.
-
-    If the block raises or the process is killed, `path` is unchanged. If `path` is a link to a file, that file is
-    replaced; a link to a pipe or a device, such as /dev/null, is replaced itself.
-    """
+    """Yield the path of a temporary file, which replaces `path`, or its target if it is a link, on success."""
     make_folder(path.parent)
     with write_errors(path):
-        linked = Path(os.path.realpath(path))
-        path = linked if linked.is_file() or not linked.exists() else path
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        if path.exists() and not path.is_file():  # a pipe or a device, such as /dev/stdout
+            yield path
+            return
+        path = Path(os.path.realpath(path))
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             yield temporary
             with open(temporary, "rb") as stream:
                 # Without fsync, a power failure after the rename can leave an empty file under the new name.
                 os.fsync(stream.fileno())
-            # mkstemp creates files with mode 600; give the file the mode that open() would have given it.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
             # A rename is atomic: other processes see either the old file or the complete new one.
             temporary.replace(path)
         finally:
@@ -92,26 +92,15 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_output(path: Path, content: bytes) -> None:
-    """Write `content` to a path that a user has chosen: into a pipe or a device, else atomically."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        with write_errors(path):
-            path.write_bytes(content)
-    else:
-        write_bytes(path, content)
-
-
-def open_log(path: Path) -> IO[bytes]:
-    """Open a file to append to it; `WriteError` if that fails, `DataError` if it is a pipe or a device."""
-    with write_errors(path):
-        if path.exists():
-            regular_file(path)
-        return open(path, "ab")
-
-
 def write_json(path: Path, document: Any) -> None:
     """Write `document` as JSON to `path` atomically: see `replacing`."""
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Open a file to append to it; `WriteError` if that fails."""
+    with write_errors(path):
+        return open(path, "ab")
 
 
 @contextmanager
@@ -123,128 +112,67 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def regular_file(path: Path, remedy: str = "Put a regular file in its place.") -> Path:
-    """Check that `path` is a regular file or a link to one, and return it; `DataError` with `remedy` if not.
-
-    Every file passes through here before it is read: opening a named pipe or a device can block forever, and
-    reading one may never end. If `path` does not exist, the `OSError` of `Path.stat` is passed on to the caller.
-    """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise DataError(f"{path} is {kind}, not a regular file.", remedy)
-    return path
-
-
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "Remove it and create it again.") -> dict[str, Any]:
     """Read the JSON object in `path`; `DataError` if the file is missing or does not contain one."""
-    try:
-        document = json.loads(regular_file(path, _CREATE_AGAIN).read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing.", "Create it again.") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}.", _CREATE_AGAIN) from error
-    if not isinstance(document, dict):
-        raise DataError(f"{path} does not contain a JSON object.", _CREATE_AGAIN)
-    return document
-
-
-def read_npz(path: Path) -> dict[str, Any] | None:
-    """Return the arrays in an ``.npz`` file, or None if it is missing or damaged."""
-    import numpy as np
-
-    try:
-        with np.load(regular_file(path, _CREATE_AGAIN), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except Exception:  # NumPy and zipfile raise many types of errors for corrupt files
-        return None
+    with read_errors(path, remedy):
+        document = json.loads(path.read_bytes())
+        if not isinstance(document, dict):
+            raise ValueError("it does not contain a JSON object")
+        return document
 
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of the file's bytes, in hexadecimal."""
-    with open(regular_file(path), "rb") as stream:
+    with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def find_folder(paths: Iterable[P], names: Sequence[str], source: Path) -> P:
-    """Return the folder that has all files called `names`, given the relative paths of the files in `source`.
-
-    If several folders have all of them, it is `source` itself or, if that is not one of them, a `DataError`.
-    """
+def find_folder(paths: Iterable[PurePath], names: Sequence[str], source: Path) -> PurePath:
+    """Return the folder that has all files called `names`, given the relative paths of the files in `source`."""
     known = set(paths)
     folders = sorted({path.parent for path in known if known.issuperset(path.parent / name for name in names)})
+    if not folders:
+        raise DataError(
+            f"{source} does not have {', '.join(names)} in one folder.", "Choose a zip file or a folder that does."
+        )
     if len(folders) > 1 and folders[0].parts:
         listed = ", ".join(str(source / folder) for folder in folders)
         raise DataError(
             f"Several folders in {source} have the files: {listed}.",
             "Choose one of them; unpack a zip file first.",
         )
-    if not folders:
-        absent = [name for name in names if name not in {path.name for path in known}]
-        what = f"{source} has no {' and no '.join(absent)}" if absent else f"No folder in {source} has all files"
-        raise DataError(f"{what}.", f"Choose a zip file or a folder that has {', '.join(names)} in one folder.")
     return folders[0]
-
-
-@contextmanager
-def _open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
-    """Yield an open zip file; `DataError` if it is damaged."""
-    try:
-        with zipfile.ZipFile(regular_file(archive)) as files:
-            yield files
-    except KaggleDigitsError:
-        raise
-    # For a corrupt file, zipfile raises errors of many types: from decompressors, text decoding and memory.
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise DataError(
-            f"{archive.name} is not a complete zip file: {reason}.", "Get it again from its source."
-        ) from error
-
-
-def _unzipped(files: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    if member.file_size > LARGEST_MEMBER:
-        raise ValueError(f"{member.file_size:,} bytes after unpacking are too many")
-    with files.open(member) as stream:
-        # Read in chunks: the size in the header may be wrong, and read() would unpack all of the data into memory
-        # before it truncates it to that size.
-        return b"".join(iter(partial(stream.read, 1 << 14), b""))
 
 
 def read_zipped(archive: Path, pattern: str) -> bytes:
     """Return the content of the first file in a zip whose name, without folders, matches a glob pattern."""
-    with _open_zip(archive) as files:
-        for member in files.infolist():
-            if fnmatch(PurePosixPath(member.filename).name, pattern):
-                return _unzipped(files, member)
-    raise DataError(f"{archive.name} has no {pattern} inside.", "Get it again from its source.")
+    with read_errors(Path(archive.name), _GET_AGAIN), zipfile.ZipFile(archive) as files:
+        for name in files.namelist():
+            if fnmatch(PurePosixPath(name).name, pattern):
+                return files.read(name)
+    raise DataError(f"{archive.name} has no {pattern} inside.", _GET_AGAIN)
 
 
 def unzip(archive: Path, names: Sequence[str], folder: Path) -> PurePath:
-    """Extract the files called `names`, from one folder of a zip, into `folder`; return the folder of the zip.
-
-    Paths in the archive are not used for writing, so it cannot write outside `folder`.
-    """
-    with _open_zip(archive) as files:
-        members = {PurePosixPath(member.filename): member for member in files.infolist()}
+    """Extract the files called `names`, from one folder of a zip, into `folder`; return the folder of the zip."""
+    with read_errors(Path(archive.name), _GET_AGAIN), zipfile.ZipFile(archive) as files:
+        members: dict[PurePath, str] = {PurePosixPath(name): name for name in files.namelist()}
         inside = find_folder(members, names, Path(archive.name))
         for name in names:
-            write_bytes(folder / name, _unzipped(files, members[inside / name]))
+            # Paths in the archive are not used for writing, so it cannot write outside `folder`.
+            write_bytes(folder / name, files.read(members[inside / name]))
     return inside
 
 
 @contextmanager
 def lock(path: Path, busy: str, timeout: float = 0) -> Iterator[None]:
-    """Hold the lock file at `path`; `WriteError` with the problem `busy` if another process still holds it.
-
-    `timeout` is in seconds.
-    """
+    """Hold the lock file at `path`; `WriteError` with the problem `busy` if it is still held after `timeout` s."""
     from filelock import FileLock, Timeout
 
     make_folder(path.parent)
+    held = FileLock(path, timeout=timeout)
     with write_errors(path):
         try:
-            held = FileLock(path, timeout=timeout)
             held.acquire()
         except Timeout:
             raise WriteError(busy, "Wait until it ends, then try again.") from None

@@ -13,7 +13,7 @@ from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.data.download import check_manifest
 from kaggle_digits.errors import UsageError
 from kaggle_digits.execution import Job, Options, Place, find_place
-from kaggle_digits.files import lock, make_folder, write_output
+from kaggle_digits.files import lock, make_folder, write_bytes
 from kaggle_digits.hosts import open_host
 from kaggle_digits.notebook import printing, watching
 from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
@@ -475,7 +475,7 @@ def _copy_submission(workspace: Workspace, run: Run, output: str | Path | None) 
     """Write a copy of a run's submission to where the user wants it."""
     if output is not None:
         source, target = submission_file(workspace, run.name), Path(output)
-        write_output(target / source.name if target.is_dir() else target, source.read_bytes())
+        write_bytes(target / source.name if target.is_dir() else target, source.read_bytes())
 
 
 def _finish(workspace: Workspace, run: RunT, data: Data, train_seconds: float | None = None) -> RunT:

@@ -48,14 +48,6 @@ COMPETITIONS = {
 DEFAULT_COMPETITION = "digit-recognizer"
 
 
-def find_competition(name: str) -> Competition:
-    """Return the competition called `name`, or raise a `UsageError`."""
-    try:
-        return COMPETITIONS[name]
-    except KeyError:
-        raise unknown_name("competition", name, COMPETITIONS) from None
-
-
 @dataclass(frozen=True)
 class Workspace:
     """The folders of one competition below a root folder.
@@ -74,7 +66,9 @@ class Workspace:
     @classmethod
     def at(cls, root: str | Path = ".", competition: str = DEFAULT_COMPETITION) -> Workspace:
         """Return the workspace of a competition below `root`; `UsageError` if there is none of this name."""
-        return cls(Path(root), find_competition(competition))
+        if competition not in COMPETITIONS:
+            raise unknown_name("competition", competition, COMPETITIONS)
+        return cls(Path(root), COMPETITIONS[competition])
 
     def words(self, *words: str) -> list[str]:
         """Return the words of a command line for this workspace."""

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import competition_files, small_digits, unload_client, write_files
+from conftest import competition_files, small_digits, write_files
 from kaggle_server import KaggleServer
 
-import kaggle_digits as kd
 from kaggle_digits import Workspace, find_run
 from kaggle_digits.arrays import Float32
 from kaggle_digits.data.csv import load_data
-from kaggle_digits.errors import UsageError
 from kaggle_digits.files import sha256, write_bytes
 from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
 from kaggle_digits.runs.directory import create_run
@@ -166,14 +164,3 @@ def test_submit_asks_before_it_sends_a_worse_run_in_a_terminal(
     assert (result.returncode, len(worse.submissions)) == (code, code == 0)
     assert "Submit worse all the same? [y/N]" in result.stderr
     assert "Submit" not in result.stdout
-
-
-def test_submit_needs_yes_for_a_worse_run_in_python(
-    worse: KaggleServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unload_client(monkeypatch)
-    with pytest.raises(UsageError, match="--yes"):
-        kd.submit(workspace, run="worse")
-    assert worse.submissions == []
-    kd.submit(workspace, run="worse", yes=True)
-    assert len(worse.submissions) == 1

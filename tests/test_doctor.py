@@ -525,7 +525,7 @@ def misname_manifest(folder: Path) -> None:
     ("damage", "words"),
     [
         (remove_train, r"has no train\.csv\.$"),
-        (truncate_train, r"train\.csv has [\d,]+ bytes, but [\d,]+ were downloaded\.$"),
+        (truncate_train, r"train\.csv is not the file that was downloaded\.$"),
         (change_test, r"test\.csv is not the file that was downloaded"),
         (break_manifest, r"manifest\.json is damaged"),
         (misname_manifest, r"manifest\.json is damaged"),

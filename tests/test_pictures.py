@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -377,17 +376,6 @@ def test_read_picture_does_not_depend_on_the_range_of_values(tmp_path: Path) -> 
     for low, high in ((-3e38, 3e38), (0, 1e-3)):
         Image.fromarray((low + pixels * (high - low)).astype(np.float32)).save(tmp_path / "wide.tiff")
         assert difference(read_picture(tmp_path / "wide.tiff"), found(drawn("4"), tmp_path)) < 0.01
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_read_picture_rejects_pipes_and_devices(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "a.png"
-    if kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to("/dev/zero")
-    with pytest.raises(DataError, match=r"a\.png is a pipe or a device, not a regular file\."):
-        read_picture(path)
 
 
 def test_read_picture_does_not_catch_a_memory_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import import_first, needs_proc, small_data, write_files
 
-from kaggle_digits.errors import UsageError, WriteError
+from kaggle_digits.errors import DataError, UsageError, WriteError
 from kaggle_digits.execution import Job, machine
 from kaggle_digits.execution.places import processes
 from kaggle_digits.training.fold import FoldTask
@@ -27,46 +28,49 @@ def run_folds(folder: Path, folds: int, workers: int | None = 1) -> list[Job]:
     return list(processes.Processes(workers).train(jobs, small_data(1), Observer()))
 
 
+def test_processes_train_names_log_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "workers.log").mkdir()
+    with pytest.raises(WriteError, match=r"workers\.log: Is a directory"):
+        run_folds(tmp_path, 1)
+
+
+class FakeWorker:
+    """A worker that returns its outcome at once."""
+
+    def __init__(self, outcome: Exception | None, gpu: str, busy: set[str]) -> None:
+        assert gpu not in busy
+        self.outcome, self.gpu, self.busy = outcome, gpu, busy
+        self.busy |= {gpu} - {""}
+        self.connection, self.theirs = processes.multiprocessing.Pipe()
+        self.theirs.send(None)
+
+    def receive(self) -> Exception | None:
+        return self.outcome
+
+    def stop(self) -> None:
+        self.busy.discard(self.gpu)
+        self.connection.close()
+        self.theirs.close()
+
+
 @pytest.mark.parametrize(
-    ("errors", "kind", "message"),
+    ("errors", "message"),
     [
+        ({1: UsageError("Fold 1 diverged.", "Use a lower rate.")}, r"^Fold 1 diverged\. Use a lower rate\.$"),
         (
-            {1: UsageError("Fold 1 diverged.", "Use a lower rate.")},
-            UsageError,
-            r"^Fold 1 diverged\. Use a lower rate\.$",
-        ),
-        (
-            {2: UsageError("Fold 2 diverged.", "Use a lower rate."), 3: WriteError("Full.", "Free some space.")},
-            UsageError,
-            r"^Fold 2 diverged\. Also failed: fold 3 of seed 0\. Use a lower rate\.$",
+            {0: DataError("Bad.", "Fix it."), 2: WriteError("Full.", "Free some."), 3: UsageError("No.", "Do.")},
+            r"^Bad\. Also failed: fold 2 of seed 0, fold 3 of seed 0\. Fix it\.$",
         ),
     ],
 )
 def test_processes_train_names_all_failed_folds(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    errors: dict[int, Exception],
-    kind: type[Exception],
-    message: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: dict[int, Exception], message: str
 ) -> None:
-    """The workers are replaced by objects that return their result at once."""
+    def start(task: FoldTask, *rest: object) -> FakeWorker:
+        return FakeWorker(errors.get(task.fold), "", set())
 
-    class Worker:
-        gpu = ""
-
-        def __init__(self, task: FoldTask) -> None:
-            self.task = task
-            self.connection, self.theirs = processes.multiprocessing.Pipe()
-            self.theirs.send(None)
-
-        def receive(self) -> Exception | None:
-            return errors.get(self.task.fold)
-
-        def stop(self) -> None:
-            self.connection.close()
-            self.theirs.close()
-
-    monkeypatch.setattr(processes.WorkerProcess, "start", lambda task, *rest: Worker(task))
+    monkeypatch.setattr(processes.WorkerProcess, "start", start)
+    kind = type(next(iter(errors.values())))
     with pytest.raises(kind, match=message) as caught:
         run_folds(tmp_path, 4)
     assert type(caught.value) is kind
@@ -82,13 +86,7 @@ class config:
 
 @pytest.mark.parametrize(
     ("usable", "visible", "found"),
-    [
-        (2, None, ["0", "1"]),
-        (2, "3,5", ["3", "5"]),
-        (1, "GPU-8932f937,GPU-46309b10", ["GPU-8932f937"]),
-        (0, None, []),
-        (0, "", []),
-    ],
+    [(2, None, ["0", "1"]), (1, "GPU-8932f937,GPU-46309b10", ["GPU-8932f937"]), (0, "", [])],
 )
 def test_find_gpus_asks_tensorflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, visible: str | None, found: list[str]
@@ -107,29 +105,15 @@ def test_find_gpus_asks_tensorflow(
 
 
 def test_processes_train_gives_each_worker_its_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers are replaced by objects that record their GPU."""
-    busy: list[str] = []
     seen: list[str] = []
+    busy: set[str] = set()
 
-    class Worker:
-        def __init__(self, gpu: str) -> None:
-            assert gpu not in busy
-            busy.append(gpu)
-            seen.append(gpu)
-            self.gpu = gpu
-            self.connection, self.theirs = processes.multiprocessing.Pipe()
-            self.theirs.send(None)
-
-        def receive(self) -> None:
-            return None
-
-        def stop(self) -> None:
-            busy.remove(self.gpu)
-            self.connection.close()
-            self.theirs.close()
+    def start(*arguments: Any) -> FakeWorker:
+        seen.append(arguments[-1])
+        return FakeWorker(None, arguments[-1], busy)
 
     monkeypatch.setattr(processes, "find_gpus", lambda: ["3", "5"])
-    monkeypatch.setattr(processes.WorkerProcess, "start", lambda *rest: Worker(rest[-1]))
+    monkeypatch.setattr(processes.WorkerProcess, "start", start)
     assert len(run_folds(tmp_path, 5, workers=None)) == 5
     assert len(seen) == 5
     assert set(seen) == {"3", "5"}

@@ -45,40 +45,20 @@ class Killed(BaseException):
 
 @dataclass
 class ModelHost:
-    """A host in memory, with random faults.
+    """A host in memory, with random faults."""
 
-    Attributes
-    ----------
-    clock : Clock
-        The host's time is `Clock.slept`.
-    made : list of (float, bytes, Submission)
-        All submissions, oldest first: the time, the content of the file, and the submission as it will be listed.
-    lag : float
-        Seconds until a submission is listed.
-    upload_seconds : float
-        Duration of an upload.
-    faults : dict of int to str
-        Faults of the next calls, keyed by the number of the call: ``"kill before"`` or ``"kill after"`` the call
-        is handled, ``"down"`` (not handled), ``"lost"`` (handled, but the response is lost).
-    fault_of_create : str
-        The fault of the call that makes a submission; also ``"refused"``.
-    calls : int
-        The number of calls since the faults were set.
-    uploads : dict of str to bytes
-        The uploaded files.
-    during_upload : callable
-        What happens meanwhile.
-    """
-
-    clock: Clock
+    clock: Clock  # the host's time is `Clock.slept`
+    # All submissions, oldest first: the time, the content of the file, and the submission as it will be listed.
     made: list[tuple[float, bytes, Submission]] = field(default_factory=list)
-    lag: float = 0.0
-    upload_seconds: float = 0.0
+    lag: float = 0.0  # seconds until a submission is listed
+    upload_seconds: float = 0.0  # duration of an upload
+    # Faults of the next calls, keyed by the number of the call: "kill before" or "kill after" the call is handled,
+    # "down" (not handled), "lost" (handled, but the response is lost).
     faults: dict[int, str] = field(default_factory=dict)
-    fault_of_create: str = ""
-    calls: int = 0
+    fault_of_create: str = ""  # the fault of the call that makes a submission; also "refused"
+    calls: int = 0  # the number of calls since the faults were set
     uploads: dict[str, bytes] = field(default_factory=dict)
-    during_upload: Callable[[], None] = lambda: None
+    during_upload: Callable[[], None] = lambda: None  # what happens meanwhile
 
     def _call(self, handle: Callable[[], T], fault: str = "") -> T:
         fault = fault or self.faults.get(self.calls, "")

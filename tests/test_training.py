@@ -213,19 +213,6 @@ def test_train_fold_starts_again_when_checkpoint_is_damaged(
     assert_same(train_fold(task, data, checkpoint=FoldCheckpoint(tmp_path)), uninterrupted)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_fold_checkpoint_load_returns_none_for_pipe_or_device(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "checkpoint" / "state.npz"
-    path.parent.mkdir()
-    if kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to("/dev/zero")
-    assert FoldCheckpoint(tmp_path).load() is None
-    FoldCheckpoint(tmp_path).save([np.zeros(3)], np.zeros(2, np.float32), [])
-    assert path.is_file()
-
-
 @pytest.mark.parametrize("change", ["another shape", "another number", "another type", "other rows", "no history"])
 def test_train_fold_starts_again_when_checkpoint_is_of_another_network(
     task: FoldTask, data: Data, uninterrupted: FoldResult, tmp_path: Path, change: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +15,8 @@ from kaggle_digits.files import (
     find_folder,
     lock,
     make_folder,
+    read_errors,
     read_json,
-    regular_file,
     sha256,
     unzip,
     write_bytes,
@@ -27,33 +27,19 @@ from kaggle_digits.hosts import open_host
 from kaggle_digits.workspace import FILES, Workspace
 
 MANIFEST = "manifest.json"
-_DOWNLOAD = "Download the file again with the command: download."
-_OTHER_SOURCE = (
-    f"Choose the zip file that the browser saved, or a folder with {', '.join(FILES)}, or leave out --from."
-)
+_OTHER_SOURCE = "Choose the zip file that the browser saved, or a folder with the files, or leave out --from."
 
 
 @dataclass(frozen=True)
 class Download:
-    """The competition's files on this machine.
-
-    Attributes
-    ----------
-    folder : pathlib.Path
-        The folder of the files.
-    train_rows, test_rows : int
-        The number of rows of ``train.csv`` and ``test.csv``.
-    fetched : bool
-        False if complete files were there already, and nothing was downloaded.
-    changed : tuple of str
-        Files that have changed at their source since the last download. The old versions are kept in the same
-        folder, with ``.<first digits of their SHA-256>.bak`` added to their names.
-    """
+    """The competition's files on this machine."""
 
     folder: Path
     train_rows: int
     test_rows: int
-    fetched: bool
+    fetched: bool  # False if complete files were there already, and nothing was downloaded
+    # Files that differ from those that were there before. The old ones are kept in the same folder, with
+    # ``.<first digits of their SHA-256>.bak`` added to their names.
     changed: tuple[str, ...] = ()
 
 
@@ -66,9 +52,8 @@ def download(
 ) -> Download:
     """Download the competition's files, unless complete files are there already.
 
-    New files are validated before they replace old ones. Old files with different content are kept, with
-    ``.<first digits of their SHA-256>.bak`` added to their names. If this is interrupted, the next download
-    repeats it. Files that were copied there by hand, without a manifest, are validated and accepted.
+    New files are validated before they replace old ones. If this is interrupted, the next download repeats it.
+    Files that were copied there by hand, without a manifest, are validated and accepted.
 
     Parameters
     ----------
@@ -77,8 +62,7 @@ def download(
     force : bool
         Download the files even if complete files are there.
     source : str or pathlib.Path, optional
-        A zip file that was downloaded in a browser, or a folder with the files, which may be up to two levels
-        below it. They are copied from there instead of downloaded.
+        Copy the files from here: a zip file, or a folder that has them up to two levels below it.
     mnist_dir : str or pathlib.Path, optional
         For ``rehearsal-full``: the folder with the IDX files of MNIST.
 
@@ -91,10 +75,8 @@ def download(
     ------
     DataError
         If files that were copied by hand, or files from `source`, are not valid.
-    NetworkError
-        If downloaded files are not valid, or the host cannot be reached.
-    CredentialsError, RefusedError
-        If there are no valid credentials, or the host refuses the download.
+    NetworkError, CredentialsError, RefusedError
+        If downloaded files are not valid, or the host cannot be reached or refuses the download.
     WriteError
         If a file cannot be written, or another download into the folder is running.
 
@@ -108,45 +90,35 @@ def download(
     """
     folder = workspace.data
     keep = not force and source is None
-    # Before the lock, because the folder may be read-only.
-    if keep and _is_complete(folder):
-        return _validate(folder, fetched=False)
-    make_folder(folder)
+    if keep:
+        # Before the lock, because the folder may be read-only. What is incomplete or damaged is downloaded.
+        with suppress(DataError, OSError):
+            if not manifest_differences(folder):
+                return _validate(folder, fetched=False)
     with lock(folder / ".lock", "Another download into this folder is running."):
-        if keep and _is_copied_by_hand(folder):
+        if keep and not (folder / MANIFEST).exists() and all((folder / name).is_file() for name in FILES):
             files = _validate(folder, fetched=False)
-            _write_manifest(folder, folder, "by hand")
+            _write_manifest(folder, "by hand")
             return files
-        # A process that was killed may have left its temporary folder.
-        for leftover in folder.glob(".download-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        with write_errors(folder), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as name:
-            new_folder = Path(name)
-            if source is None:
-                origin = Path(workspace.competition.name)
-                open_host(workspace, Path(mnist_dir) if mnist_dir else None).download(new_folder)
-            else:
-                origin = _copy(Path(source), new_folder)
-            try:
-                files = _validate(new_folder, fetched=True)
-            except DataError as error:
-                # The temporary folder is gone when this is read.
-                problem = error.problem.replace(str(new_folder), str(origin))
-                if source is not None:
-                    raise DataError(problem, _OTHER_SOURCE) from error
-                problem = f"The downloaded files are damaged: {problem}"
-                raise NetworkError(problem, "Download them again later.") from error
-            changed = _replace_files(new_folder, folder, str(source or workspace.competition.host))
-    return replace(files, folder=folder, changed=changed)
+        new = folder / ".download"
+        shutil.rmtree(new, ignore_errors=True)  # a process that was killed may have left it
+        make_folder(new)
+        try:
+            files = _fetch(workspace, new, source, mnist_dir)
+            _write_manifest(new, str(source or workspace.competition.host))
+            return replace(files, folder=folder, changed=_replace_files(new, folder))
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Raise a `DataError` if one of `hashes`, the SHA-256 of files by name, is not that of the manifest.
-
-    A manifest that is missing or damaged is ignored.
-    """
-    for name, listed in _manifest_hashes(folder).items():
-        if name in hashes and hashes[name] != listed:
+    """Raise a `DataError` if one of `hashes`, the SHA-256 of files by name, is not that of a valid manifest."""
+    try:
+        listed = _listed_hashes(folder)
+    except DataError:
+        return
+    for name in hashes:
+        if hashes[name] != listed[name]:
             raise DataError(
                 f"{folder / name} is not the file that was downloaded.",
                 f"Download it again with the command: download. If you replaced it on purpose, remove "
@@ -154,50 +126,49 @@ def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
             )
 
 
-def _manifest_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file in the manifest; empty if the manifest is missing or damaged."""
-    try:
-        return {name: str(entry["sha256"]) for name, entry in read_json(folder / MANIFEST)["files"].items()}
-    except (DataError, KeyError, TypeError, AttributeError):
-        return {}
-
-
 def manifest_differences(folder: Path) -> list[str]:
-    """Return one sentence for each of the three files whose size or SHA-256 differs from the manifest.
-
-    `DataError` if the manifest is missing or damaged or a file is not a regular file, `OSError` if one is missing.
-    """
-    entries = read_json(folder / MANIFEST).get("files")
-    try:
-        expected = {name: (entries[name]["bytes"], entries[name]["sha256"]) for name in FILES}  # type: ignore[index]
-        sentences = []
-        for name, (size, digest) in expected.items():
-            actual = _entry(folder / name)
-            if actual["bytes"] != size:
-                sentences.append(f"{folder / name} has {actual['bytes']:,} bytes, but {size:,} were downloaded.")
-            elif actual["sha256"] != digest:
-                sentences.append(f"{folder / name} is not the file that was downloaded: its SHA-256 differs.")
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{folder / MANIFEST} is damaged.", _DOWNLOAD) from error
-    return sentences
+    """Return a sentence for each file that is not that of the manifest; `DataError` if that is damaged."""
+    differ = []
+    for name, digest in _listed_hashes(folder).items():
+        if sha256(folder / name) != digest:
+            differ.append(f"{folder / name} is not the file that was downloaded.")
+    return differ
 
 
-def _is_complete(folder: Path) -> bool:
-    """Return whether all files are there and match the manifest."""
-    try:
-        return not manifest_differences(folder)
-    except (DataError, OSError):
-        return False
+def _listed_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the three files in the manifest; `DataError` if it is missing or damaged."""
+    path = folder / MANIFEST
+    with read_errors(path, "Download the files again with the command: download."):
+        files = read_json(path)["files"]
+        return {name: str(files[name]["sha256"]) for name in FILES}
 
 
-def _is_copied_by_hand(folder: Path) -> bool:
-    """Return whether all three files are there without a manifest: the user has copied them there."""
-    return not (folder / MANIFEST).exists() and all((folder / name).is_file() for name in FILES)
+def _write_manifest(folder: Path, origin: str) -> None:
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in FILES}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(folder / MANIFEST, {"version": 1, "origin": origin, "time": now, "files": files})
 
 
 def _validate(folder: Path, *, fetched: bool) -> Download:
     """Validate the three files, which also writes their cache, and count their rows."""
     return Download(folder, len(load_train(folder).labels), len(load_test(folder).ids), fetched)
+
+
+def _fetch(workspace: Workspace, new: Path, source: str | Path | None, mnist_dir: str | Path | None) -> Download:
+    """Download or copy the files into the folder `new`, and validate them."""
+    place = Path(workspace.competition.name)
+    if source is None:
+        open_host(workspace, Path(mnist_dir) if mnist_dir else None).download(new)
+    else:
+        place = _copy(Path(source), new)
+    try:
+        return _validate(new, fetched=True)
+    except DataError as error:
+        # The folder is gone when this is read.
+        problem = error.problem.replace(str(new), str(place))
+        if source is not None:
+            raise DataError(problem, _OTHER_SOURCE) from error
+        raise NetworkError(f"The download is damaged: {problem}", "Download it again later.") from error
 
 
 def _copy(source: Path, folder: Path) -> Path:
@@ -211,44 +182,23 @@ def _copy(source: Path, folder: Path) -> Path:
     paths = [path for name in FILES for above in ("", "*/", "*/*/") for path in source.glob(above + name)]
     found = source / find_folder([path.relative_to(source) for path in paths], FILES, source)
     for name in FILES:
-        try:
-            content = regular_file(found / name, _OTHER_SOURCE).read_bytes()
-        except OSError as error:
-            raise DataError(f"{found / name} cannot be read: {error.strerror}.", _OTHER_SOURCE) from error
-        write_bytes(folder / name, content)
+        with read_errors(found / name, _OTHER_SOURCE):
+            write_bytes(folder / name, (found / name).read_bytes())
     return found
 
 
-def _replace_files(new_folder: Path, folder: Path, origin: str) -> tuple[str, ...]:
-    """Replace old files with new ones and their cache; return the names of those that changed at their source.
-
-    The manifest is replaced first: if this is interrupted, the files do not match it, so the next download repeats
-    the work. Until then, an old file is in its place or is a backup.
-    """
-    before = _manifest_hashes(folder)
-    _write_manifest(folder, new_folder, origin)
-    after = _manifest_hashes(folder)
-    for name in FILES:
-        target = folder / name
-        if target.is_file() and (digest := sha256(target)) != after[name]:
-            target.replace(target.with_name(f"{name}.{digest[:12]}.bak"))
-        (new_folder / name).replace(target)
-    make_folder(folder / "cache")
-    for path in (new_folder / "cache").iterdir():
-        path.replace(folder / "cache" / path.name)
-    return tuple(name for name in FILES if before.get(name, after[name]) != after[name])
-
-
-def _write_manifest(folder: Path, files: Path, origin: str) -> None:
-    document = {
-        "version": 1,
-        "origin": origin,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": {name: _entry(files / name) for name in FILES},
-    }
-    write_json(folder / MANIFEST, document)
-
-
-def _entry(path: Path) -> dict[str, int | str]:
-    regular_file(path, _DOWNLOAD)
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+def _replace_files(new: Path, folder: Path) -> tuple[str, ...]:
+    """Move the files of the folder `new` into `folder`; return the names of those that were different before."""
+    changed, listed = [], _listed_hashes(new)
+    with write_errors(folder):
+        # The manifest first: if this is interrupted, the files do not match it, so the next download repeats it.
+        (new / MANIFEST).replace(folder / MANIFEST)
+        for name in FILES:
+            path = folder / name
+            if path.is_file() and (digest := sha256(path)) != listed[name]:
+                path.replace(path.with_name(f"{name}.{digest[:12]}.bak"))
+                changed.append(name)
+            (new / name).replace(path)
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        (new / "cache").replace(folder / "cache")
+    return tuple(changed)

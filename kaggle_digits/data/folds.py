@@ -9,27 +9,18 @@ from kaggle_digits.errors import DataError, UsageError
 
 
 def make_folds(labels: UInt8, folds: int, seed: int) -> UInt8:
-    """Return the fold of every row, uint8 [n], from 0 to `folds` - 1, stratified by its label: the split of a run.
-
-    It raises a `UsageError` if `folds` is below 2 or above 255, and a `DataError` if there are fewer than two
-    different digits, or a digit has fewer rows than there are folds.
-    """
+    """Return the split of a run: the fold of every row, uint8 [n], from 0 to `folds` - 1, stratified by label."""
     if not 2 <= folds <= 255:
         # 255, because the folds are stored as uint8.
         raise UsageError(
             f"The number of folds must be between 2 and 255, got {folds}.", "Choose another number of folds."
         )
     digits, counts = np.unique(labels, return_counts=True)
-    if len(digits) < 2:
-        raise DataError(
-            f"All rows of train.csv have the label {digits[0]}.",
-            "Download the file again with the command: download --force.",
-        )
     rarest = int(np.argmin(counts))
     if counts[rarest] < folds:
         raise DataError(
             f"The digit {digits[rarest]} has {counts[rarest]} rows, too few for {folds} folds.",
-            f"Choose {counts[rarest]} folds or fewer." if counts[rarest] > 1 else "Add more rows of this digit.",
+            "Choose fewer folds, or add more rows of this digit.",
         )
     from sklearn.model_selection import StratifiedKFold
 

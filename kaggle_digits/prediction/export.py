@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.calibration import MIN_PROBABILITY
-from kaggle_digits.files import temporary_folder, write_output
+from kaggle_digits.files import temporary_folder, write_bytes
 from kaggle_digits.prediction import MODEL_FORMATS
 from kaggle_digits.prediction.predict import load_network
 from kaggle_digits.runs.directory import FoldsRun, Run, find_run
@@ -79,7 +79,7 @@ def export(
     source.require_ensemble()
     check_members(source)
     model = ensemble_model(source)
-    write_output(path, _onnx(model, source) if format == "onnx" else _keras(model))
+    write_bytes(path, _onnx(model, source) if format == "onnx" else _keras(model))
     return path
 
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError
-from kaggle_digits.files import regular_file
 from kaggle_digits.workspace import SIDE
 
 if TYPE_CHECKING:
@@ -91,8 +90,9 @@ def _read_grey(path: Path) -> Float32:
             # Pillow's warnings do not help the user, except the one about files that need too much memory.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            remedy = f"Use the pictures in it, such as {path / '*.png'}." if path.is_dir() else _SAVE_REMEDY
-            with Image.open(regular_file(path, remedy), formats=_FORMATS) as image:
+            if path.is_dir():
+                raise DataError(f"{path} is a folder.", f"Use the pictures in it, such as {path / '*.png'}.")
+            with Image.open(path, formats=_FORMATS) as image:
                 grey = _grey(ImageOps.exif_transpose(image))
     except (DataError, MemoryError):
         raise

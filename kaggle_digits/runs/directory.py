@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,32 +17,10 @@ import numpy as np
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.data.csv import present_hashes
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.files import read_json, replacing, write_json
-from kaggle_digits.runs.artefacts import (
-    METRICS,
-    FoldCheckpoint,
-    check_fold,
-    checked_file,
-    read_history,
-    read_numbers,
-    read_softmax,
-    versions,
-    write_ensemble,
-)
-from kaggle_digits.runs.schema import (
-    FINISHED,
-    RETRAIN,
-    UNFINISHED,
-    EnsembleMetrics,
-    FoldMetrics,
-    FoldsInfo,
-    MeanInfo,
-    RunInfo,
-    Status,
-    damaged,
-    read_document,
-    validated,
-)
+from kaggle_digits.files import read_errors, read_json, replacing, write_json
+from kaggle_digits.runs import artefacts, schema
+from kaggle_digits.runs.artefacts import METRICS, read_softmax
+from kaggle_digits.runs.schema import CREATE_AGAIN, FINISHED, UNFINISHED, read_document
 from kaggle_digits.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -51,23 +29,15 @@ if TYPE_CHECKING:
 RUN_JSON = "run.json"
 OTHER_FILES = ("index.html", "ledger.csv")
 """The files next to the folders of runs or of their submissions, so that no run can have their names."""
-_REMOVE = "Remove it and create it again."
+_REMOVE = "Remove the folder of the run and create the run again, or restore the file."
 
 
 @dataclass(frozen=True)
 class Run:
-    """Base class of both types of runs, which have a name, an ensemble and a report.
+    """Base class of both types of runs, which have a name, an ensemble and a report."""
 
-    Attributes
-    ----------
-    path : pathlib.Path
-        Its directory, whose name is the run's name.
-    info : RunInfo
-        The content of ``run.json`` when it was read.
-    """
-
-    path: Path
-    info: RunInfo = field(compare=False)
+    path: Path  # its directory, whose name is the run's name
+    info: schema.RunInfo = field(compare=False)  # the content of ``run.json`` when it was read
 
     @property
     def name(self) -> str:
@@ -89,13 +59,12 @@ class Run:
         """Whether all folds are trained and the ensemble is written."""
         return self.info.status == FINISHED and self.has_ensemble()
 
-    def with_status(self, status: Status, train_seconds: float | None = None) -> Self:
+    def with_status(self, status: schema.Status, train_seconds: float | None = None) -> Self:
         """Write the run's status, which also makes it the latest run, and return the updated run."""
         document = self.info.as_json() | {"status": status, "updated": _now()}
-        document.pop("train_seconds", None)
-        kept = self.info.train_seconds if status == FINISHED else None
-        if (seconds := train_seconds or kept) is not None:
-            document["train_seconds"] = seconds
+        known = document.pop("train_seconds", None)
+        if status == FINISHED and (train_seconds or known):
+            document["train_seconds"] = train_seconds or known
         write_json(self.path / RUN_JSON, document)
         return replace(self, info=type(self.info).model_validate(document))
 
@@ -119,23 +88,14 @@ class Run:
         """Return whether the ensemble is complete. Its metrics are written last."""
         return (self.path / "ensemble" / METRICS).exists()
 
-    def has_valid_ensemble(self, train_rows: int | None = None, test_rows: int | None = None) -> bool:
-        """Return whether the ensemble is complete and valid, with these numbers of rows."""
-        try:
-            self.ensemble_metrics()
-            self.oof_softmax(train_rows)
-            self.test_softmax(test_rows)
-        except DataError:
-            return False
-        return True
-
     def write_ensemble(self, oof: Float32, test: Float32, metrics: dict[str, Any]) -> None:
         """Write the ensemble: softmaxes of the training rows [n, 10] and the test rows [m, 10], and metrics."""
-        write_ensemble(self.path / "ensemble", oof, test, metrics)
+        softmaxes = {"oof_softmax.npy": oof, "test_softmax.npy": test}
+        artefacts.write_artefacts(self.path / "ensemble", softmaxes, metrics)
 
-    def ensemble_metrics(self) -> EnsembleMetrics:
+    def ensemble_metrics(self) -> schema.EnsembleMetrics:
         """Return the ensemble's ``metrics.json``; `DataError` if it is missing or damaged."""
-        return read_document(self.path / "ensemble" / METRICS, EnsembleMetrics, _REMOVE)
+        return read_document(self.path / "ensemble" / METRICS, schema.EnsembleMetrics)
 
     def oof_softmax(self, rows: int | None = None) -> Float32:
         """Return the out-of-fold softmaxes of all training rows, float32 [n, 10]; `rows` is n if known."""
@@ -162,7 +122,7 @@ class Run:
             total = f", out-of-fold accuracy {metrics.accuracy:.5f}, {metrics.errors:,} errors"
         return f"<p><b>{html.escape(self.name)}</b>: {self.info.status}{total}</p>{table}"
 
-    def shares(self) -> list[tuple[FoldsRun, float]]:
+    def shares(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, float]]:
         """Return the runs of folds in the ensemble with their weights in the mean, which sum to 1."""
         raise NotImplementedError
 
@@ -174,20 +134,20 @@ class Run:
 
     def networks(self) -> list[tuple[FoldsRun, int]]:
         """Return the trained folds of the ensemble."""
-        return [(run, fold) for run, _ in self.shares() for fold in range(run.info.folds) if run.is_trained(fold)]
+        return [(run, fold) for run, _ in self.shares() for fold in run.trained_folds()]
 
 
 @dataclass(frozen=True)
 class FoldsRun(Run):
     """A run of folds: one preset, one split, one seed."""
 
-    info: FoldsInfo = field(compare=False)
+    info: schema.FoldsInfo = field(compare=False)
 
     def describe(self) -> str:
         """Return a short description of the run."""
         return f"{self.info.preset}, {self.info.folds} folds, seed {self.info.seed}"
 
-    def shares(self) -> list[tuple[FoldsRun, float]]:
+    def shares(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, float]]:
         """Return the run itself."""
         return [(self, 1.0)]
 
@@ -220,16 +180,17 @@ class FoldsRun(Run):
 
     def split(self, rows: int | None = None) -> UInt8:
         """Return the split, uint8 [n]: for each row of ``train.csv``, the fold whose validation set has it."""
+        import pandas as pd
+
         path = self.path / "folds.csv"
-        numbers, split = read_numbers(path, ("row", "fold")).T
-        if not np.array_equal(numbers, np.arange(len(numbers))):
-            raise damaged(path, "its rows are not numbered from 0")
-        if set(split) != set(range(self.info.folds)):
-            raise damaged(path, "its folds are not those of run.json")
-        if rows not in (None, len(split)):
-            raise damaged(path, f"it has {len(split):,} rows, but train.csv has {rows:,}")
-        folds: UInt8 = split.astype(np.uint8)
-        return folds
+        with read_errors(path, CREATE_AGAIN):
+            table = pd.read_csv(path)
+            if table["row"].tolist() != list(range(rows or len(table))):
+                raise ValueError("its rows are not those of train.csv")
+            if set(table["fold"]) != set(range(self.info.folds)):
+                raise ValueError("its folds are not those of run.json")
+            split: UInt8 = table["fold"].to_numpy(np.uint8)
+            return split
 
     def fold_folder(self, fold: int) -> Path:
         """Return the directory of a fold."""
@@ -241,35 +202,23 @@ class FoldsRun(Run):
 
     def is_started(self, fold: int) -> bool:
         """Return whether a fold has a checkpoint."""
-        return FoldCheckpoint(self.fold_folder(fold)).exists()
+        return artefacts.FoldCheckpoint(self.fold_folder(fold)).exists()
 
     def trained_folds(self) -> list[int]:
         """Return the finished folds."""
         return [fold for fold in range(self.info.folds) if self.is_trained(fold)]
 
-    def check_fold(self, fold: int, test_rows: int | None = None) -> None:
-        """Raise a `DataError` that names the first artefact of a finished fold that is missing or damaged."""
-        check_fold(self.fold_folder(fold), int((self.split() == fold).sum()), test_rows)
-
-    def is_valid_fold(self, fold: int, test_rows: int | None = None) -> bool:
-        """Return whether all artefacts of a finished fold are there and valid."""
-        try:
-            self.check_fold(fold, test_rows)
-        except DataError:
-            return False
-        return True
-
-    def fold_metrics(self, fold: int) -> FoldMetrics:
+    def fold_metrics(self, fold: int) -> schema.FoldMetrics:
         """Return a finished fold's ``metrics.json``; `DataError` if it is missing or damaged."""
-        return read_document(self.fold_folder(fold) / METRICS, FoldMetrics, RETRAIN)
+        return read_document(self.fold_folder(fold) / METRICS, schema.FoldMetrics)
 
     def history(self, fold: int) -> list[dict[str, float]]:
         """Return a finished fold's epochs, as many as its metrics say; `DataError` if they are damaged."""
-        return read_history(self.fold_folder(fold))
+        return artefacts.read_history(self.fold_folder(fold))
 
     def model_file(self, fold: int) -> Path:
         """Return the path of a finished fold's network."""
-        return checked_file(self.fold_folder(fold), "model.keras")
+        return artefacts.checked_file(self.fold_folder(fold), "model.keras")
 
     def val_softmax(self, fold: int) -> Float32:
         """Return a finished fold's softmaxes of its validation rows, float32 [n_k, 10]."""
@@ -284,7 +233,7 @@ class FoldsRun(Run):
 class MeanRun(Run):
     """A mean of other runs of the same competition, its members."""
 
-    info: MeanInfo = field(compare=False)
+    info: schema.MeanInfo = field(compare=False)
 
     def describe(self) -> str:
         """Return a short description of the run."""
@@ -298,61 +247,47 @@ class MeanRun(Run):
         rows = [[run.name, *(run.ensemble_metrics()[name] for name in names)] for run in self.members()]
         return pd.DataFrame(rows, columns=["run", *names])
 
-    def members(self) -> list[Run]:
-        """Return the members; `UsageError` if one does not exist."""
-        return [_existing(self.path.parent / name) for name in self.info.members]
+    def members(self) -> list[FoldsRun | MeanRun]:
+        """Return the members; `DataError` if one does not exist."""
+        return [read_run(self.path.parent / name) for name in self.info.members]
 
-    def shares(self, inside: Sequence[str] = ()) -> list[tuple[FoldsRun, float]]:
-        """Return the runs of folds with their weights; `inside` has the means that contain this one."""
+    def shares(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, float]]:
+        """Return the runs of folds in all members with their weights; `inside` are the means that contain this."""
         if self.name in inside:
-            raise damaged(self.path / RUN_JSON, "the run is a member of itself", _REMOVE)
-        shares: dict[str, tuple[FoldsRun, float]] = {}
+            raise DataError(f"The run {self.name} is a member of itself.", _REMOVE)
+        shares: dict[FoldsRun, float] = {}
         for member in self.members():
-            parts = member.shares((*inside, self.name)) if isinstance(member, MeanRun) else member.shares()
-            for run, share in parts:
-                _, known = shares.get(run.name, (run, 0.0))
-                shares[run.name] = run, known + share / len(self.info.members)
-        return list(shares.values())
+            for run, share in member.shares((*inside, self.name)):
+                shares[run] = shares.get(run, 0.0) + share / len(self.info.members)
+        return list(shares.items())
 
 
 def read_run(path: Path) -> FoldsRun | MeanRun:
     """Return the run in a directory; `DataError` if its ``run.json`` is missing or damaged."""
-    document = read_json(path / RUN_JSON)
-    if "members" in document:
-        return MeanRun(path, validated(path / RUN_JSON, document, MeanInfo, _REMOVE))
-    return FoldsRun(path, validated(path / RUN_JSON, document, FoldsInfo, _REMOVE))
+    if "members" in read_json(path / RUN_JSON, _REMOVE):
+        return MeanRun(path, read_document(path / RUN_JSON, schema.MeanInfo, _REMOVE))
+    return FoldsRun(path, read_document(path / RUN_JSON, schema.FoldsInfo, _REMOVE))
 
 
 def create_run(path: Path, spec: dict[str, Any], command: Sequence[str]) -> FoldsRun | MeanRun:
     """Create a run: write ``run.json`` with `spec`, versions, command and the status unfinished."""
-    document = {
-        "version": 1,
-        "name": path.name,
-        **spec,
+    processor = platform.processor() or platform.machine()
+    origin = {
         "status": UNFINISHED,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "updated": _now(),
         "command": list(command),
-        "versions": versions(),
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-        },
+        "versions": artefacts.versions(),
+        "machine": {"system": platform.platform(), "processor": processor, "cores": os.cpu_count()},
     }
-    write_json(path / RUN_JSON, document)
+    write_json(path / RUN_JSON, {"version": 1, "name": path.name, **spec, **origin})
     return read_run(path)
 
 
 def run_folder(workspace: Workspace, name: str) -> Path:
     """Return the directory of the run called `name`, which need not exist; `UsageError` if it is not valid."""
-    if (
-        not name.isprintable()
-        or name.startswith(".")
-        or "/" in name
-        or not 1 <= len(name.encode()) <= 200
-        or name.lower() in OTHER_FILES
-    ):
+    is_valid = name.isprintable() and not name.startswith(".") and "/" not in name
+    if not is_valid or not 1 <= len(name.encode()) <= 200 or name.lower() in OTHER_FILES:
         raise UsageError(
             f"{name[:50]!r} is not a valid run name.",
             "Choose another name for the run, of at most 200 bytes, without / and without a leading dot, that is "
@@ -374,21 +309,31 @@ def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRu
     DataError
         If its ``run.json`` is damaged, or there are only runs of other data.
     """
+    names = run_names(workspace)
     if name is not None:
-        return _existing(_completed(run_folder(workspace, name)))
-    runs = list_runs(workspace)
-    if not runs:
-        return read_run(_folders(workspace)[0])  # all runs are damaged; this raises the error
+        matching = [name] if name in names else [known for known in names if known.startswith(name)]
+        if len(matching) != 1:
+            problem = f"There is no run called {name!r}, and {len(matching) or 'none'} begin like it."
+            raise UsageError(problem, "List all runs with the command: runs.")
+        return read_run(workspace.runs / matching[0])
+    if not names:
+        problem = f"There is no run of {workspace.competition.name} yet."
+        raise UsageError(problem, "Train one with the command: train.")
+    # If all runs are damaged, reading one raises the error.
+    runs = list_runs(workspace) or [read_run(workspace.runs / names[0])]
     present = present_hashes(workspace.data)
     fitting = [run for run in runs if not run.info.data.differences(present)] or runs[:1]
-    best, highest = fitting[0], -1.0
-    for run in fitting:
-        if run.is_finished:
-            with suppress(DataError):  # skip damaged runs; they are reported when they are requested by name
-                if (accuracy := run.ensemble_metrics().accuracy) > highest:
-                    best, highest = run, accuracy
+    best = max(fitting, key=_finished_accuracy)  # the first of equal runs, which is the latest
     check_data(best, present)
     return best
+
+
+def _finished_accuracy(run: Run) -> float:
+    """Return the out-of-fold accuracy of a finished run, or -1 if it is unfinished or damaged."""
+    with suppress(DataError):  # damaged runs are reported when they are requested by name
+        if run.is_finished:
+            return run.ensemble_metrics().accuracy
+    return -1.0
 
 
 def check_data(run: Run, hashes: Mapping[str, str]) -> None:
@@ -400,56 +345,18 @@ def check_data(run: Run, hashes: Mapping[str, str]) -> None:
         )
 
 
+def run_names(workspace: Workspace) -> list[str]:
+    """Return the names of all runs of the competition, also of damaged ones."""
+    return sorted(path.parent.name for path in workspace.runs.glob(f"*/{RUN_JSON}"))
+
+
 def list_runs(workspace: Workspace) -> list[FoldsRun | MeanRun]:
     """Return the competition's runs that are not damaged, the most recently updated first."""
     runs = []
-    for folder in workspace.runs.glob(f"*/{RUN_JSON}"):
+    for name in run_names(workspace):
         with suppress(DataError):
-            runs.append(read_run(folder.parent))
+            runs.append(read_run(workspace.runs / name))
     return sorted(runs, key=lambda run: (run.info.updated, run.name), reverse=True)
-
-
-def damaged_runs(workspace: Workspace) -> Iterator[str]:
-    """Yield the names of the runs whose ``run.json`` is damaged."""
-    for folder in sorted(workspace.runs.glob(f"*/{RUN_JSON}")):
-        try:
-            read_run(folder.parent)
-        except DataError:
-            yield folder.parent.name
-
-
-def _folders(workspace: Workspace) -> list[Path]:
-    """Return the directories of all runs; `UsageError` if there is none."""
-    folders = sorted(path.parent for path in workspace.runs.glob(f"*/{RUN_JSON}"))
-    if not folders:
-        raise UsageError(
-            f"There is no run of {workspace.competition.name} yet.", "Train one with the command: train."
-        )
-    return folders
-
-
-def _completed(path: Path) -> Path:
-    """Return the directory of a run; if it does not exist, that of the only run whose name begins like it."""
-    if (path / RUN_JSON).exists():
-        return path
-    matching = sorted(
-        found.parent for found in path.parent.glob(f"*/{RUN_JSON}") if found.parent.name.startswith(path.name)
-    )
-    if len(matching) > 1:
-        raise UsageError(
-            f"Several runs of {path.parent.name} begin with {path.name!r}.",
-            f"Choose one of: {', '.join(other.name for other in matching)}.",
-        )
-    return matching[0] if matching else path
-
-
-def _existing(path: Path) -> FoldsRun | MeanRun:
-    if not (path / RUN_JSON).exists():
-        raise UsageError(
-            f"There is no run called {path.name!r} for {path.parent.name}.",
-            "List all runs with the command: runs.",
-        )
-    return read_run(path)
 
 
 def _now() -> str:

@@ -17,25 +17,16 @@ from kaggle_digits.workspace import CLASSES
 
 
 def ensemble_folds(run: FoldsRun, data: Data) -> None:
-    """Ensemble the folds of a run, which are all trained.
-
-    A test row gets the mean of all folds, a training row the prediction of the fold whose validation set has it.
-    """
+    """Ensemble the folds of a run: the mean for test rows, the out-of-fold predictions for training rows."""
     numbers, labels = range(run.info.folds), data.train.labels
     oof, folds = gather_oof(run, numbers, labels)
     tests = [run.fold_test_softmax(fold, len(data.test.ids)) for fold in numbers]
-    facts = {
-        "calibration": calibrate(oof, labels, folds, tests),
-        "folds": [_fold_row(run, fold) for fold in numbers],
-    }
+    facts = {"calibration": calibrate(oof, labels, folds, tests), "folds": _fold_rows(run)}
     run.write_ensemble(oof, mean_softmax(tests), summarise(oof, labels) | facts)
 
 
 def gather_oof(run: FoldsRun, finished: Sequence[int], labels: UInt8) -> tuple[Float32, UInt8]:
-    """Return the out-of-fold softmaxes of finished folds, float32 [n, 10], and the split, uint8 [n].
-
-    Rows of other folds are zeros. `labels` are those of the training rows, uint8 [n].
-    """
+    """Return the out-of-fold softmaxes [n, 10], zero for unfinished folds, and the split [n], for labels [n]."""
     split = run.split(len(labels))
     oof = np.zeros((len(labels), CLASSES), np.float32)
     for fold in finished:
@@ -45,9 +36,12 @@ def gather_oof(run: FoldsRun, finished: Sequence[int], labels: UInt8) -> tuple[F
 
 def is_current(run: FoldsRun, data: Data) -> bool:
     """Return whether a run has a valid ensemble of all rows, made from its current folds."""
-    if not run.has_valid_ensemble(len(data.train.labels), len(data.test.ids)):
+    try:
+        run.oof_softmax(len(data.train.labels))
+        run.test_softmax(len(data.test.ids))
+        return run.ensemble_metrics().folds == _fold_rows(run)
+    except DataError:
         return False
-    return run.ensemble_metrics().folds == [_fold_row(run, fold) for fold in range(run.info.folds)]
 
 
 def check_members(run: Run) -> None:
@@ -65,11 +59,7 @@ def check_members(run: Run) -> None:
 
 
 def ensemble_runs(run: MeanRun, data: Data) -> None:
-    """Ensemble the members of `run`: average their softmaxes of the training and of the test rows.
-
-    The temperature is fitted to the training rows, whose mean has one network per run. The mean of a test row has
-    more networks, so that its best temperature is lower.
-    """
+    """Ensemble the members of `run`: average their softmaxes of the training and of the test rows."""
     members, labels = run.members(), data.train.labels
     oof = mean_softmax(member.oof_softmax(len(labels)) for member in members)
     test = mean_softmax(member.test_softmax(len(data.test.ids)) for member in members)
@@ -77,13 +67,15 @@ def ensemble_runs(run: MeanRun, data: Data) -> None:
     # every row already has out-of-fold predictions.
     parts = (np.arange(len(labels)) % 5).astype(np.uint8)
     facts = {
+        # Of the training rows, whose mean has one network per run. The mean of a test row has more networks, so
+        # that its best temperature is lower.
         "calibration": calibrate(oof, labels, parts, []),
         "runs": {member.name: member.ensemble_metrics().files for member in members},
     }
     run.write_ensemble(oof, test, summarise(oof, labels) | facts)
 
 
-def _fold_row(run: FoldsRun, fold: int) -> dict[str, Any]:
-    metrics = run.fold_metrics(fold)
+def _fold_rows(run: FoldsRun) -> list[dict[str, Any]]:
     names = ("rows", "errors", "accuracy", "log_loss", "epochs", "seconds", "files")
-    return {"fold": fold} | {name: metrics[name] for name in names}
+    metrics = [run.fold_metrics(fold) for fold in range(run.info.folds)]
+    return [{"fold": fold} | {name: of_fold[name] for name in names} for fold, of_fold in enumerate(metrics)]

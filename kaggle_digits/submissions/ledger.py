@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import io
+import csv
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
-from kaggle_digits.errors import DataError
-from kaggle_digits.files import lock, regular_file, write_bytes, write_errors
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from kaggle_digits.files import lock, read_errors, write_bytes, write_errors
 from kaggle_digits.hosts import Status
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
 class Entry:
     """A line of the ledger. Unknown values are None, or an empty string for text."""
 
-    time: str  # when the file was sent, in ISO 8601 and UTC
+    # When the file was sent, in ISO 8601 and UTC.
+    time: Annotated[str, Field(pattern=r"^(\d{4}-\d\d-\d\d.*)?$")]
     run: str  # that the file belongs to
-    sha256: str  # of the file
-    ref: str  # the host's reference
+    # Of the file. With another digest, the file would be sent again.
+    sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-fA-F]{64})?$", to_lower=True)]
+    ref: Annotated[str, Field(pattern=r"^\w*$")]  # the host's reference
     status: Status
-    score: float | None = None  # the public score, 0 to 1, with five decimals
-    cv: float | None = None  # the out-of-fold accuracy, 0 to 1, with five decimals
+    score: Share | None = None  # the public score
+    cv: Share | None = None  # the out-of-fold accuracy
     rank: int | None = None  # on the leaderboard, when it was last read
 
     def is_same_submission(self, other: Entry) -> bool:
@@ -45,24 +48,9 @@ class Entry:
         """Return the entry as a dict for JSON, with None for unknown values."""
         return {name: None if value == "" else value for name, value in asdict(self).items()}
 
-    def as_cells(self) -> list[str]:
-        """Return the cells of the CSV file, with scores to five decimals, as Kaggle writes them."""
-        values = (self.time, self.run, self.sha256, self.ref, self.status, self.score, self.cv, self.rank)
-        return ["" if v is None else _number(v) if isinstance(v, float) else str(v) for v in values]
-
 
 COLUMNS = tuple(field.name for field in fields(Entry))
-_ACCURACY = r"(\d{1,9}(\.\d{0,20})?)?"
-_PATTERNS = {
-    "time": r"(\d{4}-\d\d-\d\d[\dT:.+Z -]{0,30})?",
-    "sha256": r"([0-9a-f]{64})?",
-    "ref": r"\w{0,64}",
-    "status": "|".join(get_args(Status)),
-    "score": _ACCURACY,
-    "cv": _ACCURACY,
-    "rank": r"\d{0,9}",
-}
-"""What each cell looks like; a name may be anything. A submission known by another digest would be sent again."""
+_VALIDATOR = TypeAdapter(Entry)
 
 
 @dataclass(frozen=True)
@@ -73,29 +61,15 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """Return all entries, oldest first; none if there is no file."""
-        try:
-            content = regular_file(self.path).read_bytes()
-        except FileNotFoundError:
+        if not self.path.exists():
             return []
-        except OSError as error:
-            raise self._error(f"it cannot be read: {error.strerror or error}") from error
-        return self._parse(content)
-
-    def _parse(self, content: bytes) -> list[Entry]:
-        import csv
-
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise self._damaged("it is not UTF-8 text") from error
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        try:
+        remedy = "Fix it by hand, or move it away and write it again from the host's list with the command: score."
+        with read_errors(self.path, remedy), open(self.path, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
             # Also in an empty file: it had entries once, and without them a file could be submitted again.
-            if tuple(next(reader, ())) != COLUMNS:
-                raise self._damaged(f"line 1: the header is not {','.join(COLUMNS)}")
-            return [self._entry(row, reader.line_num) for row in reader if row]
-        except csv.Error as error:
-            raise self._error(f"line {reader.line_num}: {error}") from error
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError(f"line 1: the header is not {','.join(COLUMNS)}")
+            return [_parse(row, reader.line_num) for row in reader]
 
     def record(self, entry: Entry) -> None:
         """Write an entry: replace the entry of the same submission, or append it."""
@@ -114,12 +88,15 @@ class Ledger:
     @contextmanager
     def _changed(self) -> Iterator[list[Entry]]:
         """Yield the entries to be changed, and write them afterwards, while holding the lock."""
-        with lock(
-            self.path.resolve().with_name(".ledger.lock"), f"{self.path} is in use by another process.", timeout=10
-        ):
+        import pandas as pd
+
+        busy = f"{self.path} is in use by another process."
+        # Beside the file itself, if the path is a link to it.
+        with lock(self.path.resolve().with_name(".ledger.lock"), busy, timeout=10):
             entries = self.entries()
             yield entries
-            content = self._format(entries)
+            rows = [[_cell(value) for value in asdict(entry).values()] for entry in entries]
+            content = pd.DataFrame(rows, columns=list(COLUMNS), dtype=str).to_csv(index=False).encode()
             if self.path.exists() and self.path.read_bytes().startswith(content):
                 # Only the end is cut off, as by `forget`. Unlike a new file, this needs no space on the disk.
                 with write_errors(self.path):
@@ -127,61 +104,23 @@ class Ledger:
             else:
                 write_bytes(self.path, content)
 
-    def _format(self, entries: list[Entry]) -> bytes:
-        """Return the content of the ledger file; raise a `DataError` if reading it would give other entries."""
-        import pandas as pd
 
-        try:
-            table = pd.DataFrame([entry.as_cells() for entry in entries], columns=list(COLUMNS), dtype=str)
-            content = table.to_csv(index=False).encode()
-            if self._parse(content) == entries:
-                return content
-            why = f"{self.path}, its values cannot be saved as CSV."
-        except UnicodeEncodeError as error:
-            why = f"{self.path}, {error.reason}."
-        except DataError as error:
-            why = error.problem
-        raise DataError(f"The submission cannot be saved in the ledger: {why}", "The ledger is unchanged.")
-
-    def _entry(self, row: list[str], line: int) -> Entry:
-        if len(row) != len(COLUMNS):
-            raise self._error(f"line {line}: expected {len(COLUMNS)} values, got {len(row)}")
-        cells = dict(zip(COLUMNS, row, strict=True))
-        cells["sha256"] = cells["sha256"].lower()
-        for name, pattern in _PATTERNS.items():
-            if not re.fullmatch(pattern, cells[name], re.ASCII):
-                raise self._error(f"line {line}: {cells[name][:40]!r} is not a valid {name}")
-        if not cells["sha256"] and not cells["ref"]:
-            raise self._error(f"line {line}: sha256 and ref are both empty")
-        numbers = {name: float(cells[name]) if cells[name] else None for name in ("score", "cv")}
-        rank = int(cells["rank"]) if cells["rank"] else None
-        return Entry(**{**cells, **numbers, "rank": rank})  # type: ignore[arg-type]
-
-    def _error(self, detail: str) -> DataError:
-        return DataError(f"{self.path}, {detail}.", "Fix the file by hand; nothing was changed.")
-
-    def _damaged(self, detail: str) -> DataError:
-        remedy = "Move it away, then write it again from the host's list of submissions with the command: score."
-        return DataError(f"{self.path}, {detail}.", remedy)
+def _parse(row: dict[str, Any], line: int) -> Entry:
+    cells = row | {name: row[name] or None for name in ("score", "cv", "rank")}
+    try:
+        return _VALIDATOR.validate_python(cells)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"line {line}: {first['loc'][0]}: {first['msg']}") from error
 
 
-def _number(value: float) -> str:
-    """Return a score with five decimals, or with all its decimals if the user has typed more into the ledger."""
-    text = f"{value:.5f}"
-    return text if float(text) == value else f"{Decimal(repr(value)):f}"
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.5f}" if isinstance(value, float) else str(value)
 
 
 def updated(entry: Entry, status: Status, score: float | None, rank: int | None = None) -> Entry:
-    """Return an entry updated with the host's status, score and rank; a rank of None keeps the old one.
-
-    An entry that is scored is not changed back to PENDING or UNKNOWN, because the host's list may be outdated. A
-    score that is not from 0 to 1, such as NaN, becomes None.
-    """
+    """Return an entry updated with the host's status, score and rank; a rank of None keeps the old one."""
     if status in ("PENDING", "UNKNOWN") and entry.status in ("COMPLETE", "ERROR"):
-        return entry
-    return replace(
-        entry,
-        status=status,
-        score=round(score, 5) if score is not None and 0 <= score <= 1 else None,
-        rank=entry.rank if rank is None else rank,
-    )
+        return entry  # the host's list may be outdated
+    score = round(score, 5) if score is not None and 0 <= score <= 1 else None
+    return replace(entry, status=status, score=score, rank=entry.rank if rank is None else rank)

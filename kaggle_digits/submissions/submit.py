@@ -8,24 +8,17 @@ import io
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from kaggle_digits.arrays import Float32, Int64
 from kaggle_digits.data.csv import load_sample
-from kaggle_digits.errors import (
-    DataError,
-    KaggleDigitsError,
-    NetworkError,
-    NotReachedError,
-    RefusedError,
-    ScoringError,
-)
-from kaggle_digits.files import lock, regular_file, replacing, sha256, write_bytes
+from kaggle_digits.errors import KaggleDigitsError, NetworkError, NotReachedError, RefusedError, ScoringError
+from kaggle_digits.files import lock, read_errors, replacing, sha256, write_bytes
 from kaggle_digits.hosts import Host, Standing, Submission
 from kaggle_digits.submissions.ledger import Entry, Ledger, updated
 from kaggle_digits.training.observer import Observer
@@ -38,45 +31,28 @@ DIGEST_LENGTH = 12
 """Digits of the file's SHA-256 at the end of its description and file name, to find it in the host's list."""
 SEARCH_PAUSES = (0.0, 2.0, 5.0)
 """Seconds before each search for a submission whose response was lost: the host's list may lag."""
-LONGEST_LINE = 64
-"""Bytes of a line of a submission file on average; a file with more is another one, and is not read to its end."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two polls of a pending submission; the pause doubles from the first to the longest."""
+
+Pairs = list[tuple[Submission, Entry | None]]
+"""Submissions at the host, each with its entry in the ledger or None."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """The result of `submit`.
+    """The result of `submit`."""
 
-    Attributes
-    ----------
-    entry : Entry
-        The submission's entry in the ledger; for a dry run, an entry without a reference.
-    description : str
-        The description at the host.
-    was_known : bool
-        True if the file had been submitted before, and nothing was sent.
-    """
-
-    entry: Entry
-    description: str
-    was_known: bool = False
+    entry: Entry  # in the ledger; for a dry run, an entry without a reference
+    description: str  # at the host
+    was_known: bool = False  # the file had been submitted before, and nothing was sent
 
 
 @dataclass(frozen=True)
 class ScoreBoard:
-    """The result of `score`.
+    """The result of `score`."""
 
-    Attributes
-    ----------
-    submissions : list of tuple of Submission and Entry
-        The submissions at the host, newest first, each with its entry in the ledger.
-    standing : Standing or None
-        None if the host's leaderboard could not be read.
-    """
-
-    submissions: list[tuple[Submission, Entry]]
-    standing: Standing | None
+    submissions: list[tuple[Submission, Entry]]  # at the host, newest first, each with its entry in the ledger
+    standing: Standing | None  # None if the host's leaderboard could not be read
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per submission: ``time, ref, run, status, score, cv, gap``; unknown values are None."""
@@ -117,67 +93,31 @@ def entry_of_run(workspace: Workspace, run: str) -> Entry | None:
 
 
 def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
-    """Write and validate a submission file: the most probable digit of each row of `softmax` [m, 10]."""
+    """Write a submission file: the most probable digit of each row of `softmax` [m, 10]."""
     import pandas as pd
 
-    key, target = SUBMISSION_COLUMNS
-    if len(ids) != len(softmax):
-        raise DataError(
-            f"There are {len(softmax):,} predictions for {len(ids):,} rows of {SAMPLE_CSV}.",
-            "Train on the current data, under another run name.",
-        )
     with replacing(path) as temporary:
-        pd.DataFrame({key: ids, target: softmax.argmax(1)}).to_csv(temporary, index=False, lineterminator="\n")
-        read_submission(temporary, ids)
+        table = pd.DataFrame(dict(zip(SUBMISSION_COLUMNS, (ids, softmax.argmax(1)), strict=True)))
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_submission(path: Path, ids: Int64, notice: Callable[[str], None] = lambda sentence: None) -> bytes:
-    """Return the rows of a submission file in the order of `ids` and in the format of `write_submission`.
-
-    Call `notice` if the file is written in another way, for example by a spreadsheet. Send the returned bytes and
-    not the file, which may change after the validation.
-    """
-
-    def refuse(detail: str) -> NoReturn:
-        raise DataError(
-            f"{path}, {detail}.",
-            "Fix the file, or write the submission of a run again with the command: ensemble.",
-        )
-
-    size_limit = LONGEST_LINE * (len(ids) + 2)
-    try:
-        with open(regular_file(path), "rb") as stream:
-            content = stream.read(size_limit)
-        if len(content) == size_limit:
-            refuse(f"the file has more than {size_limit:,} bytes")
-        text = content.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.", "Write it with the command: train.") from None
-    except OSError as error:
-        refuse(f"the file cannot be read: {error.strerror or error}")
-    except UnicodeDecodeError:
-        refuse("the file is not UTF-8 text")
+    """Return a submission file in the order of `ids` and the format of `write_submission`; `notice` a change."""
     labels: dict[str, str] = dict.fromkeys(map(str, ids.tolist()), "")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = next(reader, [])
-        if header != list(SUBMISSION_COLUMNS):
-            refuse(f"line 1: the header is {','.join(header)[:60]!r}, not {','.join(SUBMISSION_COLUMNS)!r}")
+    digits = list(map(str, range(CLASSES)))
+    with read_errors(path, "Fix the file, or write the submission of a run again with the command: ensemble."):
+        content = path.read_bytes()
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        if next(reader, []) != list(SUBMISSION_COLUMNS):
+            raise ValueError(f"line 1: the header is not {','.join(SUBMISSION_COLUMNS)}")
         for row in filter(None, reader):
-            line = f"line {reader.line_num}: "
-            if len(row) != len(SUBMISSION_COLUMNS):
-                refuse(f"{line}expected {len(SUBMISSION_COLUMNS)} values, got {len(row)}")
-            key, label = row
-            if labels.get(key) != "":
-                why = "occurs more than once" if key in labels else f"is not in {SAMPLE_CSV}"
-                refuse(f"{line}the id {key[:60]!r} {why}")
-            if label not in map(str, range(CLASSES)):
-                refuse(f"{line}the label is {label[:60]!r}, not a digit from 0 to 9")
-            labels[key] = label
-    except csv.Error as error:
-        refuse(f"line {reader.line_num}: {error}")
-    if missing := [key for key, label in labels.items() if not label]:
-        refuse(f"{len(missing):,} of {len(labels):,} ids of {SAMPLE_CSV} are missing, the first is {missing[0]}")
+            if len(row) != 2 or labels.get(row[0]) != "" or row[1] not in digits:
+                row_text = ",".join(row)[:60]
+                why = f"{row_text!r} is not an id of {SAMPLE_CSV} that occurs once, and a digit from 0 to 9"
+                raise ValueError(f"line {reader.line_num}: {why}")
+            labels[row[0]] = row[1]
+        if missing := [key for key, label in labels.items() if not label]:
+            raise ValueError(f"{len(missing):,} of {len(ids):,} ids are missing, the first is {missing[0]}")
     canonical = "".join(f"{key},{label}\n" for key, label in [SUBMISSION_COLUMNS, *labels.items()]).encode()
     if content != canonical:
         notice(f"{path.name} is rewritten before it is sent, in the format and order of {SAMPLE_CSV}.")
@@ -199,24 +139,21 @@ def send(
 ) -> Sent:
     """Validate a submission file and send it once; `wait_for_score` waits for its score.
 
-    A file that was submitted before, according to the ledger or the host's list, is not sent again unless `again`
-    is true. The file is uploaded first, which submits nothing. Then its entry is written to the ledger, and after
-    that the host is asked to make the submission. With this order, a submission that may have been made always has
-    an entry, even if the response is lost or the process is killed. The entry is removed only if the host refuses
-    or was not reached. While it is unknown whether the submission was made, it is searched for in the host's list,
-    and the file is not sent again unless `again` is true.
-
-    `notice` is called with sentences for the user, and `confirm` before the upload; it raises to prevent it.
+    A file that was submitted before, or may have been, according to the ledger or the host's list, is not sent
+    again unless `again` is true. The file is uploaded first, which submits nothing. Then its entry is written to
+    the ledger, and after that the host is asked to make the submission. With this order, a submission that may
+    have been made always has an entry, even if the response is lost or the process is killed. The entry is removed
+    only if the host refuses or was not reached. `confirm` is called before the upload; it raises to prevent it.
     """
     content = read_submission(path, load_sample(workspace.data), notice)
     digest = hashlib.sha256(content).hexdigest()
+    digests = {digest, sha256(path)}  # earlier versions sent files as they are
     # One short line, because the host changes line breaks and cuts long descriptions.
     description = f"{' '.join(message.split())[:200]} {digest[:DIGEST_LENGTH]}".strip()
-    entry = Entry(
-        time=_now(), run=run, sha256=digest, ref="", status="UNKNOWN", cv=None if cv is None else round(cv, 5)
-    )
+    cv = None if cv is None else round(cv, 5)
+    entry = Entry(_now(), run, digest, ref="", status="UNKNOWN", cv=cv)
     with lock(workspace.submissions / ".lock", "Another submission is running."):
-        made = _find_made(host, workspace, entry, again)
+        made = _find_made(host, workspace, entry, digests, again)
         if made is None:
             # Before the upload, so that no file is uploaded that cannot be submitted today.
             left = host.allowance()
@@ -229,11 +166,16 @@ def send(
                     "The daily limit of submissions has been reached.", "Submit the file after midnight UTC."
                 )
             confirm()
-            with _private_copy(workspace, content, digest) as copy:
+            # The name identifies the file in the host's list.
+            copy = workspace.submissions / ".upload" / f"submission-{digest[:DIGEST_LENGTH]}.csv"
+            try:
+                write_bytes(copy, content)
                 upload = host.upload(copy)
+            finally:
+                shutil.rmtree(copy.parent, ignore_errors=True)
             # The upload may have taken minutes, in which the file was submitted from another folder or machine.
             listed = list(host.submissions())
-            made = _listed_as(entry, _matched(listed, ledger_of(workspace).entries()), again)
+            made = _listed_as(entry, digests, _matched(listed, ledger_of(workspace).entries()), again)
             if made is None:
                 return Sent(_make(host, workspace, entry, upload, description, listed), description)
         if not dry_run:
@@ -264,7 +206,7 @@ def wait_for_score(host: Host, workspace: Workspace, entry: Entry, timeout: floa
         if submission and status == "COMPLETE":
             entry = updated(entry, status, submission.score)
             ledger.record(entry)
-            with suppress(KaggleDigitsError):
+            with suppress(KaggleDigitsError):  # only the rank is missing then
                 read_scores(host, workspace)
             return next((e for e in ledger.entries() if e.is_same_submission(entry)), entry)
         left = deadline - time.monotonic()
@@ -278,18 +220,16 @@ def wait_for_score(host: Host, workspace: Workspace, entry: Entry, timeout: floa
 
 
 def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
-    """Read all submissions and the rank on the leaderboard from the host, and update the ledger.
-
-    Submissions without an entry get one. Entries that are only in the ledger come last. The rank is written to the
-    entry of the best submission, because the leaderboard ranks a team by its best score.
-    """
-    ledger = ledger_of(workspace)
+    """Read all submissions and the rank from the host, update the ledger, and add entries for new submissions."""
+    ledger, standing = ledger_of(workspace), None
     submissions = list(host.submissions())
-    standing = _standing(host)
+    with suppress(KaggleDigitsError):  # scores are shown without the rank
+        standing = host.standing()
     best = max((s.score for s in submissions if s.score is not None), default=None)
     entries = ledger.entries()
     rows: list[tuple[Submission, Entry]] = []
     for submission, entry in _matched(submissions, entries):
+        # The leaderboard ranks a team by its best score.
         rank = standing.rank if standing and submission.score == best else None
         known = replace(entry or _new_entry(workspace, submission), ref=submission.ref)
         now = updated(known, submission.status, submission.score, rank)
@@ -297,41 +237,28 @@ def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
             ledger.record(now)
         rows.insert(0, (submission, now))
     listed = {submission.ref for submission in submissions}
-    rows += [(_as_submission(entry), entry) for entry in reversed(ledger.entries()) if entry.ref not in listed]
+    for entry in reversed(ledger.entries()):
+        if entry.ref not in listed:
+            only = Submission(entry.ref, entry.time, "", entry.status, entry.score, "only in the ledger", "")
+            rows.append((only, entry))
     return ScoreBoard(rows, standing)
 
 
 def _new_entry(workspace: Workspace, submission: Submission) -> Entry:
     """Return an entry for a submission that has none, with the run whose file it is of and the CV, if known."""
     cv = re.search(r"\bCV ([01]\.\d{5})\b", submission.description)
-    files = {sha256(path): path for path in workspace.submissions.glob("*/submission.csv") if path.is_file()}
+    files = {sha256(path): path for path in workspace.submissions.glob("*/submission.csv")}
     digest = next((digest for digest in files if _is_of(submission, digest)), "")
     run = files[digest].parent.name if digest else ""
     entry = Entry(submission.time, run, digest, submission.ref, "UNKNOWN", cv=float(cv[1]) if cv else None)
     return updated(entry, submission.status, submission.score)
 
 
-def _as_submission(entry: Entry) -> Submission:
-    return Submission(entry.ref, entry.time, "", entry.status, entry.score, "only in the ledger", "")
-
-
-@contextmanager
-def _private_copy(workspace: Workspace, content: bytes, digest: str) -> Iterator[Path]:
-    """Yield a copy of the validated content, with a file name that identifies it in the host's list."""
-    folder = workspace.submissions / ".upload"
-    path = folder / f"submission-{digest[:DIGEST_LENGTH]}.csv"
-    try:
-        write_bytes(path, content)
-        yield path
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _now() -> str:
     return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="microseconds")
 
 
-def _matched(submissions: Iterable[Submission], entries: Sequence[Entry]) -> list[tuple[Submission, Entry | None]]:
+def _matched(submissions: Iterable[Submission], entries: Iterable[Entry]) -> Pairs:
     """Pair the submissions, given with the newest first and returned with the oldest first, with their entries.
 
     They are matched by reference or, if the response with the reference was lost, by digest. If there are several
@@ -339,7 +266,7 @@ def _matched(submissions: Iterable[Submission], entries: Sequence[Entry]) -> lis
     """
     by_ref = {entry.ref: entry for entry in entries if entry.ref}
     lost = [entry for entry in entries if not entry.ref]
-    pairs: list[tuple[Submission, Entry | None]] = []
+    pairs: Pairs = []
     for submission in reversed(list(submissions)):
         entry = by_ref.get(submission.ref) or next((e for e in lost if _is_of(submission, e.sha256)), None)
         if entry in lost:
@@ -349,23 +276,16 @@ def _matched(submissions: Iterable[Submission], entries: Sequence[Entry]) -> lis
 
 
 def _is_of(submission: Submission, digest: str) -> bool:
-    """Return whether a submission is of the file with this SHA-256.
-
-    The digest is in the name of the uploaded file and at the end of the description. Both are checked, because
-    the user can edit the description on the host's site. The file size is no help: all valid submissions to a
-    competition have the same size.
-    """
+    """Return whether a submission is of the file with this SHA-256."""
+    # Not only in the description, because the user can edit it on the host's site.
     mark = digest[:DIGEST_LENGTH]
-    return len(mark) == DIGEST_LENGTH and (mark in submission.file_name or submission.description.endswith(mark))
+    return bool(mark) and (mark in submission.file_name or submission.description.endswith(mark))
 
 
-def _find_made(host: Host, workspace: Workspace, entry: Entry, again: bool) -> Entry | None:
-    """Return the entry of an earlier submission of the same file, or None if the file has to be submitted.
-
-    With `again`, only submissions whose response was lost are searched for: they may have been made.
-    """
+def _find_made(host: Host, workspace: Workspace, entry: Entry, digests: set[str], again: bool) -> Entry | None:
+    """Return the entry of an earlier submission of the file, or None; with `again`, only if it was lost."""
     entries = ledger_of(workspace).entries()
-    same = [old for old in entries if old.sha256 == entry.sha256]
+    same = [old for old in entries if old.sha256 in digests]
     known, lost = [old for old in same if old.ref], [old for old in same if not old.ref]
     if known and not again:
         return known[-1]
@@ -373,7 +293,7 @@ def _find_made(host: Host, workspace: Workspace, entry: Entry, again: bool) -> E
         return None
     for pause in SEARCH_PAUSES if lost else (0.0,):
         time.sleep(pause)
-        if made := _listed_as(entry, _matched(host.submissions(), entries), again):
+        if made := _listed_as(entry, digests, _matched(host.submissions(), entries), again):
             return made
     if not lost or again:
         return None
@@ -381,11 +301,11 @@ def _find_made(host: Host, workspace: Workspace, entry: Entry, again: bool) -> E
     raise _unresolved(workspace, f"The response to a submission of this file ({when} UTC) was lost")
 
 
-def _listed_as(entry: Entry, pairs: Iterable[tuple[Submission, Entry | None]], again: bool) -> Entry | None:
+def _listed_as(entry: Entry, digests: set[str], pairs: Pairs, again: bool) -> Entry | None:
     """Return the entry of a listed submission of the same file, or None; with `again`, only if it was lost."""
     for submission, old in pairs:
         is_lost = old is not None and not old.ref
-        if _is_of(submission, entry.sha256) and (is_lost or not again):
+        if any(_is_of(submission, digest) for digest in digests) and (is_lost or not again):
             # One that was made elsewhere has no entry, or one without the digest.
             known = old if old is not None and old.sha256 else replace(entry, time=submission.time)
             return updated(replace(known, ref=submission.ref), submission.status, submission.score)
@@ -416,23 +336,18 @@ def _make(
         ref = host.create(upload, description)
     except KaggleDigitsError as error:
         if isinstance(error, NotReachedError) or not isinstance(error, NetworkError):
-            with suppress(KaggleDigitsError):  # the refusal is what the user has to know
-                ledger.forget(entry)
+            ledger.forget(entry)
             raise
-        found = _search(host, ledger, entry, {submission.ref for submission in listed})
-        if found is None:
+        ref = _search(host, ledger, entry, {submission.ref for submission in listed})
+        if not ref:
             raise _unresolved(workspace, error.problem.rstrip(".")) from error
-        ref = found
     entry = replace(entry, ref=ref, status="PENDING")
     ledger.record(entry)
     return entry
 
 
-def _search(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str | None:
-    """Return the reference of a submission whose response was lost, or None if it is not listed.
-
-    Submissions that were listed `before`, and late ones of other entries, are skipped.
-    """
+def _search(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str:
+    """Return the reference of the submission of an entry, not listed `before`, whose response was lost, or ""."""
     entries = ledger.entries()
     for pause in SEARCH_PAUSES:
         time.sleep(pause)
@@ -441,12 +356,4 @@ def _search(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str |
             for submission, old in _matched(fresh, entries):
                 if old is not None and old.is_same_submission(entry):
                     return submission.ref
-    return None
-
-
-def _standing(host: Host) -> Standing | None:
-    """Return the rank on the leaderboard, or None if it cannot be read: scores are shown without it."""
-    try:
-        return host.standing()
-    except KaggleDigitsError:
-        return None
+    return ""
