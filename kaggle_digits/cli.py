@@ -612,8 +612,6 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
 
     It changes nothing. The exit code is 0 even if there are problems.
     """
-    from dataclasses import asdict
-
     from kaggle_digits import console
     from kaggle_digits.doctor import examine, is_ready, next_command
 
@@ -625,7 +623,7 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
             {
                 "competition": workspace.competition.name,
                 "ready": ready,
-                "findings": [asdict(check) for check in checks],
+                "findings": [check.as_check() for check in checks],
             }
         )
     return console.show_checks(checks, next_command(workspace, checks) if ready else "")

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from rich.console import ConsoleOptions, JustifyMethod, RenderableType
 
     from kaggle_digits.arrays import UInt8
-    from kaggle_digits.doctor import Check
     from kaggle_digits.prediction.predict import Prediction
+    from kaggle_digits.reports.facts import Finding, FoldFacts
     from kaggle_digits.runs.directory import Run
     from kaggle_digits.submissions.submit import ScoreBoard, Sent
     from kaggle_digits.training.fold import FoldTask, Progress
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SHADES = " .:-=+*#%@"
-SEVERITY_MARKS = {"problem": ("!", "bold red"), "warning": ("?", "bold yellow"), "ok": ("✓", "bold green")}
-"""Mark and style of each severity of a report's findings."""
+SIGNS = {"problem": ("✗", "bold red"), "warning": ("!", "bold yellow"), "ok": ("✓", "green")}
+"""Sign and style of each severity of a finding."""
 SUSPECTS_SHOWN = 8
 ROWS_AROUND_TABLE = 4
 """Terminal lines reserved for the text above and below the table of folds."""
@@ -424,54 +424,58 @@ def show_scores(board: ScoreBoard) -> None:
 
 def show_report(document: dict[str, Any], page: str) -> None:
     """Show the content of a report, and the path of its HTML page."""
-    console = out()
-    if document["folds"]:
-        _print_table(console, _fold_table(console, document["folds"]))
-        spread = document["fold_accuracy"]
-        sd = "" if spread["sd"] is None else f" ± {spread['sd']:.5f}"
-        console.print(f"Mean over folds: {spread['mean']:.5f}{sd}")
-    if document["out_of_fold"]:
-        total = document["out_of_fold"]
-        low, high = total["interval"]
-        calibration = total["calibration"]
-        calibrated = f" ({calibration['log_loss_after']:.4f} calibrated)" if calibration else ""
+    from kaggle_digits.reports.facts import ReportFacts
+
+    console, report = out(), ReportFacts.model_validate(document)
+    if report.fold_accuracy:
+        _print_table(console, _fold_table(console, report.folds))
+        mean, sd = report.fold_accuracy["mean"], report.fold_accuracy["sd"]
+        console.print(f"Mean over folds: {mean:.5f}" + ("" if sd is None else f" ± {sd:.5f}"))
+    if report.out_of_fold:
+        total = report.out_of_fold
+        low, high = total.interval
+        calibrated = f" ({total.calibration.log_loss_after:.4f} calibrated)" if total.calibration else ""
         console.print(
-            f"Out-of-fold: accuracy {total['accuracy']:.5f} (95 % interval {low:.5f} to {high:.5f}),\n"
-            f"{total['errors']:,} errors in {total['rows']:,} rows, log-loss {total['log_loss']:.4f}{calibrated}",
+            f"Out-of-fold: accuracy {total.accuracy:.5f} (95 % interval {low:.5f} to {high:.5f}),\n"
+            f"{total.errors:,} errors in {total.rows:,} rows, log-loss {total.log_loss:.4f}{calibrated}",
         )
         cells = [
             [
                 Text(str(digit), style="dim"),
                 *(Text(str(n), style="dim" if n == 0 or i == digit else "bold red") for i, n in enumerate(row)),
             ]
-            for digit, row in enumerate(total["confusion"])
+            for digit, row in enumerate(total.confusion)
         ]
         matrix = _table(console, ("", *map(str, range(10))), cells)
         if _width(console, matrix) <= console.width:
             console.print("\nConfusion matrix: one row per label, one column per prediction", style="dim")
             console.print(matrix)
         else:
-            console.print(
-                "\nThe page has the confusion matrix, for which this terminal is too narrow.", style="dim"
-            )
-        if total["suspects"]:
-            shown = [f"{s['row']} ({s['label']} → {s['predicted']}?)" for s in total["suspects"][:SUSPECTS_SHOWN]]
-            more = len(total["suspects"]) - len(shown)
-            console.print(
-                "Rows with a label that may be wrong (label → prediction): "
-                + ", ".join(shown)
-                + (f" and {more} more" if more else ""),
-                markup=False,
-            )
-    board = document["leaderboard"]
-    if board:
-        gap = "" if board["gap"] is None else f" ({board['gap']:+.5f} compared with out-of-fold)"
-        console.print(f"Leaderboard: {board['score']:.5f}{gap}", style="bold")
+            text = "\nThe page has the confusion matrix, for which this terminal is too narrow."
+            console.print(text, style="dim")
+        if total.suspects:
+            shown = [f"{s.row} ({s.label} → {s.predicted}?)" for s in total.suspects[:SUSPECTS_SHOWN]]
+            more = len(total.suspects) - len(shown)
+            text = f"Rows with a label that may be wrong (label → prediction): {', '.join(shown)}"
+            console.print(text + (f" and {more} more" if more else ""), markup=False)
+    if report.leaderboard:
+        gap = report.leaderboard.gap
+        compared = "" if gap is None else f" ({gap:+.5f} compared with out-of-fold)"
+        console.print(f"Leaderboard: {report.leaderboard.score:.5f}{compared}", style="bold")
     console.print()
-    for finding in document["findings"]:
-        mark, style = SEVERITY_MARKS[finding["severity"]]
-        console.print(Text.assemble((f"{mark} {finding['title']}. ", style), finding["text"]))
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for finding in report.findings:
+        title = (f"{finding.title}. ", SIGNS[finding.severity][1])
+        table.add_row(_sign(console, finding), Text.assemble(title, finding.text, overflow="fold"))
+    _print_lines(console, table)
     console.print(f"\nPage: {page}", markup=False, soft_wrap=True)
+
+
+def _sign(console: Console, finding: Finding) -> Text:
+    """Return the sign of a finding's severity, or its name where signs and colours may not be seen."""
+    if not console.is_terminal or console.options.ascii_only:
+        return Text(finding.severity)
+    return Text(*SIGNS[finding.severity])
 
 
 def show_comparison(comparison: dict[str, Any], page: str) -> None:
@@ -499,24 +503,23 @@ def show_comparison(comparison: dict[str, Any], page: str) -> None:
     console.print(f"Page: {page}", markup=False, soft_wrap=True)
 
 
-def _fold_table(console: Console, folds: list[dict[str, Any]]) -> Table:
+def _fold_table(console: Console, folds: list[FoldFacts]) -> Table:
     cells = [
         [
-            Text(str(fold["fold"]), style="bold yellow" if fold["out_of_line"] else ""),
-            fold["preprocessing"],
-            f"{fold['rows']:,}",
-            f"{fold['accuracy']:.5f}",
-            str(fold["errors"]),
-            f"{fold['log_loss']:.4f}",
-            sparkline([row["val_accuracy"] for row in fold["history"]]),
-            f"{fold['seconds']:.0f}",
+            Text(str(fold.fold), style="bold yellow" if fold.out_of_line else ""),
+            fold.preprocessing,
+            f"{fold.rows:,}",
+            f"{fold.accuracy:.5f}",
+            str(fold.errors),
+            f"{fold.log_loss:.4f}",
+            sparkline([row["val_accuracy"] for row in fold.history]),
+            f"{fold.seconds:.0f}",
         ]
         for fold in folds
     ]
     names = ("fold", "preprocessing", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
-    return _table(
-        console, names, cells, dispensable=("val accuracy", "log-loss", "rows", "seconds", "preprocessing")
-    )
+    dispensable = ("val accuracy", "log-loss", "rows", "seconds", "preprocessing")
+    return _table(console, names, cells, dispensable)
 
 
 def show_predictions(predictions: list[Prediction]) -> None:
@@ -548,20 +551,18 @@ def show_prediction(prediction: Prediction) -> None:
     console.print(title, row, sep="\n")
 
 
-def show_checks(checks: list[Check], next_command: str) -> None:
+def show_checks(checks: list[Finding], next_command: str) -> None:
     """Show the checks of `doctor` and how to fix what fails; `next_command` is shown if there is no problem."""
     console = out()
-    marks = {"ok": Text("✓", "green"), "warning": Text("!", "bold yellow"), "problem": Text("✗", "bold red")}
-    if not console.is_terminal or console.options.ascii_only:
-        marks = {state: Text(state) for state in marks}
     table = Table.grid(padding=(0, 2, 0, 0))
     for check in checks:
-        text = Text(check.words, overflow="fold")
+        text = Text(check.text, overflow="fold")
         if check.remedy:
             text.append(f"\n{check.remedy}", "bold")
-        table.add_row(marks[check.state], check.name, text)
+        table.add_row(_sign(console, check), check.title, text)
     _print_lines(console, table)
-    problems, warnings = (sum(check.state == state for check in checks) for state in ("problem", "warning"))
+    severities = [check.severity for check in checks]
+    problems, warnings = severities.count("problem"), severities.count("warning")
     if problems:
         summary = f"{problems} problem{'s' * (problems > 1)} found. Fix what is marked, then run doctor again."
     else:

@@ -117,7 +117,7 @@ def examine(workspace: Workspace) -> pd.DataFrame:
 
     from kaggle_digits import doctor
 
-    return pd.DataFrame(doctor.examine(workspace))
+    return pd.DataFrame([finding.as_check() for finding in doctor.examine(workspace)])
 
 
 def in_notebook() -> bool:

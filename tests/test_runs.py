@@ -25,7 +25,7 @@ from kaggle_digits.data.csv import load_data, load_test, load_train
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.evaluation.metrics import summarise
-from kaggle_digits.reports.document import make_document
+from kaggle_digits.reports.content import make_report
 from kaggle_digits.runs.artefacts import check_fold, write_fold
 from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, create_run, find_run, list_runs, read_run
 from kaggle_digits.runs.ensemble import ensemble_folds, ensemble_runs, is_current
@@ -150,8 +150,9 @@ def test_read_run_reads_what_was_written(workspace: Workspace) -> None:
     check_fold(run.fold_folder(0), 50, 30)
     assert is_current(run, data)
     for found in (run, find_run(workspace, "both")):
-        document = make_document(workspace, found, data, None)
-        assert document["out_of_fold"]["errors"] == found.ensemble_metrics().errors
+        total = make_report(workspace, found, data, None).out_of_fold
+        assert total is not None
+        assert total.errors == found.ensemble_metrics().errors
     assert run.info.as_json() == json.loads((run.path / "run.json").read_bytes())
 
 

@@ -1,42 +1,35 @@
-"""Validation reports of a run and comparisons of runs, as JSON documents and as HTML pages."""
+"""Validation reports of a run, comparisons of runs and a list of all runs, as JSON and as HTML pages."""
 
 from __future__ import annotations
 
 import hashlib
 import html
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from kaggle_digits.data.csv import load_data, load_train
 from kaggle_digits.errors import UsageError
+from kaggle_digits.evaluation.significance import wilson_interval
 from kaggle_digits.files import write_bytes, write_json
 from kaggle_digits.runs.directory import find_run
 from kaggle_digits.runs.ensemble import check_members
 from kaggle_digits.runs.summary import summarise_runs
+from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.workspace import Workspace
-
-LONGEST_NAME = 200
-"""Maximum length of the name of a comparison's folder in bytes; file systems allow 255."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A report that has been written.
+    """A report or a comparison that has been written."""
 
-    Attributes
-    ----------
-    document : dict
-        The content of the JSON file.
-    json_file, page : pathlib.Path
-        The JSON file and the HTML page.
-    """
-
-    document: dict[str, Any]
+    document: dict[str, Any]  # the content of the JSON file
     json_file: Path
-    page: Path
+    page: Path  # in HTML
 
     def _repr_html_(self) -> str:
         """Return the page, for a notebook: in a frame, so that its styles do not change the notebook."""
@@ -69,26 +62,24 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     >>> written.document["out_of_fold"]["rows"], written.page.name
     (4200, 'index.html')
     """
-    from kaggle_digits.reports.document import ARTICLE_ROW, make_document
+    from kaggle_digits.reports.content import ARTICLE_ROW, make_report
     from kaggle_digits.reports.network import inspect_network
-    from kaggle_digits.reports.page import errors_csv, render_page
+    from kaggle_digits.reports.page import errors_csv, render_report
 
     found, data = find_run(workspace, run), load_data(workspace.data)
     if found.has_ensemble():
         check_members(found)
     networks, images = found.networks(), data.test.images
     details = inspect_network(*networks[0], images[min(ARTICLE_ROW, len(images) - 1)]) if networks else None
-    document = make_document(workspace, found, data, details)
-    page = render_page(document, data.train.images, images, details)
-    misclassified = document["out_of_fold"]["misclassified"] if document["out_of_fold"] else []
-    write_bytes(found.report_folder / "errors.csv", errors_csv(misclassified).encode())
-    return _write(document, page, found.report_folder / "report.json", found.report_folder / "index.html")
+    facts = make_report(workspace, found, data, details.layers if details else None)
+    page = render_report(facts, data.train.images, images, details)
+    write_bytes(found.report_folder / "errors.csv", errors_csv(facts).encode())
+    folder = found.report_folder
+    return _write(Report(facts.as_json(), folder / "report.json", folder / "index.html"), page)
 
 
 def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
-    """Compare finished runs: write ``comparison.json`` and ``index.html`` into a folder of their own.
-
-    It is ``comparisons/<competition>/<names of the runs>/``.
+    """Compare finished runs: write ``comparison.json`` and a page to ``comparisons/<competition>/<names>/``.
 
     Parameters
     ----------
@@ -112,23 +103,22 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
     'lenet-k2-s1-epochs=1'
     """
     from kaggle_digits.reports.comparison import make_comparison
-    from kaggle_digits.reports.page import render_comparison
+    from kaggle_digits.reports.figures import DigitSheet
+    from kaggle_digits.reports.page import render
 
     found = [find_run(workspace, run) for run in dict.fromkeys(runs)]
     if len(found) < 2:
-        raise UsageError(
-            "There is nothing to compare.", "Give two or more different runs; list them with the command: runs."
-        )
-    for run in found:
-        run.require_ensemble()
+        remedy = "Give two or more different runs; list them with the command: runs."
+        raise UsageError("There is nothing to compare.", remedy)
     train_set = load_train(workspace.data)
     comparison = make_comparison(workspace, found, train_set)
     name = "+".join(run.name for run in found)
-    if len(name.encode()) > LONGEST_NAME:
+    if len(name.encode()) > 200:  # file systems allow 255
         name = f"{found[0].name[:100]}+{len(found) - 1} more {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    rows = [m["row"] for pair in comparison["pairs"] for m in pair["first_mistakes"] + pair["second_mistakes"]]
+    page = render("comparison.html.j2", comparison=comparison, sheet=DigitSheet(train_set.images, rows))
     folder = workspace.comparisons / name
-    page = render_comparison(comparison, train_set.images)
-    return _write(comparison, page, folder / "comparison.json", folder / "index.html")
+    return _write(Report(comparison, folder / "comparison.json", folder / "index.html"), page)
 
 
 def overview(workspace: Workspace) -> Path:
@@ -149,17 +139,23 @@ def overview(workspace: Workspace) -> Path:
     >>> kd.overview(workspace).name
     'index.html'
     """
-    from kaggle_digits.reports.all_runs import overview_rows
-    from kaggle_digits.reports.page import render_overview
+    from kaggle_digits.reports.page import render
 
-    page = workspace.runs / "index.html"
-    written = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = overview_rows(workspace, summarise_runs(workspace), page)
-    write_bytes(page, render_overview(workspace.competition.name, written, rows).encode())
-    return page
+    runs, folder = summarise_runs(workspace), workspace.runs
+    for run in runs:
+        report, submission = folder / run["name"] / "report/index.html", submission_file(workspace, run["name"])
+        links = {"report": report, "submission.csv": submission}
+        run["links"] = {
+            name: quote(os.path.relpath(path, folder)) for name, path in links.items() if path.exists()
+        }
+        known = run["rows"] is not None
+        run["interval"] = wilson_interval(run["rows"] - run["errors"], run["rows"]) if known else None
+    names = {"competition": workspace.competition.name, "written": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_bytes(folder / "index.html", render("overview.html.j2", runs=runs, **names).encode())
+    return folder / "index.html"
 
 
-def _write(document: dict[str, Any], page: str, json_file: Path, page_file: Path) -> Report:
-    write_json(json_file, document)
-    write_bytes(page_file, page.encode())
-    return Report(document, json_file, page_file)
+def _write(written: Report, page: str) -> Report:
+    write_json(written.json_file, written.document)
+    write_bytes(written.page, page.encode())
+    return written

@@ -7,123 +7,96 @@ from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
-from kaggle_digits.arrays import Float32, Int64
 from kaggle_digits.data.csv import LabelledDigits
-from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.calibration import cross_fit
 from kaggle_digits.evaluation.metrics import summarise
 from kaggle_digits.evaluation.significance import LEVEL, holm, mcnemar_p, wilson_interval
-from kaggle_digits.reports.document import out_of_fold_predictions
-from kaggle_digits.runs.directory import Run
+from kaggle_digits.reports.content import list_mistakes, read_predictions
+from kaggle_digits.runs.directory import FoldsRun, MeanRun, check_data
 from kaggle_digits.submissions.submit import entry_of_run
-from kaggle_digits.workspace import Workspace
+from kaggle_digits.workspace import TRAIN_CSV, Workspace
 
-VERSION = 1
 SHOWN = 24
 """How many of the errors that only one run of a pair makes are listed."""
 
 
-def make_comparison(workspace: Workspace, runs: Sequence[Run], train_set: LabelledDigits) -> dict[str, Any]:
-    """Return the comparison of two or more runs that have an ensemble and were trained on these data.
+def make_comparison(
+    workspace: Workspace, runs: Sequence[FoldsRun | MeanRun], train_set: LabelledDigits
+) -> dict[str, Any]:
+    """Return the comparison of runs; `DataError` if one is not finished or was trained on other data.
 
-    ``runs`` has one row per run. ``pairs`` has for each pair of runs the numbers of rows that only the first, only
-    the second and both predicted wrongly, the p-value of McNemar's exact test, the same after Holm's correction
-    for all pairs, the verdict in words, the settings that differ, and the rows themselves, with the same
-    calibrated probabilities as in the reports.
+    Each pair of runs has the numbers of rows that only one of them or both predict wrongly, McNemar's exact test,
+    with Holm's correction for all pairs, the verdict, the settings that differ, and errors that only one makes.
     """
+    rows, wrong = [], []
     for run in runs:
-        if run.info.data.train != train_set.sha256:
-            raise DataError(
-                f"The run {run.name} was trained on another train.csv than the current one.",
-                "Compare only runs that were trained on the same data.",
-            )
-    softmaxes = [run.oof_softmax(len(train_set.labels)) for run in runs]
-    calibrated = [
-        cross_fit(softmax, train_set.labels, out_of_fold_predictions(run, train_set.labels)[1])
-        for run, softmax in zip(runs, softmaxes, strict=True)
-    ]
-    wrong = [softmax.argmax(1) != train_set.labels for softmax in softmaxes]
+        run.require_ensemble()
+        check_data(run, {TRAIN_CSV: train_set.sha256})
+        numbers, labels, parts, softmax = read_predictions(run, train_set.labels)
+        if len(numbers) < len(train_set.labels):
+            raise run.unfinished()
+        total, info = summarise(softmax, labels), run.info.as_json()
+        entry = entry_of_run(workspace, run.name)
+        rows.append(
+            {
+                "name": run.name,
+                **{name: info.get(name) for name in ("preset", "folds", "seed", "members", "train_seconds")},
+                **total,
+                "interval": wilson_interval(total["rows"] - total["errors"], total["rows"]),
+                "log_loss_after": run.ensemble_metrics().calibration.log_loss_after,
+                "score": entry.score if entry else None,
+            }
+        )
+        mistakes = list_mistakes(numbers, labels, softmax, cross_fit(softmax, labels, parts))
+        # The most confident ones first.
+        wrong.append(mistakes.sort_values("confidence", ascending=False, kind="stable"))
     pairs: list[dict[str, Any]] = []
-    for i, j in combinations(range(len(runs)), 2):
-        only_first, only_second = np.flatnonzero(wrong[i] & ~wrong[j]), np.flatnonzero(wrong[j] & ~wrong[i])
+    for (first, first_wrong), (second, second_wrong) in combinations(zip(runs, wrong, strict=True), 2):
+        only_first = first_wrong[~first_wrong["row"].isin(second_wrong["row"])]
+        only_second = second_wrong[~second_wrong["row"].isin(first_wrong["row"])]
         pairs.append(
             {
-                "first": runs[i].name,
-                "second": runs[j].name,
-                "both_wrong": int((wrong[i] & wrong[j]).sum()),
+                "first": first.name,
+                "second": second.name,
+                "both_wrong": len(first_wrong) - len(only_first),
                 "only_first_wrong": len(only_first),
                 "only_second_wrong": len(only_second),
                 "mcnemar_p": mcnemar_p(len(only_first), len(only_second)),
-                "differences": _differences(runs[i].info.as_json(), runs[j].info.as_json()),
-                "first_mistakes": _mistakes(only_first, calibrated[i], train_set),
-                "second_mistakes": _mistakes(only_second, calibrated[j], train_set),
+                "differences": _differences(first.info.as_json(), second.info.as_json()),
+                "first_mistakes": only_first[:SHOWN].to_dict("records"),
+                "second_mistakes": only_second[:SHOWN].to_dict("records"),
             }
         )
     for pair, p in zip(pairs, holm([pair["mcnemar_p"] for pair in pairs]), strict=True):
-        pair["mcnemar_p_holm"], pair["differ"] = p, p < LEVEL
+        pair |= {"mcnemar_p_holm": p, "differ": p < LEVEL}
         pair["verdict"] = _verdict(pair)
     return {
-        "version": VERSION,
+        "version": 1,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "competition": runs[0].info.competition,
-        "runs": [_row(workspace, run, softmax, train_set) for run, softmax in zip(runs, softmaxes, strict=True)],
+        "competition": workspace.competition.name,
+        "runs": rows,
         "pairs": pairs,
     }
 
 
 def _verdict(pair: dict[str, Any]) -> str:
     """Return a sentence that says which run of a pair is better."""
-    first, second, more, fewer = (
-        pair[name] for name in ("first", "second", "only_first_wrong", "only_second_wrong")
-    )
+    wrong = [(pair["only_first_wrong"], pair["first"]), (pair["only_second_wrong"], pair["second"])]
+    (fewer, better), (more, worse) = sorted(wrong)
     if more == fewer:
-        return f"{first} and {second} make the same number of errors."
-    if more < fewer:
-        first, second, more, fewer = second, first, fewer, more
-    difference = f"{second} makes {more - fewer} fewer error{'s' * (more - fewer > 1)} than {first}"
+        return f"{pair['first']} and {pair['second']} make the same number of errors."
+    verdict = f"{better} makes {more - fewer} fewer error{'s' * (more - fewer > 1)} than {worse}, which"
     p = f"(p = {pair['mcnemar_p_holm']:.2g})"
     if pair["differ"]:
-        return f"{difference}, which chance does not explain {p}: {second} is better."
-    return f"{difference}, which may be chance {p}: neither is better for certain."
-
-
-def _row(workspace: Workspace, run: Run, softmax: Float32, train_set: LabelledDigits) -> dict[str, Any]:
-    info, total = run.info.as_json(), summarise(softmax, train_set.labels)
-    entry = entry_of_run(workspace, run.name)
-    return {
-        "name": run.name,
-        "preset": info.get("preset"),
-        "folds": info.get("folds"),
-        "seed": info.get("seed"),
-        "members": info.get("members"),
-        **total,
-        "interval": wilson_interval(total["rows"] - total["errors"], total["rows"]),
-        "log_loss_after": run.ensemble_metrics().calibration.log_loss_after,
-        "train_seconds": info.get("train_seconds"),
-        "score": entry.score if entry else None,
-    }
+        return f"{verdict} chance does not explain {p}: {better} is better."
+    return f"{verdict} may be chance {p}: neither is better for certain."
 
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:
     """Return the settings in which two runs differ: a mapping from name to both values."""
     plain = [{**info, **info.get("settings", {})} for info in (first, second)]
     settings = dict.fromkeys((*first.get("settings", {}), *second.get("settings", {})))
-    names = ("preset", "folds", "seed", "members", *settings)
-    pairs = {name: [info.get(name) for info in plain] for name in names}
+    pairs = {
+        name: [info.get(name) for info in plain] for name in ("preset", "folds", "seed", "members", *settings)
+    }
     return {name: values for name, values in pairs.items() if values[0] != values[1]}
-
-
-def _mistakes(rows: Int64, softmax: Float32, train_set: LabelledDigits) -> list[dict[str, Any]]:
-    """Return the first `SHOWN` of these rows, the most confident errors first."""
-    order = rows[np.argsort(-softmax[rows].max(1), kind="stable")][:SHOWN]
-    return [
-        {
-            "row": int(row),
-            "label": int(train_set.labels[row]),
-            "predicted": int(softmax[row].argmax()),
-            "confidence": float(softmax[row].max()),
-        }
-        for row in order
-    ]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import fmean
-from typing import Any, Literal, NamedTuple, get_args
+from typing import get_args
 
 from kaggle_digits.evaluation.significance import score_deviation
-
-Severity = Literal["problem", "warning", "ok"]
+from kaggle_digits.reports.facts import (
+    Finding,
+    FoldFacts,
+    OutOfFold,
+    ReportFacts,
+    Severity,
+    TestFacts,
+)
 
 MANY_SUSPECTS = 200
 """More than one suspicious label in this many rows is a problem, fewer are a warning."""
@@ -20,244 +27,143 @@ USUAL_RISE = 0.005
 the learning rate falls, and only the last epoch is measured with test-time augmentation."""
 
 
-class Finding(NamedTuple):
-    """One statement of a report about a run."""
-
-    severity: Severity
-    title: str
-    text: str
-
-
-def make_findings(document: dict[str, Any], train: str, submit: str) -> list[dict[str, str]]:
-    """Return the findings of a report: ``severity``, ``title`` and ``text`` of each, problems first.
+def make_findings(report: ReportFacts, train: str, submit: str) -> list[Finding]:
+    """Return the findings of a report, problems first.
 
     `train` is the command that trains the missing folds of the run, `submit` the one that submits it, or empty.
     """
-    findings = [
-        finding
-        for check in (
-            _fold_spread,
-            _versions,
-            _score,
-            _class_shares,
-            _confusions,
-            _labels,
-            _fit,
-            _agreement,
-        )
-        if (finding := check(document)) is not None
-    ]
-    if (missing := _completeness(document, train)) is not None:
-        findings.insert(0, missing)
-    if (step := _next(document, submit)) is not None:
-        findings.append(step)
+    found: list[Finding] = []
+    if report.missing_folds:
+        text = f"{_folds(report.missing_folds)} not trained yet. Continue with: {train}"
+        found.append(Finding("problem", "The run is not finished", text))
+    if len(report.folds) > 1:
+        found += _differences(report.folds)
+    if report.out_of_fold and report.test:
+        found += _score(report, report.out_of_fold, report.test)
+    if report.out_of_fold:
+        found += _errors(report.out_of_fold)
+    if report.folds:
+        found += _fit(report)
+    if report.test and report.test.networks > 1:
+        found += _agreement(report.test)
+    found += _next(report.submission, submit)
     # A stable sort: within a severity, the order above stays.
-    findings.sort(key=lambda finding: get_args(Severity).index(finding.severity))
-    return [finding._asdict() for finding in findings]
+    return sorted(found, key=lambda finding: get_args(Severity).index(finding.severity))
 
 
-def _completeness(document: dict[str, Any], train: str) -> Finding | None:
-    missing = document["missing_folds"]
-    if not missing:
-        return None
-    return Finding(
-        "problem", "The run is not finished", f"{_folds(missing)} not trained yet. Continue with: {train}"
-    )
-
-
-def _versions(document: dict[str, Any]) -> Finding | None:
-    """Report folds that were trained with different versions, as after an upgrade in the middle of a run."""
-    by_versions: dict[tuple[tuple[str, str], ...], list[int]] = {}
-    for fold in document["folds"]:
-        by_versions.setdefault(tuple(fold["versions"].items()), []).append(fold["fold"])
-    if len(by_versions) < 2:
-        return None
-    same = set.intersection(*(set(versions) for versions in by_versions))
-    named = "; ".join(
-        f"{'fold' if len(folds) == 1 else 'folds'} {', '.join(map(str, folds))}: "
-        + ", ".join(f"{name} {version}" for name, version in versions if (name, version) not in same)
-        for versions, folds in by_versions.items()
-    )
-    return Finding(
-        "warning",
-        "Folds were trained with different versions",
-        f"{named}. The ensemble is valid; to use the same versions for all folds, train a new run with --run.",
-    )
-
-
-def _fold_spread(document: dict[str, Any]) -> Finding | None:
-    folds = document["folds"]
-    if len(folds) < 2:
-        return None
-    outliers = [fold for fold in folds if fold["out_of_line"]]
-    if not outliers:
-        return Finding(
-            "ok",
-            "The folds agree",
-            "No fold has a significantly higher error rate than the other folds (Fisher's exact test, corrected "
-            "for the number of folds).",
-        )
-    named = "; ".join(f"fold {f['fold']}: {f['errors']} errors in {f['rows']:,} rows" for f in outliers)
-    return Finding(
-        "warning",
-        f"{_folds([fold['fold'] for fold in outliers])} worse than the other{'s' * (len(folds) > 2)}",
-        f"{named}. The error rate is significantly higher than that of the other folds. Check its learning "
-        "curve and its errors, and train with another --seed to see if the cause is the rows or the training.",
-    )
-
-
-def _score(document: dict[str, Any]) -> Finding | None:
-    board, test, total = document["leaderboard"], document["test"], document["out_of_fold"]
-    if not total or not test:
-        return None
-    low, high = test["expected_from_out_of_fold"]["interval"]
-    expected = f"{low:.5f} to {high:.5f}"
-    networks_per_row = _networks_per_row(document)
-    if not board or board["gap"] is None:
-        estimate = test["expected_accuracy"]
-        more = "" if estimate is None else f" The calibrated probabilities predict a score of {estimate:.5f}."
-        return Finding(
+def _differences(folds: list[FoldFacts]) -> Iterator[Finding]:
+    """Report folds that are worse than the others, or were trained with other versions of packages."""
+    if outliers := [fold for fold in folds if fold.out_of_line]:
+        named = "; ".join(f"fold {fold.fold}: {fold.errors} errors in {fold.rows:,} rows" for fold in outliers)
+        yield Finding(
             "warning",
-            "Expected score",
-            f"{expected}, from the out-of-fold accuracy (95 % interval). It is likely to be higher, because a "
-            f"test row is predicted by {test['networks']} networks and an out-of-fold row by "
-            f"{networks_per_row}.{more}",
+            f"{_folds([fold.fold for fold in outliers])} worse than the other{'s' * (len(folds) > 2)}",
+            f"{named}. The error rate is significantly higher than that of the other folds. Check its learning "
+            "curve and its errors, and train with another --seed to see if the cause is the rows or the training.",
         )
-    score = f"The score is {board['score']:.5f}, {board['gap']:+.5f} compared with the out-of-fold accuracy"
-    if board["within_noise"]:
-        return Finding(
-            "ok", "Leaderboard and folds agree", f"{score}. This is within the 95 % interval ({expected})."
-        )
-    if board["gap"] > 0:
-        return Finding(
-            "ok",
-            "The leaderboard is above the folds",
-            f"{score}. This is above the 95 % interval ({expected}), as expected: a test row is predicted by "
-            f"{test['networks']} networks, an out-of-fold row by {networks_per_row}.",
-        )
-    return Finding(
-        "problem",
-        "The leaderboard is below the folds",
-        f"{score}. This is below the 95 % interval ({expected}). Check for duplicates in different folds, for a "
-        "change in the test rows, and for choices that were made with the out-of-fold rows.",
-    )
+    else:
+        text = "No fold has a significantly higher error rate than the others (Fisher's exact test)."
+        yield Finding("ok", "The folds agree", text)
+    same = set.intersection(*(set(fold.versions.items()) for fold in folds))
+    others = {fold.fold: [" ".join(pair) for pair in fold.versions.items() if pair not in same] for fold in folds}
+    if named := "; ".join(f"fold {fold}: {', '.join(versions)}" for fold, versions in others.items() if versions):
+        text = f"{named}. The ensemble is valid; to use the same versions, train a new run with --run."
+        yield Finding("warning", "Folds were trained with different versions", text)
 
 
-def _class_shares(document: dict[str, Any]) -> Finding | None:
-    test = document["test"]
-    if not test:
-        return None
-    p = test["class_shares"]["chi_squared_p"]
-    if p >= 0.01:
-        return None
-    return Finding(
-        "warning",
-        "The class distribution of the test set differs",
-        "The networks predict other shares of the digits in the test set than in their validation rows "
-        f"(chi-squared test, p = {p:.2g}).",
-    )
+def _score(report: ReportFacts, total: OutOfFold, test: TestFacts) -> Iterator[Finding]:
+    """Compare the score with that of the folds, and the predicted digits with those of the validation rows."""
+    low, high = test.expected_from_out_of_fold.interval
+    expected, board = f"the 95 % interval ({low:.5f} to {high:.5f})", report.leaderboard
+    per_row = report.networks_per_row()
+    networks = f"a test row is predicted by {test.networks} networks and an out-of-fold row by {per_row}."
+    if not board or board.gap is None:
+        text = f"{low:.5f} to {high:.5f}, from the out-of-fold accuracy (95 % interval). It is likely to be higher"
+        text += f", because {networks}"
+        if test.expected_accuracy is not None:
+            text += f" The calibrated probabilities predict a score of {test.expected_accuracy:.5f}."
+        yield Finding("warning", "Expected score", text)
+    else:
+        score = f"The score is {board.score:.5f}, {board.gap:+.5f} compared with the out-of-fold accuracy. This is"
+        if board.within_noise:
+            yield Finding("ok", "Leaderboard and folds agree", f"{score} within {expected}.")
+        elif board.gap > 0:
+            text = f"{score} above {expected}, as expected: {networks}"
+            yield Finding("ok", "The leaderboard is above the folds", text)
+        else:
+            text = f"{score} below {expected}. Check for duplicates in different folds, for a change in the test "
+            text += "rows, and for choices that were made with the out-of-fold rows."
+            yield Finding("problem", "The leaderboard is below the folds", text)
+    if (p := test.class_shares.chi_squared_p) < 0.01:
+        text = "The networks predict other shares of the digits in the test set than in their validation rows"
+        title = "The class distribution of the test set differs"
+        yield Finding("warning", title, f"{text} (chi-squared test, p = {p:.2g}).")
 
 
-def _confusions(document: dict[str, Any]) -> Finding | None:
-    total = document["out_of_fold"]
-    if not total or not total["confused_pairs"]:
-        return None
-    matrix = total["confusion"]
-    both = {
-        (i, j): matrix[i][j] + matrix[j][i]
-        for i in range(len(matrix))
-        for j in range(i)
-        if matrix[i][j] + matrix[j][i]
-    }
+def _errors(total: OutOfFold) -> Iterator[Finding]:
+    """Name the digits that are confused most often, and the labels that may be wrong."""
+    matrix = total.confusion
+    both = {(j, i): matrix[i][j] + matrix[j][i] for i in range(len(matrix)) for j in range(i)}
     (i, j), count = max(both.items(), key=lambda pair: pair[1])
-    return Finding(
-        "warning",
-        f"{j} and {i} are confused most often",
-        f"{count} of {total['errors']:,} errors. If you cannot tell them apart either, a larger network will not "
-        "help.",
-    )
+    if count:
+        text = "If you cannot tell them apart either, a larger network will not help."
+        title = f"{i} and {j} are confused most often"
+        yield Finding("warning", title, f"{count} of {total.errors:,} errors. {text}")
+    if suspects := len(total.suspects):
+        severity: Severity = "problem" if suspects * MANY_SUSPECTS > total.rows else "warning"
+        are = "They are" if suspects > 1 else "It is"
+        text = f"{are} among the {total.errors:,} errors; better training cannot fix wrong labels. The HTML page "
+        title = f"{suspects} label{'s' * (suspects > 1)} may be wrong"
+        yield Finding(severity, title, f"{text}shows the rows.")
 
 
-def _labels(document: dict[str, Any]) -> Finding | None:
-    total = document["out_of_fold"]
-    if not total or not total["suspects"]:
-        return None
-    count = len(total["suspects"])
-    many = count * MANY_SUSPECTS > total["rows"]
-    return Finding(
-        "problem" if many else "warning",
-        f"{count} label{'s' if count > 1 else ''} may be wrong",
-        f"{'They are' if count > 1 else 'It is'} among the {total['errors']:,} errors; better training cannot fix "
-        "wrong labels. The HTML page shows the rows.",
-    )
-
-
-def _fit(document: dict[str, Any]) -> Finding | None:
+def _fit(report: ReportFacts) -> Iterator[Finding]:
     """Find out if the training was too short; else compare it with validation, to tell over- from underfitting."""
-    folds, settings = document["folds"], document["run"].get("settings", {})
-    if not folds:
-        return None
-    by_epoch = zip(*(fold["history"] for fold in folds), strict=False)
-    curve = [GUESSING, *(fmean(epoch["val_accuracy"] for epoch in epochs) for epochs in by_epoch)]
-    epochs, validation = len(curve) - 1, curve[-1]
+    history, rows = report.mean_history(), sum(fold.rows for fold in report.folds)
+    curve = [GUESSING, *(epoch["val_accuracy"] for epoch in history)]
+    epochs, validation = len(history), curve[-1]
     late = max(1, epochs // 4)
-    rise, rows = validation - curve[-1 - late], sum(fold["rows"] for fold in folds)
+    rise = validation - curve[-1 - late]
     if rise > max(USUAL_RISE, 2 * score_deviation(validation, rows, rows)):
-        return Finding(
-            "problem",
-            "The training was too short",
-            f"From epoch {epochs - late} to {epochs}, the validation accuracy still rose by {rise:.4f}, to "
-            f"{validation:.4f}. Train a new run with more epochs: --set epochs={2 * epochs}.",
-        )
+        text = f"From epoch {epochs - late} to {epochs}, the validation accuracy still rose by {rise:.4f}, to "
+        text += f"{validation:.4f}. Train a new run with more epochs: --set epochs={2 * epochs}."
+        yield Finding("problem", "The training was too short", text)
+        return
     # Augmentation and hard-example mining both lower the training accuracy, so that it says nothing here.
+    settings = report.run.as_json()["settings"]
     altered = ("hard_rows", "rotation", "scale", "shear", "shift", "elastic")
     if validation == 1 or any(settings.get(name) for name in altered):
-        return None
-    training = fmean(fold["history"][-1]["accuracy"] for fold in folds)
-    accuracies = f"Training accuracy {training:.4f}, validation accuracy {validation:.4f}"
+        return
+    training = fmean(fold.history[-1]["accuracy"] for fold in report.folds)
+    text = f"Training accuracy {training:.4f}, validation accuracy {validation:.4f}: more "
     # Overfitting is called so if fitting the training rows explains 30 % of the validation errors.
     if training - validation > 0.3 * (1 - validation):
-        return Finding(
-            "warning",
-            "The networks overfit",
-            f"{accuracies}: more augmentation or dropout may help, more epochs will not. The presets fast "
-            "and default use augmentation.",
-        )
-    return Finding("warning", "The networks underfit", f"{accuracies}: more epochs or a larger network may help.")
+        text += "augmentation, as in the presets fast and default, or dropout may help, more epochs will not."
+        yield Finding("warning", "The networks overfit", text)
+    else:
+        yield Finding("warning", "The networks underfit", f"{text}epochs or a larger network may help.")
 
 
-def _agreement(document: dict[str, Any]) -> Finding | None:
-    test = document["test"]
-    if not test or test["networks"] < 2:
-        return None
-    changed = round((1 - test["by_networks"][-2]) * test["rows"])
-    stable = changed * STABLE < test["rows"]
-    return Finding(
+def _agreement(test: TestFacts) -> Iterator[Finding]:
+    changed = round((1 - test.by_networks[-2]) * test.rows)
+    stable = changed * STABLE < test.rows
+    yield Finding(
         "ok" if stable else "warning",
-        f"The networks agree on {100 * test['unanimous']:.2f} % of the test rows",
-        f"The last of the {test['networks']} networks changed {changed:,} of {test['rows']:,} predictions of the "
+        f"The networks agree on {100 * test.unanimous:.2f} % of the test rows",
+        f"The last of the {test.networks} networks changed {changed:,} of {test.rows:,} predictions of the "
         f"ensemble: {'more networks would change little' if stable else 'more networks may help'}.",
     )
 
 
-def _next(document: dict[str, Any], submit: str) -> Finding | None:
-    submission = document["submission"]
-    if submission is None:
-        return Finding("problem", "Not submitted yet", f"Submit it with: {submit}") if submit else None
-    if submission["status"] == "ERROR":
-        return Finding(
-            "problem", "The submission was scored as an error", "See the reason with the command: score"
-        )
-    if submission["status"] != "COMPLETE":
-        return Finding("warning", "Submitted, but not scored yet", "Check again with the command: score")
-    return None
-
-
-def _networks_per_row(document: dict[str, Any]) -> int:
-    """Return the number of networks that predict an out-of-fold row: one per member run."""
-    return len(document["members"] or [None])
+def _next(submission: dict[str, str] | None, submit: str) -> Iterator[Finding]:
+    if submission is None and submit:
+        yield Finding("problem", "Not submitted yet", f"Submit it with: {submit}")
+    elif submission and submission["status"] == "ERROR":
+        text = "See the reason with the command: score"
+        yield Finding("problem", "The submission was scored as an error", text)
+    elif submission and submission["status"] != "COMPLETE":
+        yield Finding("warning", "Submitted, but not scored yet", "Check again with the command: score")
 
 
 def _folds(numbers: list[int]) -> str:
-    names = ", ".join(map(str, numbers))
-    return f"Fold {names} is" if len(numbers) == 1 else f"Folds {names} are"
+    return f"Fold{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} {'is' if len(numbers) == 1 else 'are'}"

@@ -1,8 +1,9 @@
 // The learning curves: charts with values under the pointer, and switches for the folds.
-const curves = JSON.parse(document.getElementById("curves-data").textContent);
+const folds = JSON.parse(document.getElementById("curves-data").textContent);
+const epochs = folds.map(fold => fold.history).reduce((a, b) => a.length < b.length ? b : a).map(row => row.epoch);
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const foldColor = i => `hsl(${Math.round(360 * i / curves.folds.length + 215) % 360} 60% ${dark.matches ? 66 : 40}%)`;
-const shown = curves.folds.map(() => true);
+const foldColor = i => `hsl(${Math.round(360 * i / folds.length + 215) % 360} 60% ${dark.matches ? 66 : 40}%)`;
+const shown = folds.map(() => true);
 let charts = [];
 
 function drawChart(figure) {
@@ -15,17 +16,17 @@ function drawChart(figure) {
   const axis = { stroke: style.getPropertyValue("--soft"), grid: { stroke: color, width: 1 }, ticks: { stroke: color } };
   const lines = [];
   for (const [key, rows, dash] of [[name, "training rows", [2, 4]], [`val_${name}`, "validation rows", []]]) {
-    curves.folds.forEach((fold, i) => lines.push({
-      fold: i, values: curves.epochs.map((_, at) => curves[key][i][at] ?? null),
+    folds.forEach(({ fold, history }, i) => lines.push({
+      fold: i, values: epochs.map((_, at) => history[at]?.[key] ?? null),
       options: { label: `fold ${fold}, ${rows}`, stroke: foldColor(i), width: 1.5, dash, show: shown[i],
-                 points: { show: curves.epochs.length < 2 } },
+                 points: { show: epochs.length < 2 } },
     }));
   }
   let nearest = null;
   const read = chart => {
     const at = chart.cursor.idx, near = nearest && lines[nearest - 1];
     reading.textContent = at == null || !near || near.values[at] == null ? ""
-      : `epoch ${curves.epochs[at]}, ${near.options.label}: ${near.values[at]}`;
+      : `epoch ${epochs[at]}, ${near.options.label}: ${+near.values[at].toPrecision(5)}`;
   };
   const chart = new uPlot({
     width: holder.clientWidth, height: 260, legend: { show: false },
@@ -36,7 +37,7 @@ function drawChart(figure) {
     axes: [{ ...axis, size: 34, incrs: [1, 2, 5, 10, 20, 50, 100] },
            { ...axis, size: 64, values: (_, splits) => splits.map(v => v == null ? "" : +(isAccuracy ? 1 - v : v).toFixed(5)) }],
     hooks: { setSeries: [(chart, i) => { nearest = i; read(chart); }], setCursor: [read] },
-  }, [curves.epochs, ...lines.map(line => line.values.map(drawn))], holder);
+  }, [epochs, ...lines.map(line => line.values.map(drawn))], holder);
   // uPlot follows only the mouse; this is for touch screens.
   chart.over.addEventListener("pointerdown", event => {
     const box = chart.over.getBoundingClientRect();
@@ -63,7 +64,7 @@ function switchFolds(isShown) {
     }
   });
 }
-curves.folds.forEach((fold, i) => {
+folds.forEach(({ fold }, i) => {
   const label = document.createElement("label"), box = document.createElement("input");
   box.type = "checkbox";
   box.checked = true;
