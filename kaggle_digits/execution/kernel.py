@@ -6,6 +6,7 @@ and calls `main`. The output has one zip per finished fold, ``workers.log`` and,
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -33,9 +34,8 @@ from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import Settings
 from kaggle_digits.workspace import FILES, TRAIN_CSV
 
-JOB, SPLITS = "job.json", "splits.npz"
-"""The files of a job, beside the package: its folds, and for each seed the split."""
-MANIFEST, LOG = "manifest.json", "workers.log"
+JOB, MANIFEST, LOG = "job.json", "manifest.json", "workers.log"
+"""What a kernel has to do, beside the package, and what it writes besides the folds."""
 KEY = "kaggle-digits"
 """The only key of the JSON object in a line of progress. All other lines of the log are output of libraries."""
 GPU_TIMEOUT = 600.0
@@ -97,8 +97,7 @@ def main(source: str) -> None:
             )
         where = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else "the CPU"
         write_line(notice=f"It trains on {where}, with TensorFlow {versions()['tensorflow']}.")
-        with np.load(folder / SPLITS) as splits:
-            tasks = [_task(document, splits) for document in job["tasks"]]
+        tasks = [_task(document, job["splits"]) for document in job["tasks"]]
         _train(tasks, data, gpus, output, started + job["deadline"])
     except KaggleDigitsError as caught:
         error = {"type": type(caught).__name__, "problem": caught.problem, "remedy": caught.remedy}
@@ -111,10 +110,10 @@ def main(source: str) -> None:
     write_json(output / MANIFEST, {"folds": folds, "error": error})
 
 
-def _task(document: dict[str, Any], splits: Any) -> FoldTask:
+def _task(document: dict[str, Any], splits: dict[str, str]) -> FoldTask:
     """Return a fold of the job."""
-    settings, split = Settings.model_validate(document["settings"]), splits[str(document["seed"])]
-    return FoldTask(**document | {"settings": settings, "split": split})
+    split = np.frombuffer(base64.b64decode(splits[str(document["seed"])]), np.uint8)
+    return FoldTask(**document | {"settings": Settings.model_validate(document["settings"]), "split": split})
 
 
 def _find_data(inputs: Path, wanted: dict[str, str]) -> Data:

@@ -25,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
 from pydantic import Field
 
 import kaggle_digits
@@ -40,7 +39,7 @@ from kaggle_digits.errors import (
     UsageError,
 )
 from kaggle_digits.execution import Job, Options, Place
-from kaggle_digits.execution.kernel import JOB, LOG, MANIFEST, SPLITS, fold_file, read_line
+from kaggle_digits.execution.kernel import JOB, LOG, MANIFEST, fold_file, read_line
 from kaggle_digits.files import (
     open_log,
     read_json,
@@ -410,13 +409,11 @@ def pack(jobs: Sequence[Job], data: Data, gpu: bool) -> str:
             | {"settings": task.settings.model_dump()}
             for task in tasks
         ],
+        "splits": {task.seed: base64.b64encode(task.split.tobytes()).decode() for task in tasks},
         "data": data.hashes,
         "gpu": gpu,
         "deadline": SESSION_TIMEOUT - LAST_HOUR,
     }
-    splits = io.BytesIO()
-    arrays: dict[str, Any] = {str(task.seed): task.split for task in tasks}
-    np.savez(splits, **arrays)
     package = Path(kaggle_digits.__file__).parent
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9, strict_timestamps=False) as archive:
@@ -424,7 +421,6 @@ def pack(jobs: Sequence[Job], data: Data, gpu: bool) -> str:
         for path in sorted(package.rglob("*.py")):
             archive.write(path, path.relative_to(package.parent))
         archive.writestr(JOB, json.dumps(document))
-        archive.writestr(SPLITS, splits.getvalue())
     lines = textwrap.wrap(base64.b64encode(stream.getvalue()).decode(), 115)
     source = _SCRIPT.format(version=kaggle_digits.__version__, package="\n".join(lines))
     if len(source) > LARGEST_SOURCE:
