@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
+from rich.live import Live
 
 from kaggle_digits.console import TrainingView
 from kaggle_digits.training.observer import Observer
@@ -19,28 +18,15 @@ if TYPE_CHECKING:
 
     from kaggle_digits.workspace import Workspace
 
-WIDTH = 80
-"""The width of the table of folds, in characters."""
 
-
-@contextmanager
-def watching(observer: Observer | None) -> Iterator[Observer]:
-    """Yield the observer of a training; if there is none, in a notebook, one that shows the progress."""
-    if observer is not None or not in_notebook():
-        yield observer or Observer()
-    else:
-        with NotebookView() as view:
-            yield view
+def watching(observer: Observer | None) -> AbstractContextManager[Observer]:
+    """Return the observer of a training; if there is none, in a notebook, one that shows the progress."""
+    return NotebookView() if observer is None and in_notebook() else nullcontext(observer or Observer())
 
 
 def printing() -> Observer:
     """Return an observer that prints notices in a notebook, and does nothing elsewhere."""
-    return _Notices() if in_notebook() else Observer()
-
-
-class _Notices(Observer):
-    def notice(self, sentence: str) -> None:
-        print(sentence)  # noqa: T201
+    return NotebookView() if in_notebook() else Observer()
 
 
 class NotebookView(TrainingView):
@@ -48,45 +34,36 @@ class NotebookView(TrainingView):
 
     def notice(self, sentence: str) -> None:
         """Print a notice."""
-        _Notices().notice(sentence)
+        print(sentence)  # noqa: T201
 
-    def _display(self) -> _CellOutput:
-        return _CellOutput(self._table)
+    def _make_live(self) -> Live:
+        return _CellLive(get_renderable=self._table, console=_html_console(), refresh_per_second=1)
 
 
-class _CellOutput:
-    """A table in the output of a cell, drawn again every second. Unlike rich's, it needs no ipywidgets."""
+class _CellLive(Live):
+    """A live display in the output of a cell. Unlike rich's own, it needs no ipywidgets."""
 
-    def __init__(self, table: Callable[[], RenderableType]) -> None:
-        self._table = table
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._refresh, daemon=True)
-        self._handle: Any = None
+    _output: Any = None
 
-    def start(self) -> None:
-        from IPython.display import display
+    def refresh(self) -> None:
+        from IPython.display import HTML, display
 
-        self._handle = display(self._html(), display_id=True)  # type: ignore[no-untyped-call]
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-        self._handle.update(self._html())
-
-    def _refresh(self) -> None:
-        while not self._stopped.wait(1.0):
-            self._handle.update(self._html())
-
-    def _html(self) -> Any:
-        from IPython.display import HTML
-
-        # With `force_jupyter`, which is the default in a notebook, rich would show it as one more output.
-        console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True, force_jupyter=False)
-        console.print(self._table())
+        console = _html_console()
+        console.print(self.get_renderable())
         # Without colours of text and background, so that they are those of the notebook.
-        html = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-        return HTML(html)  # type: ignore[no-untyped-call]
+        html = HTML(console.export_html(inline_styles=True, code_format="<pre>{code}</pre>"))  # type: ignore[no-untyped-call]
+        if self._output is None:
+            self._output = display(html, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._output.update(html)
+
+
+def _html_console() -> Console:
+    # Not for a terminal or Jupyter, where rich would redirect stdout, or show what is printed as one more output.
+    file = io.StringIO()
+    return Console(
+        file=file, record=True, width=80, force_terminal=False, force_jupyter=False, color_system="truecolor"
+    )
 
 
 def presets() -> pd.DataFrame:
@@ -109,10 +86,7 @@ def summarise_runs(workspace: Workspace) -> pd.DataFrame:
 
 
 def examine(workspace: Workspace) -> pd.DataFrame:
-    """Check that everything is ready for a competition: ``name, state, words, remedy`` of each check.
-
-    The state is ``ok``, ``warning`` or ``problem``; see `kaggle_digits.doctor.examine`.
-    """
+    """Check that everything is ready for a competition; return ``name, state, words, remedy`` of each check."""
     import pandas as pd
 
     from kaggle_digits import doctor

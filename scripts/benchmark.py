@@ -241,7 +241,7 @@ def measure_export(workspace: Workspace, presets: tuple[str, ...], rows: int) ->
             return np.concatenate(parts)
 
         def predict(run: Run = run) -> Float32:
-            softmaxes = ensemble_softmax([part for part, _ in run.shares()], images)
+            softmaxes = ensemble_softmax(run, images)
             return temper(mean_softmax(softmaxes), run.ensemble_metrics().calibration.temperature)
 
         print(f"Ensemble of {preset} as one model, {path.stat().st_size / 1e6:.1f} MB: {rows:,} test rows")

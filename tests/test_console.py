@@ -1,124 +1,144 @@
-"""The display of training progress in the terminal."""
+"""Output in the terminal: tables, the progress of a training, and texts of others."""
 
 from __future__ import annotations
 
 import io
 
+import click
 import numpy as np
 import pytest
 from rich.console import Console
 
-from kaggle_digits.console import Spinner, TrainingView, err, out, show_error, show_runs
+from kaggle_digits import console
+from kaggle_digits.console import SubmissionView, TrainingView
+from kaggle_digits.prediction.predict import Prediction
 from kaggle_digits.training.fold import FoldTask, Progress
-from kaggle_digits.training.presets import find_preset
+from kaggle_digits.training.presets import describe_settings, find_preset
 
-SETTINGS = find_preset("lenet").settings
+ROW = {"name": "default-k8-s0", "status": "finished", "trained": 3, "folds": 8, "errors": 1234}
+ROW |= {"score": 0.99757, "accuracy": 0.99586}
+
+
+def terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: int = 80, lines: int = 24, is_terminal: bool = True
+) -> None:
+    """Let stdout and stderr seem to be a terminal, or a file."""
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(lines), "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}.isatty", lambda: is_terminal)
 
 
 def tasks(seeds: int, folds: int) -> list[FoldTask]:
-    split = np.zeros(0, np.uint8)
-    return [FoldTask("lenet", SETTINGS, seed, fold, split) for seed in range(seeds) for fold in range(folds)]
+    settings, split = find_preset("lenet").settings, np.zeros(0, np.uint8)
+    return [FoldTask("lenet", settings, seed, fold, split) for seed in range(seeds) for fold in range(folds)]
 
 
 def progress(seed: int, fold: int, epoch: int, is_epoch_end: bool = True) -> Progress:
     return Progress(seed, fold, epoch, 4, epoch / 4, 0.5, 0.9, 1000.0, is_epoch_end)
 
 
-def shown(view: TrainingView) -> list[str]:
+def shown(view: TrainingView, width: int = 80) -> list[str]:
     stream = io.StringIO()
-    Console(file=stream, width=80).print(view._table())
+    Console(file=stream, width=width).print(view._table())
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
-def watch(all_tasks: list[FoldTask], missing: list[FoldTask], height: int = 24) -> TrainingView:
+def watch(all_tasks: list[FoldTask], missing: list[FoldTask]) -> TrainingView:
     view = TrainingView()
-    view._console = Console(file=io.StringIO(), height=height, width=80)
+    view._console = Console(file=io.StringIO(), height=24, width=80)
     view.start("it", all_tasks, missing)
     return view
 
 
-def test_training_view_has_one_row_per_fold() -> None:
-    all_tasks = tasks(1, 3)
+@pytest.mark.parametrize("columns", [50, 80])
+def test_tables_fit_the_terminal_and_cut_off_nothing(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(monkeypatch, columns)
+    console.show_runs([ROW])
+    console.show_runs([ROW | {"name": "default-k8-s0-" + "x" * 50}])
+    console.show_settings(describe_settings())
+    printed = click.unstyle(capsys.readouterr().out)
+    assert max(map(len, printed.splitlines())) <= columns
+    assert "…" not in printed
+    assert printed.count("x") >= 50
+    assert all(word in printed for word in ("finished", "1,234", "0.99757", "0.99586"))
+    assert all(f"\n{setting['name']} " in printed for setting in describe_settings())
+    assert ("default-k8-s0  finished" in printed) == (columns == 80)
+
+
+def test_tables_have_one_line_per_row_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(monkeypatch, columns=40, is_terminal=False)
+    console.show_runs([ROW | {"name": "x" * 300, "score": None}])
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "status", "folds", "errors", "accuracy", "score"]
+    assert row == "x" * 300 + "  finished    3/8   1,234   0.99586"
+
+
+def test_training_view_shows_what_each_fold_is_doing() -> None:
+    all_tasks = tasks(1, 5)
     view = watch(all_tasks, all_tasks[1:])
-    view.progress(progress(0, 1, 2))
+    for task in all_tasks[1:4]:
+        view.started(task)
+    view.progress(progress(0, 1, 4))
+    view.progress(progress(0, 2, 2, is_epoch_end=False))
     lines = shown(view)
-    assert [line.split()[0] for line in lines[2:5]] == ["0", "1", "2"]
-    assert "done" in lines[2]
-    assert "2/4" in lines[3]
-    assert "waiting" in lines[4]
-    view.finished(all_tasks[1])
-    view.finished(all_tasks[2])
+    assert [line.split()[0] for line in lines[2:7]] == list("01234")
+    states = ["done", "predicting", "2/4", "starting", "waiting"]
+    assert all(state in line for state, line in zip(states, lines[2:7], strict=True))
+    assert lines[-1].endswith("left")
+    narrow = shown(view, width=50)
+    assert max(map(len, narrow)) <= 50
+    assert sum("0.90000" in line for line in narrow) == 2
+    assert "…" not in "".join(narrow)
+    for task in all_tasks[1:]:
+        view.finished(task)
     assert shown(view)[-1].endswith("elapsed")
 
 
-def test_training_view_shows_only_running_folds_if_there_are_many() -> None:
+def test_training_view_shows_only_folds_being_trained_if_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     all_tasks = tasks(3, 10)
     view = watch(all_tasks, all_tasks[2:])
     view.progress(progress(0, 2, 1))
-    view.progress(progress(1, 7, 3))
+    view.started(all_tasks[17])
     lines = shown(view)
     assert [line.split()[0] for line in lines[2:4]] == ["0/2", "1/7"]
     assert len(lines) == 5
     assert lines[-1].startswith("2 of 30 folds done, ")
     view.finished(all_tasks[2])
-    assert [line.split()[0] for line in shown(view)[2:3]] == ["1/7"]
-    assert shown(view)[-1].startswith("3 of 30 folds done, ")
-
-
-def test_training_view_shows_what_each_fold_is_doing() -> None:
-    all_tasks = tasks(1, 4)
-    view = watch(all_tasks, all_tasks)
-    for task in all_tasks[:3]:
-        view.started(task)
-    view.progress(progress(0, 0, 4))
-    view.progress(progress(0, 1, 4, is_epoch_end=False))
-    states = ["predicting", "4/4", "starting", "waiting"]
-    assert all(state in line for state, line in zip(states, shown(view)[2:6], strict=True))
-
-
-def test_training_view_shows_folds_that_are_starting_if_there_are_many() -> None:
-    all_tasks = tasks(1, 22)
-    view = watch(all_tasks, all_tasks)
-    view.started(all_tasks[0])
-    view.started(all_tasks[1])
-    assert [line.split()[0] for line in shown(view)[2:4]] == ["0", "1"]
-    assert shown(view)[-1].startswith("0 of 22 folds done, 0:00 elapsed")
-
-
-def test_training_view_clock_runs_between_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    all_tasks = tasks(1, 1)
-    view = watch(all_tasks, all_tasks)
     now = view._started
     monkeypatch.setattr("time.monotonic", lambda: now + 3661.2)
-    assert shown(view)[-1].startswith("1:01:01 elapsed")
+    lines = shown(view)
+    assert [line.split()[0] for line in lines[2:3]] == ["1/7"]
+    assert lines[-1].startswith("3 of 30 folds done, 1:01:01 elapsed")
 
 
-@pytest.mark.parametrize("width", [40, 60])
-def test_training_view_fits_narrow_terminals(width: int) -> None:
-    all_tasks = tasks(1, 2)
-    view = watch(all_tasks, all_tasks)
-    view._console = Console(file=io.StringIO(), height=24, width=width)
-    view.progress(progress(0, 1, 2))
-    stream = io.StringIO()
-    Console(file=stream, width=width).print(view._table())
-    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    assert max(map(len, lines)) <= width
-    assert "…" not in stream.getvalue()
-    assert "2/4" in lines[3]
-    assert "0.90000" in lines[3]
+def test_training_view_draws_the_table_again_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(monkeypatch)
+    with TrainingView() as view:
+        view.start("it", tasks(1, 1), tasks(1, 1))
+        view.notice("A worker was lost.")
+        view.finished(tasks(1, 1)[0])
+    printed = capsys.readouterr().err
+    assert printed.index("waiting") < printed.index("A worker was lost.") < printed.index("done")
 
 
-@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1", "TERM": "xterm"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"TERM": "dumb"}])
 def test_training_view_prints_one_line_per_epoch_without_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
     """Many CI systems set FORCE_COLOR. The editor Emacs is a terminal that cannot move the cursor."""
+    terminal(monkeypatch, columns=200, is_terminal="TERM" in variables)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: variables == {"TERM": "dumb"})
     all_tasks = tasks(2, 2)
-    with Spinner("Working") as spinner, TrainingView() as view:
-        spinner.update("Still working")
+    with console.spinner("Working") as status, TrainingView() as view:
+        SubmissionView(status).waiting("PENDING")
         view.start("it", all_tasks, all_tasks[1:])
         view.progress(progress(1, 0, 1))
         view.progress(progress(1, 0, 2, is_epoch_end=False))
@@ -130,29 +150,35 @@ def test_training_view_prints_one_line_per_epoch_without_a_terminal(
     assert lines[3:] == ["A worker was lost."]
 
 
-def test_console_uses_colors_but_no_line_breaks_with_force_color(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    assert (out().color_system is None, out().is_terminal, out().width > 1000) == (False, False, True)
-
-
-@pytest.mark.parametrize("tty", [True, False])
-@pytest.mark.parametrize("code", ["\x1b[2J", "\x1b]8;;http://evil\x1b\\", "\x9b2J", "\r", "\u202e"])
-def test_console_prints_no_control_characters_of_texts(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: str, tty: bool
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("code", ["\x1b[2J", "\x1b]8;;http://evil\x1b\\", "\r", "\u202e"])
+def test_console_prints_texts_as_they_are_but_for_control_characters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: str, is_terminal: bool
 ) -> None:
     """From a file that was copied from elsewhere, or from a server."""
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(f"sys.{name}.isatty", lambda: tty)
-    monkeypatch.setenv("TERM", "xterm")
-    text = f"one{code}two"
-    err().print(text, markup=False)
-    show_error(text, text)
-    unknown = dict.fromkeys(("trained", "folds", "rows", "errors", "accuracy", "score"))
-    show_runs([{"name": text, "status": text, **unknown}])
+    terminal(monkeypatch, is_terminal=is_terminal)
+    text = f"one{code}two:cat:[bold]"  # neither markup nor emoji
+    console.show_error(text, text)
+    console.say(text)
+    console.show_runs([ROW | {"name": text}])
     with TrainingView() as view:
         view.notice(text)
     found = capsys.readouterr()
     assert code not in found.out + found.err
-    assert found.out.count("onetwo") == 2
-    assert found.err.count("onetwo") == 4
+    assert (found.out.count("onetwo:cat:[bold]"), found.err.count("onetwo:cat:[bold]")) == (2, 3)
+
+
+@pytest.mark.parametrize("columns", [50, 80])
+def test_show_prediction_shows_picture_and_probabilities(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal(monkeypatch, columns)
+    image = np.zeros((28, 28), np.uint8)
+    image[0, 1], image[:2, 2] = 255, 255
+    console.show_prediction([Prediction("a" * 100 + ".png", image, np.eye(10, dtype=np.float32)[4], 0.8)])
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert lines[0] == "a" * 100 + ".png: 4"
+    assert max(map(len, lines[1:])) <= columns
+    assert any(line.startswith(" =@") for line in lines)
+    assert sum("1.0000" in line for line in lines) == 1
+    assert any("80% of the networks predict 4" in line for line in lines)

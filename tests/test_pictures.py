@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageOps
 from scipy import ndimage
-from sklearn.datasets import load_digits
 
 from kaggle_digits import Workspace
 from kaggle_digits.arrays import UInt8
@@ -20,7 +19,6 @@ from kaggle_digits.prediction.pictures import BOX, count_shapes, find_digit, rea
 
 Point = tuple[float, float]
 STROKES: dict[str, list[list[Point]]] = {
-    "1": [[(0.5, 0.0), (0.5, 1.0)]],
     "4": [[(0.5, 0.0), (0.05, 0.65), (0.95, 0.65)], [(0.7, 0.3), (0.7, 1.0)]],
     "5 with a separate bar": [
         [(0.4, -0.05), (0.95, -0.1)],
@@ -42,19 +40,6 @@ def drawn(
         for x, y in points:
             draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=0)
     return image
-
-
-def typed(digit: int, size: int) -> Image.Image:
-    """Return a digit in Pillow's default font, black on white."""
-    image = Image.new("L", (2 * size, 2 * size), 255)
-    ImageDraw.Draw(image).text((size // 2, size // 3), str(digit), fill=0, font=ImageFont.load_default(size))
-    return image
-
-
-def cropped(image: Image.Image) -> Image.Image:
-    """Return a drawing that is cropped, so that the digit touches the upper and the lower edge."""
-    left, top, right, bottom = Image.eval(image, lambda grey: 255 - grey).getbbox()
-    return image.crop((left - 5, top, right + 5, bottom))
 
 
 def photographed(image: Image.Image, seed: int = 0) -> Image.Image:
@@ -98,55 +83,27 @@ def assert_like_mnist(image: UInt8) -> None:
     assert 28 < image.sum() / 255 < 230
 
 
-@pytest.mark.parametrize("name", STROKES)
-@pytest.mark.parametrize("width", [1, 3, 10, 22])
-def test_read_picture_converts_drawings_to_mnist_format(name: str, width: int, tmp_path: Path) -> None:
-    assert_like_mnist(found(drawn(name, width=width), tmp_path))
-
-
-@pytest.mark.parametrize("digit", range(10))
-@pytest.mark.parametrize("size", [12, 60, 400])
-def test_read_picture_converts_typed_digits_to_mnist_format(digit: int, size: int, tmp_path: Path) -> None:
-    assert_like_mnist(found(typed(digit, size), tmp_path))
-
-
-@pytest.mark.parametrize("row", range(40))
-def test_read_picture_converts_small_digits_on_a_large_canvas(row: int, tmp_path: Path) -> None:
-    pixels = Image.fromarray(np.round(load_digits().images[row] * 255 / 16).astype(np.uint8))
-    canvas = Image.new("L", (500, 350), 0)
-    canvas.paste(pixels.resize((96, 96), Image.Resampling.BICUBIC), (330, 40))
-    light_on_dark = found(canvas, tmp_path)
-    assert_like_mnist(light_on_dark)
-    dark_on_light = found(Image.eval(canvas, lambda grey: 255 - grey), tmp_path)
-    assert difference(light_on_dark, dark_on_light) < 0.01
-
-
-def test_read_picture_widens_thin_strokes_on_a_large_canvas(tmp_path: Path) -> None:
-    image = found(drawn("4", size=1800, width=1, canvas=(2400, 2400), at=(300, 300)), tmp_path)
-    assert_like_mnist(image)
-    # 5 % of MNIST's training rows have less ink than this.
-    assert image.sum() / 255 > 51
-
-
-def test_read_picture_finds_a_tiny_digit_on_a_large_canvas(tmp_path: Path) -> None:
-    small = found(drawn("7", size=60, width=6, canvas=(2000, 1600), at=(1700, 1400)), tmp_path)
-    assert difference(small, found(drawn("7", size=120, width=12), tmp_path)) < 0.2
+def test_read_picture_converts_drawings_to_mnist_format(tmp_path: Path) -> None:
+    for name in STROKES:
+        for width in (1, 3, 10, 22):
+            assert_like_mnist(found(drawn(name, width=width), tmp_path))
+    thin = found(drawn("4", size=1800, width=1, canvas=(2400, 2400), at=(300, 300)), tmp_path)
+    assert_like_mnist(thin)
+    assert thin.sum() / 255 > 51  # 5 % of MNIST's training rows have less ink
 
 
 @pytest.mark.parametrize("name", STROKES)
 @pytest.mark.parametrize(
     "change",
     [
-        lambda i: i.convert("RGB"),
         lambda i: i.convert("1"),
         lambda i: i.convert("P"),
         lambda i: i.convert("CMYK"),
         lambda i: Image.fromarray(np.asarray(i, np.uint16) * 200),
         lambda i: Image.fromarray(np.asarray(i, np.float32) / 255),
+        lambda i: Image.fromarray((np.asarray(i) / 255 * 6e38 - 3e38).astype(np.float32)),
         lambda i: Image.eval(i, lambda grey: 255 - grey),
-        lambda i: Image.eval(i, lambda grey: 255 - grey).convert("1"),
         lambda i: Image.eval(i, lambda grey: 180 + grey // 4),
-        lambda i: Image.merge("RGB", (i, Image.new("L", i.size, 255), i)),  # green on white
         lambda i: Image.merge("RGB", (Image.new("L", i.size, 255), Image.new("L", i.size, 255), i)),  # yellow
         lambda i: Image.merge("RGB", (Image.new("L", i.size, 0), Image.new("L", i.size, 0), i)),  # black on blue
         lambda i: Image.merge("RGBA", (*[Image.new("L", i.size, 0)] * 3, Image.eval(i, lambda g: 255 - g))),
@@ -155,7 +112,7 @@ def test_read_picture_finds_a_tiny_digit_on_a_large_canvas(tmp_path: Path) -> No
         lambda i: i.resize((900, 900), Image.Resampling.LANCZOS),
         lambda i: i.resize((75, 75), Image.Resampling.LANCZOS),
         lambda i: i.crop((40, 60, 260, 260)),
-        cropped,
+        lambda i: ImageOps.expand(i.crop(ImageOps.invert(i).getbbox()), (5, 0), 255),  # touches two edges
         lambda i: Image.fromarray(np.pad(i, ((700, 0), (0, 900)), constant_values=255)),
     ],
 )
@@ -167,15 +124,6 @@ def test_read_picture_does_not_depend_on_size_mode_colour_and_position(
     assert difference(found(change(image), tmp_path, f"picture.{suffix}"), found(image, tmp_path)) < 0.1
 
 
-@pytest.mark.parametrize("name", STROKES)
-@pytest.mark.parametrize("options", [{"quality": 20}, {"quality": 90}])
-def test_read_picture_does_not_depend_on_jpeg_compression(
-    name: str, options: dict[str, int], tmp_path: Path
-) -> None:
-    image = drawn(name)
-    assert difference(found(image, tmp_path, "picture.jpg", **options), found(image, tmp_path)) < 0.1
-
-
 def test_read_picture_applies_the_exif_orientation(tmp_path: Path) -> None:
     image = drawn("7")
     exif = Image.Exif()
@@ -185,7 +133,7 @@ def test_read_picture_applies_the_exif_orientation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", STROKES)
-@pytest.mark.parametrize(("size", "width"), [(90, 8), (300, 12), (300, 40)])
+@pytest.mark.parametrize(("size", "width"), [(90, 8), (300, 40)])
 def test_read_picture_converts_photographs_like_drawings(name: str, size: int, width: int, tmp_path: Path) -> None:
     drawing = drawn(name, size, width, canvas=(800, 600), at=(420, 150))
     photograph = found(photographed(drawing), tmp_path, "photograph.jpg")
@@ -193,23 +141,20 @@ def test_read_picture_converts_photographs_like_drawings(name: str, size: int, w
     assert difference(photograph, found(drawing, tmp_path)) < 0.2
 
 
-def test_read_picture_ignores_specks(tmp_path: Path) -> None:
-    image = drawn("4")
+def test_read_picture_keeps_separate_strokes_and_ignores_specks_and_dark_edges(tmp_path: Path) -> None:
+    image = drawn("5 with a separate bar", width=8, canvas=(500, 400), at=(150, 120))
     clean = found(image, tmp_path)
+    assert ndimage.label(clean > 60, np.ones((3, 3)))[1] == 2
     draw = ImageDraw.Draw(image)
-    for x, y in ((10, 10), (280, 20), (30, 270), (200, 285)):
+    for x, y in ((80, 20), (480, 20), (480, 270), (200, 385)):
         draw.ellipse((x, y, x + 4, y + 4), fill=0)
     assert difference(found(image, tmp_path), clean) < 0.01
-
-
-def test_read_picture_keeps_a_separate_stroke(tmp_path: Path) -> None:
-    image = found(drawn("5 with a separate bar", width=8), tmp_path)
-    _, parts = ndimage.label(image > 60, np.ones((3, 3)))
-    assert parts == 2
+    draw.rectangle((0, 0, 60, 400), fill=70)
+    assert difference(found(image, tmp_path), clean) < 0.1
 
 
 def test_count_shapes_tells_two_digits_from_one(trained_workspace: Workspace) -> None:
-    images = load_train(trained_workspace.data).images[:200]
+    images = load_train(trained_workspace.data).images[:100]
     assert np.mean([count_shapes(image) > 1 for image in images]) < 0.03  # measured: 0.5 %
     pairs = []
     for first, second in zip(images[::2], images[1::2], strict=True):
@@ -219,41 +164,15 @@ def test_count_shapes_tells_two_digits_from_one(trained_workspace: Workspace) ->
     assert np.mean([count_shapes(pair) > 1 for pair in pairs if pair is not None]) > 0.9  # measured: 98 %
 
 
-def test_read_picture_ignores_a_dark_area_at_the_edge(tmp_path: Path) -> None:
-    image = drawn("4", canvas=(500, 400), at=(150, 120))
-    clean = found(image, tmp_path)
-    ImageDraw.Draw(image).rectangle((0, 0, 60, 400), fill=70)
-    assert difference(found(image, tmp_path), clean) < 0.1
-
-
 def test_find_digit_does_not_change_pictures_in_mnist_format(trained_workspace: Workspace, tmp_path: Path) -> None:
     for image in load_train(trained_workspace.data).images[:300]:
         np.testing.assert_array_equal(found(Image.fromarray(image), tmp_path), image)
         np.testing.assert_array_equal(find_digit(255 - image), image)
 
 
-@pytest.mark.parametrize(("ink", "paper"), [(31, 0), (64, 0), (31, 255), (64, 128)])
-def test_find_digit_stretches_the_contrast_of_pale_pictures_in_mnist_format(
-    trained_workspace: Workspace, ink: int, paper: int
-) -> None:
-    for image in load_train(trained_workspace.data).images[:100]:
-        digit = find_digit(np.round(abs(paper - image * (ink / 255))))
-        assert digit is not None
-        assert difference(digit, image) < 0.05
-
-
 @pytest.mark.parametrize(
     ("side", "ink", "paper", "jpeg"),
-    [
-        (28, 255, 255, False),
-        (28, 12, 0, False),
-        (28, 12, 255, False),
-        (28, 31, 255, True),
-        (28, 255, 0, True),
-        (340, 255, 0, False),
-        (340, 12, 0, False),
-        (340, 12, 255, False),
-    ],
+    [(28, 255, 255, False), (28, 31, 255, True), (340, 255, 0, False), (340, 12, 255, False)],
 )
 def test_find_digit_restores_mnist_digits_of_any_size_place_and_contrast(
     trained_workspace: Workspace, side: int, ink: int, paper: int, jpeg: bool
@@ -273,117 +192,39 @@ def test_find_digit_restores_mnist_digits_of_any_size_place_and_contrast(
     assert np.median(differences) < 0.2
 
 
-@pytest.mark.parametrize(
-    "pixels",
-    [
-        np.full((100, 80), 255),
-        np.zeros((1, 1)),
-        np.zeros((28, 28)),
-        np.full((28, 28), 128),
-        np.pad(np.full((20, 12), 3), ((4, 4), (8, 8))),
-        np.random.default_rng(0).normal(128, 20, (300, 400)).clip(0, 255),
-        np.random.default_rng(0).integers(0, 256, (300, 300)),
-        np.random.default_rng(0).integers(0, 2, (200, 300)) * 255,
-        np.random.default_rng(0).normal(230, 2, (600, 400)).clip(0, 255),
-        220
-        - 15 * np.add(*np.mgrid[-1:1:300j, -1:1:400j] ** 2)
-        + np.random.default_rng(0).normal(0, 4, (300, 400)),
-    ],
-    ids=[
-        "white",
-        "one pixel",
-        "28x28, black",
-        "28x28, grey",
-        "28x28, a box that nobody sees",
-        "normal noise",
-        "uniform noise",
-        "black and white noise",
-        "blank sheet",
-        "blank sheet, darker corners",
-    ],
-)
+NOISE = np.random.default_rng(0).normal(0, 4, (300, 400))
+WITHOUT_DIGIT = {
+    "white": np.full((100, 80), 255),
+    "one pixel": np.zeros((1, 1)),
+    "28x28, black": np.zeros((28, 28)),
+    "28x28, a box that nobody sees": np.pad(np.full((20, 12), 3), ((4, 4), (8, 8))),
+    "black and white noise": (NOISE > 0) * 255,
+    "noise": 128 + 5 * NOISE,
+    "blank sheet": 230 + NOISE / 2,
+    "blank sheet, darker corners": 220 - 15 * np.add(*np.mgrid[-1:1:300j, -1:1:400j] ** 2) + NOISE,
+}
+
+
+@pytest.mark.parametrize("pixels", WITHOUT_DIGIT.values(), ids=WITHOUT_DIGIT)
 def test_read_picture_fails_if_there_is_no_digit(pixels: UInt8, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.png shows no digit"):
         found(Image.fromarray(pixels.astype(np.uint8)), tmp_path, "nothing.png")
 
 
-def invalid_files(tmp_path: Path) -> dict[str, Path]:
-    image = tmp_path / "image.png"
-    drawn("4").save(image)
+def test_read_picture_names_invalid_files(tmp_path: Path) -> None:
+    drawn("4").save(tmp_path / "image.png")
+    content = (tmp_path / "image.png").read_bytes()
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.png").write_text("not a picture")
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "truncated.png").write_bytes(image.read_bytes()[:-300])
-    jpeg = io.BytesIO()
-    photographed(drawn("4", canvas=(800, 600))).save(jpeg, "JPEG")
-    (tmp_path / "truncated.jpg").write_bytes(jpeg.getvalue()[: len(jpeg.getvalue()) // 2])
-    (tmp_path / "corrupted.png").write_bytes(image.read_bytes()[:60] + b"\0\0\0\0" + image.read_bytes()[64:])
+    (tmp_path / "truncated.png").write_bytes(content[:-300])
+    (tmp_path / "corrupted.png").write_bytes(content[:60] + b"\0\0\0\0" + content[64:])
     Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
-    Image.new("1", (20_000, 10_000)).save(tmp_path / "larger.png")
-    return {path.name: path for path in (*tmp_path.iterdir(), tmp_path / "missing.png")}
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("missing.png", "is missing"),
-        ("folder", "is a folder"),
-        ("text.png", "is not a picture"),
-        ("empty.png", "is not a picture"),
-        ("truncated.png", "is damaged or incomplete"),
-        ("truncated.jpg", "is damaged or incomplete"),
-        ("corrupted.png", "is damaged or incomplete"),
-        ("large.png", "is too large"),
-        ("larger.png", "is too large"),
-    ],
-)
-def test_read_picture_names_invalid_files(name: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"{name} {words}") as caught:
-        read_picture(invalid_files(tmp_path)[name])
-    assert caught.value.problem.endswith(".")
-    assert caught.value.problem.count(". ") == 0
-    assert caught.value.remedy.endswith(".")
-
-
-def test_read_picture_names_a_file_without_read_permission(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    # Simulated, because root can read files without permission.
-    (tmp_path / "unreadable.png").touch()
-    monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(DataError, match=r"unreadable\.png cannot be read: permission denied"):
-        read_picture(tmp_path / "unreadable.png")
-
-
-@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-@pytest.mark.parametrize("everywhere", [True, False])
-def test_read_picture_names_a_picture_with_values_that_are_not_finite(
-    tmp_path: Path, value: float, everywhere: bool
-) -> None:
     pixels = np.asarray(drawn("4"), np.float32).copy()
-    pixels[... if everywhere else (3, 3)] = value
-    Image.fromarray(pixels).save(tmp_path / "odd.tiff")
-    # Warnings are errors in tests.
-    with pytest.raises(DataError, match=r"odd\.tiff has grey values that are not finite\."):
-        read_picture(tmp_path / "odd.tiff")
-
-
-def test_read_picture_does_not_depend_on_the_range_of_values(tmp_path: Path) -> None:
-    pixels = np.asarray(drawn("4"), np.float64) / 255
-    for low, high in ((-3e38, 3e38), (0, 1e-3)):
-        Image.fromarray((low + pixels * (high - low)).astype(np.float32)).save(tmp_path / "wide.tiff")
-        assert difference(read_picture(tmp_path / "wide.tiff"), found(drawn("4"), tmp_path)) < 0.01
-
-
-def test_read_picture_does_not_catch_a_memory_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn("4").save(tmp_path / "large.png")
-
-    def fail(*arguments: object, **options: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(Image, "open", fail)
-    with pytest.raises(MemoryError):
-        read_picture(tmp_path / "large.png")
+    pixels[3, 3] = np.inf
+    Image.fromarray(pixels).save(tmp_path / "infinite.tiff")
+    reasons = {"folder": "Is a directory", "text.png": "cannot identify image file", "truncated.png": "truncated"}
+    reasons |= {"corrupted.png": "", "large.png": r"exceeds limit of \d+ pixels", "infinite.tiff": "not finite"}
+    words = {name: f"cannot be read as a picture: .*{reason}" for name, reason in reasons.items()}
+    for name, problem in (words | {"missing.png": "is missing"}).items():
+        with pytest.raises(DataError, match=rf"{name} {problem}.*\.$"):
+            read_picture(tmp_path / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.evaluation.metrics import expected_calibration_error, log_loss, mean_softmax
@@ -15,14 +16,10 @@ MIN_PROBABILITY = 1e-12
 
 
 def temper(softmax: Float32, temperature: float) -> Float32:
-    """Apply temperature scaling to softmaxes [n, 10].
+    """Apply temperature scaling to softmaxes [n, 10]: above 1, a temperature makes predictions less confident."""
+    from scipy import special
 
-    A temperature below 1 makes predictions more confident, above 1 less confident. The predicted classes do not
-    change.
-    """
-    logits = np.log(np.maximum(softmax.astype(np.float64), MIN_PROBABILITY)) / temperature
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    tempered: Float32 = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+    tempered: Float32 = special.softmax(_logits(softmax) / temperature, axis=1).astype(np.float32)
     return tempered
 
 
@@ -31,27 +28,26 @@ def fit_temperature(softmax: Float32, targets: Float32) -> float:
 
     Temperature scaling: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
     """
-    from scipy.optimize import minimize_scalar
+    from scipy import optimize, special
 
-    logits = np.log(np.maximum(softmax.astype(np.float64), MIN_PROBABILITY))
+    logits = _logits(softmax)
 
     def cross_entropy(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        top = scaled.max(1)
-        log_norm = top + np.log(np.exp(scaled - top[:, None]).sum(1))
-        return float((log_norm - (targets * scaled).sum(1)).mean())
+        scaled = special.log_softmax(logits / np.exp(log_temperature), axis=1)
+        return float(-(targets * scaled).sum(1).mean())
 
-    found = minimize_scalar(
+    found = optimize.minimize_scalar(
         cross_entropy, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-3}
     )
     return float(np.exp(found.x))
 
 
-def cross_fit(oof: Float32, labels: UInt8, folds: UInt8) -> Float32:
-    """Return calibrated out-of-fold softmaxes [n, 10], each fold with the temperature fitted on all other folds.
+def _logits(softmax: Float32) -> npt.NDArray[np.float64]:
+    return np.log(np.maximum(softmax.astype(np.float64), MIN_PROBABILITY))
 
-    `folds`, uint8 [n], is the fold whose network predicted each row. A single fold is returned unchanged.
-    """
+
+def cross_fit(oof: Float32, labels: UInt8, folds: UInt8) -> Float32:
+    """Return calibrated out-of-fold softmaxes [n, 10], each of `folds` [n] with the temperature of all others."""
     truth = np.eye(CLASSES, dtype=np.float32)[labels]
     tempered = oof.copy()
     for fold in np.unique(folds):
@@ -65,15 +61,9 @@ def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequenc
     """Fit the temperature of the mean of an ensemble, and measure the effect of calibration on out-of-fold rows.
 
     An out-of-fold row is predicted by one network, so a temperature fitted on out-of-fold rows is that of a single
-    network. The mean of several networks is less confident and more accurate, so it needs a different temperature.
-    The ratio of the two is estimated on the test rows, without labels: each network in turn is calibrated and used
-    as the target, and a temperature is fitted to it for the next network and for the mean of all other networks.
-    The target is not exactly right, but its error mostly cancels in the ratio of the two temperatures. The
-    temperature of the mean is the out-of-fold temperature times this ratio.
-
-    The result has ``member_temperature`` (of a single network) and ``temperature`` (of the mean); and
-    ``log_loss_before``, ``log_loss_after``, ``ece_before`` and ``ece_after`` on out-of-fold rows, where each fold
-    is calibrated with the temperature fitted on all other folds.
+    network. The mean of several networks is less confident and more accurate, so it needs a different temperature:
+    the out-of-fold temperature times the ratio of the two, which is estimated on the test rows. The metrics on
+    out-of-fold rows are those of `cross_fit`.
     """
     member = fit_temperature(oof, np.eye(CLASSES, dtype=np.float32)[labels])
     tempered = cross_fit(oof, labels, folds)
@@ -88,7 +78,11 @@ def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequenc
 
 
 def _mean_to_member_ratio(softmaxes: Sequence[Float32], member: float) -> float:
-    """Return the ratio of the temperature of the mean to that of a single network, estimated without labels."""
+    """Return the ratio of the temperature of the mean to that of a single network, estimated without labels.
+
+    Each network in turn is calibrated and used as the target, and a temperature is fitted to it for the next one
+    and for the mean of all others. The error of the target mostly cancels in the ratio of the two temperatures.
+    """
     # It takes one network as the target and at least two others, one of which is compared with their mean.
     if len(softmaxes) < 3:
         return 1.0

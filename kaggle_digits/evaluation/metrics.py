@@ -10,6 +10,9 @@ import numpy as np
 from kaggle_digits.arrays import Float32, Int64, UInt8
 from kaggle_digits.workspace import CLASSES
 
+BINS = 15
+"""The number of bins of equal width between the probabilities 0 and 1, for the calibration error."""
+
 
 def summarise(softmax: Float32, labels: UInt8) -> dict[str, Any]:
     """Return ``rows``, ``errors``, ``accuracy`` and ``log_loss`` of softmax [n, 10] for labels [n]."""
@@ -38,38 +41,30 @@ def log_loss(softmax: Float32, labels: UInt8) -> float:
 
 
 def mean_softmax(softmaxes: Iterable[Float32]) -> Float32:
-    """Return the mean of softmaxes, float32 [m, 10] each, with equal weights, computed in float64.
-
-    The weights are equal, because fitted weights would depend on the few out-of-fold errors and overfit.
-    """
+    """Return the mean of softmaxes, float32 [m, 10] each, with equal weights, computed in float64."""
+    # Fitted weights would depend on the few out-of-fold errors, and overfit.
     mean: Float32 = np.stack(list(softmaxes)).mean(axis=0, dtype=np.float64).astype(np.float32)
     return mean
 
 
-def expected_calibration_error(softmax: Float32, labels: UInt8, bins: int = 15) -> float:
-    """Return the expected calibration error: the mean difference between largest probability and accuracy.
-
-    The rows are grouped by their largest probability into `bins` bins of equal width: Guo et al., ICML 2017.
-    """
-    rows, confidence, correct = _reliability_sums(softmax, labels, bins)
-    return float(np.abs(correct - confidence).sum() / rows.sum())
+def expected_calibration_error(softmax: Float32, labels: UInt8) -> float:
+    """Return the mean difference between largest probability and accuracy (Guo et al., ICML 2017)."""
+    bins = reliability(softmax, labels)
+    return sum(b["rows"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / len(labels)
 
 
-def reliability(softmax: Float32, labels: UInt8, bins: int = 15) -> list[dict[str, float]]:
-    """Return ``rows``, mean ``confidence`` and ``accuracy`` of each bin that has rows."""
+def reliability(softmax: Float32, labels: UInt8) -> list[dict[str, float]]:
+    """Return ``rows``, mean ``confidence`` and ``accuracy`` of bins of rows, by their largest probability."""
+    confidence, correct = softmax.max(1).astype(np.float64), softmax.argmax(1) == labels
+    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
-        {"rows": int(n), "confidence": float(c / n), "accuracy": float(a / n)}
-        for n, c, a in zip(*_reliability_sums(softmax, labels, bins), strict=True)
-        if n
+        {
+            "rows": int(rows.sum()),
+            "confidence": float(confidence[rows].mean()),
+            "accuracy": float(correct[rows].mean()),
+        }
+        for rows in (bin_of == b for b in np.unique(bin_of))
     ]
-
-
-def _reliability_sums(softmax: Float32, labels: UInt8, bins: int) -> Any:
-    """Return for each bin the number of rows, the sum of confidences and the number of correct predictions."""
-    confidence = softmax.max(1).astype(np.float64)
-    correct = softmax.argmax(1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [np.bincount(bin_of, weights, bins) for weights in (np.ones(len(labels)), confidence, correct)]
 
 
 def confusion_matrix(softmax: Float32, labels: UInt8) -> Int64:

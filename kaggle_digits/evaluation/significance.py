@@ -20,21 +20,14 @@ def wilson_interval(successes: int, rows: int) -> list[float]:
 
 
 def score_deviation(accuracy: float, rows: int, scored_rows: int) -> float:
-    """Return the standard deviation, by chance alone, of the difference between two accuracies of one network.
-
-    One accuracy is measured on `rows` rows, the other on `scored_rows` rows. Laplace's rule of succession (one
-    more error and one more correct row) keeps the deviation above 0 when there is no error.
-    """
+    """Return the standard deviation by chance of the difference of a network's accuracies on different rows."""
+    # Laplace's rule of succession: one more error and one more correct row keep it above 0 if there is no error.
     share = (accuracy * rows + 1) / (rows + 2)
     return float(np.sqrt(share * (1 - share) * (1 / rows + 1 / scored_rows)))
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Return the p-value of McNemar's exact test (Psychometrika 12, 1947).
-
-    `only_first` and `only_second` are the numbers of rows that only one of two classifiers got wrong, on the same
-    rows.
-    """
+    """Return the p-value of McNemar's exact test (1947), from the numbers of rows that only one got wrong."""
     from scipy.stats import binomtest
 
     return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
@@ -52,31 +45,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def outlier_fold_p_values(errors: Sequence[int], rows: Sequence[int]) -> list[float]:
     """Return for each fold the p-value of the test that its error rate differs from that of the other folds.
 
-    Fisher's exact test compares each fold with all other folds together, with Bonferroni's correction. If the fold
-    with the lowest p-value differs significantly, it is removed, so that it does not make the other folds look
-    different, and the remaining folds are tested again.
+    Fisher's exact test compares each fold with all others together, with Bonferroni's correction. If the fold with
+    the lowest p-value differs significantly, the others, which it made look different, are tested again.
     """
     from scipy.stats import fisher_exact
 
     p_values = [1.0] * len(rows)
     remaining = list(range(len(rows)))
     while len(remaining) > 1:
-        all_errors, all_rows = sum(errors[k] for k in remaining), sum(rows[k] for k in remaining)
-
-        def p(k: int, all_errors: int = all_errors, all_rows: int = all_rows) -> float:
-            others = all_errors - errors[k]
-            table = [[errors[k], rows[k] - errors[k]], [others, all_rows - rows[k] - others]]
-            return float(fisher_exact(table).pvalue)
-
         # With two folds, both comparisons are the same test, so there is nothing to correct for.
         tests = 1 if len(remaining) == 2 else len(remaining)
-        corrected = {k: min(1.0, tests * p(k)) for k in remaining}
-        outlier = min(remaining, key=corrected.__getitem__)
-        if corrected[outlier] >= LEVEL or len(remaining) == 2:
-            for k in remaining:
-                p_values[k] = corrected[k]
+        for k in remaining:
+            groups = [k], [other for other in remaining if other != k]
+            table = [[sum(errors[i] for i in g), sum(rows[i] - errors[i] for i in g)] for g in groups]
+            p_values[k] = min(1.0, tests * float(fisher_exact(table).pvalue))
+        outlier = min(remaining, key=p_values.__getitem__)
+        if p_values[outlier] >= LEVEL or len(remaining) == 2:
             break
-        p_values[outlier] = corrected[outlier]
         remaining.remove(outlier)
     return p_values
 

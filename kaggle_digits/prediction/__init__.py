@@ -1,4 +1,4 @@
 """Prediction of image files with the ensemble of a run."""
 
 # Here and not in `export`, so that the command line can list them without slow imports.
-MODEL_FORMATS = {"onnx": ".onnx", "keras": ".keras"}  # how the names of their files end
+MODEL_FORMATS = ("onnx", "keras")

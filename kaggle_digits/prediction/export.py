@@ -21,37 +21,24 @@ from kaggle_digits.workspace import CLASSES, SIDE, Workspace
 if TYPE_CHECKING:
     import keras
 
-_OPSET = 18
-"""The version of ONNX's operators: of 2022, so that runtimes of the last years read it."""
 
-
-def export(
-    workspace: Workspace,
-    file: str | Path,
-    run: str | None = None,
-    format: str | None = None,
-) -> Path:
+def export(workspace: Workspace, file: str | Path, run: str | None = None, format: str | None = None) -> Path:
     """Write the ensemble of a run as one model: grey values in, calibrated probabilities out.
 
-    The model does all that `predict` does with a digit: the preprocessing of each fold, test-time augmentation for
-    uncertain images, the weighted mean of the networks, and temperature scaling. Only the search for the digit in
-    a photograph is not part of it: it expects digits in MNIST's format, such as the rows of ``test.csv``.
-
-    Its input is ``images``, uint8 [n, 28, 28], with ink as 255; its output, in ONNX ``probabilities``, is
-    float32 [n, 10]. It needs up to 1 MB of memory for each image of a call (0.7 MB with the preset ``default``),
-    so predict many images in batches of a few hundred.
+    Its input is ``images``, uint8 [n, 28, 28], digits in MNIST's format with ink as 255, such as rows of
+    ``test.csv``; its output, in ONNX ``probabilities``, float32 [n, 10], the same as from `predict`. It needs up
+    to 1 MB of memory for each image of a call, so predict many images in batches of a few hundred.
 
     Parameters
     ----------
     workspace : Workspace
         The competition and the folder of its runs.
     file : str or pathlib.Path
-        Where to write the model. Its name ends with ``.onnx`` or ``.keras``; an existing file is replaced.
+        Where to write the model. Its name ends with ``.onnx`` or ``.keras``.
     run : str, optional
         The name of the run. Default: as in `find_run`.
     format : str, optional
-        ``onnx``, which needs the extra ``onnx``, or ``keras``, which plain Keras loads with TensorFlow. Default:
-        by the name of the file.
+        ``onnx`` (needs the extra ``onnx``) or ``keras``. Default: by the name of the file.
 
     Returns
     -------
@@ -61,8 +48,7 @@ def export(
     Raises
     ------
     UsageError
-        If there is no run with this name, the format and the name of the file do not match, or tf2onnx is not
-        installed.
+        If there is no such run, the name of the file does not fit the format, or tf2onnx is not installed.
     DataError
         If the run is not finished, or a network is missing or damaged.
     WriteError
@@ -74,16 +60,23 @@ def export(
     'digits.keras'
     """
     path = Path(file)
-    format = _check_format(path, format)
+    suffix = path.suffix.removeprefix(".")
+    if suffix not in MODEL_FORMATS or format not in (None, suffix):
+        raise UsageError(
+            f"The name of {path} does not end with .{format or ' or .'.join(MODEL_FORMATS)}.",
+            f"Choose a format of {' and '.join(MODEL_FORMATS)}, and a name that ends with it.",
+        )
+    if suffix == "onnx" and find_spec("tf2onnx") is None:
+        raise UsageError("tf2onnx is not installed.", "Install it with: pip install 'kaggle-digits[onnx]'.")
     source = find_run(workspace, run)
     source.require_ensemble()
     check_members(source)
-    model = ensemble_model(source)
-    write_bytes(path, _onnx(model, source) if format == "onnx" else _keras(model))
+    model = _ensemble_model(source)
+    write_bytes(path, _onnx(model, source) if suffix == "onnx" else _keras(model))
     return path
 
 
-def ensemble_model(source: Run) -> keras.Model:
+def _ensemble_model(source: Run) -> keras.Model:
     """Return the ensemble of a finished run as one Keras model: uint8 [b, 28, 28] to float32 [b, 10]."""
     keras = tensorflow_keras()
     from keras import ops
@@ -99,7 +92,7 @@ def ensemble_model(source: Run) -> keras.Model:
 
 
 def _fold_softmax(run: FoldsRun, fold: int, images: Any, name: str) -> Any:
-    """Apply the network of a fold, with its preprocessing and TTA: as `fold_softmax_function`."""
+    """Apply the network of a fold, with its preprocessing and TTA: as `predict.ensemble_softmax`."""
     from keras import ops
 
     network = load_network(run, fold)
@@ -119,14 +112,12 @@ def _fold_softmax(run: FoldsRun, fold: int, images: Any, name: str) -> Any:
 
 
 def _keras(model: keras.Model) -> bytes:
-    """Return a model in Keras's format."""
     with temporary_folder() as folder:
         model.save(folder / "model.keras")
         return (folder / "model.keras").read_bytes()
 
 
 def _onnx(model: keras.Model, source: Run) -> bytes:
-    """Return a model in the ONNX format."""
     import tensorflow as tf
     import tf2onnx
 
@@ -138,7 +129,8 @@ def _onnx(model: keras.Model, source: Run) -> bytes:
     def probabilities(images: Any) -> dict[str, Any]:
         return {"probabilities": model(images, training=False)}
 
-    converted, _ = tf2onnx.convert.from_function(probabilities, signature, opset=_OPSET)
+    # Operators of the year 2022, so that runtimes of the last years read them.
+    converted, _ = tf2onnx.convert.from_function(probabilities, signature, opset=18)
     for value, shape in ((converted.graph.input[0], (SIDE, SIDE)), (converted.graph.output[0], (CLASSES,))):
         for dimension, size in zip(value.type.tensor_type.shape.dim, ("n", *shape), strict=True):
             setattr(dimension, "dim_param" if size == "n" else "dim_value", size)
@@ -146,23 +138,3 @@ def _onnx(model: keras.Model, source: Run) -> bytes:
     converted.doc_string = f"Handwritten digits, {source.describe()}, by kaggle-digits."
     content: bytes = converted.SerializeToString()
     return content
-
-
-def _check_format(path: Path, format: str | None) -> str:
-    """Return the format of a file; `UsageError` if its name does not fit, or the format cannot be written."""
-    found = format or next((name for name, suffix in MODEL_FORMATS.items() if path.suffix == suffix), None)
-    if found is None:
-        endings = " or ".join(MODEL_FORMATS.values())
-        raise UsageError(f"The format of {path} is not known.", f"Choose a name that ends with {endings}.")
-    if found not in MODEL_FORMATS:
-        raise UsageError(f"There is no format {found!r}.", f"Choose {' or '.join(MODEL_FORMATS)}.")
-    if path.suffix != MODEL_FORMATS[found]:
-        raise UsageError(
-            f"The name of a file in the format {found} ends with {MODEL_FORMATS[found]}, got {path.name}.",
-            "Choose another name or format.",
-        )
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder.", "Choose the name of a file.")
-    if found == "onnx" and find_spec("tf2onnx") is None:
-        raise UsageError("tf2onnx is not installed.", "Install it with: pip install 'kaggle-digits[onnx]'.")
-    return found

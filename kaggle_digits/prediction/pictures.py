@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
+from scipy import ndimage
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError
 from kaggle_digits.workspace import SIDE
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 Mask = npt.NDArray[np.bool_]
 
 BOX = 20
 """The longer side of the bounding box of a digit in pixels, as in MNIST."""
-
 MIN_STROKE = 2.0
 """Thinner strokes are widened to this many pixels. 87 % of MNIST's training rows have wider strokes."""
-
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _MIN_SIDE, _MAX_SIDE = 256, 1024
-"""A picture is resized so that its longer side is in this range: enlarging small pictures gives smooth edges, and
-reducing large ones saves time."""
-
+"""The longer side of a picture is resized to this range: small ones get smooth edges, large ones save time."""
 _MIN_CONTRAST = 10.0
 """The minimum difference between ink and paper, in grey levels of 255."""
-
-_SAVE_REMEDY = "Save the picture as a PNG or JPEG file, and use that file."
 _MAX_PARTS = 12
 """The maximum number of connected parts of a digit; more are noise or text."""
 _MIN_INK = 28.0
@@ -40,14 +33,8 @@ _MIN_INK = 28.0
 
 
 def read_picture(path: str | Path) -> UInt8:
-    """Return the digit in an image file in MNIST's format, as `find_digit`; `DataError` if there is none.
-
-    The picture can be a photograph or a drawing of any size and colour mode, dark on light or light on dark.
-    Pixels that are clearly darker or lighter than the surrounding paper are taken as the digit. Specks and objects
-    that touch the edge of the picture are ignored. Strokes that are thinner than in MNIST are widened.
-    """
-    path = Path(path)
-    digit = find_digit(_read_grey(path))
+    """Return the digit in a photograph or drawing as uint8 [28, 28], ink 255; `DataError` if there is none."""
+    digit = find_digit(_read_grey(Path(path)))
     if digit is None:
         raise DataError(
             f"{path} shows no digit: no strokes were found on the background.",
@@ -57,25 +44,28 @@ def read_picture(path: str | Path) -> UInt8:
 
 
 def find_digit(grey: npt.NDArray[Any]) -> UInt8 | None:
-    """Return the digit in grey values [h, w], 0 to 255, as uint8 [28, 28], ink 255; or None without a digit."""
+    """Return the digit in grey values [h, w], 0 to 255, as uint8 [28, 28], ink 255; or None without a digit.
+
+    Pixels that are clearly darker or lighter than the surrounding paper are taken as the digit. Specks and objects
+    that touch the edge of the picture are ignored. Strokes that are thinner than in MNIST are widened.
+    """
     if (digit := _with_mnist_geometry(grey)) is not None:
         return digit
-    ink = _ink(_resized(grey.astype(np.float32)))
+    longest = max(grey.shape)
+    ink = _ink(_resize(grey.astype(np.float32), np.clip(longest, _MIN_SIDE, _MAX_SIDE) / longest))
     if ink is None:
         return None
-    ink = _scaled(_with_wider_strokes(ink))
+    ink = _with_wider_strokes(ink)
+    ink = np.asarray(np.clip(_resize(ink, BOX / max(ink.shape)), 0, 1), np.float32)
     return _centred(ink) if ink.sum() > _MIN_INK else None
 
 
 def count_shapes(image: UInt8) -> int:
     """Return how many separate shapes of similar size there are in an image [28, 28] whose ink is 255.
 
-    A shape counts if it has at least a third of the area of the largest. Of MNIST's digits, 0.9 % have more than
-    one shape (10,000 test rows of `rehearsal-full`); of two MNIST digits next to each other with a gap of 4 of
-    their pixels, 96 % (100 pairs).
+    A shape counts if it has at least a third of the area of the largest. 0.9 % of MNIST's digits have several
+    (10,000 test rows of `rehearsal-full`), and 96 % of pictures of two digits with a gap of 4 pixels (100 pairs).
     """
-    from scipy import ndimage
-
     parts, _ = ndimage.label(image > 127, np.ones((3, 3)))
     areas = np.bincount(parts.ravel())[1:]
     return int((3 * areas >= areas.max(initial=1)).sum())
@@ -83,56 +73,40 @@ def count_shapes(image: UInt8) -> int:
 
 def _read_grey(path: Path) -> Float32:
     """Return the grey values of a picture, float32 [h, w], 0 to 255, rotated as its EXIF data say."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     try:
         with warnings.catch_warnings():
             # Pillow's warnings do not help the user, except the one about files that need too much memory.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if path.is_dir():
-                raise DataError(f"{path} is a folder.", f"Use the pictures in it, such as {path / '*.png'}.")
             with Image.open(path, formats=_FORMATS) as image:
-                grey = _grey(ImageOps.exif_transpose(image))
-    except (DataError, MemoryError):
-        raise
-    except (FileNotFoundError, NotADirectoryError):
+                return _grey(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
         raise DataError(f"{path} is missing.", "Use the path of an existing picture.") from None
-    except PermissionError:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds of exceptions
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise DataError(
-            f"{path} cannot be read: permission denied.", "Give yourself permission to read the file."
-        ) from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path} is not a picture in a supported format.", _SAVE_REMEDY) from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise DataError(
-            f"{path} is too large: it has more than {Image.MAX_IMAGE_PIXELS:,} pixels.",
-            "Crop it to the digit, or reduce its size.",
-        ) from None
-    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for damaged files
-        raise DataError(
-            f"{path} is damaged or incomplete: {str(error).rstrip('.') or type(error).__name__}.",
-            "Copy it again from its source, or save it again as PNG.",
+            f"{path} cannot be read as a picture: {reason}.",
+            "Save it again as a PNG or JPEG file, smaller if it is very large, and use that file.",
         ) from error
-    if not np.isfinite(grey).all():
-        raise DataError(f"{path} has grey values that are not finite.", _SAVE_REMEDY)
-    return grey
 
 
-def _grey(image: Image) -> Float32:
+def _grey(image: Image.Image) -> Float32:
     """Return the grey values of a picture of any mode, float32 [h, w], 0 to 255."""
     if image.mode.startswith(("I", "F")):
-        # Integers of 16 or 32 bits, or floats: their range is not known, so it is scaled to 0 to 255. In float64,
-        # because the difference of two float32 values can overflow.
+        # Integers of 16 or 32 bits, or floats: their range is not known. In float64, because float32 can overflow.
         values = np.asarray(image, np.float64)
-        return _float32((values - values.min()) * (255 / max(float(np.ptp(values)), 1e-6)))
+        if not np.isfinite(values).all():
+            raise ValueError("it has values that are not finite")
+        return np.asarray((values - values.min()) * (255 / max(float(np.ptp(values)), 1e-6)), np.float32)
     if not image.has_transparency_data:
         return np.asarray(image.convert("L"), np.float32)
     values, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA"), np.float32), 2, 0)
     alpha = alpha / 255
     # A white background behind transparent pixels, or a black one if the digit could not be seen on white.
     background = 255.0 if (alpha * (255 - values)).max() > 64 else 0.0
-    return _float32(alpha * values + (1 - alpha) * background)
+    return np.asarray(alpha * values + (1 - alpha) * background, np.float32)
 
 
 def _with_mnist_geometry(grey: npt.NDArray[Any]) -> UInt8 | None:
@@ -144,22 +118,14 @@ def _with_mnist_geometry(grey: npt.NDArray[Any]) -> UInt8 | None:
         if ink.min() == 0 and ink.max() > _MIN_CONTRAST:
             y, x = np.nonzero(ink)
             box = max(np.ptp(y), np.ptp(x)) + 1
-            if BOX - 1 <= box <= BOX and all(abs(at - SIDE / 2) <= 0.51 for at in _centre(ink)):
+            if BOX - 1 <= box <= BOX and np.all(abs(np.array(ndimage.center_of_mass(ink)) - SIDE / 2) <= 0.51):
                 # Pale ink is stretched. MNIST's own digits, whose maximum is 254 or 255, stay as they are.
                 return np.asarray(np.round(ink * max(1, 250 / ink.max())), np.uint8)
     return None
 
 
-def _resized(grey: Float32) -> Float32:
-    """Return a picture resized so that its longer side is between `_MIN_SIDE` and `_MAX_SIDE`."""
-    longest = max(grey.shape)
-    return _resize(grey, np.clip(longest, _MIN_SIDE, _MAX_SIDE) / longest)
-
-
 def _resize(values: Float32, scale: float) -> Float32:
     """Return values [h, w] resized by a factor, to at least 1x1."""
-    from PIL import Image
-
     if scale == 1:
         return values
     height, width = (max(1, round(side * scale)) for side in values.shape)
@@ -175,8 +141,6 @@ def _ink(grey: Float32) -> Float32 | None:
     a large window. A digit that does not touch the edge is accepted from the largest window at once, and from a
     smaller one if the next smaller window confirms it.
     """
-    from scipy import ndimage
-
     grey = ndimage.gaussian_filter(grey, 1)
     # The noise of the paper: the lower quartile of the local differences, because at least a quarter of the pixels
     # is paper. .32 is the lower quartile of the absolute values of a standard normal distribution.
@@ -216,8 +180,6 @@ def _ink_in_window(grey: Float32, window: int, noise: float) -> Float32:
     An area that contains a square with the side `window`, in pixels, is paper, whatever its brightness; anything
     narrower can be ink. It has to differ by more than the standard deviation of the paper's grey values, `noise`.
     """
-    from scipy import ndimage
-
     highest, lowest = ndimage.maximum_filter(grey, window), ndimage.minimum_filter(grey, window)
     contrast = highest - lowest
     near = contrast >= contrast.max() / 2
@@ -242,7 +204,7 @@ def _ink_in_window(grey: Float32, window: int, noise: float) -> Float32:
     if strongest <= max(6 * noise, _MIN_CONTRAST):
         return np.zeros_like(grey)
     ink[ink <= max(6 * noise, 0.15 * strongest)] = 0
-    return _float32(np.minimum(ink / np.quantile(ink[ink > 0], 0.75), 1))
+    return np.asarray(np.minimum(ink / np.quantile(ink[ink > 0], 0.75), 1), np.float32)
 
 
 def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:
@@ -252,8 +214,6 @@ def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:
     of the picture are ignored, unless there are no others. If there are more than `_MAX_PARTS` large parts, the
     mask is empty, because noise or text has so many parts, but not a digit.
     """
-    from scipy import ndimage
-
     parts, count = ndimage.label(mask, np.ones((3, 3)))
     if not count:
         return mask
@@ -279,8 +239,6 @@ def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:
 
 def _cropped(ink: Float32, mask: Mask) -> Float32:
     """Return the ink [h, w] that is connected to a mask [h, w], cropped to the bounding box of the mask."""
-    from scipy import ndimage
-
     # Grey values are kept, because in a blurred picture they have more information than black and white.
     ink = ink * ndimage.binary_propagation(mask, mask=ink > 0)
     rows, columns = (np.nonzero(mask.any(axis))[0] for axis in (1, 0))
@@ -294,8 +252,6 @@ def _edge(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _with_wider_strokes(ink: Float32) -> Float32:
     """Return ink [h, w] whose strokes will be at least `MIN_STROKE` wide after scaling to a box of 20 pixels."""
-    from scipy import ndimage
-
     # The width of the strokes: twice the median distance to the background along their centre lines, which are the
     # local maxima of the distance.
     inside = ndimage.distance_transform_edt(np.pad(ink > 0.5, 1))
@@ -309,34 +265,13 @@ def _with_wider_strokes(ink: Float32) -> Float32:
     margin = int(np.ceil(widening))
     padded = np.pad(ink, margin)
     distance = ndimage.distance_transform_edt(padded <= 0.5)
-    return _float32(np.maximum(padded, np.clip(widening + 0.5 - distance, 0, 1)))
-
-
-def _scaled(ink: Float32) -> Float32:
-    """Return ink [h, w] resized so that its longer side is 20 pixels, with the same aspect ratio."""
-    return _float32(np.clip(_resize(ink, BOX / max(ink.shape)), 0, 1))
+    return np.asarray(np.maximum(padded, np.clip(widening + 0.5 - distance, 0, 1)), np.float32)
 
 
 def _centred(ink: Float32) -> UInt8:
     """Return ink of at most 20x20 pixels as an image [28, 28], with the centre of mass in the middle (±.5 px)."""
     image = np.zeros((SIDE, SIDE), np.uint8)
-    top, left = (
-        int(np.clip(round(SIDE / 2 - centre), 0, SIDE - side))
-        for centre, side in zip(_centre(ink), ink.shape, strict=True)
-    )
+    centre = np.array(ndimage.center_of_mass(ink.astype(np.float64)))
+    top, left = np.clip(np.round(SIDE / 2 - centre).astype(int), 0, SIDE - np.array(ink.shape))
     image[top : top + ink.shape[0], left : left + ink.shape[1]] = np.round(255 * ink)
     return image
-
-
-def _centre(ink: npt.NDArray[Any]) -> tuple[float, float]:
-    """Return the centre of mass (row, column) of ink [h, w]."""
-    total = ink.sum(dtype=np.float64)
-    row, column = (
-        float((ink.sum(1 - axis, dtype=np.float64) * np.arange(side)).sum() / total)
-        for axis, side in enumerate(ink.shape)
-    )
-    return row, column
-
-
-def _float32(values: npt.NDArray[Any]) -> Float32:
-    return values.astype(np.float32, copy=False)

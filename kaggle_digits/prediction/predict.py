@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,30 +20,15 @@ from kaggle_digits.training.models import SURE, read_network, softmax_function, 
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.workspace import Workspace
 
-if TYPE_CHECKING:
-    import keras
-
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction of the ensemble of a run for a picture.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-        The picture.
-    image : ndarray of uint8, shape (28, 28)
-        The digit found in the picture, in MNIST's format, before the preprocessing of the folds.
-    softmax : ndarray of float32, shape (10,)
-        The calibrated probabilities of the ensemble.
-    agreement : float
-        The share of the networks that predict the same digit as the ensemble, 0 to 1.
-    """
+    """The prediction of the ensemble of a run for a picture."""
 
     path: Path
-    image: UInt8
-    softmax: Float32
-    agreement: float
+    image: UInt8  # the digit found in the picture, in MNIST's format, [28, 28]
+    softmax: Float32  # the calibrated probabilities, [10]
+    agreement: float  # the share of the networks that predict the same digit as the ensemble
 
     @property
     def digit(self) -> int:
@@ -57,7 +42,7 @@ class Prediction:
 
     @property
     def is_unsure(self) -> bool:
-        """Whether the most probable digit has a probability below `SURE`."""
+        """Whether this probability is below `SURE`."""
         return self.confidence < SURE
 
     @property
@@ -68,8 +53,8 @@ class Prediction:
     @property
     def doubts(self) -> str:
         """What is doubtful about the prediction, in words; empty if nothing is."""
-        doubts = ["unsure"] * self.is_unsure + ["the picture has more than one shape"] * (self.shapes > 1)
-        return ", ".join(doubts)
+        doubts = {"unsure": self.is_unsure, "the picture has more than one shape": self.shapes > 1}
+        return ", ".join(doubt for doubt, applies in doubts.items() if applies)
 
     def _repr_html_(self) -> str:
         """Return the digit and the probabilities, for a notebook."""
@@ -124,7 +109,7 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     workspace : Workspace
         The competition and the folder of its runs.
     pictures : sequence of str or pathlib.Path
-        Image files, each with one digit; see `kaggle_digits.prediction.pictures.read_picture`.
+        Photographs or drawings, each of one digit, as image files.
     run : str, optional
         The name of the run. Default: as in `find_run`.
 
@@ -136,7 +121,7 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     Raises
     ------
     UsageError
-        If there is no run with this name.
+        If there is no such run.
     UnreadablePicturesError
         If pictures cannot be read or show no digit. It has the predictions for all others.
     DataError
@@ -154,49 +139,41 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     source = find_run(workspace, run)
     source.require_ensemble()
     check_members(source)
-    digits: dict[int, UInt8] = {}
+    digits: list[tuple[Path, UInt8]] = []
     failures: list[tuple[Path, DataError]] = []
-    all_paths = [Path(picture) for picture in pictures]
-    for number, path in enumerate(all_paths):
+    for path in map(Path, pictures):
         try:
-            digits[number] = read_picture(path)
+            digits.append((path, read_picture(path)))
         except DataError as error:
             failures.append((path, error))
-    predictions = _classify(source, [all_paths[number] for number in digits], list(digits.values()))
+    predictions = _classify(source, digits) if digits else []
     if failures:
         raise UnreadablePicturesError(predictions, failures)
     return predictions
 
 
-def _classify(source: Run, paths: Sequence[Path], digits: Sequence[UInt8]) -> list[Prediction]:
+def _classify(source: Run, digits: Sequence[tuple[Path, UInt8]]) -> list[Prediction]:
     """Return the predictions of a run's ensemble for digits in MNIST's format."""
-    if not digits:
-        return []
-    images = np.stack(digits)
-    softmaxes = ensemble_softmax([run for run, _ in source.shares()], images)
+    softmaxes = ensemble_softmax(source, np.stack([image for _, image in digits]))
     weights = [weight for _, _, weight in source.weighted_networks()]
     mean = np.average(softmaxes.astype(np.float64), axis=0, weights=weights)
     calibrated = temper(mean.astype(np.float32), source.ensemble_metrics().calibration.temperature)
     agreement = (softmaxes.argmax(2) == calibrated.argmax(1)).mean(0)
     return [
         Prediction(path, image, softmax, float(share))
-        for path, image, softmax, share in zip(paths, images, calibrated, agreement, strict=True)
+        for (path, image), softmax, share in zip(digits, calibrated, agreement, strict=True)
     ]
 
 
-def ensemble_softmax(runs: Sequence[FoldsRun], images: UInt8) -> Float32:
-    """Return the uncalibrated softmaxes [networks, n, 10] of finished runs, by fold, for digits [n, 28, 28]."""
-    # One network at a time, so that the memory does not depend on the size of the ensemble.
-    return np.stack([fold_softmax_function(run, fold)(images) for run in runs for fold in range(run.info.folds)])
+def ensemble_softmax(source: Run, images: UInt8) -> Float32:
+    """Return the uncalibrated softmaxes [networks, n, 10] of a finished run for digits [n, 28, 28]."""
+    softmaxes = []
+    for run, fold, _ in source.weighted_networks():
+        predict = with_test_time_augmentation(softmax_function(load_network(run, fold)), run.info.settings.tta)
+        softmaxes.append(predict(preprocess(images, run.fold_metrics(fold).preprocessing)))
+    return np.stack(softmaxes)
 
 
-def fold_softmax_function(run: FoldsRun, fold: int) -> Callable[[UInt8], Float32]:
-    """Return a finished fold's prediction, with preprocessing and TTA: digits [n, 28, 28] to softmaxes [n, 10]."""
-    softmax = with_test_time_augmentation(softmax_function(load_network(run, fold)), run.info.settings.tta)
-    preprocessing = run.fold_metrics(fold).preprocessing
-    return lambda images: softmax(preprocess(images, preprocessing))
-
-
-def load_network(run: FoldsRun, fold: int) -> keras.Model:
-    """Load the network of a finished fold: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10]."""
+def load_network(run: FoldsRun, fold: int) -> Any:
+    """Load the Keras model of a finished fold: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10]."""
     return read_network(run.model_file(fold))

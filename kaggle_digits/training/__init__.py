@@ -1,5 +1,4 @@
 """Training of a fold: presets, networks, preprocessing and augmentation of digits."""
 
-# Here and not in `presets`, so that the command line can list them without slow imports.
-PRESET_NAMES = ("lenet", "fast", "default")
+# Here and not in `presets`, so that the command line can name it without slow imports.
 DEFAULT_PRESET = "default"
