@@ -267,9 +267,8 @@ def _train_on_worker(task: FoldTask, topic: str) -> tuple[FoldResult | KaggleDig
         finally:
             process.stop()
         log.seek(0)
-        if isinstance(
-            message, WorkerDiedError | WriteError
-        ):  # a problem of this machine: another one may train it
+        # A problem of this machine: another one may train the fold.
+        if isinstance(message, WorkerDiedError | WriteError):
             worker.log_event(topic, fold | {"problem": message.problem, "log": log.read()})
             raise type(message)(f"{message.problem} It was on the Dask worker {worker.address}.", message.remedy)
         return message, log.read()
