@@ -443,7 +443,7 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
 
 def _chosen(workspace: Workspace, name: str | None = None) -> str:
     """Return the complete name of a run; without a name, choose the run, and name it on stderr."""
-    from kaggle_digits.runs.advice import explain_choice
+    from kaggle_digits.runs.summary import explain_choice
 
     run = kd.find_run(workspace, name)
     if name is None:

@@ -131,17 +131,13 @@ def find_folder(paths: Iterable[PurePath], names: Sequence[str], source: Path) -
     """Return the folder that has all files called `names`, given the relative paths of the files in `source`."""
     known = set(paths)
     folders = sorted({path.parent for path in known if known.issuperset(path.parent / name for name in names)})
-    if not folders:
-        raise DataError(
-            f"{source} does not have {', '.join(names)} in one folder.", "Choose a zip file or a folder that does."
-        )
-    if len(folders) > 1 and folders[0].parts:
-        listed = ", ".join(str(source / folder) for folder in folders)
-        raise DataError(
-            f"Several folders in {source} have the files: {listed}.",
-            "Choose one of them; unpack a zip file first.",
-        )
-    return folders[0]
+    if len(folders) == 1 or (folders and not folders[0].parts):
+        return folders[0]
+    found = ", ".join(str(source / folder) for folder in folders) or "none"
+    raise DataError(
+        f"{source} does not have {', '.join(names)} in exactly one folder, but in: {found}.",
+        "Choose a zip file or a folder that does; unpack a zip file that has several.",
+    )
 
 
 def read_zipped(archive: Path, pattern: str) -> bytes:
@@ -170,13 +166,10 @@ def lock(path: Path, busy: str, timeout: float = 0) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     make_folder(path.parent)
-    held = FileLock(path, timeout=timeout)
     with write_errors(path):
         try:
-            held.acquire()
+            held = FileLock(path, timeout=timeout).acquire()
         except Timeout:
             raise WriteError(busy, "Wait until it ends, then try again.") from None
-    try:
+    with held:
         yield
-    finally:
-        held.release()

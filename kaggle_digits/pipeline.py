@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.data.download import check_manifest
 from kaggle_digits.errors import UsageError
-from kaggle_digits.execution import Job, Options, Place, find_place
+from kaggle_digits.execution import Job, Options, find_place
 from kaggle_digits.files import lock, make_folder, write_bytes
 from kaggle_digits.hosts import open_host
 from kaggle_digits.notebook import printing, watching
-from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
-from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, check_data, find_run, run_folder
-from kaggle_digits.runs.ensemble import ensemble_folds, ensemble_runs, is_current
-from kaggle_digits.runs.plan import RunPlan, check_mean, make_splits, open_mean_run, plan_runs
+from kaggle_digits.runs.directory import MeanRun, Run, check_data, find_run, run_folder
+from kaggle_digits.runs.ensemble import average_runs, check_mean, ensemble_folds, ensemble_runs, is_current
+from kaggle_digits.runs.plan import RunPlan, make_splits, plan_runs
 from kaggle_digits.runs.schema import FINISHED, UNFINISHED
+from kaggle_digits.runs.summary import compare_with_best_score, explain_choice
 from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.submissions.submit import (
     ScoreBoard,
@@ -69,20 +69,18 @@ def train(
     preset, folds, seed, seeds, settings, run
         What to train: see `Recipe`.
     workers : int, optional
-        The number of folds to train in parallel on this machine. By default it depends on the cores, memory and
-        GPUs.
+        How many folds to train in parallel on this machine. Default: by its cores, memory and GPUs.
     on : str, optional
-        Where to train the folds: ``kaggle``, in a kernel with two GPUs at Kaggle; ``kaggle-cpu``, in a kernel
-        without; or the address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``, whose workers train them
-        (needs the extra ``dask``). Default: on this machine.
+        Where to train: ``kaggle`` or ``kaggle-cpu``, in a kernel at Kaggle with two GPUs or with none, or the
+        address of a Dask scheduler, such as ``tcp://10.0.0.1:8786`` (extra ``dask``). Default: this machine.
     wait : bool
-        For a kernel at Kaggle: wait until it has ended.
+        Wait until a kernel at Kaggle has ended.
     retrain : bool
         Train damaged folds again, or all folds if none is damaged.
     tensorboard : bool
-        Write TensorBoard events into the folder of each fold; needs the extra ``tensorboard``.
+        Write TensorBoard events into the folder of each fold (extra ``tensorboard``).
     output : str or pathlib.Path, optional
-        Where to write a copy of the submission; if it is a folder, as ``submission.csv`` in it.
+        Where to write a copy of the submission: a file, or a folder for ``submission.csv``.
     observer : Observer, optional
         Called with the progress.
 
@@ -100,8 +98,8 @@ def train(
     CredentialsError, RefusedError
         If Kaggle refuses to train the folds.
     NetworkError
-        If the connection to the Dask scheduler or to all its workers is lost, or a kernel at Kaggle failed, cannot
-        be reached, or is still running and `wait` is false.
+        If the Dask scheduler or all its workers are lost, or a kernel at Kaggle failed, cannot be reached, or is
+        still running and `wait` is false.
     WriteError
         If a file cannot be written, or another process is using the run.
 
@@ -117,82 +115,52 @@ def train(
     started = time.monotonic()
     recipe = Recipe(preset, folds, seed, seeds, settings or {}, run)
     place = find_place(on, workspace, Options(workers, tensorboard, wait, retrain))
-    target, paths = _folders(workspace, recipe)
-    data = _load(workspace)
-    # Before any folder is created, so that an invalid number of folds leaves no run behind.
-    splits = make_splits(recipe, data)
+    target, paths = run_folder(workspace, recipe.name), _run_folders(workspace, recipe)
     members = [path.name for path in paths]
-    with ExitStack() as locks, watching(observer) as watched:
-        if seeds > 1:
-            # Check the mean's name before the training, not after it.
-            locks.enter_context(_lock(target))
-            check_mean(target, members, data)
-        for path in paths:
+    data = _load(workspace)
+    # Before any folder is created, so that arguments that are not valid leave no run behind.
+    splits = make_splits(recipe, data)
+    if seeds > 1:
+        check_mean(target, members, data)
+    with ExitStack() as locks, watching(observer) as observer:
+        for path in dict.fromkeys([target, *paths]):
             locks.enter_context(_lock(path))
         plans = plan_runs(workspace, recipe, splits, data, retrain)
         # The elapsed time is not that of one run if the training was interrupted or trains several runs.
-        timed_from = started if seeds == 1 and plans[0].is_from_scratch() else None
-        finished: Run = _train_runs(workspace, data, plans, place, watched, target.name, tensorboard, timed_from)
+        is_timed = seeds == 1 and plans[0].is_from_scratch()
+        runs = {plan.recipe.seed: plan.open(workspace) for plan in plans}
+        jobs = _jobs(plans, tensorboard)
+
+        def finish(seed: int) -> None:
+            if not is_current(runs[seed], data):
+                ensemble_folds(runs[seed], data)
+            seconds = round(time.monotonic() - started, 1) if is_timed else None
+            runs[seed] = _finish(workspace, runs[seed], data, seconds)
+
+        observer.start(recipe.name, [task for plan in plans for task in plan.tasks()], [job.task for job in jobs])
+        for plan in plans:
+            if not plan.missing:
+                finish(plan.recipe.seed)
+                continue
+            if others := plan.other_versions():
+                observer.notice(
+                    f"Finished folds of {plan.path.name} were trained with {others}; they are kept, "
+                    "and the report shows the versions of each fold."
+                )
+            runs[plan.recipe.seed] = runs[plan.recipe.seed].with_status(UNFINISHED)
+        if jobs:
+            missing = {plan.recipe.seed: set(plan.missing) for plan in plans}
+            with closing(place.train(jobs, data, observer)) as trained:
+                for job in trained:
+                    observer.finished(job.task)
+                    missing[job.task.seed].remove(job.task.fold)
+                    if not missing[job.task.seed]:
+                        finish(job.task.seed)
+        finished: Run = runs[seed]
         if seeds > 1:
-            finished = _average(workspace, target, members, data)
+            finished = _finish(workspace, average_runs(target, members, workspace, data), data)
         _copy_submission(workspace, finished, output)
         return finished
-
-
-def _train_runs(
-    workspace: Workspace,
-    data: Data,
-    plans: Sequence[RunPlan],
-    place: Place,
-    observer: Observer,
-    name: str,
-    tensorboard: bool,
-    timed_from: float | None,
-) -> FoldsRun:
-    """Train the missing folds, ensemble each run when its last fold is finished, and return the first run.
-
-    The observer is told that `name` is trained. The time since `timed_from`, as of `time.monotonic`, is recorded.
-    """
-    runs = {plan.recipe.seed: plan.open(workspace, data) for plan in plans}
-    missing = {plan.recipe.seed: set(plan.missing) for plan in plans}
-    jobs = _jobs(plans, tensorboard)
-
-    def finish(seed: int) -> None:
-        if not is_current(runs[seed], data):
-            ensemble_folds(runs[seed], data)
-        seconds = None if timed_from is None else round(time.monotonic() - timed_from, 1)
-        runs[seed] = _finish(workspace, runs[seed], data, seconds)
-
-    observer.start(name, [task for plan in plans for task in plan.tasks()], [job.task for job in jobs])
-    for plan in plans:
-        seed = plan.recipe.seed
-        if not plan.missing:
-            finish(seed)
-            continue
-        if others := plan.other_versions():
-            observer.notice(
-                f"Finished folds of {plan.path.name} were trained with {others}; they are kept, "
-                "and the report shows the versions of each fold."
-            )
-        runs[seed] = runs[seed].with_status(UNFINISHED)
-    if jobs:
-        with closing(place.train(jobs, data, observer)) as trained:
-            for job in trained:
-                observer.finished(job.task)
-                missing[job.task.seed].remove(job.task.fold)
-                if not missing[job.task.seed]:
-                    finish(job.task.seed)
-    return runs[plans[0].recipe.seed]
-
-
-def _jobs(plans: Sequence[RunPlan], tensorboard: bool = False) -> list[Job]:
-    """Return the folds to train."""
-    return [
-        Job(task, plan.path / f"fold-{task.fold}")
-        for plan in plans
-        for task in plan.tasks(tensorboard)
-        if task.fold in plan.missing
-    ]
 
 
 def preview_kernel(
@@ -203,11 +171,10 @@ def preview_kernel(
     Returns
     -------
     dict
-        ``run``, the name of the run; ``on``; ``folds``, a list of seed and number of each fold that would be
-        trained; ``tflop``, the compute of their training; ``bytes``, the size of the kernel; ``kernel``, the
-        address of a kernel that already trains folds of the run, which would be continued first, or None;
-        ``gpu_hours``, of the user's quota: ``left``, ``total`` and ``reset``, or None without GPUs, or if Kaggle
-        does not say.
+        ``run``, its name; ``on``; ``folds``, seed and number of each fold to train; ``tflop``, the compute of
+        their training; ``bytes``, the size of the kernel; ``kernel``, the address of one that already trains
+        folds of the run, which is continued first, or None; ``gpu_hours``, of the user's quota: ``left``,
+        ``total`` and ``reset``, or None without GPUs, or if Kaggle does not say.
     """
     place = find_place(on, workspace, Options(wait=False, retrain=retrain))
     data = _load(workspace)
@@ -236,7 +203,7 @@ def cancel_kernels(workspace: Workspace, recipe: Recipe, on: str | None = "kaggl
         If another process is using the run.
     """
     place = find_place(on, workspace, Options(wait=False))
-    _, paths = _folders(workspace, recipe)
+    paths = _run_folders(workspace, recipe)
     with ExitStack() as locks:
         for path in filter(Path.exists, paths):
             busy = f"Another process uses the run {path.name}; if it only follows the kernel, end it with Ctrl-C."
@@ -281,36 +248,27 @@ def ensemble(
     4200
     """
     members = [find_run(workspace, run) for run in dict.fromkeys(runs)] or [find_run(workspace)]
+    names, averaged = [member.name for member in members], members[0]
     data = load_data(workspace.data)
     for member in members:
         check_data(member, data.hashes)
-    if len(members) == 1:
-        averaged: Run = _ensemble_again(workspace, members[0], name, data)
-    else:
-        for member in members:
+        if len(members) > 1:
             member.require_ensemble()
-        names = [member.name for member in members]
-        target = run_folder(workspace, name or "+".join(names))
-        with _lock(target):
-            averaged = _average(workspace, target, names, data)
-    _copy_submission(workspace, averaged, output)
-    return averaged
-
-
-def _ensemble_again(workspace: Workspace, run: FoldsRun | MeanRun, name: str | None, data: Data) -> Run:
-    """Ensemble a run once more; `name` must be its own or None."""
-    if name not in (None, run.name):
+    if len(members) == 1 and name not in (None, averaged.name):
         raise UsageError(
             "Only the mean of several runs can get a new name.", "Choose more than one run, or leave out the name."
         )
-    with _lock(run.path):
-        if isinstance(run, MeanRun):
-            ensemble_runs(run, data)
-        elif len(run.trained_folds()) < run.info.folds:
-            raise run.unfinished()
+    target = run_folder(workspace, name or "+".join(names))
+    with _lock(target):
+        if len(members) > 1:
+            averaged = average_runs(target, names, workspace, data)
+        elif isinstance(averaged, MeanRun):
+            ensemble_runs(averaged, data)
         else:
-            ensemble_folds(run, data)
-        return _finish(workspace, run, data)
+            ensemble_folds(averaged, data)
+        finished = _finish(workspace, averaged, data)
+    _copy_submission(workspace, finished, output)
+    return finished
 
 
 def submit(
@@ -335,7 +293,7 @@ def submit(
     run : str, optional
         The run's name. If neither `run` nor `file` is given, it is chosen as in `find_run`.
     file : str or pathlib.Path, optional
-        A submission file to send instead of a run's file; cannot be combined with `run`.
+        A submission file to send instead of a run's file.
     message : str, optional
         The description at the host. Default: the run's preset, folds, seed and out-of-fold accuracy.
     dry_run : bool
@@ -343,15 +301,13 @@ def submit(
     again : bool
         Send the file even if it was submitted before.
     yes : bool
-        Send a run even if it is worse than the one with the best score so far, by more than chance would explain.
-        Otherwise the observer's `confirm` is asked.
+        Send a run that is worse than the one with the best score without asking the observer's `confirm`.
     wait : bool
         Wait for the score.
     timeout : float
         Maximum time to wait for the score, in seconds.
     observer : Observer, optional
-        Called before anything is sent with sentences about the run: why it was chosen, how it compares with the
-        best score so far, and how many submissions are left; then with the status at each poll.
+        Called with sentences about the run before anything is sent, and with the status at each poll.
 
     Returns
     -------
@@ -361,15 +317,13 @@ def submit(
     Raises
     ------
     UsageError
-        If an argument is not valid, or the run is worse than the one with the best score and this is not
-        confirmed.
+        If an argument is not valid, or it is not confirmed that a worse run is sent.
     DataError
         If the run is not finished, or the file or the ledger is not valid.
     CredentialsError, RefusedError
         If the host refuses the submission, or the daily limit has been reached.
     NetworkError
-        If the host cannot be reached, the score is still pending, or it is unknown whether the submission was
-        made.
+        If the host cannot be reached, the score is still pending, or it is unknown whether it was submitted.
     ScoringError
         If the host scored the submission as an error.
     WriteError
@@ -382,10 +336,7 @@ def submit(
     'COMPLETE'
     """
     if run is not None and file is not None:
-        raise UsageError(
-            "A run and a file cannot be submitted together.",
-            "Choose one of --run and --file.",
-        )
+        raise UsageError("A run and a file cannot be submitted together.", "Choose one of --run and --file.")
     if not timeout >= 0:
         raise UsageError(f"The timeout must be at least 0 seconds, got {timeout}.", "Choose another timeout.")
     observer = observer or printing()
@@ -446,9 +397,9 @@ def score(workspace: Workspace) -> ScoreBoard:
     return read_scores(open_host(workspace), workspace)
 
 
-def _folders(workspace: Workspace, recipe: Recipe) -> tuple[Path, list[Path]]:
-    """Return the folder of the mean, or of the only run, and the folders of all single runs."""
-    return run_folder(workspace, recipe.name), [run_folder(workspace, r.name) for r in recipe.of_each_seed()]
+def _run_folders(workspace: Workspace, recipe: Recipe) -> list[Path]:
+    """Return the folders of the single runs of a recipe."""
+    return [run_folder(workspace, each.name) for each in recipe.of_each_seed()]
 
 
 def _load(workspace: Workspace) -> Data:
@@ -464,11 +415,20 @@ def _lock(path: Path) -> AbstractContextManager[None]:
     return lock(path / ".lock", f"The run {path.name} is in use by another process.")
 
 
-def _average(workspace: Workspace, target: Path, members: list[str], data: Data) -> MeanRun:
-    """Average several runs into a new run, and write its submission."""
-    run = open_mean_run(target, members, workspace, data)
-    ensemble_runs(run, data)
-    return _finish(workspace, run, data)
+def _jobs(plans: Sequence[RunPlan], tensorboard: bool = False) -> list[Job]:
+    """Return the folds to train."""
+    return [
+        Job(task, plan.path / f"fold-{task.fold}")
+        for plan in plans
+        for task in plan.tasks(tensorboard)
+        if task.fold in plan.missing
+    ]
+
+
+def _finish(workspace: Workspace, run: RunT, data: Data, train_seconds: float | None = None) -> RunT:
+    """Write the submission of an ensembled run, and mark the run as finished."""
+    write_submission(submission_file(workspace, run.name), data.test.ids, run.test_softmax())
+    return run.with_status(FINISHED, train_seconds)
 
 
 def _copy_submission(workspace: Workspace, run: Run, output: str | Path | None) -> None:
@@ -476,8 +436,3 @@ def _copy_submission(workspace: Workspace, run: Run, output: str | Path | None) 
     if output is not None:
         source, target = submission_file(workspace, run.name), Path(output)
         write_bytes(target / source.name if target.is_dir() else target, source.read_bytes())
-
-
-def _finish(workspace: Workspace, run: RunT, data: Data, train_seconds: float | None = None) -> RunT:
-    write_submission(submission_file(workspace, run.name), data.test.ids, run.test_softmax())
-    return run.with_status(FINISHED, train_seconds)

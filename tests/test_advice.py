@@ -17,9 +17,9 @@ from kaggle_digits import Workspace, find_run
 from kaggle_digits.arrays import Float32
 from kaggle_digits.data.csv import load_data
 from kaggle_digits.files import sha256, write_bytes
-from kaggle_digits.runs.advice import compare_with_best_score, explain_choice
 from kaggle_digits.runs.directory import create_run
 from kaggle_digits.runs.schema import FINISHED
+from kaggle_digits.runs.summary import compare_with_best_score, explain_choice
 from kaggle_digits.submissions.ledger import Entry
 from kaggle_digits.submissions.submit import ledger_of, submission_file, write_submission
 

@@ -180,13 +180,10 @@ def source_with(folder: Path, files: dict[str, bytes], kind: str) -> Path:
     [
         (("", "other/"), ""),  # the files of the folder or zip itself
         (("train.csv other/", "mine/"), "mine/"),  # only one folder has all of them
-        (
-            ("one/", "two/"),
-            r"Several folders in .*source.* have the files: .*/one, .*/two\. Choose one of them",
-        ),
+        (("one/", "two/"), r"source.* in exactly one folder, but in: .*/one, .*/two\. Choose"),
         (
             ("train.csv one/", "test.csv sample_submission.csv two/"),
-            r"source.* does not have train\.csv, .* in one",
+            r"source.* does not have train\.csv, .* in exactly one folder, but in: none\.",
         ),
     ],
 )

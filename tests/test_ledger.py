@@ -36,7 +36,7 @@ def test_record_adds_and_replaces_entries(ledger: Ledger) -> None:
     assert ",".join(COLUMNS) == HEADER
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(st.lists(st.text(max_size=20).filter(str.isprintable), max_size=3))
 def test_record_keeps_any_run_name(tmp_path: Path, runs: list[str]) -> None:
     ledger = Ledger(tmp_path / "ledger.csv")

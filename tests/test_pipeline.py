@@ -418,7 +418,7 @@ def test_train_reports_worker_out_of_memory(
     assert caught.value.exit_code == 1
     assert caught.value.remedy.startswith("Close other programs, or train fewer folds at a time (--workers")
     assert notices[0] == "The worker of fold 0 of seed 0 ran out of memory. The fold is retried."
-    assert "MemoryError" in find_run(workspace, "large").log_file.read_text()
+    assert "MemoryError" in (workspace.runs / "large" / "workers.log").read_text()
 
 
 NO_FOLDER = """

@@ -186,12 +186,13 @@ def test_read_run_names_damaged_file(
         read_all(workspace)
 
 
-def test_shares_rejects_a_mean_that_is_its_own_member(workspace: Workspace) -> None:
+def test_weighted_networks_rejects_a_mean_that_is_its_own_member(workspace: Workspace) -> None:
     both = workspace.runs / "both"
-    assert [(run.name, share) for run, share in read_run(both).shares()] == [("one", 0.5), ("two", 0.5)]
+    networks = [(run.name, fold, weight) for run, fold, weight in read_run(both).weighted_networks()]
+    assert networks == [("one", 0, 0.25), ("one", 1, 0.25), ("two", 0, 0.25), ("two", 1, 0.25)]
     modify(both / "run.json", ("members",), ["one", "both"])
     with pytest.raises(DataError, match="The run both is a member of itself"):
-        read_run(both).shares()
+        read_run(both).weighted_networks()
 
 
 def test_find_run_takes_the_beginning_of_a_name(workspace: Workspace) -> None:

@@ -88,11 +88,6 @@ def load_test(folder: Path) -> UnlabelledDigits:
     return UnlabelledDigits(cells.reshape(-1, SIDE, SIDE), ids, digest)
 
 
-def load_test_images(folder: Path) -> UInt8:
-    """Load the images of ``test.csv`` without their ids, uint8 [m, 28, 28]; `DataError` as in `load_test`."""
-    return _load(folder / TEST_CSV, PIXEL_COLUMNS)[0].reshape(-1, SIDE, SIDE)
-
-
 def load_sample(folder: Path) -> Int64:
     """Load the ids of ``sample_submission.csv``, int64 [m]. A submission must have these ids, in this order."""
     path = folder / SAMPLE_CSV
@@ -104,34 +99,31 @@ def load_sample(folder: Path) -> Int64:
 
 def present_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of ``train.csv`` and ``test.csv``, keyed by name, as far as they are in the folder."""
-    paths = [path for path in (folder / TRAIN_CSV, folder / TEST_CSV) if path.exists()]
-    return {path.name: _digest(path) for path in paths}
+    hashes = {}
+    for path in (folder / TRAIN_CSV, folder / TEST_CSV):
+        if path.exists():
+            with _reading(path):
+                hashes[path.name] = sha256(path)
+    return hashes
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
     return read_errors(path, _DOWNLOAD_AGAIN if path.exists() else "Get it with the command: download.")
 
 
-def _digest(path: Path) -> str:
-    with _reading(path):
-        return sha256(path)
-
-
 def _load(path: Path, columns: tuple[str, ...]) -> tuple[UInt8, str]:
     """Return the values of a CSV file, uint8 [rows, columns], and its SHA-256.
 
-    They are read from ``cache/`` as long as size and modification time of the file, or its SHA-256, are the same.
+    They are read from ``cache/`` as long as size and modification time of the file are the same.
     """
     cache = path.parent / "cache" / f"{path.stem}.npz"
     with _reading(path):
         status = path.stat()
-    stamp, known = np.array([status.st_size, status.st_mtime_ns]), None
-    with suppress(Exception), np.load(cache) as arrays:  # without a valid cache, the file is parsed
-        known = arrays["cells"], str(arrays["sha256"])
-        if np.array_equal(arrays["stamp"], stamp):
-            return known
-    digest = _digest(path)
-    cells = known[0] if known and known[1] == digest else _parse(path, columns, np.uint8)
+        stamp = np.array([status.st_size, status.st_mtime_ns])
+        with suppress(Exception), np.load(cache) as arrays:  # without a valid cache, the file is parsed
+            if np.array_equal(arrays["stamp"], stamp):
+                return arrays["cells"], str(arrays["sha256"])
+        digest, cells = sha256(path), _parse(path, columns, np.uint8)
     with suppress(WriteError), replacing(cache) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, cells=cells, sha256=digest, stamp=stamp)
     return cells, digest

@@ -37,7 +37,7 @@ class Download:
     folder: Path
     train_rows: int
     test_rows: int
-    fetched: bool  # False if complete files were there already, and nothing was downloaded
+    fetched: bool = False  # False if complete files were there already, and nothing was downloaded
     # Files that differ from those that were there before. The old ones are kept in the same folder, with
     # ``.<first digits of their SHA-256>.bak`` added to their names.
     changed: tuple[str, ...] = ()
@@ -88,16 +88,15 @@ def download(
     >>> files.train_rows, files.test_rows
     (4200, 2800)
     """
-    folder = workspace.data
-    keep = not force and source is None
+    folder, keep = workspace.data, not force and source is None
     if keep:
         # Before the lock, because the folder may be read-only. What is incomplete or damaged is downloaded.
         with suppress(DataError, OSError):
-            if not manifest_differences(folder):
-                return _validate(folder, fetched=False)
+            if _listed_hashes(folder) == {name: sha256(folder / name) for name in FILES}:
+                return _validate(folder)
     with lock(folder / ".lock", "Another download into this folder is running."):
         if keep and not (folder / MANIFEST).exists() and all((folder / name).is_file() for name in FILES):
-            files = _validate(folder, fetched=False)
+            files = _validate(folder)
             _write_manifest(folder, "by hand")
             return files
         new = folder / ".download"
@@ -106,40 +105,29 @@ def download(
         try:
             files = _fetch(workspace, new, source, mnist_dir)
             _write_manifest(new, str(source or workspace.competition.host))
-            return replace(files, folder=folder, changed=_replace_files(new, folder))
+            return replace(files, folder=folder, fetched=True, changed=_replace_files(new, folder))
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
 
 def check_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
     """Raise a `DataError` if one of `hashes`, the SHA-256 of files by name, is not that of a valid manifest."""
-    try:
+    listed = hashes
+    with suppress(DataError):
         listed = _listed_hashes(folder)
-    except DataError:
-        return
     for name in hashes:
         if hashes[name] != listed[name]:
             raise DataError(
                 f"{folder / name} is not the file that was downloaded.",
-                f"Download it again with the command: download. If you replaced it on purpose, remove "
+                "Download it again with the command: download. If you replaced it on purpose, remove "
                 f"{folder / MANIFEST}.",
             )
 
 
-def manifest_differences(folder: Path) -> list[str]:
-    """Return a sentence for each file that is not that of the manifest; `DataError` if that is damaged."""
-    differ = []
-    for name, digest in _listed_hashes(folder).items():
-        if sha256(folder / name) != digest:
-            differ.append(f"{folder / name} is not the file that was downloaded.")
-    return differ
-
-
 def _listed_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of the three files in the manifest; `DataError` if it is missing or damaged."""
-    path = folder / MANIFEST
-    with read_errors(path, "Download the files again with the command: download."):
-        files = read_json(path)["files"]
+    with read_errors(folder / MANIFEST, "Download the files again with the command: download."):
+        files = read_json(folder / MANIFEST)["files"]
         return {name: str(files[name]["sha256"]) for name in FILES}
 
 
@@ -149,9 +137,9 @@ def _write_manifest(folder: Path, origin: str) -> None:
     write_json(folder / MANIFEST, {"version": 1, "origin": origin, "time": now, "files": files})
 
 
-def _validate(folder: Path, *, fetched: bool) -> Download:
+def _validate(folder: Path) -> Download:
     """Validate the three files, which also writes their cache, and count their rows."""
-    return Download(folder, len(load_train(folder).labels), len(load_test(folder).ids), fetched)
+    return Download(folder, len(load_train(folder).labels), len(load_test(folder).ids))
 
 
 def _fetch(workspace: Workspace, new: Path, source: str | Path | None, mnist_dir: str | Path | None) -> Download:
@@ -162,7 +150,7 @@ def _fetch(workspace: Workspace, new: Path, source: str | Path | None, mnist_dir
     else:
         place = _copy(Path(source), new)
     try:
-        return _validate(new, fetched=True)
+        return _validate(new)
     except DataError as error:
         # The folder is gone when this is read.
         problem = error.problem.replace(str(new), str(place))
@@ -189,13 +177,13 @@ def _copy(source: Path, folder: Path) -> Path:
 
 def _replace_files(new: Path, folder: Path) -> tuple[str, ...]:
     """Move the files of the folder `new` into `folder`; return the names of those that were different before."""
-    changed, listed = [], _listed_hashes(new)
+    changed = []
     with write_errors(folder):
         # The manifest first: if this is interrupted, the files do not match it, so the next download repeats it.
         (new / MANIFEST).replace(folder / MANIFEST)
         for name in FILES:
             path = folder / name
-            if path.is_file() and (digest := sha256(path)) != listed[name]:
+            if path.is_file() and (digest := sha256(path)) != sha256(new / name):
                 path.replace(path.with_name(f"{name}.{digest[:12]}.bak"))
                 changed.append(name)
             (new / name).replace(path)

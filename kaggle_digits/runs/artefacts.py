@@ -162,9 +162,3 @@ def versions() -> dict[str, str]:
         **{name: metadata.version(name) for name in PACKAGES},
         "source of kaggle-digits": source.hexdigest()[:12],
     }
-
-
-def different_versions(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    """Return a text that lists the versions that differ; packages that only one side has are ignored."""
-    differences = [name for name, version in theirs.items() if ours.get(name, version) != version]
-    return ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in differences)

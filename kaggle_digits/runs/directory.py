@@ -50,11 +50,6 @@ class Run:
         return self.path / "report"
 
     @property
-    def log_file(self) -> Path:
-        """The file with the output of libraries during training."""
-        return self.path / "workers.log"
-
-    @property
     def is_finished(self) -> bool:
         """Whether all folds are trained and the ensemble is written."""
         return self.info.status == FINISHED and self.has_ensemble()
@@ -78,6 +73,11 @@ class Run:
     def unfinished(self) -> DataError:
         """Return the error that says how to finish the run."""
         return DataError(f"The run {self.name} is not finished.", f"Finish it with: {self.command()}.")
+
+    def other_recipe(self, why: str) -> UsageError:
+        """Return the error for a command that cannot continue the run."""
+        remedy = f"Choose another name for the run, or the recipe that it was made with: {self.command()}"
+        return UsageError(f"The run {self.name} {why}.", remedy)
 
     def require_ensemble(self) -> None:
         """Raise a `DataError` if the run has no ensemble."""
@@ -122,19 +122,13 @@ class Run:
             total = f", out-of-fold accuracy {metrics.accuracy:.5f}, {metrics.errors:,} errors"
         return f"<p><b>{html.escape(self.name)}</b>: {self.info.status}{total}</p>{table}"
 
-    def shares(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, float]]:
-        """Return the runs of folds in the ensemble with their weights in the mean, which sum to 1."""
-        raise NotImplementedError
-
-    def weighted_networks(self) -> list[tuple[FoldsRun, int, float]]:
+    def weighted_networks(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, int, float]]:
         """Return all folds of the ensemble with the weights of their networks in the mean, which sum to 1."""
-        return [
-            (run, fold, share / run.info.folds) for run, share in self.shares() for fold in range(run.info.folds)
-        ]
+        raise NotImplementedError
 
     def networks(self) -> list[tuple[FoldsRun, int]]:
         """Return the trained folds of the ensemble."""
-        return [(run, fold) for run, _ in self.shares() for fold in run.trained_folds()]
+        return [(run, fold) for run, fold, _ in self.weighted_networks() if run.is_trained(fold)]
 
 
 @dataclass(frozen=True)
@@ -147,44 +141,38 @@ class FoldsRun(Run):
         """Return a short description of the run."""
         return f"{self.info.preset}, {self.info.folds} folds, seed {self.info.seed}"
 
-    def shares(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, float]]:
-        """Return the run itself."""
-        return [(self, 1.0)]
+    def weighted_networks(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, int, float]]:
+        """Return all folds with their equal weights."""
+        return [(self, fold, 1 / self.info.folds) for fold in range(self.info.folds)]
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per finished fold: ``fold, preprocessing, rows, errors, accuracy, log_loss, seconds``."""
         import pandas as pd
 
         names = ["preprocessing", "rows", "errors", "accuracy", "log_loss", "seconds"]
-        folds = self.trained_folds()
-        table = pd.DataFrame([[self.fold_metrics(fold)[name] for name in names] for fold in folds], columns=names)
-        table.insert(0, "fold", folds)
-        return table
+        metrics = {fold: self.fold_metrics(fold) for fold in self.trained_folds()}
+        rows = [[fold, *(of_fold[name] for name in names)] for fold, of_fold in metrics.items()]
+        return pd.DataFrame(rows, columns=["fold", *names])
 
-    def remove_partial_files(self) -> None:
-        """Remove temporary files that a killed process has left."""
-        for leftover in self.path.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-
-    def has_split(self) -> bool:
-        """Return whether the split is written."""
-        return (self.path / "folds.csv").exists()
+    @property
+    def split_file(self) -> Path:
+        """The file of the split."""
+        return self.path / "folds.csv"
 
     def write_split(self, split: UInt8) -> None:
         """Write the split."""
         import pandas as pd
 
         table = pd.DataFrame({"row": np.arange(len(split)), "fold": split})
-        with replacing(self.path / "folds.csv") as temporary:
+        with replacing(self.split_file) as temporary:
             table.to_csv(temporary, index=False)
 
     def split(self, rows: int | None = None) -> UInt8:
         """Return the split, uint8 [n]: for each row of ``train.csv``, the fold whose validation set has it."""
         import pandas as pd
 
-        path = self.path / "folds.csv"
-        with read_errors(path, CREATE_AGAIN):
-            table = pd.read_csv(path)
+        with read_errors(self.split_file, CREATE_AGAIN):
+            table = pd.read_csv(self.split_file)
             if table["row"].tolist() != list(range(rows or len(table))):
                 raise ValueError("its rows are not those of train.csv")
             if set(table["fold"]) != set(range(self.info.folds)):
@@ -251,15 +239,15 @@ class MeanRun(Run):
         """Return the members; `DataError` if one does not exist."""
         return [read_run(self.path.parent / name) for name in self.info.members]
 
-    def shares(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, float]]:
-        """Return the runs of folds in all members with their weights; `inside` are the means that contain this."""
+    def weighted_networks(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, int, float]]:
+        """Return the folds of all members with their weights; `inside` are the means that contain this one."""
         if self.name in inside:
             raise DataError(f"The run {self.name} is a member of itself.", _REMOVE)
-        shares: dict[FoldsRun, float] = {}
+        weights: dict[tuple[FoldsRun, int], float] = {}
         for member in self.members():
-            for run, share in member.shares((*inside, self.name)):
-                shares[run] = shares.get(run, 0.0) + share / len(self.info.members)
-        return list(shares.items())
+            for run, fold, weight in member.weighted_networks((*inside, self.name)):
+                weights[run, fold] = weights.get((run, fold), 0.0) + weight / len(self.info.members)
+        return [(run, fold, weight) for (run, fold), weight in weights.items()]
 
 
 def read_run(path: Path) -> FoldsRun | MeanRun:
@@ -322,23 +310,25 @@ def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRu
     # If all runs are damaged, reading one raises the error.
     runs = list_runs(workspace) or [read_run(workspace.runs / names[0])]
     present = present_hashes(workspace.data)
-    fitting = [run for run in runs if not run.info.data.differences(present)] or runs[:1]
-    best = max(fitting, key=_finished_accuracy)  # the first of equal runs, which is the latest
+    best = max(runs, key=lambda run: _quality(run, present))  # the first of equal runs, which is the latest
     check_data(best, present)
     return best
 
 
-def _finished_accuracy(run: Run) -> float:
-    """Return the out-of-fold accuracy of a finished run, or -1 if it is unfinished or damaged."""
+def _quality(run: Run, present: Mapping[str, str]) -> float:
+    """Return the out-of-fold accuracy of a finished run, -1 if it is unfinished or damaged, -2 for other data."""
+    quality = -2.0
     with suppress(DataError):  # damaged runs are reported when they are requested by name
+        check_data(run, present)
+        quality = -1.0
         if run.is_finished:
-            return run.ensemble_metrics().accuracy
-    return -1.0
+            quality = run.ensemble_metrics().accuracy
+    return quality
 
 
 def check_data(run: Run, hashes: Mapping[str, str]) -> None:
     """Raise a `DataError` if a run was made from other data; `hashes` are the SHA-256 of the present files."""
-    if others := run.info.data.differences(hashes):
+    if others := [name for name, known in run.info.data.items() if hashes.get(name, known) != known]:
         raise DataError(
             f"The run {run.name} was made from different data: another {' and '.join(others)}.",
             "Restore its data, choose another run, or train one with another name.",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,12 +13,14 @@ from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.calibration import calibrate
 from kaggle_digits.evaluation.metrics import mean_softmax, summarise
-from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run
-from kaggle_digits.workspace import CLASSES
+from kaggle_digits.runs.directory import RUN_JSON, FoldsRun, MeanRun, Run, check_data, create_run, read_run
+from kaggle_digits.workspace import CLASSES, Workspace
 
 
 def ensemble_folds(run: FoldsRun, data: Data) -> None:
     """Ensemble the folds of a run: the mean for test rows, the out-of-fold predictions for training rows."""
+    if len(run.trained_folds()) < run.info.folds:
+        raise run.unfinished()
     numbers, labels = range(run.info.folds), data.train.labels
     oof, folds = gather_oof(run, numbers, labels)
     tests = [run.fold_test_softmax(fold, len(data.test.ids)) for fold in numbers]
@@ -56,6 +59,34 @@ def check_members(run: Run) -> None:
                 f"The run {member.name} has changed since the mean {run.name} was made.",
                 f"Average it again with: {run.command()}.",
             )
+
+
+def check_mean(path: Path, members: list[str], data: Data) -> MeanRun | None:
+    """Return the mean of runs in a directory, or None if there is none.
+
+    `UsageError` if it is no mean, or has members that are not in `members`; `DataError` if it is of other data.
+    """
+    if not (path / RUN_JSON).exists():
+        return None
+    run = read_run(path)
+    if not isinstance(run, MeanRun):
+        raise run.other_recipe("is not a mean of runs")
+    check_data(run, data.hashes)
+    if not set(run.info.members) <= set(members):
+        raise run.other_recipe(f"is the mean of {', '.join(run.info.members)}, not of {', '.join(members)}")
+    return run
+
+
+def average_runs(path: Path, members: list[str], workspace: Workspace, data: Data) -> MeanRun:
+    """Average runs into a mean, which is created or gets more members; errors as of `check_mean`."""
+    run = check_mean(path, members, data)
+    if run is None or run.info.members != members:
+        names = [word for member in members for word in ("--run", member)]
+        command = workspace.words("ensemble", *names, "--name", path.name)
+        spec = {"competition": workspace.competition.name, "members": members, "data": data.hashes}
+        run = cast(MeanRun, create_run(path, spec, command))
+    ensemble_runs(run, data)
+    return run
 
 
 def ensemble_runs(run: MeanRun, data: Data) -> None:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import Data
 from kaggle_digits.data.folds import make_folds
-from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.runs.artefacts import check_fold, different_versions, versions
-from kaggle_digits.runs.directory import (
-    RUN_JSON,
-    FoldsRun,
-    MeanRun,
-    Run,
-    check_data,
-    create_run,
-    read_run,
-    run_folder,
-)
-from kaggle_digits.runs.schema import FoldMetrics, FoldsInfo
+from kaggle_digits.errors import DataError
+from kaggle_digits.runs.artefacts import check_fold, versions
+from kaggle_digits.runs.directory import RUN_JSON, FoldsRun, check_data, create_run, read_run, run_folder
+from kaggle_digits.runs.schema import FoldMetrics
 from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.recipe import Recipe
 from kaggle_digits.workspace import Workspace
@@ -34,19 +26,19 @@ class RunPlan:
 
     path: Path
     recipe: Recipe
+    spec: dict[str, Any]  # the fields of ``run.json`` that follow from the recipe and the data
     split: UInt8  # [n]
-    is_new_split: bool  # not written yet
-    known: FoldsRun | None  # None if it does not exist yet
-    damaged: set[int]  # finished folds that have to be trained again
     missing: set[int]  # all folds to train; existing ones are kept until then
+    damaged: set[int] = field(default_factory=set)  # finished folds that have to be trained again
+    known: FoldsRun | None = None  # None if it does not exist yet
+    is_new_split: bool = True  # not written yet
 
-    def open(self, workspace: Workspace, data: Data) -> FoldsRun:
+    def open(self, workspace: Workspace) -> FoldsRun:
         """Return the run, and create it and its split if they do not exist."""
-        run = self.known
-        if run is None:
-            spec = _spec(self.recipe, workspace, data)
-            run = cast(FoldsRun, create_run(self.path, spec, self.recipe.command(workspace)))
-        run.remove_partial_files()
+        command = self.recipe.command(workspace)
+        run = self.known or cast(FoldsRun, create_run(self.path, self.spec, command))
+        for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
         if self.is_new_split:
             run.write_split(self.split)
         return run
@@ -61,10 +53,13 @@ class RunPlan:
         ]
 
     def other_versions(self) -> str:
-        """Return a text with the versions of finished folds that differ from the current ones, or an empty one."""
+        """Return a text with the versions of a kept fold that differ from the current ones, or an empty one."""
         now = versions()
-        found = (different_versions(metrics.versions, now) for metrics in self._kept_metrics())
-        return next(filter(None, found), "")
+        for metrics in self._kept_metrics():
+            then = metrics.versions
+            if changed := [name for name in then if now.get(name, then[name]) != then[name]]:
+                return ", ".join(f"{name} {then[name]} (now {now[name]})" for name in changed)
+        return ""
 
     def is_from_scratch(self) -> bool:
         """Return whether all folds have to be trained, and none has a checkpoint."""
@@ -84,10 +79,8 @@ def plan_runs(
     `UsageError` if a run has another recipe; `DataError` if it was made from other data, or is damaged and
     `retrain` is false.
     """
-    plans = [
-        _plan(workspace, of_seed, split, data, retrain)
-        for of_seed, split in zip(recipe.of_each_seed(), splits, strict=True)
-    ]
+    recipes = recipe.of_each_seed()
+    plans = [_plan(workspace, *each, data, retrain) for each in zip(recipes, splits, strict=True)]
     if retrain and not any(plan.damaged for plan in plans):
         for plan in plans:
             plan.missing = set(range(plan.recipe.chosen.folds))
@@ -100,39 +93,8 @@ def make_splits(recipe: Recipe, data: Data) -> list[UInt8]:
 
 
 def _plan(workspace: Workspace, recipe: Recipe, split: UInt8, data: Data, retrain: bool) -> RunPlan:
-    path, all_folds = run_folder(workspace, recipe.name), set(range(recipe.chosen.folds))
-    if not (path / RUN_JSON).exists():
-        return RunPlan(path, recipe, split, True, None, set(), all_folds)
-    run = read_run(path)
-    if not isinstance(run, FoldsRun):
-        raise _other_recipe(run, "already exists and is a mean of runs")
-    _check_recipe(run, FoldsInfo.model_validate(run.info.as_json() | _spec(recipe, workspace, data)))
-    check_data(run, data.hashes)
-    is_new_split = not run.has_split()
-    if not is_new_split:
-        try:
-            split = run.split(len(split))
-        except DataError:
-            if not retrain:
-                raise
-            is_new_split = True
-    trained, damaged = set(run.trained_folds()), set()
-    for fold in sorted(trained):
-        try:
-            check_fold(run.fold_folder(fold), int((split == fold).sum()), len(data.test.ids))
-        except DataError:
-            if not retrain:
-                raise
-            damaged.add(fold)
-    if retrain and is_new_split:
-        damaged = trained
-    return RunPlan(path, recipe, split, is_new_split, run, damaged, all_folds - trained | damaged)
-
-
-def _spec(recipe: Recipe, workspace: Workspace, data: Data) -> dict[str, Any]:
-    """Return the fields of ``run.json`` for a recipe of one seed."""
-    preset = recipe.chosen
-    return {
+    path, preset = run_folder(workspace, recipe.name), recipe.chosen
+    spec: dict[str, Any] = {
         "competition": workspace.competition.name,
         "preset": preset.name,
         "folds": preset.folds,
@@ -140,49 +102,28 @@ def _spec(recipe: Recipe, workspace: Workspace, data: Data) -> dict[str, Any]:
         "settings": preset.settings.model_dump(),
         "data": data.hashes,
     }
-
-
-def open_mean_run(path: Path, members: list[str], workspace: Workspace, data: Data) -> MeanRun:
-    """Open the mean of runs in a directory, create it if it does not exist, or add missing members to it.
-
-    `UsageError` if it is no mean, or has members that are not in `members`; `DataError` as in `plan_runs`.
-    """
-    if (known := check_mean(path, members, data)) and known.info.members == members:
-        return known
-    spec = {"competition": workspace.competition.name, "members": members, "data": data.hashes}
-    names = [word for member in members for word in ("--run", member)]
-    return cast(MeanRun, create_run(path, spec, workspace.words("ensemble", *names, "--name", path.name)))
-
-
-def check_mean(path: Path, members: list[str], data: Data) -> MeanRun | None:
-    """Return the mean of runs in a directory, None if there is none; errors as of `open_mean_run`."""
+    plan = RunPlan(path, recipe, spec, split, set(range(preset.folds)))
     if not (path / RUN_JSON).exists():
-        return None
+        return plan
     run = read_run(path)
-    if not isinstance(run, MeanRun):
-        raise _other_recipe(run, "is not a mean of runs")
+    if not isinstance(run, FoldsRun):
+        raise run.other_recipe("already exists and is a mean of runs")
+    was, wanted = (facts | facts["settings"] for facts in (run.info.as_json(), spec))
+    for name in ("competition", "preset", "folds", "seed", *spec["settings"]):
+        # A setting that only one of two versions has is ignored.
+        if was.get(name, wanted[name]) != wanted[name]:
+            raise run.other_recipe(f"has another recipe: its {name} is {was[name]}, not {wanted[name]}")
     check_data(run, data.hashes)
-    known = run.info.members
-    if known != members and not set(known) < set(members):
-        raise _other_recipe(run, f"is the mean of {', '.join(known)}, not of {', '.join(members)}")
-    return run
-
-
-def _check_recipe(run: FoldsRun, wanted: FoldsInfo) -> None:
-    """Raise a `UsageError` if a run has another recipe."""
-    for name in ("competition", "preset", "folds", "seed"):
-        was, value = run.info[name], wanted[name]
-        if was != value:
-            raise _other_recipe(run, f"has another recipe: its {name} is {was}, not {value}")
-    settings = wanted.settings.as_json()
-    for name, was in run.info.settings.as_json().items():
-        # Settings that another version has, but this one does not, are ignored.
-        if name in settings and settings[name] != was:
-            raise _other_recipe(run, f"has another recipe: its {name} is {was}, not {settings[name]}")
-
-
-def _other_recipe(run: Run, why: str) -> UsageError:
-    return UsageError(
-        f"The run {run.name} {why}.",
-        f"Choose another name for the run, or the recipe that it was made with: {run.command()}",
-    )
+    plan.known = run
+    keep_going = suppress(DataError) if retrain else nullcontext()
+    with keep_going:
+        if run.split_file.exists():
+            plan.split, plan.is_new_split = run.split(len(split)), False
+    trained, valid = set(run.trained_folds()), set()
+    for fold in sorted(trained):
+        with keep_going:
+            check_fold(run.fold_folder(fold), int((plan.split == fold).sum()), len(data.test.ids))
+            valid.add(fold)
+    plan.damaged = trained if retrain and plan.is_new_split else trained - valid
+    plan.missing -= trained - plan.damaged
+    return plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,28 +23,17 @@ CREATE_AGAIN = (
 class Document(BaseModel):
     """A JSON object with at least these fields; other fields are kept."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True, extra="allow", populate_by_name=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True, extra="allow")
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that was read."""
-        return self.model_dump(by_alias=True, exclude_unset=True)
+        return self.model_dump(exclude_unset=True)
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)
-
-
-class DataHashes(Document):
-    """The SHA-256 of the data files of a run."""
-
-    train: str = Field(alias="train.csv")
-    test: str = Field(alias="test.csv")
-
-    def differences(self, hashes: Mapping[str, str]) -> list[str]:
-        """Return the names of the files that have another SHA-256 in `hashes`."""
-        return [name for name, known in self.as_json().items() if hashes.get(name, known) != known]
 
 
 class RunInfo(Document):
@@ -55,7 +43,7 @@ class RunInfo(Document):
     status: Status
     updated: str  # in ISO 8601 and UTC
     command: list[str]  # that made it
-    data: DataHashes
+    data: dict[Literal["train.csv", "test.csv"], str] = Field(min_length=2)  # the SHA-256 of both files
     train_seconds: float | None = None  # elapsed time of the training, if it was not interrupted
 
 

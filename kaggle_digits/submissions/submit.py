@@ -33,9 +33,7 @@ SEARCH_PAUSES = (0.0, 2.0, 5.0)
 """Seconds before each search for a submission whose response was lost: the host's list may lag."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two polls of a pending submission; the pause doubles from the first to the longest."""
-
-Pairs = list[tuple[Submission, Entry | None]]
-"""Submissions at the host, each with its entry in the ledger or None."""
+_Pair = tuple[Submission, Entry | None]  # a submission at the host, and its entry in the ledger
 
 
 @dataclass(frozen=True)
@@ -83,13 +81,15 @@ def ledger_of(workspace: Workspace) -> Ledger:
 
 
 def entry_of_run(workspace: Workspace, run: str) -> Entry | None:
-    """Return the last ledger entry of a run's current submission file, found by its SHA-256, or None."""
-    path = submission_file(workspace, run)
-    entries = [entry for entry in ledger_of(workspace).entries() if entry.run == run]
-    if not entries or not path.is_file():
-        return None
-    digest = sha256(path)
-    return next((entry for entry in reversed(entries) if entry.sha256 == digest), None)
+    """Return the last ledger entry of a run's current submission file, or None."""
+    entries = [entry for entry in reversed(ledger_of(workspace).entries()) if entry.run == run]
+    return next((entry for entry in entries if is_current(workspace, entry)), None)
+
+
+def is_current(workspace: Workspace, entry: Entry) -> bool:
+    """Tell whether the file of a ledger entry is still the submission of its run, which was not trained again."""
+    path = submission_file(workspace, entry.run)
+    return path.is_file() and sha256(path) == entry.sha256
 
 
 def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
@@ -258,7 +258,7 @@ def _now() -> str:
     return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="microseconds")
 
 
-def _matched(submissions: Iterable[Submission], entries: Iterable[Entry]) -> Pairs:
+def _matched(submissions: Iterable[Submission], entries: Iterable[Entry]) -> list[_Pair]:
     """Pair the submissions, given with the newest first and returned with the oldest first, with their entries.
 
     They are matched by reference or, if the response with the reference was lost, by digest. If there are several
@@ -266,7 +266,7 @@ def _matched(submissions: Iterable[Submission], entries: Iterable[Entry]) -> Pai
     """
     by_ref = {entry.ref: entry for entry in entries if entry.ref}
     lost = [entry for entry in entries if not entry.ref]
-    pairs: Pairs = []
+    pairs: list[_Pair] = []
     for submission in reversed(list(submissions)):
         entry = by_ref.get(submission.ref) or next((e for e in lost if _is_of(submission, e.sha256)), None)
         if entry in lost:
@@ -301,7 +301,7 @@ def _find_made(host: Host, workspace: Workspace, entry: Entry, digests: set[str]
     raise _unresolved(workspace, f"The response to a submission of this file ({when} UTC) was lost")
 
 
-def _listed_as(entry: Entry, digests: set[str], pairs: Pairs, again: bool) -> Entry | None:
+def _listed_as(entry: Entry, digests: set[str], pairs: list[_Pair], again: bool) -> Entry | None:
     """Return the entry of a listed submission of the same file, or None; with `again`, only if it was lost."""
     for submission, old in pairs:
         is_lost = old is not None and not old.ref
