@@ -1,4 +1,4 @@
-"""Batch normalisation: equal to that of Keras, and files of networks that Keras alone can load."""
+"""Batch normalisation: equal to that of Keras."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
-from kaggle_digits.training.batch_normalization import BatchNormalization, with_keras_layers
-from kaggle_digits.training.presets import build_network, find_preset
+from kaggle_digits.training.batch_normalization import BatchNormalization
 
 MAPS = np.random.default_rng(0).normal(3, 2, (8, 6, 6, 5)).astype(np.float32)
 
@@ -40,14 +38,3 @@ def test_BatchNormalization_trains_like_that_of_Keras() -> None:  # noqa: N802 (
     # The moving variance is the unbiased one.
     rows = MAPS[..., 0].size
     np.testing.assert_allclose(variance - 0.9, (wanted_variance - 0.9) * rows / (rows - 1), rtol=1e-4)
-
-
-@pytest.mark.parametrize("preset", ["lenet", "fast", "default"])
-def test_with_keras_layers_returns_a_network_that_predicts_the_same(preset: str) -> None:
-    model = build_network(find_preset(preset).settings)
-    for weight in model.weights:  # the moving statistics are not those of an untrained network
-        weight.assign(weight + 0.1)
-    plain = with_keras_layers(model)
-    assert all(type(layer).__module__.startswith("keras.") for layer in plain.layers)
-    images = np.random.default_rng(1).integers(0, 256, (4, 28, 28, 1)).astype(np.float32)
-    np.testing.assert_array_equal(plain(images), model(images))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kaggle_digits.training.compute import is_orthogonalised
 
-
-@pytest.mark.parametrize("shape", [(12, 5), (5, 12), (7, 7)])
-def test_orthogonalise_keeps_singular_vectors_and_equalises_singular_values(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12)])
+def test_orthogonalise_keeps_singular_vectors_and_equalises_singular_values_but_zeros(
+    shape: tuple[int, int],
+) -> None:
     from kaggle_digits.training.muon import orthogonalise
 
     matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -20,12 +20,7 @@ def test_orthogonalise_keeps_singular_vectors_and_equalises_singular_values(shap
     np.testing.assert_allclose(in_the_basis, np.diag(singular_values), atol=1e-4)
     assert singular_values.min() > 0.6
     assert singular_values.max() < 1.3
-
-
-def test_orthogonalise_keeps_zeros() -> None:
-    from kaggle_digits.training.muon import orthogonalise
-
-    assert not np.asarray(orthogonalise(np.zeros((4, 3), np.float32))).any()
+    assert not np.asarray(orthogonalise(0 * matrix)).any()
 
 
 def test_muon_updates_kernels_by_orthogonal_steps_and_the_rest_like_adamw() -> None:
@@ -52,10 +47,3 @@ def test_muon_updates_kernels_by_orthogonal_steps_and_the_rest_like_adamw() -> N
     assert singular_values.max() / singular_values.min() < 2
     assert np.sqrt((matrix**2).mean()) == pytest.approx(0.2 * 0.01, rel=0.2)
     assert (matrix * gradients[0].reshape(-1, 6)).sum() < 0
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"), [((3, 3, 8, 16), True), ((4, 4, 1, 16), False), ((64, 10), False), ((16,), False)]
-)
-def test_is_orthogonalised_selects_kernels_of_hidden_convolutions(shape: tuple[int, ...], expected: bool) -> None:
-    assert is_orthogonalised(shape) is expected

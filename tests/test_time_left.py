@@ -25,17 +25,14 @@ def train(folds: int, workers: int, done_before: float = 0.0) -> Iterator[tuple[
         for fold, start in enumerate(starts):
             if now == start + length:
                 time_left.finish((0, fold), now)
-        for fold, start in enumerate(starts):
-            if now == start:
+            elif now == start:
                 time_left.start((0, fold), now)
             elif start + start_up <= now < start + length:
                 time_left.update(report(fold, min(1.0, done_before + (now - start - start_up) / steps)), now)
         yield total - now, time_left.seconds(now)
 
 
-@pytest.mark.parametrize(
-    ("folds", "workers", "done_before"), [(1, 1, 0), (4, 2, 0), (5, 2, 0), (6, 4, 0), (2, 2, 0.5)]
-)
+@pytest.mark.parametrize(("folds", "workers", "done_before"), [(1, 1, 0), (5, 2, 0), (2, 2, 0.5)])
 def test_seconds_are_within_20_percent_once_the_speed_is_known(
     folds: int, workers: int, done_before: float
 ) -> None:
@@ -45,17 +42,12 @@ def test_seconds_are_within_20_percent_once_the_speed_is_known(
         assert estimate == pytest.approx(left, rel=0.2, abs=9)
 
 
-def test_seconds_start_again_for_a_fold_that_is_retried() -> None:
+def test_seconds_start_again_for_a_fold_that_is_retried_and_are_zero_at_the_end() -> None:
     time_left = TimeLeft([(0, 0)])
     for start in (0, 60):
         time_left.start((0, 0), start)
         for now in range(10, 60):
             time_left.update(report(0, (now - 10) / 100), start + now)
         assert time_left.seconds(start + 59) == pytest.approx(51)
-
-
-def test_seconds_are_zero_at_the_end() -> None:
-    time_left = TimeLeft([(0, 0)])
-    time_left.update(report(0, 0.5), 1.0)
-    time_left.finish((0, 0), 9.0)
-    assert time_left.seconds(9.0) == 0
+    time_left.finish((0, 0), 120)
+    assert time_left.seconds(120) == 0

@@ -25,7 +25,7 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
 
     from kaggle_digits.execution.places.processes import LESS_MEMORY, WorkerDiedError
-    from kaggle_digits.runs.artefacts import FoldCheckpoint, tensorboard_callback, write_fold
+    from kaggle_digits.runs.artefacts import write_fold
     from kaggle_digits.training.fold import train_fold
 
     task, data, folder = connection.recv()
@@ -34,8 +34,7 @@ def main(descriptor: int) -> None:
         if folder is None:
             outcome = train_fold(task, data, connection.send)
         else:
-            callbacks = [tensorboard_callback(folder)] if task.tensorboard else []
-            write_fold(folder, train_fold(task, data, connection.send, FoldCheckpoint(folder), callbacks))
+            write_fold(folder, train_fold(task, data, connection.send, folder))
             outcome = None
     except KaggleDigitsError as error:
         outcome = error

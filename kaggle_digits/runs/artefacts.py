@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import kaggle_digits
 from kaggle_digits.arrays import Float32
 from kaggle_digits.files import read_errors, replacing, sha256, write_errors, write_json
 from kaggle_digits.runs.schema import CREATE_AGAIN, FoldMetrics, Metrics, read_document
+from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.training.fold import FoldResult
 from kaggle_digits.workspace import CLASSES
-
-if TYPE_CHECKING:
-    import keras
 
 METRICS = "metrics.json"
 LOCAL, DASK, KAGGLE = "this machine", "Dask", "Kaggle"
@@ -31,57 +25,6 @@ LOCAL, DASK, KAGGLE = "this machine", "Dask", "Kaggle"
 FOLD_FILES = ("model.keras", "history.csv", "val_softmax.npy", "test_softmax.npy")
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "pandas")
 """Names on PyPI of the other packages whose versions are recorded in a run."""
-
-
-@dataclass(frozen=True)
-class FoldCheckpoint:
-    """The state of a fold while it trains, in ``checkpoint/`` in the folder of the fold."""
-
-    folder: Path
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / "checkpoint" / "state.npz"
-
-    def exists(self) -> bool:
-        """Return whether a checkpoint exists: training has started but is not finished."""
-        return self._path.exists()
-
-    def load(self) -> dict[str, Any] | None:
-        """Return ``variables``, ``likelihood`` and ``history``; None if there is no valid checkpoint."""
-        try:
-            with np.load(self._path) as arrays:
-                count = sum(name.startswith("variable-") for name in arrays.files)
-                return {
-                    "variables": [arrays[f"variable-{i}"] for i in range(count)],
-                    "likelihood": arrays["likelihood"],
-                    "history": json.loads(str(arrays["history"])),
-                }
-        except Exception:  # NumPy and zipfile raise errors of many types for damaged files
-            return None
-
-    def save(
-        self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
-    ) -> None:
-        """Write the state after an epoch. It is one file, which is replaced atomically."""
-        arrays: dict[str, Any] = {f"variable-{i}": value for i, value in enumerate(variables)}
-        with replacing(self._path) as temporary, open(temporary, "wb") as stream:
-            # Without `allow_pickle=False`, which NumPy 2.0 would save as an array; none of these needs pickle.
-            np.savez(stream, likelihood=likelihood, history=np.array(json.dumps(history)), **arrays)
-
-    def discard(self) -> None:
-        """Remove the checkpoint."""
-        shutil.rmtree(self._path.parent, ignore_errors=True)
-
-
-def tensorboard_callback(folder: Path) -> keras.callbacks.Callback:
-    """Return the Keras callback that writes a fold's TensorBoard events into its directory."""
-    import keras
-
-    events = folder / "tensorboard"
-    if not FoldCheckpoint(folder).exists():
-        shutil.rmtree(events, ignore_errors=True)  # events of an earlier training
-    return keras.callbacks.TensorBoard(events, write_graph=False)
 
 
 def write_fold(folder: Path, result: FoldResult, where: str = LOCAL) -> None:

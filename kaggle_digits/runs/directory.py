@@ -21,6 +21,7 @@ from kaggle_digits.files import read_errors, read_json, replacing, write_json
 from kaggle_digits.runs import artefacts, schema
 from kaggle_digits.runs.artefacts import METRICS, read_softmax
 from kaggle_digits.runs.schema import CREATE_AGAIN, FINISHED, UNFINISHED, read_document
+from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class FoldsRun(Run):
 
     def is_started(self, fold: int) -> bool:
         """Return whether a fold has a checkpoint."""
-        return artefacts.FoldCheckpoint(self.fold_folder(fold)).exists()
+        return FoldCheckpoint(self.fold_folder(fold)).exists()
 
     def trained_folds(self) -> list[int]:
         """Return the finished folds."""

@@ -15,28 +15,19 @@ if TYPE_CHECKING:
     from kaggle_digits.training.presets import Settings
 
 _GRID = 5
-"""The number of control points of the elastic displacement along each axis. They are 13.5 pixels apart, so that
-digits bend smoothly."""
+"""The number of control points of the elastic displacement along each axis, which are 13.5 pixels apart."""
 _BORDER = 2
 """The width of the zero padding around an image, in pixels. Points further outside are clipped to the padding."""
 
 
 def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Rotate, scale, shear, shift and elastically distort every image, float32 [b, 28, 28, 1], at random.
-
-    Rotation is in degrees; `scale` and `shear` are shares of 1, `shift` is in pixels: half-widths of uniform
-    distributions. `elastic` is the standard deviation of the displacement in pixels: a cubic B-spline surface with
-    normally distributed weights at the control points of a coarse grid, as in Rueckert et al. (IEEE TMI 18, 1999).
-    It has the effect of the elastic distortion of Simard, Steinkraus and Platt (ICDAR 2003), but costs only one
-    matrix product. `strength`, float32, multiplies all of them. The same seed, int32 [2], gives the same
-    augmentation.
-    """
+    """Deform each image at random, float32 [b, 28, 28, 1], `strength` times as much as set; seed: int32 [2]."""
     import tensorflow as tf
 
-    x, y = _grid()
+    # The coordinates of each pixel relative to the centre, so that rotation and scaling do not move the digit.
+    y, x = np.indices((SIDE, SIDE), np.float32).reshape(2, 1, -1) - np.float32((SIDE - 1) / 2)
     count = tf.shape(images)[0]
-    # Stateless: random numbers depend only on the seed, so a resumed training draws the same numbers as an
-    # uninterrupted one.
+    # Stateless: random numbers depend only on the seed, so a resumed training draws the same numbers.
     draws = strength * tf.random.stateless_uniform((6, count, 1), seed, -1.0, 1.0)
     angle = draws[0] * math.radians(settings.rotation)
     # The exponential makes growing and shrinking by the same factor equally likely.
@@ -44,13 +35,13 @@ def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf
     shear = draws[3] * settings.shear
     cos, sin = tf.cos(angle), tf.sin(angle)
     # Rotation, shear and scale are multiplied into one matrix, so that the image is interpolated only once: each
-    # interpolation blurs it and takes time. The matrix maps a pixel of the result to a point of the original, so
-    # that each pixel of the result gets exactly one value.
+    # interpolation blurs it and takes time. The matrix maps a pixel of the result to a point of the original.
     source_x = scale_x * cos * x + scale_y * (shear * cos - sin) * y + draws[4] * settings.shift
     source_y = scale_x * sin * x + scale_y * (shear * sin + cos) * y + draws[5] * settings.shift
     if settings.elastic:
-        # Simard et al. smooth white noise with a wide Gaussian filter, separately for each image. A spline on a
-        # coarse grid is smooth without a filter, and its basis surfaces are the same for all images.
+        # Cubic B-spline surfaces with normally distributed weights at the control points of a coarse grid, as in
+        # Rueckert et al. (IEEE TMI 18, 1999). They have the effect of the elastic distortion of Simard, Steinkraus
+        # and Platt (ICDAR 2003), who filter white noise for each image, but cost only one matrix product.
         surfaces = _spline_surfaces()
         weights = tf.random.stateless_normal((2, count, len(surfaces)), seed + 1)
         displacement = strength * settings.elastic * tf.matmul(weights, surfaces)
@@ -58,20 +49,8 @@ def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf
     return _sample(images, source_x, source_y)
 
 
-def _grid() -> tuple[Any, Any]:
-    """Return the coordinates (x, y) of each pixel relative to the centre of the image, float32 [1, 784] each."""
-    # Relative to the centre, so that rotation and scaling do not move the digit.
-    centred = np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2
-    y, x = np.meshgrid(centred, centred, indexing="ij")
-    return x.reshape(1, -1), y.reshape(1, -1)
-
-
 def _spline_surfaces() -> Any:
-    """Return a cubic B-spline surface for each control point of the grid, float32 [25, 784].
-
-    Scaled so that weights with a standard deviation of 1 give displacements with a standard deviation of 1, on
-    average over pixels.
-    """
+    """Return a cubic B-spline surface for each control point of the grid, float32 [25, 784]."""
     knots = np.arange(_GRID)
     # The image lies between the second and the second-to-last control point, so that every pixel is within the
     # support of splines on both sides.
@@ -79,6 +58,7 @@ def _spline_surfaces() -> Any:
     # The two cubic pieces of the uniform B-spline, as functions of the distance to its centre.
     inner, outer = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6
     spline = np.where(distance < 1, inner, np.where(distance < 2, outer, 0))
+    # Weights with a standard deviation of 1 give displacements with one of 1, on average over pixels.
     surfaces = np.einsum("yi,xj->ijyx", spline, spline).reshape(_GRID**2, -1)
     return (surfaces / np.sqrt((surfaces**2).sum(0)).mean()).astype(np.float32)
 

@@ -9,14 +9,11 @@ import tensorflow as tf
 
 
 class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Keras's batch normalisation, computed by TensorFlow's fused operation while the network is trained.
+    """Keras's batch normalisation, computed by TensorFlow's fused operation while the network is trained."""
 
-    Keras computes mean, variance and result by separate operations, forward and backward, and each of them reads
-    all feature maps from memory. The fused operation has the same result up to rounding, except that the moving
-    variance is the unbiased one. docs/recipes.md says how much faster it is.
-
-    Only for float32 feature maps with the channels in the last axis, and with scale and offset: the defaults.
-    """
+    # Keras computes mean, variance and result by separate operations, forward and backward, and each of them reads
+    # all feature maps from memory. The fused operation has the same result up to rounding, except that the moving
+    # variance is the unbiased one. Only for the defaults: float32, channels in the last axis, scale and offset.
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise feature maps, [b, height, width, maps]."""

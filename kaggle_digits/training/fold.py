@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kaggle_digits.arrays import Float32, Int64, UInt8
+from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.metrics import accuracy, log_loss, summarise
 from kaggle_digits.files import temporary_folder
 from kaggle_digits.training.augmentation import augment
+from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.models import network_digest, softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
@@ -31,18 +33,6 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_REPORTS = 1.0
 CURVE_ROWS = 2_000
 """How many validation rows are predicted after each epoch except the last, for the learning curve."""
-
-
-class Checkpoint(Protocol):
-    """Storage for the state of a training, so that it can be resumed."""
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the last saved ``variables``, ``likelihood`` and ``history``, or None."""
-
-    def save(
-        self, variables: list[npt.NDArray[Any]], likelihood: Float32, history: list[dict[str, float]]
-    ) -> None:
-        """Save the state and replace the previous one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,183 +86,150 @@ def train_fold(
     task: FoldTask,
     data: Data,
     report: Callable[[Progress], None] = lambda progress: None,
-    checkpoint: Checkpoint | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    folder: Path | None = None,
 ) -> FoldResult:
-    """Train the network of a fold on the rows of all other folds; predict its validation rows and the test rows.
-
-    The result is the network after the last epoch. There is no early stopping or selection by validation accuracy,
-    so the out-of-fold accuracy is an unbiased estimate.
-
-    `report` is called about once a second, and at the end of each epoch. The checkpoint saves the state after each
-    epoch; an interrupted training is resumed from it, with byte-for-byte the same result as an uninterrupted one.
-    The Keras callbacks are called at the start and the end of the training and at the end of each epoch, and must
-    not change the network. A training that diverges raises a `UsageError`.
-    """
+    """Train the network of a fold; with its folder, from its checkpoint on, with the same result to the byte."""
     import keras
 
     # Not `model.fit`: it cannot select the rows of an epoch by their likelihoods in the previous epochs, and it
     # cannot resume a training with exactly the same result.
     trainer = FoldTrainer(task, data)
-    if checkpoint is not None:
+    checkpoint = FoldCheckpoint(folder) if folder else None
+    if checkpoint:
         trainer.restore(checkpoint)
-    callback_list = keras.callbacks.CallbackList(list(callbacks), model=trainer.model)
-    callback_list.on_train_begin()
+    callbacks = []
+    if folder and task.tensorboard:
+        if not trainer.history:
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # events of an earlier training
+        callbacks = [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
+    tensorboard = keras.callbacks.CallbackList(callbacks, model=trainer.model)
+    tensorboard.on_train_begin()
+    # No early stopping and no selection by validation accuracy: the result is the network after the last epoch, so
+    # that the out-of-fold accuracy is an unbiased estimate.
     for epoch in range(len(trainer.history), task.settings.epochs):
-        trained = trainer.train_epoch(epoch, report)
-        validated = trainer.validate(epoch)
-        trainer.record(epoch, trained, validated)
-        report(trainer.progress(epoch, trained))
-        # Before the callbacks, so that no epoch is lost if one of them fails.
-        if checkpoint is not None:
-            trainer.save(checkpoint)
-        callback_list.on_epoch_end(epoch, trainer.history[-1].copy())
-    callback_list.on_train_end()
+        trainer.train_epoch(epoch, report)
+        if checkpoint:
+            checkpoint.save(trainer.variables, trainer.likelihood, trainer.history)
+        tensorboard.on_epoch_end(epoch, trainer.history[-1].copy())
+    tensorboard.on_train_end()
     return trainer.result()
 
 
 class FoldTrainer:
-    """The state and the steps of the training of a fold, in the order in which `train_fold` calls them.
+    """The state and the steps of the training of a fold, in the order in which `train_fold` calls them."""
 
-    All random numbers depend only on the seed of the run, the fold, the epoch and the step, and not on the random
-    numbers drawn before. A resumed training therefore draws the same random numbers as an uninterrupted one.
-    """
+    # All random numbers depend only on the seed of the run, the fold, the epoch and the step, and not on those
+    # drawn before. A resumed training therefore draws the same random numbers as an uninterrupted one.
 
     def __init__(self, task: FoldTask, data: Data) -> None:
-        self._started = time.perf_counter()
-        self._task, self._settings = task, task.settings
-        self._prepare_rows(data)
-        self._data_seconds = time.perf_counter() - self._started
-        self._plan_steps()
-        self._build()
-        self.history: list[dict[str, float]] = []  # the finished epochs, as in `FoldResult`
-        # The probability of each training row's label when the network was last trained on it.
-        # The first epoch replaces these zeros, except for the rows of its dropped last batch. With a likelihood of
-        # 0, these rows count as hard, so the second epoch contains them.
-        self.likelihood: Float32 = np.zeros(len(self._labels), np.float32)
-        self._resumed_epochs = 0
-
-    def _prepare_rows(self, data: Data) -> None:
-        """Split the rows into training and validation rows, and preprocess them."""
+        import keras
         import tensorflow as tf
 
-        is_val = self._task.split == self._task.fold
-        self._preprocessing = self._settings.preprocessing_of(self._task.fold)
+        self._started = time.perf_counter()
+        self._task, self._settings = task, task.settings
+        is_val = task.split == task.fold
+        self._preprocessing = task.settings.preprocessing_of(task.fold)
         self._val_images = preprocess(data.train.images[is_val], self._preprocessing)
         self._val_labels = data.train.labels[is_val]
         self._test_images = data.test.images
-        # All training rows are on the device from the start, as uint8: they are small, and a step then only sends
-        # the numbers of its rows.
+        # On the device from the start, as uint8, so that a step only sends the numbers of its rows.
         self._images = tf.constant(preprocess(data.train.images[~is_val], self._preprocessing)[..., None])
         self._labels = tf.constant(data.train.labels[~is_val].astype(np.int32))
+        self._data_seconds = time.perf_counter() - self._started
+        self._batch_size, steps = plan_steps(len(self._labels), task.settings)
+        self._first_steps = [0, *accumulate(steps)]  # of each epoch, and the number of all steps
 
-    def _plan_steps(self) -> None:
-        """Compute the number of steps of each epoch, on which learning rate and augmentation depend."""
-        self._batch_size, self._steps = plan_steps(len(self._labels), self._settings)
-        self._first_steps = [0, *accumulate(self._steps)]
-        self._all_steps = self._first_steps[-1]
-
-    def _build(self) -> None:
-        """Build the network, the optimiser, and the functions for training and prediction."""
-        import keras
-
-        # This seed determines the initial weights. It also seeds the dropout layers, until `reseed_dropout`.
-        keras.utils.set_random_seed(_seed(self._task.seed, self._task.fold))
-        self.model = build_network(self._settings)
+        # This seed determines the initial weights. It also seeds the dropout layers, until the first epoch.
+        keras.utils.set_random_seed(_seed(task.seed, task.fold))
+        self.model = build_network(task.settings)
         self._digest = network_digest(self.model)
-        if self._task.network not in (None, self._digest):
+        if task.network not in (None, self._digest):
             raise UsageError(
-                f"The preset {self._task.preset} now builds a different network than "
+                f"The preset {task.preset} now builds a different network than "
                 "that of the finished folds of this run.",
                 "Choose another name for the run, or continue with the version of kaggle-digits that started it.",
             )
-        optimizer = make_optimizer(self.model, self._settings)
-        self._variables = [*self.model.variables, *optimizer.variables]
+        optimizer = make_optimizer(self.model, task.settings)
         self._predict_once = softmax_function(self.model)
-        self._predict = with_test_time_augmentation(self._predict_once, self._settings.tta)
+        self._predict = with_test_time_augmentation(self._predict_once, task.settings.tta)
+        self._train_step = train_step_function(self.model, optimizer, task.settings)
         self._val_softmax: Float32 | None = None
-        self._train_step = train_step_function(self.model, optimizer, self._settings)
         # Callbacks read `model.optimizer`, so it must exist.
         self.model.optimizer = None
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from the saved state if there is one and it is valid; otherwise start from the beginning."""
-        state = checkpoint.load()
-        if state is None or not self._fits(state):
-            return
-        for variable, value in zip(self._variables, state["variables"], strict=True):
-            variable.assign(value)
-        self.likelihood, self.history = state["likelihood"], state["history"]
-        self._resumed_epochs = len(self.history)
+        self.variables = [*self.model.variables, *optimizer.variables]
+        # The probability of each training row's label when the network was last trained on it. The first epoch
+        # replaces these zeros, except for the rows of its dropped last batch, which thus count as hard after it.
+        self.likelihood: Float32 = np.zeros(len(self._labels), np.float32)
+        self.history: list[dict[str, float]] = []  # the finished epochs, as in `FoldResult`
 
-    def _fits(self, state: dict[str, Any]) -> bool:
-        """Tell whether a saved state fits this training; an upgrade may have changed network or optimiser."""
-        found = [(value.shape, value.dtype.name) for value in state["variables"]]
-        wanted = [(tuple(variable.shape), variable.dtype) for variable in self._variables]
+    def restore(self, checkpoint: FoldCheckpoint) -> None:
+        """Continue from the saved state if it fits; an upgrade may have changed network or optimiser."""
+        values, likelihood, history = checkpoint.load() or ([], self.likelihood, [])
+        found = [(value.shape, value.dtype.name) for value in values]
+        wanted = [(tuple(variable.shape), variable.dtype) for variable in self.variables]
         # Comparing the number of rows is enough: the rows of a fold are fixed by the split of the run.
-        return found == wanted and state["likelihood"].shape == self.likelihood.shape
+        if found != wanted or likelihood.shape != self.likelihood.shape:
+            return
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.assign(value)
+        self.likelihood, self.history = likelihood, history
+        # The time of a resumed training includes the epochs before the interruption.
+        self._started -= sum(row["seconds"] for row in history)
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Save the state after an epoch."""
-        checkpoint.save([np.asarray(variable) for variable in self._variables], self.likelihood, self.history)
+    def train_epoch(self, epoch: int, report: Callable[[Progress], None]) -> None:
+        """Train one epoch, counted from 0, validate the network, and add both to the history."""
+        import tensorflow as tf
 
-    def train_epoch(self, epoch: int, report: Callable[[Progress], None]) -> dict[str, float]:
-        """Train one epoch, and return its ``loss, accuracy, learning_rate, seconds, images_per_second``."""
-        batches = self._choose_batches(epoch)
-        reseed_dropout(self.model, _seed(self._task.seed, self._task.fold, epoch))
+        first, end, all_steps = self._first_steps[epoch], self._first_steps[epoch + 1], self._first_steps[-1]
+        # A new generator for each epoch, so that its random numbers do not depend on the previous epochs.
+        rng = np.random.default_rng([self._task.seed, self._task.fold, epoch])
+        rows = choose_rows(self.likelihood, epoch, self._settings, rng)
+        batches = rows[: (end - first) * self._batch_size].reshape(-1, self._batch_size)
+        seed = _seed(self._task.seed, self._task.fold, epoch)
+        for layer in self.model.layers:
+            if hasattr(layer, "seed_generator"):  # dropout
+                layer.seed_generator.state.assign([seed, 0])
         outcomes = []
         started = last_report = time.perf_counter()
-        for i, batch in enumerate(batches):
-            outcomes.append(self._train_batch(epoch, i, batch))
+        for step, batch in enumerate(batches, first):
+            learning_rate = learning_rate_at(step, all_steps, self._settings)
+            strength = augmentation_strength_at(step, all_steps, self._settings)
+            # Tensors instead of Python numbers: TensorFlow would compile the step again for each new number.
+            outcome = self._train_step(
+                self._images,
+                self._labels,
+                tf.constant(batch, tf.int32),
+                tf.constant(learning_rate, tf.float32),
+                tf.constant(strength, tf.float32),
+                tf.constant([seed, step - first], tf.int32),
+            )
+            outcomes.append(outcome)
             now = time.perf_counter()
             if now - last_report > SECONDS_BETWEEN_REPORTS:
                 last_report = now
                 loss = float(np.mean([loss for loss, _, _ in outcomes]))
-                so_far = {"loss": loss, "images_per_second": len(outcomes) * self._batch_size / (now - started)}
-                report(self.progress(epoch, so_far, i + 1))
+                speed = len(outcomes) * self._batch_size / (now - started)
+                report(self._progress(epoch, (step + 1) / all_steps, loss, speed))
         # Read only at the end of the epoch: reading after each step would make a GPU wait for the CPU.
         losses, accuracies, likelihoods = (np.array(values) for values in zip(*outcomes, strict=True))
-        # This costs nothing, because each training step computes these probabilities anyway. The likelihoods of
-        # rows that are not in this epoch do not change.
         self.likelihood[batches] = likelihoods
         seconds = time.perf_counter() - started
-        return {
-            "loss": float(losses.mean()),
-            "accuracy": float(accuracies.mean()),
-            "learning_rate": self._learning_rate(self._first_steps[epoch + 1] - 1),
-            "seconds": seconds,
-            "images_per_second": batches.size / seconds,
-        }
-
-    def _choose_batches(self, epoch: int) -> Int64:
-        """Return the row numbers of the batches of an epoch, int64 [steps, batch size]."""
-        # A new generator for each epoch, so that its random numbers do not depend on the previous epochs.
-        rng = np.random.default_rng([self._task.seed, self._task.fold, epoch])
-        rows = choose_rows(self.likelihood, epoch, self._settings, rng)
-        steps = self._steps[epoch]
-        return rows[: steps * self._batch_size].reshape(steps, self._batch_size)
-
-    def _train_batch(self, epoch: int, step: int, batch: Int64) -> tuple[Any, Any, Any]:
-        """Train one step, counted from 0 in its epoch; return the tensors of `train_step_function`."""
-        import tensorflow as tf
-
-        step_of_all = self._first_steps[epoch] + step
-        strength = augmentation_strength_at(step_of_all, self._all_steps, self._settings)
-        # Tensors instead of Python numbers: TensorFlow would compile the step again for each new Python number.
-        outcome: tuple[Any, Any, Any] = self._train_step(
-            self._images,
-            self._labels,
-            tf.constant(batch, tf.int32),
-            tf.constant(self._learning_rate(step_of_all), tf.float32),
-            tf.constant(strength, tf.float32),
-            tf.constant([_seed(self._task.seed, self._task.fold, epoch), step], tf.int32),
+        loss, speed = float(losses.mean()), batches.size / seconds
+        self.history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": loss,
+                "accuracy": float(accuracies.mean()),
+                **self._validate(epoch),
+                "learning_rate": learning_rate,
+                "seconds": seconds,
+                "images_per_second": speed,
+            }
         )
-        return outcome
+        report(self._progress(epoch, end / all_steps, loss, speed, is_epoch_end=True))
 
-    def _learning_rate(self, step_of_all: int) -> float:
-        return learning_rate_at(step_of_all, self._all_steps, self._settings)
-
-    def validate(self, epoch: int) -> dict[str, float]:
+    def _validate(self, epoch: int) -> dict[str, float]:
         """Return ``val_loss`` and ``val_accuracy``; `UsageError` if the outputs of the network are not finite."""
         # A learning curve needs only a part of the rows, and no test-time augmentation, which takes long in the
         # first epochs, when the network is unsure about most rows.
@@ -289,34 +246,18 @@ class FoldTrainer:
             )
         return {"val_loss": log_loss(softmax, labels), "val_accuracy": accuracy(softmax, labels)}
 
-    def record(self, epoch: int, trained: dict[str, float], validated: dict[str, float]) -> None:
-        """Add an epoch to the history, with the results of `train_epoch` and `validate`."""
-        self.history.append(
-            {
-                "epoch": epoch + 1,
-                "loss": trained["loss"],
-                "accuracy": trained["accuracy"],
-                "val_loss": validated["val_loss"],
-                "val_accuracy": validated["val_accuracy"],
-                "learning_rate": trained["learning_rate"],
-                "seconds": trained["seconds"],
-                "images_per_second": trained["images_per_second"],
-            }
-        )
-
-    def progress(self, epoch: int, figures: dict[str, float], steps: int | None = None) -> Progress:
-        """Return the progress after `steps` steps of an epoch (default: all); `figures` has its loss and speed."""
-        is_epoch_end = steps is None
-        steps = self._steps[epoch] if steps is None else steps
+    def _progress(
+        self, epoch: int, done: float, loss: float, speed: float, is_epoch_end: bool = False
+    ) -> Progress:
         return Progress(
             seed=self._task.seed,
             fold=self._task.fold,
             epoch=epoch + 1,
             epochs=self._settings.epochs,
-            done=(self._first_steps[epoch] + steps) / self._all_steps,
-            loss=figures["loss"],
+            done=done,
+            loss=loss,
             val_accuracy=self.history[-1]["val_accuracy"] if self.history else None,
-            images_per_second=figures["images_per_second"],
+            images_per_second=speed,
             is_epoch_end=is_epoch_end,
         )
 
@@ -327,8 +268,6 @@ class FoldTrainer:
         test_started = time.perf_counter()
         test_softmax = self._predict(preprocess(self._test_images, self._preprocessing))
         finished = time.perf_counter()
-        # The time of a resumed training includes the epochs before the interruption.
-        former_seconds = sum(row["seconds"] for row in self.history[: self._resumed_epochs])
         return FoldResult(
             model=_keras_bytes(self.model),
             history=self.history,
@@ -341,7 +280,7 @@ class FoldTrainer:
                 "parameters": self.model.count_params(),
                 "tflop": training_flops(self._settings, len(self._labels), self.model) / 1e12,
                 "network": self._digest,
-                "seconds": finished - self._started + former_seconds,
+                "seconds": finished - self._started,
                 "data_seconds": self._data_seconds,
                 "training_seconds": sum(row["seconds"] for row in self.history),
                 "test_seconds": finished - test_started,
@@ -359,8 +298,8 @@ def make_optimizer(model: keras.Model, settings: Settings) -> keras.optimizers.O
 
     kind = {"adamw": keras.optimizers.AdamW, "muon": Muon}[settings.optimizer]
     optimizer = kind(settings.learning_rate, settings.weight_decay, beta_2=settings.beta_2)
-    # As usual, without weight decay for biases and for the scales and offsets of batch normalisation ("gamma",
-    # "beta"): small values of these do not regularise the network.
+    # As usual, without weight decay for biases and for the scales and offsets of batch normalisation: small values
+    # of these do not regularise the network.
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     # Create the variables now and not in the first step, so that a checkpoint can be restored into them.
     optimizer.build(model.trainable_variables)
@@ -370,25 +309,18 @@ def make_optimizer(model: keras.Model, settings: Settings) -> keras.optimizers.O
 def train_step_function(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, settings: Settings
 ) -> Callable[..., tuple[Any, Any, Any]]:
-    """Return a function that trains a network on one batch.
-
-    It takes the images, uint8 [n, 28, 28, 1], and the labels, int32 [n], of all training rows; the row numbers of
-    the batch, int32 [b]; the learning rate and the strength of augmentation, float32; and a seed, int32 [2]. It
-    returns the mean loss, the accuracy, and the probability of each label before the step, float32 [b].
-    """
+    """Return a function that trains on a batch: loss, accuracy, and the probability of each label before, [b]."""
     import tensorflow as tf
 
     smoothing = settings.label_smoothing
 
-    # The rows are arguments and not captured variables, because captured tensors stay in memory as long as the
-    # traced function. AutoGraph is not needed here, and it would leave temporary files behind if the process is
-    # killed.
+    # Images [n, 28, 28, 1] and labels [n] are those of all rows; `batch` has the row numbers of a batch. They are
+    # arguments and not captured variables, because captured tensors stay in memory as long as the traced function.
+    # AutoGraph would leave temporary files behind if the process is killed.
     @tf.function(jit_compile=compiles(), autograph=False)  # type: ignore[untyped-decorator]
     def train_step(
         images: Any, labels: Any, batch: Any, learning_rate: Any, strength: Any, seed: Any
     ) -> tuple[Any, Any, Any]:
-        # Batch selection, augmentation, forward and backward pass and update are one graph, without Python in
-        # between.
         x = tf.cast(tf.gather(images, batch), tf.float32)
         y = tf.gather(labels, batch)
         if settings.augments:
@@ -418,19 +350,9 @@ def compiles() -> bool:
 
 
 def _seed(*path: int) -> int:
-    """Return a 31-bit seed that depends on all given numbers.
-
-    With a sum such as ``seed + fold``, fold 1 of seed 0 and fold 0 of seed 1 would get the same random numbers.
-    """
-    # 31 bits, because TensorFlow's seeds are signed 32-bit integers.
+    """Return a seed that depends on all given numbers, of 31 bits because TensorFlow's are signed."""
+    # With a sum such as `seed + fold`, fold 1 of seed 0 and fold 0 of seed 1 would get the same random numbers.
     return int(np.random.SeedSequence(path).generate_state(1)[0] >> 1)
-
-
-def reseed_dropout(model: keras.Model, seed: int) -> None:
-    """Set the state of all dropout layers, so that the dropout of an epoch depends only on `seed`."""
-    for layer in model.layers:
-        if hasattr(layer, "seed_generator"):
-            layer.seed_generator.state.assign([seed, 0])
 
 
 def _device() -> str:
@@ -438,9 +360,8 @@ def _device() -> str:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "CPU"
-    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+    details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {"device_name": "CPU"}
+    return str(details.get("device_name", "GPU"))
 
 
 def _peak_memory() -> int:
@@ -448,8 +369,7 @@ def _peak_memory() -> int:
     import resource
 
     # `ru_maxrss` is in bytes on macOS, and in units of 1,024 bytes on Linux.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _keras_bytes(model: keras.Model) -> bytes:

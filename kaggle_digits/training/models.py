@@ -7,9 +7,8 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,14 +16,14 @@ import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.workspace import CLASSES, SIDE
+from kaggle_digits.files import read_errors
+from kaggle_digits.workspace import SIDE
 
 if TYPE_CHECKING:
     import keras
 
 PREDICTION_BATCH = 500
-"""The number of rows in a batch of a prediction: large enough for full speed, and small enough that the
-activations need only tens of megabytes."""
+"""The number of rows in a batch of a prediction: full speed, and only tens of megabytes of activations."""
 
 SURE = 0.9
 """If the largest probability is at least this, test-time augmentation almost never changes the predicted class."""
@@ -40,12 +39,9 @@ _CLASSES = (
 )
 """What the files of the networks of this module consist of; `read_network` accepts nothing else."""
 
-_TRAIN_AGAIN = "Train the fold again: run the run's train command with --retrain."
-
 KERAS_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
 """Environment variables for Keras: use TensorFlow, and ignore the user's ``keras.json``, whose data format and
-float type would apply to every layer. In the null device as a folder, there is no such file, and none can be
-created."""
+float type would apply to every layer. In the null device there is none, and none can be created."""
 
 
 def tensorflow_keras() -> Any:
@@ -60,26 +56,19 @@ def tensorflow_keras() -> Any:
             )
         return keras
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with set_variables(KERAS_ENVIRONMENT), _silent_stderr():  # Keras reads them at import
-        import keras
-        import tensorflow
-
+    before = {name: os.environ[name] for name in KERAS_ENVIRONMENT if name in os.environ}
+    os.environ |= KERAS_ENVIRONMENT  # Keras reads them at import
+    try:
+        with _silent_stderr():
+            import keras
+            import tensorflow
+    finally:
+        for name in KERAS_ENVIRONMENT:
+            del os.environ[name]
+        os.environ |= before
     # Without this, TensorFlow warns about retracing, because every fold has its own network.
     tensorflow.get_logger().setLevel("ERROR")
     return keras
-
-
-@contextmanager
-def set_variables(changes: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a block, and restore them."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ |= changes
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ |= {} if value is None else {name: value}
 
 
 @contextmanager
@@ -95,17 +84,10 @@ def _silent_stderr() -> Iterator[None]:
         os.close(stderr)
 
 
-def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
-    """Build the LeNet-like network of the article "CNN卷积神经网络实现手写数字识别(基于tensorflow)".
-
-    Zero-padding to 32x32, two 5x5 convolutions with ReLU, each followed by 2x2 average pooling, then two dense
-    layers with dropout. The widths are the feature maps of each convolution, then the units of each hidden dense
-    layer: in the article 36, 36, 128, 64, with a dropout rate of .3, compared with .5. From grey values 0 to 255,
-    [b, 28, 28, 1], to logits, [b, 10].
-    """
+def lenet(x: Any, widths: Sequence[int], dropout: float) -> Any:
+    """Apply the hidden layers of the article "CNN卷积神经网络实现手写数字识别(基于tensorflow)"."""
     from keras import layers
 
-    pixels, x = _pixels()
     x = layers.ZeroPadding2D(2)(x)  # the original LeNet-5 (LeCun et al., 1998) also has 32x32 inputs
     for maps in widths[:2]:
         x = layers.Conv2D(maps, 5, activation="relu")(x)
@@ -114,7 +96,7 @@ def lenet(widths: Sequence[int], dropout: float) -> keras.Model:
     for units in widths[2:]:
         x = layers.Dense(units, activation="relu")(x)
         x = layers.Dropout(dropout)(x)
-    return _classifier(pixels, x)
+    return x
 
 
 def convolution(x: Any, maps: int, size: int = 3, stride: int = 1, padding: str = "same") -> Any:
@@ -131,18 +113,10 @@ def convolution(x: Any, maps: int, size: int = 3, stride: int = 1, padding: str 
     return layers.ReLU()(x)
 
 
-def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
-    """Build a small residual network whose first stage has feature maps of 24x24.
-
-    It crops to the middle 24x24 pixels. Three stages follow, each with a 3x3 convolution and a residual block, on
-    feature maps of 24x24, 12x12 and 6x6, with 2x2 max pooling between them; then dropout and a dense layer on the
-    flattened feature maps. Every convolution is followed by batch normalisation and ReLU. A residual block adds
-    one such 3x3 convolution to its input (He et al., CVPR 2016). The widths are the feature maps of each stage.
-    From grey values 0 to 255, [b, 28, 28, 1], to logits, [b, 10].
-    """
+def residual_cnn(x: Any, widths: Sequence[int], dropout: float) -> Any:
+    """Apply stages of 24x24, 12x12 and 6x6 feature maps, each with a residual block (He et al., CVPR 2016)."""
     from keras import layers
 
-    pixels, x = _pixels()
     # MNIST's digits fit into 20x20 pixels and are centred by mass, so the outer pixels are almost always empty.
     x = layers.Cropping2D(2)(x)
     for stage, maps in enumerate(widths):
@@ -153,15 +127,13 @@ def residual_cnn(widths: Sequence[int], dropout: float) -> keras.Model:
         # more errors (see docs/recipes.md), probably because the pooling then loses small gaps and loops.
         x = layers.Add()([x, convolution(x, maps)])
     # Flatten instead of global pooling: the position of a stroke distinguishes digits.
-    x = layers.Flatten()(x)
-    x = layers.Dropout(dropout)(x)
-    return _classifier(pixels, x)
+    return layers.Dropout(dropout)(layers.Flatten()(x))
 
 
 class Network(NamedTuple):
     """A network that the setting ``network`` can name."""
 
-    build: Callable[[Sequence[int], float], keras.Model]  # from widths and dropout rate
+    hidden: Callable[[Any, Sequence[int], float], Any]  # applies its hidden layers, given widths and dropout rate
     widths: int  # how many there are
 
 
@@ -170,11 +142,7 @@ NETWORKS = {"lenet": Network(lenet, 4), "residual": Network(residual_cnn, 3)}
 
 
 def network_digest(model: keras.Model) -> str:
-    """Return a digest of the structure of a network, as 12 hexadecimal digits.
-
-    It depends on the type, the shapes of the weights, the output shape and the activation of each layer. It does
-    not depend on the version of Keras, the values of the weights, dropout rates or names.
-    """
+    """Return a digest of the structure of a network, 12 hexadecimal digits: the same in all versions of Keras."""
     # Without names of layers: Keras numbers them within a process, so they would differ from fold to fold.
     layers = [
         (
@@ -190,62 +158,47 @@ def network_digest(model: keras.Model) -> str:
 
 def read_network(path: Path) -> keras.Model:
     """Read a network from a ``.keras`` file: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10]."""
-    keras = tensorflow_keras()
-    try:
+    keras, remedy = tensorflow_keras(), "Train the fold again: run the run's train command with --retrain."
+
+    def check(part: dict[str, Any]) -> dict[str, Any]:
+        # Keras imports and calls what a file names. Its own check, `safe_mode`, has gaps in older versions: before
+        # 3.9, a file could run any function, such as os.system, and before 3.12, some of Keras's own that do harm.
+        module, name = part.get("module"), part.get("class_name", "Functional")
+        if module not in _MODULES or name not in _CLASSES:
+            why = f"it contains {module}.{name}, which may run other code"
+            raise DataError(f"{path} is not loaded: {why}.", remedy)
+        return part
+
+    with read_errors(path, remedy):
         with zipfile.ZipFile(path) as archive:
-            json.loads(archive.read("config.json"), object_hook=partial(_check_object, path))
+            json.loads(archive.read("config.json"), object_hook=check)
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (MemoryError, DataError):
-        raise
-    except Exception as error:  # Keras raises many kinds of exceptions for invalid files
-        raise DataError(f"{path} cannot be loaded as a Keras network.", _TRAIN_AGAIN) from error
-
-
-def _check_object(path: Path, part: dict[str, Any]) -> dict[str, Any]:
-    """Return an object in the configuration of a network; `DataError` if the networks of this module have none."""
-    # Keras imports and calls what a file names. Its own check, `safe_mode`, has gaps in older versions: before
-    # 3.9, a file could run any function, such as os.system, and before 3.12, some of Keras's own that do harm.
-    module, name = part.get("module"), part.get("class_name", "Functional")
-    if module not in _MODULES or name not in _CLASSES:
-        raise DataError(
-            f"{path} is not loaded: it contains {module}.{name}, which may run other code.", _TRAIN_AGAIN
-        )
-    return part
 
 
 def softmax_function(model: keras.Model) -> Callable[[UInt8], Float32]:
     """Return a function from preprocessed grey values, uint8 [n, 28, 28], to softmaxes, float32 [n, 10]."""
     import tensorflow as tf
 
-    # AutoGraph is not needed here, and it would leave temporary files behind if the process is killed.
     @tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
     def softmax(batch: Any) -> Any:
         return tf.nn.softmax(model(tf.cast(batch[..., None], tf.float32), training=False))
 
     def predict(images: UInt8) -> Float32:
-        softmaxes = np.empty((len(images), CLASSES), np.float32)
         # The last batch may be smaller; with `reduce_retracing`, one trace is used for all batch sizes.
-        for start in range(0, len(images), PREDICTION_BATCH):
-            rows = slice(start, start + PREDICTION_BATCH)
-            softmaxes[rows] = softmax(images[rows]).numpy()
-        return softmaxes
+        starts = range(0, len(images), PREDICTION_BATCH)
+        return np.concatenate([softmax(images[start : start + PREDICTION_BATCH]) for start in starts])
 
     return predict
 
 
 def with_test_time_augmentation(predict: Callable[[UInt8], Float32], tta: int) -> Callable[[UInt8], Float32]:
-    """Return a function that predicts what a function of `softmax_function` does, with test-time augmentation.
-
-    With a `tta` of 1 there is none. With 5, if the largest probability is below `SURE`, the prediction is the mean
-    softmax of the image and its four shifts by one pixel.
-    """
+    """Add test-time augmentation to a function of `softmax_function`: none with 1, four shifts with 5."""
     if tta == 1:
         return predict
 
     def predict_mean(images: UInt8) -> Float32:
         softmaxes = predict(images)
-        # Only for the few uncertain rows. The class of the others would almost never change, so this has nearly
-        # the full benefit of test-time augmentation in a fraction of the time.
+        # Only for the few uncertain rows: nearly the full benefit in a fraction of the time.
         unsure = softmaxes.max(1) < SURE
         if unsure.any():
             padded = np.pad(images[unsure], ((0, 0), (1, 1), (1, 1)))
@@ -256,18 +209,3 @@ def with_test_time_augmentation(predict: Callable[[UInt8], Float32], tta: int) -
         return softmaxes
 
     return predict_mean
-
-
-def _pixels() -> tuple[Any, Any]:
-    import keras
-
-    pixels = keras.Input((SIDE, SIDE, 1))
-    # Rescaling is part of the network, so that callers cannot forget it.
-    return pixels, keras.layers.Rescaling(1 / 255)(pixels)
-
-
-def _classifier(pixels: Any, features: Any) -> keras.Model:
-    import keras
-
-    # Logits instead of a softmax: computing the loss from logits is numerically stable.
-    return keras.Model(pixels, keras.layers.Dense(CLASSES)(features))

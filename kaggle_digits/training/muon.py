@@ -13,24 +13,21 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """The coefficients of the Newton-Schulz iteration, from Jordan et al. (2024)."""
 ADAM_RMS = 0.2
 """The root mean square of an update of AdamW is about this multiple of the learning rate (Liu et al.,
-arXiv:2502.16982). Updates of Muon are scaled to the same size, so that both use the same learning rate."""
+arXiv:2502.16982). Those of Muon are scaled to it, so that both use the same learning rate."""
 MOMENTUM = 0.95
 
 
 class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
-    """AdamW, except that the momentum of each kernel of a convolution is orthogonalised before it is applied.
+    """AdamW, except that the momentum of each kernel of a convolution is orthogonalised before it is applied."""
 
-    The momentum of a kernel, as a matrix of one column per output channel, usually has a few large singular
-    values, so that an update changes a few directions only. Muon replaces all singular values by about 1 (Jordan
-    et al., 2024, https://kellerjordan.github.io/posts/muon/), and the network learns more from each step.
-
-    Keras has an optimiser with this name, which orthogonalises matrices only and leaves the kernels of
-    convolutions, which are tensors with four axes, to AdamW.
-    """
+    # The momentum of a kernel, as a matrix of one column per output channel, usually has a few large singular
+    # values, so that an update changes a few directions only. Muon replaces all singular values by about 1 (Jordan
+    # et al., 2024, https://kellerjordan.github.io/posts/muon/), and the network learns more from each step.
+    # Keras has an optimiser with this name, but it leaves the kernels of convolutions to AdamW.
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
-        if not is_orthogonalised(variable.shape):
+        if not is_orthogonalised(variable):
             super().update_step(gradient, variable, learning_rate)
             return
         momentum = self._momentums[self._get_variable_index(variable)]
@@ -44,12 +41,9 @@ class Muon(keras.optimizers.AdamW):  # type: ignore[misc]
 
 
 def orthogonalise(matrix: Any) -> Any:
-    """Return `matrix` [m, n] with its singular values replaced by values from about 0.7 to 1.2.
-
-    Newton-Schulz iterations apply a polynomial to the singular values, with matrix products only. They are much
-    faster than a singular value decomposition, and singular values of exactly 1 would not be better. Zeros stay
-    zeros.
-    """
+    """Return `matrix` [m, n] with its singular values, except zeros, replaced by about 0.7 to 1.2."""
+    # Newton-Schulz iterations apply a polynomial to the singular values, with matrix products only. They are much
+    # faster than a singular value decomposition, and singular values of exactly 1 would not be better.
     a, b, c = COEFFICIENTS
     # The products of the iteration are as large as the number of rows squared, so the shorter side goes first.
     is_tall = matrix.shape[0] > matrix.shape[1]

@@ -1,6 +1,8 @@
 """Preprocessing of digits: normalise, widen, thicken or slant them before they are given to a network.
 
-Networks with different preprocessings make different errors, so the mean of their predictions makes fewer.
+Networks with different preprocessings make different errors, so the mean of their predictions makes fewer, as
+Ciresan, Meier and Schmidhuber (CVPR 2012) showed with digits normalised to different widths. The geometry is from
+moment normalisation (Liu, Nakashima, Sako and Fujisawa, Pattern Recognition 37, 2004).
 """
 
 from __future__ import annotations
@@ -15,10 +17,9 @@ from kaggle_digits.arrays import UInt8
 from kaggle_digits.workspace import SIDE
 
 _BATCH = 1_000
-"""The number of images processed at once; limits the memory of the intermediate float32 tensors."""
+"""The number of images processed at once, which limits the memory of intermediate tensors."""
 _MIN_SCALE, _MAX_SCALE = 0.4, 1.4
-"""Limits of the scale, in pixels of the original per pixel of the result, so that a 1 is not widened to the
-complete image."""
+"""Limits of the scale, in pixels of the original per pixel of the result, so that a 1 does not fill the image."""
 _COLUMN = np.arange(SIDE, dtype=np.float64).reshape(1, 1, SIDE)
 _ROW = _COLUMN.reshape(1, SIDE, 1)
 _MIDDLE = (SIDE - 1) / 2
@@ -26,12 +27,7 @@ _MIDDLE = (SIDE - 1) / 2
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The parameters of a preprocessing. Each also moves the centre of mass to the middle of the image.
-
-    Shear, spread and centre are computed from the moments of the grey values, as in moment normalisation (Liu,
-    Nakashima, Sako and Fujisawa, Pattern Recognition 37, 2004). Ciresan, Meier and Schmidhuber (CVPR 2012) showed,
-    with digits normalised to different widths, that networks with different preprocessings make a better ensemble.
-    """
+    """The parameters of a preprocessing. Each also moves the centre of mass to the middle of the image."""
 
     shear: float | None = None  # the slant after preprocessing, pixels to the right per pixel up; None keeps it
     width: float | None = None  # the target spread along x: standard deviation of the grey values, in pixels
@@ -56,30 +52,22 @@ def preprocess(images: UInt8, name: str) -> UInt8:
     """Preprocess images, uint8 [n, 28, 28], for training, prediction and reports; ink is 255."""
     if PREPROCESSINGS[name] is None:
         return images
-    transform = _compiled(name)
-    preprocessed = np.empty_like(images)
-    for start in range(0, len(images), _BATCH):
-        rows = slice(start, start + _BATCH)
-        preprocessed[rows] = transform(images[rows])
-    return preprocessed
+    batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+    return np.concatenate([_compiled(name)(batch) for batch in batches])
 
 
 def preprocessed_tensor(images: Any, name: str) -> Any:
-    """Preprocess a tensor, uint8 [b, 28, 28], in Keras operations, which can also be part of a model.
-
-    The result, float64 [b, 28, 28], has whole numbers: the same as from `preprocess`. The geometry is computed in
-    float64: in float32, another order of the sums, as in another runtime, would change the rounding of a pixel in
-    one of 80 images, and with it the prediction.
-    """
+    """Preprocess a tensor, uint8 [b, 28, 28], by Keras operations: float64 [b, 28, 28], whole numbers."""
     from keras import ops
 
+    # In float32, another order of the sums, as in another runtime, would change the rounding of a pixel in one of
+    # 80 images, and with it the prediction.
     ink = ops.cast(images, "float64")
     preprocessing = PREPROCESSINGS[name]
     if preprocessing is None:
         return ink
     if preprocessing.bold:
-        # The darkest pixel is the largest value, because ink is 255 in these images. In float32, for which every
-        # runtime has a pooling; whole numbers are exact in it.
+        # In float32, for which every runtime has a pooling; whole numbers are exact in it.
         darkest = ops.max_pool(ops.cast(ops.expand_dims(images, -1), "float32"), 3, 1, "same")
         ink = ink + preprocessing.bold * (ops.cast(ops.squeeze(darkest, -1), "float64") - ink)
     total = ops.maximum(ops.sum(ink, (1, 2), keepdims=True), 1.0)  # an empty image must not divide by zero
@@ -112,13 +100,10 @@ def preprocessed_tensor(images: Any, name: str) -> Any:
 
 
 def _bilinear(ink: Any, x: Any, y: Any) -> Any:
-    """Return the grey values of images [b, 28, 28] at the points x [b, 28, 28], y [b, 28, 1]; 0 outside the image.
-
-    It uses only basic operations, which every runtime has; `keras.ops.image.affine_transform` has no equivalent in
-    ONNX.
-    """
+    """Return the grey values of images [b, 28, 28] at the points x [b, 28, 28], y [b, 28, 1]; 0 outside."""
     from keras import ops
 
+    # Only basic operations, which every runtime has; `keras.ops.image.affine_transform` has no equivalent in ONNX.
     # All points of a row of the result are in the same row of the image, y, which is interpolated first: between
     # two rows, each with a weight that falls linearly to 0 at the distance 1.
     rows = ops.matmul(ops.maximum(1 - ops.abs(y - _COLUMN), 0.0), ink)
@@ -136,10 +121,9 @@ def _compiled(name: str) -> Any:
     """Return `preprocessed_tensor` for one preprocessing, compiled: four times as fast as single operations."""
     import tensorflow as tf
 
-    # AutoGraph is not needed here, and it would leave temporary files behind if the process is killed.
-    @tf.function(  # type: ignore[untyped-decorator]
-        input_signature=[tf.TensorSpec((None, SIDE, SIDE), tf.uint8)], autograph=False
-    )
+    signature = [tf.TensorSpec((None, SIDE, SIDE), tf.uint8)]
+
+    @tf.function(input_signature=signature, autograph=False)  # type: ignore[untyped-decorator]
     def transform(images: Any) -> Any:
         return tf.cast(preprocessed_tensor(images, name), tf.uint8)
 

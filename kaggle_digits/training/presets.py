@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from kaggle_digits.errors import UsageError, unknown_name
 from kaggle_digits.training.models import NETWORKS, tensorflow_keras
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
+from kaggle_digits.workspace import CLASSES, SIDE
 
 if TYPE_CHECKING:
     import keras
@@ -18,19 +20,15 @@ if TYPE_CHECKING:
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
-class Settings(BaseModel):
-    """How a network is built and trained. Every preset has all of these settings, and ``--set`` changes them."""
+class Settings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """How a network is built and trained: what ``--set`` changes. The command `presets` shows the docstrings."""
 
-    # With their docstrings as descriptions, which the command `presets` shows.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    network: str
+    network: Literal[*NETWORKS]  # type: ignore[valid-type]
     """The architecture: lenet, that of the article, or residual, a small residual network."""
     widths: str
     """The number of feature maps or units of the layers, joined by commas, such as 48,64,128: four for lenet (two
     convolutions, two dense layers), three for residual (its three stages)."""
-    # The upper limits turn a typing error into an error message. Without them, the list of epochs of a huge number
-    # would not fit into memory.
+    # The upper limits turn a typing error into an error message, before the memory is full.
     epochs: int = Field(ge=1, le=100_000)
     """The number of epochs; after the first, hard-example mining makes an epoch shorter."""
     batch_size: int = Field(ge=1, le=100_000)
@@ -71,51 +69,35 @@ class Settings(BaseModel):
     other_rows: float = Field(default=1.0, ge=0, le=1)
     """Hard-example mining: the share of the training rows that each epoch after the first takes at random from
     the rest."""
-    # A string and not a list, because `--set` and the names of runs contain it as text.
     preprocessing: str = "plain"
     """The preprocessings, joined by commas: the first fold gets the first, the second fold the second, and so on,
     from the start again when all are used. There are plain, even, wide, bold, backhand, wide-backhand and
     italic."""
-    tta: Literal[1, 5] = 1
+    # A Literal of numbers does not accept numbers given as text, as `--set` does.
+    tta: Annotated[Literal[1, 5], BeforeValidator(lambda value: int(value) if value in ("1", "5") else value)] = 1
     """The number of predictions per image for test-time augmentation: with 5, the prediction for an image with a
     largest probability below .9 is the mean over the image and its four shifts by one pixel."""
 
     @field_validator("widths")
     @classmethod
     def _are_widths(cls, value: str) -> str:
-        numbers = value.split(",")
-        # The upper limit turns a typing error into an error message; the network would not fit into memory.
-        if not all(number.isascii() and number.isdigit() and 1 <= int(number[:5]) <= 4096 for number in numbers):
-            raise ValueError("Give whole numbers from 1 to 4096, joined by commas")
-        return ",".join(str(int(number)) for number in numbers)
-
-    @field_validator("network")
-    @classmethod
-    def _is_network(cls, value: str) -> str:
-        if value not in NETWORKS:
-            raise ValueError(f"Choose from: {', '.join(NETWORKS)}")
+        if not re.fullmatch("[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*", value):
+            raise ValueError("Give whole numbers from 1 to 9999, joined by commas")
         return value
 
     @field_validator("preprocessing")
     @classmethod
     def _are_preprocessings(cls, value: str) -> str:
-        for name in value.split(","):
-            if name not in PREPROCESSINGS:
-                raise ValueError(f"Choose from: {', '.join(PREPROCESSINGS)}; join several by commas")
+        if not set(value.split(",")) <= PREPROCESSINGS.keys():
+            raise ValueError(f"Choose from: {', '.join(PREPROCESSINGS)}; join several by commas")
         return value
-
-    @field_validator("tta", mode="before")
-    @classmethod
-    def _to_number(cls, value: object) -> object:
-        # Unlike int, a Literal of numbers does not accept numbers given as text, as `--set` does.
-        return int(value) if isinstance(value, str) and value.isdigit() else value
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
         if not 0 < self.hard_rows + self.other_rows <= 1:
             raise ValueError("The sum of hard_rows and other_rows must be more than 0 and at most 1")
         wanted = NETWORKS[self.network].widths
-        if len(self.widths.split(",")) != wanted:
+        if len(self.layer_widths) != wanted:
             raise ValueError(f"The network {self.network} has {wanted} widths, joined by commas")
         return self
 
@@ -148,25 +130,28 @@ def describe_settings() -> list[dict[str, Any]]:
 
 
 def build_network(settings: Settings) -> keras.Model:
-    """Build the untrained network that settings describe: preprocessed grey values, [b, 28, 28, 1], to logits."""
-    tensorflow_keras()
-    return NETWORKS[settings.network].build(settings.layer_widths, settings.dropout)
+    """Build an untrained network: preprocessed grey values, 0 to 255, [b, 28, 28, 1], to logits, [b, 10]."""
+    keras = tensorflow_keras()
+    pixels = keras.Input((SIDE, SIDE, 1))
+    # Rescaling is part of the network, so that callers cannot forget it.
+    scaled = keras.layers.Rescaling(1 / 255)(pixels)
+    hidden = NETWORKS[settings.network].hidden(scaled, settings.layer_widths, settings.dropout)
+    # Logits instead of a softmax: computing the loss from logits is numerically stable.
+    return keras.Model(pixels, keras.layers.Dense(CLASSES)(hidden))
 
 
 @dataclass(frozen=True)
 class Result:
     """The result of a preset on MNIST, split into 42,000 training rows and 28,000 test rows as in the competition.
 
-        python scripts/score_presets.py --mnist-dir DIR --root DIR --preset NAME
-
-    One run per split with seed 0 and TensorFlow 2.21; `fast` and `default` on 2 Intel Sapphire Rapids cores, the
-    others on 2 AMD EPYC cores, whose matrix products are about 1.7 times as fast. The test rows were not used for
-    training or for the choice of settings.
+    One run per split with seed 0 and TensorFlow 2.21, by ``scripts/score_presets.py --mnist-dir DIR --root DIR
+    --preset NAME``; `fast` and `default` on 2 Intel Sapphire Rapids cores, `lenet` on 2 AMD EPYC cores, whose
+    matrix products are about 1.7 times as fast. Neither training nor the choice of settings used the test rows.
     """
 
     out_of_fold: float  # accuracy on the training rows of the first split
     scores: tuple[float, ...]  # accuracy on the test rows of each split; the first is that of `rehearsal-full`
-    tflop: float  # of the training on one split, as counted by `run_flops`
+    tflop: float  # of the training on one split, as counted by `training_flops`
     seconds: int  # elapsed time of the training on one split; of `fast` and `default`, the fastest of the three
 
     @property
@@ -201,7 +186,6 @@ class Preset:
         return replace(self, settings=settings)
 
 
-# The effect of these settings on the out-of-fold errors was measured: see docs/recipes.md.
 _COMMON: dict[str, Any] = {
     "network": "residual",
     "optimizer": "muon",
@@ -209,15 +193,14 @@ _COMMON: dict[str, Any] = {
     # As good as batches of 64 with a learning rate of .006, and Muon orthogonalises half as often.
     "batch_size": 128,
     "warm_up": 0.15,
-    # The default of .999 averages over about 1,000 steps, which is too long for a training of a few thousand
-    # steps.
+    # The default of .999 averages over about 1,000 steps: too long for a training of a few thousand.
     "beta_2": 0.99,
     "weight_decay": 0.01,
     "label_smoothing": 0.05,
     "dropout": 0.2,
     "tta": 5,
 }
-"""The common settings of `fast` and `default`."""
+"""The common settings of `fast` and `default`. Their effect was measured: see docs/recipes.md."""
 
 PRESETS = {
     preset.name: preset
@@ -273,8 +256,7 @@ PRESETS = {
                 shift=2.0,
                 elastic=0.7,
                 ramp=0.6,
-                # Each epoch has only 40 % of the rows: in the same time there are more epochs, and hard rows occur
-                # more often.
+                # Only 40 % of the rows: in the same time there are more epochs, and hard rows occur more often.
                 hard_rows=0.2,
                 other_rows=0.2,
                 # Eight folds, so that no core waits for another at the end: `plain` is used twice.

@@ -32,8 +32,8 @@ class Recipe:
     settings : mapping of str to object
         Settings of the preset to change. Values may be strings, as on the command line.
     run : str, optional
-        The run's name. By default it is made from the preset, folds, seed and settings. With several seeds it is
-        the name of the mean, and the prefix of the names of the single runs.
+        The run's name, by default made from preset, folds, seed and settings. With several seeds it is the name of
+        the mean, and the prefix of the names of the single runs.
 
     Raises
     ------
@@ -49,15 +49,14 @@ class Recipe:
     run: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.seeds <= MOST_SEEDS:
-            raise UsageError(
-                f"The number of seeds must be between 1 and {MOST_SEEDS}, got {self.seeds}.",
-                "Choose another number of seeds.",
-            )
-        for number in (self.seed, self.seed + self.seeds - 1):
-            if not 0 <= number < 2**32:
+        for what, number, least, most in (
+            ("The number of seeds", self.seeds, 1, MOST_SEEDS),
+            ("A seed", self.seed, 0, 2**32 - 1),
+            ("A seed", self.seed + self.seeds - 1, 0, 2**32 - 1),
+        ):
+            if not least <= number <= most:
                 raise UsageError(
-                    f"A seed must be between 0 and {2**32 - 1}, got {number}.", "Choose another seed."
+                    f"{what} must be between {least} and {most}, got {number}.", "Choose another one."
                 )
         self.chosen  # noqa: B018 (raises an error if preset or settings are not valid)
 

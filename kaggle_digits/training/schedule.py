@@ -8,15 +8,9 @@ from kaggle_digits.arrays import Float32, Int64
 from kaggle_digits.training.presets import Settings
 
 
-def epoch_sizes(rows: int, settings: Settings) -> list[int]:
-    """Return the number of training rows in each epoch: all rows in the first epoch, then the selected ones."""
-    hard, others = _row_counts(rows, settings)
-    return [rows] + [hard + others] * (settings.epochs - 1)
-
-
 def plan_steps(rows: int, settings: Settings) -> tuple[int, list[int]]:
     """Return the number of rows in a batch, and the number of steps in each epoch, for `rows` training rows."""
-    sizes = epoch_sizes(rows, settings)
+    sizes = [rows] + [sum(_row_counts(rows, settings))] * (settings.epochs - 1)
     batch_size = min(settings.batch_size, *sizes)
     # A smaller last batch is dropped: its shape would be compiled separately, and batch normalisation is noisy
     # on few rows. The dropped rows are different in each epoch.
@@ -24,16 +18,13 @@ def plan_steps(rows: int, settings: Settings) -> tuple[int, list[int]]:
 
 
 def choose_rows(likelihood: Float32, epoch: int, settings: Settings, rng: np.random.Generator) -> Int64:
-    """Choose and shuffle the rows of an epoch (counted from 0), int64 [k], by hard-example mining.
-
-    An epoch has the rows with the highest loss and a random sample of the other rows: a simple form of selective
-    backpropagation (Jiang et al., arXiv:1910.00762). `likelihood`, float32 [n], is the probability of each row's
-    label when the network was last trained on it. The first epoch has all rows.
-    """
+    """Choose and shuffle the rows of an epoch, int64 [k], given the last probability of each row's label, [n]."""
     rows = len(likelihood)
     # In the first epoch, no row has been trained on yet, so none is known to be hard.
     if epoch == 0:
         return rng.permutation(rows)
+    # The rows with the highest loss and a random sample of the others: a simple form of selective backpropagation
+    # (Jiang et al., arXiv:1910.00762).
     hard, others = _row_counts(rows, settings)
     # A stable sort, so that the order of equal likelihoods does not depend on the machine.
     by_difficulty = np.argsort(likelihood, kind="stable")
@@ -51,13 +42,10 @@ def _row_counts(rows: int, settings: Settings) -> tuple[int, int]:
 
 
 def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
-    """Return the learning rate of a step, counted from 0; `steps` is the number of steps in all epochs.
-
-    The schedule ``one-cycle`` rises and falls linearly, as in Smith and Topin (arXiv:1708.07120), but without
-    their last phase, in which the learning rate falls below its initial value.
-    """
+    """Return the learning rate of a step, counted from 0; `steps` is the number of steps in all epochs."""
     if settings.schedule == "constant":
         return settings.learning_rate
+    # As in Smith and Topin (arXiv:1708.07120), but without their last phase, below the initial learning rate.
     rising = settings.warm_up * steps
     # `step + 1`, because a first step with a learning rate of 0 would have no effect.
     if step < rising:

@@ -20,22 +20,19 @@ SHORTEST_MEASUREMENT = 3.0
 
 @dataclass
 class _Course:
-    """A fold that is being trained: when it was started, its first and its last report, all in seconds.
-
-    The speed is measured between the two reports. Before the first one, TensorFlow is loaded and the network is
-    compiled; a speed that includes this would be much too low at the beginning.
-    """
+    """A fold that is being trained."""
 
     started: float
-    first: tuple[float, float] | None = None
-    last: tuple[float, float] = (0.0, 0.0)
+    reports: list[tuple[float, float]]  # times, and the shares of the steps that were done
 
     @property
-    def rate(self) -> float | None:
-        """The share of a fold's steps per second, or None if this is not known yet."""
-        if self.first is None or self.last[0] - self.first[0] < SHORTEST_MEASUREMENT:
+    def pace(self) -> float | None:
+        """The seconds that all steps take, None if not known yet."""
+        if not self.reports:
             return None
-        return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0]) or None
+        # From the first report on: before it, TensorFlow is loaded and the network is compiled.
+        (start, first), (end, last) = self.reports[0], self.reports[-1]
+        return (end - start) / (last - first) if end - start >= SHORTEST_MEASUREMENT and last > first else None
 
 
 class TimeLeft:
@@ -49,16 +46,14 @@ class TimeLeft:
     def start(self, fold: Fold, now: float) -> None:
         """Take note of a fold that is started, perhaps once more after its worker died."""
         self._waiting.discard(fold)
-        self._active[fold] = _Course(now)
+        self._active[fold] = _Course(now, [])
 
     def update(self, progress: Progress, now: float) -> None:
         """Take note of a report on a fold."""
         fold = progress.seed, progress.fold
         if fold not in self._active:
             self.start(fold, now)
-        course = self._active[fold]
-        course.last = now, progress.done
-        course.first = course.first or course.last
+        self._active[fold].reports.append((now, progress.done))
 
     def finish(self, fold: Fold, now: float) -> None:
         """Take note of a finished fold."""
@@ -70,13 +65,16 @@ class TimeLeft:
         """Return the time that is left; None before the speed of a fold is known."""
         if not self._waiting and not self._active:
             return 0.0
-        measured = [(c.first[0] - c.started + 1 / c.rate) for c in self._active.values() if c.first and c.rate]
+        measured = [c.reports[0][0] - c.started + c.pace for c in self._active.values() if c.pace]
         if not measured and not self._lengths:
             return None
         # A finished fold is the better measure, because it includes the predictions after the last step.
         length = mean(self._lengths or measured)
         ends = [
-            max(0.0, c.last[0] + (1 - c.last[1]) / c.rate - now if c.rate else c.started + length - now)
+            max(
+                0.0,
+                c.reports[-1][0] + (1 - c.reports[-1][1]) * c.pace - now if c.pace else c.started + length - now,
+            )
             for c in self._active.values()
         ] or [0.0]
         # Each waiting fold is trained by the worker that is free first.

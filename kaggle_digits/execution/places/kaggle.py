@@ -55,8 +55,9 @@ from kaggle_digits.hosts.kaggle import (
     NotDeletedError,
     SessionLimitError,
 )
-from kaggle_digits.runs.artefacts import FOLD_FILES, KAGGLE, METRICS, FoldCheckpoint, check_fold, write_artefacts
+from kaggle_digits.runs.artefacts import FOLD_FILES, KAGGLE, METRICS, check_fold, write_artefacts
 from kaggle_digits.runs.schema import Document, read_document
+from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import Workspace
 
