@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from threading import Thread
+from unittest.mock import Mock
 
 import numpy as np
+import pandas as pd
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
@@ -22,9 +27,10 @@ from kaggle_digits.__main__ import main
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import Data, LabelledDigits, UnlabelledDigits
 from kaggle_digits.execution import Job
-from kaggle_digits.execution.places.processes import Processes
+from kaggle_digits.execution.places.processes import Processes, WorkerProcess
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.submissions.submit import submission_file
+from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import PIXEL_COLUMNS
 
@@ -32,12 +38,9 @@ from kaggle_digits.workspace import PIXEL_COLUMNS
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 # The same examples in every run. Tests use one folder for all examples, and a busy machine is no failure.
+IGNORED_CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile(
-    "repeatable",
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    "repeatable", derandomize=True, database=None, deadline=None, suppress_health_check=IGNORED_CHECKS
 )
 settings.load_profile("repeatable")
 
@@ -47,8 +50,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find processes")
 
-SMALL = {"epochs": "1", "batch_size": "20"}
-"""Settings for fast training on `small_digits`."""
+SMALL = {"epochs": "1", "batch_size": "20"}  # for fast training on `small_digits`
 
 
 @pytest.fixture(autouse=True)
@@ -63,17 +65,11 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @contextmanager
 def full_disk(after: int) -> Iterator[list[str]]:
-    """Let one `Path.replace` fail as on a full disk, after `after` successful ones.
-
-    The list that is yielded then contains the name of the file that could not be written.
-    """
-    replace, failed = Path.replace, []
-    remaining = after
+    """Let one `Path.replace` fail as on a full disk, after `after` others; the list gets its name."""
+    replace, failed, written = Path.replace, [], count()
 
     def fail_once(path: Path, target: Path) -> Path:
-        nonlocal remaining
-        remaining -= 1
-        if remaining == -1:
+        if next(written) == after:
             failed.append(Path(target).name)
             raise OSError(28, "No space left on device")
         return replace(path, target)
@@ -105,19 +101,11 @@ class Listener(Observer):
 
 
 class Clock:
-    """A fake clock that advances by `sleep`; tests can also set it.
-
-    Attributes
-    ----------
-    now : float
-        What `time.time` returns.
-    slept : float
-        The total of seconds slept, which does not change when `now` is set.
-    """
+    """A fake clock that advances by `sleep`; tests can also set it."""
 
     def __init__(self) -> None:
-        self.now = 1.8e9
-        self.slept = 0.0
+        self.now = 1.8e9  # what `time.time` returns
+        self.slept = 0.0  # the total of seconds slept, which does not change when `now` is set
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -157,12 +145,10 @@ def small_data(rows: int, test_rows: int = 20) -> Data:
 
 def csv_bytes(images: UInt8, labels: UInt8 | None = None, newline: str = "\r\n") -> bytes:
     """Return a train.csv or test.csv in Kaggle's format."""
-    names = [*(() if labels is None else ("label",)), *PIXEL_COLUMNS]
-    lines = [",".join(names)]
-    for i, image in enumerate(images):
-        cells = [*(() if labels is None else (labels[i],)), *image.ravel()]
-        lines.append(",".join(str(int(cell)) for cell in cells))
-    return (newline.join(lines) + newline).encode()
+    table = pd.DataFrame(images.reshape(len(images), -1), columns=list(PIXEL_COLUMNS))
+    if labels is not None:
+        table.insert(0, "label", labels)
+    return table.to_csv(index=False, lineterminator=newline).encode()
 
 
 def sample_bytes(rows: int) -> bytes:
@@ -190,26 +176,20 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 def worker_processes(parent: int | None = None) -> set[int]:
     """Return the ids of the worker processes of a process, by default of this one."""
     found = set()
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (path / "cmdline").read_bytes()
-            ppid = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            continue
-        if (
-            b"kaggle_digits.execution.worker" in command
-            and ppid == (parent or os.getpid())
-            and not is_zombie(int(path.name))
-        ):
-            found.add(int(path.name))
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            of_parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1] == str(parent or os.getpid())
+            if of_parent and b"kaggle_digits.execution.worker" in (folder / "cmdline").read_bytes():
+                found.add(int(folder.name))
     return found
 
 
-def is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until a condition is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def assert_same_run(run: Run, reference: Workspace, name: str = "one") -> None:
@@ -274,23 +254,12 @@ def kaggle(monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleServer]:
     """A fake Kaggle server, with the environment variables that make the real client use it."""
     server = KaggleServer()
     server.files = competition_files()
-    for name, value in client_environment(server).items():
+    credentials = {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}
+    proxies = {"HTTP_PROXY": server.url, "http_proxy": server.url, "NO_PROXY": "", "no_proxy": ""}
+    for name, value in {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", **credentials, **proxies}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("KAGGLE_USERNAME", USER)
-    monkeypatch.setenv("KAGGLE_KEY", KEY)
     yield server
     server.close()
-
-
-def client_environment(server: KaggleServer) -> dict[str, str]:
-    """Return environment variables that make the unmodified client use a local server."""
-    return {
-        "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
-        "HTTP_PROXY": server.url,
-        "http_proxy": server.url,
-        "NO_PROXY": "",
-        "no_proxy": "",
-    }
 
 
 @pytest.fixture
@@ -311,24 +280,14 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-def unload_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove Kaggle's client from the imported modules, because it reads its environment only on import."""
-    for name in [n for n in sys.modules if n.split(".")[0] in ("kaggle", "kagglesdk")]:
-        monkeypatch.delitem(sys.modules, name)
-
-
 @pytest.fixture
 def call_cli(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in this process, in an empty folder. This is faster than `run_cli`.
-
-    Output of native code is captured too.
-    """
+    """Run the command line in this process, in an empty folder. Output of native code is captured too."""
 
     def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         capfd.readouterr()
         on_interrupt = signal.getsignal(signal.SIGINT)
         with pytest.MonkeyPatch.context() as patch:
-            unload_client(patch)
             patch.chdir(tmp_path)
             patch.setattr("sys.argv", ["kaggle-digits", *map(str, arguments)])
             for name, value in environment.items():
@@ -368,4 +327,19 @@ def training_in_process() -> Iterator[None]:
 def train_in_process() -> Iterator[None]:
     """Apply `training_in_process` to a test."""
     with training_in_process():
+        yield
+
+
+@contextmanager
+def fake_workers(train: Callable[[FoldTask, Path, str], Exception | None]) -> Iterator[None]:
+    """Replace worker processes by a function that writes the folder of a task, or returns an error."""
+
+    def start(task: FoldTask, data: Data, folder: Path, log: object, gpu: str) -> WorkerProcess:
+        connection, theirs = multiprocessing.Pipe()
+        with theirs:
+            theirs.send(train(task, folder, gpu))
+        return WorkerProcess(task, Mock(), connection, gpu)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkerProcess, "start", start)
         yield

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 import requests
-from conftest import competition_files, unload_client, write_files
+from conftest import competition_files, write_files
 from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
 from rich.console import Console
 
@@ -37,11 +37,10 @@ NO_GPU = """print('["9.9", []]')"""
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the import of TensorFlow, simulate a large machine, and import Kaggle's client again."""
+    """Replace the import of TensorFlow, and simulate a large machine."""
     monkeypatch.setattr(doctor, "_tensorflow", lambda workspace: Finding("ok", "TensorFlow", "Version 0."))
     monkeypatch.setattr(doctor, "memory", lambda: 64e9)
     monkeypatch.setattr(doctor, "_available_memory", lambda: 64e9)
-    unload_client(monkeypatch)
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from conftest import import_first, needs_proc, small_data, write_files
+from conftest import fake_workers, import_first, needs_proc, small_data, wait_until, write_files
 
 from kaggle_digits.errors import DataError, UsageError, WriteError
 from kaggle_digits.execution import Job, machine
@@ -21,59 +20,26 @@ from kaggle_digits.training.presets import find_preset
 LENET = find_preset("lenet").settings
 
 
-def run_folds(folder: Path, folds: int, workers: int | None = 1) -> list[Job]:
+def train_folds(folder: Path, folds: int, workers: int | None = 1) -> Iterator[Job]:
     """Train folds in processes, as `train` does."""
     split = np.full(1, 255, np.uint8)
     jobs = [Job(FoldTask("lenet", LENET, 0, fold, split), folder / str(fold)) for fold in range(folds)]
-    return list(processes.Processes(workers).train(jobs, small_data(1), Observer()))
+    return processes.Processes(workers).train(jobs, small_data(1), Observer())
 
 
 def test_processes_train_names_log_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "workers.log").mkdir()
     with pytest.raises(WriteError, match=r"workers\.log: Is a directory"):
-        run_folds(tmp_path, 1)
+        list(train_folds(tmp_path, 1))
 
 
-class FakeWorker:
-    """A worker that returns its outcome at once."""
-
-    def __init__(self, outcome: Exception | None, gpu: str, busy: set[str]) -> None:
-        assert gpu not in busy
-        self.outcome, self.gpu, self.busy = outcome, gpu, busy
-        self.busy |= {gpu} - {""}
-        self.connection, self.theirs = processes.multiprocessing.Pipe()
-        self.theirs.send(None)
-
-    def receive(self) -> Exception | None:
-        return self.outcome
-
-    def stop(self) -> None:
-        self.busy.discard(self.gpu)
-        self.connection.close()
-        self.theirs.close()
-
-
-@pytest.mark.parametrize(
-    ("errors", "message"),
-    [
-        ({1: UsageError("Fold 1 diverged.", "Use a lower rate.")}, r"^Fold 1 diverged\. Use a lower rate\.$"),
-        (
-            {0: DataError("Bad.", "Fix it."), 2: WriteError("Full.", "Free some."), 3: UsageError("No.", "Do.")},
-            r"^Bad\. Also failed: fold 2 of seed 0, fold 3 of seed 0\. Fix it\.$",
-        ),
-    ],
-)
-def test_processes_train_names_all_failed_folds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: dict[int, Exception], message: str
-) -> None:
-    def start(task: FoldTask, *rest: object) -> FakeWorker:
-        return FakeWorker(errors.get(task.fold), "", set())
-
-    monkeypatch.setattr(processes.WorkerProcess, "start", start)
-    kind = type(next(iter(errors.values())))
-    with pytest.raises(kind, match=message) as caught:
-        run_folds(tmp_path, 4)
-    assert type(caught.value) is kind
+def test_processes_train_names_all_failed_folds(tmp_path: Path) -> None:
+    errors = {0: DataError("Bad.", "Fix it."), 2: WriteError("Full.", "Free some."), 3: UsageError("No.", "Do.")}
+    message = r"^Bad\. Also failed: fold 2 of seed 0, fold 3 of seed 0\. Fix it\.$"
+    finished: list[int] = []
+    with fake_workers(lambda task, *_: errors.get(task.fold)), pytest.raises(DataError, match=message):
+        finished.extend(job.task.fold for job in train_folds(tmp_path, 4))
+    assert finished == [1]
 
 
 FAKE_TENSORFLOW = """
@@ -105,20 +71,20 @@ def test_find_gpus_asks_tensorflow(
 
 
 def test_processes_train_gives_each_worker_its_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    busy: set[str] = set()
+    busy: dict[int, str] = {}
+    used: set[str] = set()
 
-    def start(*arguments: Any) -> FakeWorker:
-        seen.append(arguments[-1])
-        return FakeWorker(None, arguments[-1], busy)
+    def start(task: FoldTask, folder: Path, gpu: str) -> None:
+        assert gpu not in busy.values()
+        busy[task.fold] = gpu
+        used.add(gpu)
 
     monkeypatch.setattr(processes, "find_gpus", lambda: ["3", "5"])
-    monkeypatch.setattr(processes.WorkerProcess, "start", start)
-    assert len(run_folds(tmp_path, 5, workers=None)) == 5
-    assert len(seen) == 5
-    assert set(seen) == {"3", "5"}
-    assert machine.default_workers(5, gpus=2) == 2
-    assert machine.default_workers(1, gpus=2) == 1
+    with fake_workers(start):
+        for job in train_folds(tmp_path, 5, workers=None):
+            del busy[job.task.fold]
+    assert (used, busy) == ({"3", "5"}, {})
+    assert [machine.default_workers(folds, gpus=2) for folds in (5, 1)] == [2, 1]
 
 
 @needs_proc
@@ -128,9 +94,7 @@ def test_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for gpu, visible in (("5", "5"), ("", "3,5")):
         with open(tmp_path / "log", "wb") as log:
             worker = processes.WorkerProcess.start(task, small_data(1), tmp_path, log, gpu)
-        environment = b""
-        deadline = time.monotonic() + 10
-        while not environment and time.monotonic() < deadline:  # empty for a moment after the start
-            environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
+        environment = Path(f"/proc/{worker.process.pid}/environ")
+        wait_until(environment.read_bytes)  # empty for a moment after the start
+        assert f"CUDA_VISIBLE_DEVICES={visible}".encode() in environment.read_bytes().split(b"\0")
         worker.stop()
-        assert f"CUDA_VISIBLE_DEVICES={visible}".encode() in environment.split(b"\0")
