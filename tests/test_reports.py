@@ -32,8 +32,8 @@ from kaggle_digits.reports.facts import Finding, ReportFacts
 from kaggle_digits.reports.findings import make_findings
 from kaggle_digits.runs.schema import FoldMetrics
 from kaggle_digits.submissions.submit import ledger_of
-from kaggle_digits.training.models import residual_cnn
 from kaggle_digits.training.preprocessing import preprocess
+from kaggle_digits.training.presets import build_network, find_preset
 
 SECTIONS = ("Findings", "Folds", "Learning curves", "Errors", "Calibration", "Test rows", "Network", "Time", "Run")
 
@@ -164,7 +164,8 @@ def test_report_has_the_layers_of_lenet(written: Report) -> None:
 def test_inspect_network_shows_a_preprocessed_digit(
     trained_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    networks: Any = {1: residual_cnn((16, 32, 96), 0.1)}
+    settings = find_preset("fast").with_settings({"widths": "16,32,96"}).settings
+    networks: Any = {1: build_network(settings)}
     monkeypatch.setattr(network, "load_network", lambda run, fold: networks[fold])
     run: Any = SimpleNamespace(fold_metrics=lambda fold: SimpleNamespace(preprocessing="wide-backhand"))
     image = load_train(trained_workspace.data).images[0]
