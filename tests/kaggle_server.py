@@ -120,14 +120,12 @@ class KaggleServer:
         self.before_response: dict[str, Callable[[], None]] = {}  # called once before the response, by its name
         self.statuses: deque[dict] = deque()  # of kernels, instead of the real ones
         self.push_response: dict = {}
-        self.closed = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"kaggle": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def close(self) -> None:
-        self.closed.set()
         for kernel in self.kernels.values():
             kernel.close()
         self._server.shutdown()

@@ -11,15 +11,8 @@ from pathlib import Path
 import pytest
 from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
 
-from kaggle_digits.errors import (
-    CredentialsError,
-    NetworkError,
-    NotReachedError,
-    RefusedError,
-    UsageError,
-    WriteError,
-)
-from kaggle_digits.hosts.credentials import HIDDEN, scrub
+from kaggle_digits.errors import CredentialsError, NetworkError, NotReachedError, RefusedError, WriteError
+from kaggle_digits.hosts.credentials import HIDDEN, find_credentials, scrub
 from kaggle_digits.hosts.kaggle import KaggleHost
 from kaggle_digits.hosts.kaggle.client import ATTEMPTS, LONGEST_WAIT
 
@@ -64,11 +57,6 @@ def downloaded(host: KaggleHost, folder: Path) -> dict[str, bytes]:
 # Downloads
 
 
-def test_download_writes_three_files(host: KaggleHost, kaggle: KaggleServer, tmp_path: Path) -> None:
-    assert downloaded(host, tmp_path) == kaggle.files
-    assert kaggle.count("train.csv") == 0
-
-
 @pytest.mark.parametrize("fault", [Fault(truncated=True), HTML, Fault(corrupted=True), Fault(200, b"")])
 def test_download_falls_back_to_single_files_when_bundle_is_damaged(
     host: KaggleHost, kaggle: KaggleServer, tmp_path: Path, fault: Fault
@@ -111,9 +99,8 @@ def test_download_rejects_invalid_list_of_files(host: KaggleHost, kaggle: Kaggle
 
 
 def test_download_raises_write_error_when_it_cannot_write(host: KaggleHost, kaggle: KaggleServer) -> None:
-    with pytest.raises(WriteError, match="Cannot write nowhere") as caught:
+    with pytest.raises(WriteError, match=r"Cannot write nowhere.* Free some space"):
         host.download(Path("nowhere"))
-    assert "Free some space" in caught.value.remedy
     assert kaggle.count("digit-recognizer.zip") == 1
 
 
@@ -142,8 +129,9 @@ def test_without_retries_makes_one_request(host: KaggleHost, kaggle: KaggleServe
     assert kaggle.requests == ["ListSubmissions"]
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize(("retry_after", "seconds"), [("33", 33), ("date", 39), ("soon", 0), ("-5", 0), ("", 0)])
+@pytest.mark.parametrize(
+    ("status", "retry_after", "seconds"), [(429, "33", 33), (503, "date", 39), (429, "soon", 0), (503, "", 0)]
+)
 def test_host_waits_for_retry_after_seconds(
     host: KaggleHost, kaggle: KaggleServer, pauses: list[float], status: int, retry_after: str, seconds: int
 ) -> None:
@@ -187,7 +175,6 @@ def test_host_shows_refusals_and_does_not_retry(
         (b'{"code": 403, "message": "The message."}', "The message"),
         (b'{"error": {"code": 403, "message": "The message."}}', "The message"),
         (b'{"errors": []}', "Forbidden"),
-        (b'{"message": "The mess', "Forbidden"),
         (b"<html>Sorry</html>", "Forbidden"),
         (b'{"message": "' + b"Too many words. " * 50 + b'"}', "Too many words. " * 18 + "Too many…"),
     ],
@@ -208,54 +195,38 @@ def test_host_rejects_responses_that_are_not_json(host: KaggleHost, kaggle: Kagg
         host.allowance()
 
 
-@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_host_names_variable_of_missing_certificates(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")  # certificates are used only for the real address
-    for name in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        monkeypatch.setenv(name, "missing.pem" if name == variable else "")
-    with pytest.raises(UsageError, match=r"missing\.pem") as caught:
-        host.allowance()
-    assert variable in caught.value.remedy
-
-
 @pytest.mark.parametrize(
-    ("names", "proxy", "shown", "kind"),
+    ("name", "value"),
     [
-        (["HTTP_PROXY", "http_proxy"], "http://127.0.0.1:9", "http://127.0.0.1:9", NetworkError),
-        (["http_proxy"], "127.0.0.1:9", "127.0.0.1:9", NetworkError),
-        (["HTTP_PROXY"], "http://ada:s3@cr3t@127.0.0.1:9", f"http://{HIDDEN}@127.0.0.1:9", NetworkError),
-        (["ALL_PROXY"], "socks5://ada:s3cr3t@127.0.0.1:9", f"socks5://{HIDDEN}@127.0.0.1:9", NetworkError),
-        (["HTTP_PROXY", "HTTPS_PROXY"], "http:/127.0.0.1:9", "http:/127.0.0.1:9", UsageError),
-        (["HTTP_PROXY", "HTTPS_PROXY"], "http://ada:s3@proxy:99999", f"http://{HIDDEN}@proxy:99999", UsageError),
-        (["HTTP_PROXY", "HTTPS_PROXY"], "ada:s3cr3t@proxy:3128", f"{HIDDEN}@proxy:3128", UsageError),
+        ("HTTP_PROXY", "http://ada:s3@cr3t@127.0.0.1:9"),
+        ("HTTPS_PROXY", "ada:s3cr3t@proxy:3128"),
+        ("REQUESTS_CA_BUNDLE", "missing.pem"),
     ],
 )
-def test_host_names_variable_of_proxy_that_cannot_be_reached(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, names: list[str], proxy: str, shown: str, kind: type
+def test_host_names_variables_if_kaggle_cannot_be_reached(
+    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    for name in names:
-        monkeypatch.setenv(name, proxy)
-    with pytest.raises(kind) as caught:
-        host.upload(save("submission.csv", ""))
-    assert caught.value.problem.endswith(f"through the proxy in {' and '.join(names)}: {shown}.")
-    assert "unset it" in caught.value.remedy
+    monkeypatch.delenv("http_proxy")
+    if name != "HTTP_PROXY":
+        monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")  # the real address
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(NetworkError, match=rf"Kaggle cannot be reached: \w+\. .*\b{name}\b") as caught:
+        host.without_retries().allowance()
+    assert "cr3t" not in str(caught.value)
 
 
 # Credentials
 
 
 @pytest.mark.usefixtures("no_key")
-def test_host_needs_credentials(host: KaggleHost, kaggle: KaggleServer) -> None:
-    with pytest.raises(CredentialsError, match="no Kaggle credentials"):
-        host.allowance()
-    save(".kaggle/kaggle.json.txt", "{}")
-    with pytest.raises(CredentialsError, match=r"txt has a wrong name\. Rename it to kaggle\.json\."):
+@pytest.mark.parametrize("half", ["", "KAGGLE_USERNAME", "KAGGLE_KEY"])
+def test_host_needs_credentials(
+    host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, half: str
+) -> None:
+    if half:
+        monkeypatch.setenv(half, KEY)
+    with pytest.raises(CredentialsError, match=r"no Kaggle credentials .*settings/api.* rehearsal"):
         host.allowance()
     assert kaggle.requests == []
 
@@ -296,8 +267,9 @@ def test_host_prefers_token_in_environment(
     assert kaggle.requests == ["IntrospectToken", "GetSubmissionLimits"]
 
 
-@pytest.mark.parametrize("fault", [None, error(401, "Unauthenticated"), error(404, "Not found")])
-@pytest.mark.parametrize("with_key", [True, False])
+@pytest.mark.parametrize(
+    ("with_key", "fault"), [(True, None), (False, error(401, "Unauthenticated")), (False, error(404, "Not found"))]
+)
 def test_host_names_source_of_rejected_token(
     host: KaggleHost, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, with_key: bool, fault: Fault | None
 ) -> None:
@@ -306,22 +278,20 @@ def test_host_names_source_of_rejected_token(
         monkeypatch.delenv("KAGGLE_KEY")
     if fault:
         kaggle.fail("IntrospectToken", fault)
-    with pytest.raises(CredentialsError, match="KAGGLE_API_TOKEN: they are invalid or expired") as caught:
+    with pytest.raises(CredentialsError, match=r"KAGGLE_API_TOKEN: they are invalid or expired\.") as caught:
         host.allowance()
     assert "KGAT_wrong" not in str(caught.value)
-    used_instead = "unset KAGGLE_API_TOKEN to use those from KAGGLE_USERNAME and KAGGLE_KEY"
+    used_instead = "remove KAGGLE_API_TOKEN to use those from KAGGLE_USERNAME and KAGGLE_KEY"
     assert (used_instead in caught.value.remedy) == with_key
-    assert ("were not used" in caught.value.problem) == with_key
 
 
 @pytest.mark.usefixtures("no_key")
-@pytest.mark.parametrize("content", ["{}", "{", LOGIN_FILE])
+@pytest.mark.parametrize("content", ["{", LOGIN_FILE])
 def test_host_rejects_login_that_has_ended(host: KaggleHost, kaggle: KaggleServer, content: str) -> None:
-    path = save(".kaggle/credentials.json", content)
+    save(".kaggle/credentials.json", content)
     kaggle.fail("GenerateAccessToken", error(401, "Revoked"))
     with pytest.raises(CredentialsError, match="invalid or expired"):
         host.allowance()
-    assert path.read_text() == content
 
 
 @pytest.mark.usefixtures("no_key")
@@ -329,25 +299,21 @@ def test_host_rejects_login_that_has_ended(host: KaggleHost, kaggle: KaggleServe
     ("name", "content", "message"),
     [
         ("KAGGLE_API_TOKEN", "KGAT_with\nline", "The content of KAGGLE_API_TOKEN is not a valid token"),
-        ("KAGGLE_USERNAME", USER, "KAGGLE_USERNAME has a Kaggle username but no key"),
-        ("KAGGLE_KEY", KEY, "KAGGLE_KEY has a Kaggle key but no username"),
-        (".kaggle/kaggle.json", '{"key": "0123"}', r"kaggle\.json has a Kaggle key but no username"),
         (".kaggle/kaggle.json", "{", r"kaggle\.json cannot be read as a JSON object"),
         (".kaggle/access_token", b"\xff\xfe\x00", "access_token cannot be read as text"),
         (".kaggle/access_token", "KGAT_ü", "The content of .*access_token is not a valid token"),
     ],
 )
 def test_find_credentials_explains_what_is_wrong(
-    host: KaggleHost, monkeypatch: pytest.MonkeyPatch, name: str, content: str | bytes, message: str
+    monkeypatch: pytest.MonkeyPatch, name: str, content: str | bytes, message: str
 ) -> None:
     if name.startswith("KAGGLE"):
         monkeypatch.setenv(name, str(content))
     else:
         save(name, content)
-    with pytest.raises(CredentialsError, match=message) as caught:
-        host.allowance()
+    with pytest.raises(CredentialsError, match=f"{message}.*settings/api") as caught:
+        find_credentials()
     assert "KGAT" not in str(caught.value)
-    assert "settings/api" in caught.value.remedy
 
 
 def test_host_prints_no_secret_with_verbose(
@@ -390,7 +356,6 @@ def test_create_makes_submission_of_upload(host: KaggleHost, kaggle: KaggleServe
         ("upload", Fault(403, b"no")),
         ("upload", Fault(dropped=True)),
         ("StartSubmissionUpload", error(503, "Busy")),
-        ("StartSubmissionUpload", HTML),
     ],
 )
 def test_upload_raises_network_error_on_failure(
@@ -478,19 +443,13 @@ def test_submissions_requests_pages_when_needed(host: KaggleHost, kaggle: Kaggle
 
 
 def test_standing_returns_rank_and_teams(host: KaggleHost, kaggle: KaggleServer) -> None:
-    kaggle.board = [
-        (1, "Best", "1.00000", "bob"),
-        (2, "Ada's team", "0.99757", f"eve, {USER}"),
-        (3, "c", "0.9", "c"),
-    ]
+    ada = (2, "Ada's team", "0.99757", f"eve, {USER}")
+    kaggle.board = [(1, "Best", "1.00000", "bob"), ada, (3, "c", "0.9", "c")]
     standing = host.standing()
     assert (standing.rank, standing.teams) == (2, 3)
     assert standing.percentile == pytest.approx(66.7, abs=0.1)
     kaggle.board = [(1, "Ada's team", "1.00000", "bob")]
     assert host.standing().rank is None
-
-
-def test_standing_rejects_leaderboard_in_another_format(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.fail("DownloadLeaderboard", Fault(200, b"no zip"))
     with pytest.raises(NetworkError, match="leaderboard cannot be read"):
         host.standing()

@@ -28,9 +28,7 @@ MNIST = Path(os.environ.get("KAGGLE_DIGITS_MNIST_DIR", "mnist"))
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    workspace = Workspace.at(tmp_path, "rehearsal")
-    download(workspace)
-    return workspace
+    return Workspace.at(tmp_path, "rehearsal")
 
 
 def send(host: Host, path: Path, description: str) -> str:
@@ -44,6 +42,7 @@ def write_answer(path: Path, labels: np.ndarray) -> Path:
 
 
 def test_download_rehearsal_has_a_tenth_of_the_rows(workspace: Workspace) -> None:
+    download(workspace)
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     assert train_set.images.shape == (4200, 28, 28)
     assert test_set.images.shape == (2800, 28, 28)
@@ -76,28 +75,24 @@ def test_create_scores_and_ranks_submissions(workspace: Workspace, tmp_path: Pat
     ("text", "reason"),
     [
         ("Id,Label\n1,1\n", "columns must be ImageId,Label"),
-        ("ImageId,Label\n1,1\n", "ImageId must contain each id from 1 to 2800 once"),
         ("ImageId,Label\n" + "1,1\n" * 2800, "ImageId must contain each id from 1 to 2800 once"),
         ("", "No columns"),
     ],
 )
-def test_create_counts_submission_that_cannot_be_scored(
-    workspace: Workspace, tmp_path: Path, text: str, reason: str
-) -> None:
+def test_create_counts_submission_that_cannot_be_scored(workspace: Workspace, text: str, reason: str) -> None:
     host = open_host(workspace)
-    (tmp_path / "invalid.csv").write_text(text)
-    send(host, tmp_path / "invalid.csv", "")
+    path = workspace.root / "invalid.csv"
+    path.write_text(text)
+    send(host, path, "")
     (submission,) = host.submissions()
     assert (submission.status, submission.score) == ("ERROR", None)
     assert reason in submission.reason
     assert host.allowance() == DAILY_LIMIT - 1
 
 
-def test_create_allows_ten_submissions_per_day(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_create_allows_ten_submissions_per_day(workspace: Workspace) -> None:
     host = open_host(workspace)
-    answer = write_answer(tmp_path / "a.csv", np.zeros(2800, int))
+    answer = write_answer(workspace.root / "a.csv", np.zeros(2800, int))
     for left in range(DAILY_LIMIT, 0, -1):
         assert host.allowance() == left
         send(host, answer, "")
@@ -106,26 +101,17 @@ def test_create_allows_ten_submissions_per_day(
     assert len(list(host.submissions())) == DAILY_LIMIT
 
 
-VALID_ENTRY = {
-    "ref": "1", "time": "2026-11-24T10:00:00+00:00", "description": "", "status": "COMPLETE", "score": 0.5,
-    "reason": "", "team": "you",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "document",
-    [{}, {"submissions": 5}, {"submissions": [{}]}, {"submissions": [VALID_ENTRY | {"status": "DONE"}]}],
-)
-def test_submissions_names_damaged_history(tmp_path: Path, document: dict[str, object]) -> None:
-    host = LocalHost(Workspace.at(tmp_path, "rehearsal"))
-    path = tmp_path / "data" / "rehearsal" / "host" / "submissions.json"
+def test_submissions_reads_history_of_earlier_versions_and_names_a_damaged_one(workspace: Workspace) -> None:
+    host, path = LocalHost(workspace), workspace.data / "host" / "submissions.json"
+    entry = {"ref": "1", "time": "2026-11-24T10:00:00+00:00", "description": "", "status": "COMPLETE"}
+    entry |= {"score": 0.5, "reason": "", "team": "you"}
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"submissions": [VALID_ENTRY]}))
+    path.write_text(json.dumps({"submissions": [entry]}))
     assert [submission.score for submission in host.submissions()] == [0.5]
-    path.write_text(json.dumps(document))
-    for read in (host.submissions, host.standing, host.allowance):
+    for damaged in ({}, {"submissions": [{}]}, {"submissions": [entry | {"status": "DONE"}]}):
+        path.write_text(json.dumps(damaged))
         with pytest.raises(DataError, match=r"submissions\.json is damaged"):
-            read()
+            host.allowance()
 
 
 def test_shuffled_returns_fixed_order() -> None:
@@ -138,7 +124,7 @@ def test_read_mnist_rejects_other_content(tmp_path: Path) -> None:
         read_mnist(tmp_path)
     for content in (gzip.compress(format_idx(small_digits(3)[0])), b"\x1f\x8bno gzip"):
         (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
-        with pytest.raises(DataError, match=r"is not that of MNIST|cannot be read"):
+        with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz is damaged"):
             read_mnist(tmp_path)
 
 

@@ -87,12 +87,12 @@ def test_report_and_prediction_are_shown_in_a_notebook(tmp_path: Path) -> None:
     softmax = np.linspace(0, 0.2, 10, dtype=np.float32)
     shown = Prediction(Path("<seven>.png"), np.zeros((28, 28), np.uint8), softmax, 1.0)._repr_html_()
     assert "&lt;seven&gt;.png: <b>9</b>" in shown
-    assert '<img src="data:image/png;base64,' in shown
+    assert '<img src="data:image/webp;base64,' in shown
     assert shown.count("<tr>") == 10
 
 
 def test_score_board_and_run_are_tables(trained_workspace: kd.Workspace) -> None:
-    submission = Submission("7", "2026-01-01", "", "COMPLETE", 0.9, "", "")
+    submission = Submission("7", "2026-01-01", "", "COMPLETE", 0.9, "")
     entry = Entry("2026-01-01", "first", "0" * 64, "7", "COMPLETE", 0.9, 0.8)
     board = ScoreBoard([(submission, entry), (submission, replace(entry, run="", cv=None))], Standing(3, 1200))
     table = board.to_frame()

@@ -142,9 +142,7 @@ class FakeHost:
 
     def create(self, upload: str, description: str) -> str:
         ref = str(len(self.sent) + 1)
-        self.sent.insert(
-            0, Submission(ref, "2026-11-24T10:00:00+00:00", description, "PENDING", None, "", "", upload)
-        )
+        self.sent.insert(0, Submission(ref, "2026-11-24T10:00:00+00:00", description, "PENDING", None, "", upload))
         self.made_at = self.clock.slept
         if self.lose_response:
             self.fail()

@@ -91,7 +91,7 @@ class ModelHost:
             if self.fault_of_create == "refused":
                 raise RefusedError("No.", "Try something else.")
             ref = str(len(self.made) + 1)
-            listed = Submission(ref, "2026-11-24T10:00:00+00:00", description, "COMPLETE", 0.9, "", "", upload)
+            listed = Submission(ref, "2026-11-24T10:00:00+00:00", description, "COMPLETE", 0.9, "", upload)
             self.made.append((self.clock.slept, self.uploads[upload], listed))
             return ref
 

@@ -22,7 +22,6 @@ class Submission:
     status: Status
     score: float | None  # the public score, an accuracy from 0 to 1
     reason: str  # the host's error message for the status ERROR, else empty
-    team: str  # its name on the leaderboard, empty if the host does not say
     file_name: str = ""  # of the uploaded file, empty if the host does not say
 
 

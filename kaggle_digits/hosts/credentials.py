@@ -56,12 +56,9 @@ def find_credentials() -> list[Credentials]:
     except CredentialsError:
         if not found:
             raise
-    misnamed = _key_file().with_name("kaggle.json.txt")
-    if not found and os.path.exists(misnamed):
-        raise CredentialsError(f"{misnamed} has a wrong name.", "Rename it to kaggle.json.")
     if not found:
-        remedy = f"{_GET_ONE}; without an account, use --competition rehearsal."
-        raise CredentialsError("There are no Kaggle credentials on this machine.", remedy)
+        problem = "There are no Kaggle credentials on this machine: neither a token nor a username with its key."
+        raise CredentialsError(problem, f"{_GET_ONE}; without an account, use --competition rehearsal.")
     return found
 
 
@@ -70,23 +67,17 @@ def _all_credentials() -> Iterator[Credentials]:
         # Not Path.exists, which raises if there is no permission to search a folder.
         file = Path(token) if os.path.exists(token) else None
         yield _token(_read_text(file) if file else token, "KAGGLE_API_TOKEN", file)
-    for file in (_in_home("access_token"), _in_home("access_token.txt")):
+    for file in _token_files():
         if os.path.exists(file) and (token := _read_text(file)):
             yield _token(token, str(file), file)
     file, variables = _key_file(), [os.environ.get(name) for name in ("KAGGLE_USERNAME", "KAGGLE_KEY")]
     stored = _read_json(file)
     username, key = variables[0] or stored.get("username"), variables[1] or stored.get("key")
-    if all(variables):
-        yield Credentials("KAGGLE_USERNAME and KAGGLE_KEY", None, str(username), str(key))
-    elif username and key:
-        yield Credentials(str(file), file, str(username), str(key))
-    login = _in_home("credentials.json")
-    if os.path.exists(login):
+    if username and key:
+        source = "KAGGLE_USERNAME and KAGGLE_KEY" if all(variables) else str(file)
+        yield Credentials(source, None if all(variables) else file, str(username), str(key))
+    if os.path.exists(login := _in_home("credentials.json")):
         yield Credentials(str(login), login)
-    elif bool(username) != bool(key):
-        half, missing = ("username", "key") if username else ("key", "username")
-        source = f"KAGGLE_{half.upper()}" if any(variables) else file
-        raise CredentialsError(f"{source} has a Kaggle {half} but no {missing}.", f"{_GET_ONE}.")
 
 
 def _token(token: str, source: str, file: Path | None) -> Credentials:
@@ -116,25 +107,24 @@ def _in_home(name: str) -> Path:
     return Path(os.path.expanduser("~/.kaggle"), name)
 
 
+def _token_files() -> list[Path]:
+    return [_in_home("access_token"), _in_home("access_token.txt")]
+
+
 def _key_file() -> Path:
-    folder = os.path.expanduser("~/.kaggle")
-    if os.environ.get("KAGGLE_CONFIG_DIR"):
-        folder = os.environ["KAGGLE_CONFIG_DIR"]
-    elif sys.platform.startswith("linux") and not os.path.exists(folder):
-        folder = os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "kaggle")
-    return Path(folder, "kaggle.json")
+    if folder := os.environ.get("KAGGLE_CONFIG_DIR"):
+        return Path(folder, "kaggle.json")
+    if sys.platform.startswith("linux") and not os.path.exists(_in_home("")):
+        return Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "kaggle", "kaggle.json")
+    return _in_home("kaggle.json")
 
 
 def rejected_credentials(reason: str) -> CredentialsError:
     """Return the error for credentials that Kaggle does not accept, for a `reason`."""
     used, *others = (credentials.source for credentials in find_credentials())
-    problem = f"Kaggle does not accept the credentials from {used}: {reason}"
-    remedy = f"Create a new token at {_SETTINGS} and put it there"
-    if others:
-        away = f"unset {used}" if used in os.environ else f"remove {used}"
-        problem += f"; those from {others[0]} were not used"
-        remedy += f", or {away} to use those from {others[0]}"
-    return CredentialsError(f"{problem}.", f"{remedy}.")
+    instead = f", or remove {used} to use those from {others[0]}" if others else ""
+    remedy = f"Create a new token at {_SETTINGS} and put it there{instead}."
+    return CredentialsError(f"Kaggle does not accept the credentials from {used}: {reason}.", remedy)
 
 
 def scrub(text: str) -> str:
@@ -151,7 +141,7 @@ def _secrets() -> set[str]:
     """Return the tokens and keys of all sources, also of those that are not valid or not used."""
     token = os.environ.get("KAGGLE_API_TOKEN", "")
     secrets = {os.environ.get("KAGGLE_KEY"), None if os.path.exists(token) else token}
-    for file in (Path(token), _in_home("access_token"), _in_home("access_token.txt")):
+    for file in (Path(token), *_token_files()):
         with suppress(CredentialsError):
             secrets.add(_read_text(file))
     for file in (_key_file(), _in_home("credentials.json")):

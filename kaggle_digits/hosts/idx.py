@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import struct
-import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.errors import DataError, NetworkError
-from kaggle_digits.files import write_bytes
+from kaggle_digits.files import read_errors, write_bytes
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -45,12 +44,10 @@ def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
         if not path.exists():
             remedy = "Choose the folder with MNIST's four IDX files, with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR."
             raise DataError(f"{folder} has no {name} or {path.name}.", remedy)
-        try:
+        with read_errors(path, "Remove it and download it again."):
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} cannot be read: {error}.", "Remove it and download it again.") from error
-        if hashlib.sha256(content).hexdigest() != expected:
-            raise DataError(f"The content of {path} is not that of MNIST.", "Remove it and download it again.")
+            if hashlib.sha256(content).hexdigest() != expected:
+                raise ValueError("its content is not that of MNIST")
         arrays.append(parse_idx(content))
     return np.concatenate(arrays[::2]), np.concatenate(arrays[1::2])
 
@@ -68,7 +65,7 @@ def _download(name: str, expected: str) -> bytes:
     import requests
 
     for mirror in MIRRORS:
-        with suppress(OSError, EOFError, zlib.error):  # those of requests are subclasses of OSError
+        with suppress(Exception):  # whatever is wrong with a mirror, there is another one
             content = requests.get(mirror + name, timeout=60).content
             if hashlib.sha256(gzip.decompress(content)).hexdigest() == expected:
                 return content

@@ -58,14 +58,14 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """Return the digit and the probabilities, for a notebook."""
-        from kaggle_digits.reports.figures import digit_png
+        from kaggle_digits.reports.figures import digit_url
 
         bars = "".join(
             f'<tr><td>{digit}</td><td style="text-align: left"><div style="width: {200 * probability:.0f}px; '
             f'height: .8em; background: #2563eb"></div></td><td>{probability:.4f}</td></tr>'
             for digit, probability in enumerate(self.softmax.tolist())
         )
-        picture = f'<img src="{digit_png(self.image)}" width="112" style="image-rendering: pixelated">'
+        picture = f'<img src="{digit_url(self.image)}" width="112" style="image-rendering: pixelated">'
         doubts = f" ({self.doubts})" if self.doubts else ""
         title = f"{html.escape(self.path.name)}: <b>{self.digit}</b>{doubts}"
         return f'<p>{title}</p><div style="display: flex; gap: 1em">{picture}<table>{bars}</table></div>'

@@ -51,10 +51,8 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
 
     Raises
     ------
-    UsageError
-        If there is no run with this name.
-    DataError
-        If a file of the run is missing or damaged; the error names the file.
+    UsageError, DataError
+        If there is no run with this name, or one of its files is missing or damaged.
 
     Examples
     --------
@@ -74,26 +72,24 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     facts = make_report(workspace, found, data, details.layers if details else None)
     page = render_report(facts, data.train.images, images, details)
     write_bytes(found.report_folder / "errors.csv", errors_csv(facts).encode())
-    folder = found.report_folder
-    return _write(Report(facts.as_json(), folder / "report.json", folder / "index.html"), page)
+    return _write(found.report_folder, "report.json", facts.as_json(), page)
 
 
 def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
-    """Compare finished runs: write ``comparison.json`` and a page to ``comparisons/<competition>/<names>/``.
+    """Compare two or more finished runs: write ``comparison.json`` and a page to ``comparisons/``.
 
     Parameters
     ----------
     workspace : Workspace
         The competition and the folder of its files.
     runs : sequence of str
-        The names of two or more runs.
+        The names of the runs.
 
     Raises
     ------
-    UsageError
-        If there are fewer than two different runs, or one of them does not exist.
-    DataError
-        If a run is not finished or was trained on other data, or one of its files is missing or damaged.
+    UsageError, DataError
+        If there are fewer than two different runs, or one does not exist, is not finished, is damaged, or was
+        trained on other data.
 
     Examples
     --------
@@ -103,7 +99,6 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
     'lenet-k2-s1-epochs=1'
     """
     from kaggle_digits.reports.comparison import make_comparison
-    from kaggle_digits.reports.figures import DigitSheet
     from kaggle_digits.reports.page import render
 
     found = [find_run(workspace, run) for run in dict.fromkeys(runs)]
@@ -115,10 +110,8 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
     name = "+".join(run.name for run in found)
     if len(name.encode()) > 200:  # file systems allow 255
         name = f"{found[0].name[:100]}+{len(found) - 1} more {hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    rows = [m["row"] for pair in comparison["pairs"] for m in pair["first_mistakes"] + pair["second_mistakes"]]
-    page = render("comparison.html.j2", comparison=comparison, sheet=DigitSheet(train_set.images, rows))
-    folder = workspace.comparisons / name
-    return _write(Report(comparison, folder / "comparison.json", folder / "index.html"), page)
+    page = render("comparison.html.j2", comparison=comparison, images=train_set.images)
+    return _write(workspace.comparisons / name, "comparison.json", comparison, page)
 
 
 def overview(workspace: Workspace) -> Path:
@@ -128,11 +121,6 @@ def overview(workspace: Workspace) -> Path:
     ----------
     workspace : Workspace
         The competition and the folder of its runs.
-
-    Raises
-    ------
-    WriteError
-        If the page cannot be written.
 
     Examples
     --------
@@ -148,14 +136,14 @@ def overview(workspace: Workspace) -> Path:
         run["links"] = {
             name: quote(os.path.relpath(path, folder)) for name, path in links.items() if path.exists()
         }
-        known = run["rows"] is not None
-        run["interval"] = wilson_interval(run["rows"] - run["errors"], run["rows"]) if known else None
+        rows = run["rows"]
+        run["interval"] = None if rows is None else wilson_interval(rows - run["errors"], rows)
     names = {"competition": workspace.competition.name, "written": datetime.now(UTC).isoformat(timespec="seconds")}
     write_bytes(folder / "index.html", render("overview.html.j2", runs=runs, **names).encode())
     return folder / "index.html"
 
 
-def _write(written: Report, page: str) -> Report:
-    write_json(written.json_file, written.document)
-    write_bytes(written.page, page.encode())
-    return written
+def _write(folder: Path, name: str, document: dict[str, Any], page: str) -> Report:
+    write_json(folder / name, document)
+    write_bytes(folder / "index.html", page.encode())
+    return Report(document, folder / name, folder / "index.html")

@@ -23,11 +23,7 @@ SHOWN = 24
 def make_comparison(
     workspace: Workspace, runs: Sequence[FoldsRun | MeanRun], train_set: LabelledDigits
 ) -> dict[str, Any]:
-    """Return the comparison of runs; `DataError` if one is not finished or was trained on other data.
-
-    Each pair of runs has the numbers of rows that only one of them or both predict wrongly, McNemar's exact test,
-    with Holm's correction for all pairs, the verdict, the settings that differ, and errors that only one makes.
-    """
+    """Return the comparison of runs; `DataError` if one is not finished or was trained on other data."""
     rows, wrong = [], []
     for run in runs:
         run.require_ensemble()
@@ -35,18 +31,11 @@ def make_comparison(
         numbers, labels, parts, softmax = read_predictions(run, train_set.labels)
         if len(numbers) < len(train_set.labels):
             raise run.unfinished()
-        total, info = summarise(softmax, labels), run.info.as_json()
-        entry = entry_of_run(workspace, run.name)
-        rows.append(
-            {
-                "name": run.name,
-                **{name: info.get(name) for name in ("preset", "folds", "seed", "members", "train_seconds")},
-                **total,
-                "interval": wilson_interval(total["rows"] - total["errors"], total["rows"]),
-                "log_loss_after": run.ensemble_metrics().calibration.log_loss_after,
-                "score": entry.score if entry else None,
-            }
-        )
+        total, info, entry = summarise(softmax, labels), run.info.as_json(), entry_of_run(workspace, run.name)
+        row = {name: info.get(name) for name in ("preset", "folds", "seed", "members", "train_seconds")} | total
+        row["interval"] = wilson_interval(total["rows"] - total["errors"], total["rows"])
+        row["log_loss_after"] = run.ensemble_metrics().calibration.log_loss_after
+        rows.append({"name": run.name, **row, "score": entry.score if entry else None})
         mistakes = list_mistakes(numbers, labels, softmax, cross_fit(softmax, labels, parts))
         # The most confident ones first.
         wrong.append(mistakes.sort_values("confidence", ascending=False, kind="stable"))
@@ -70,9 +59,10 @@ def make_comparison(
     for pair, p in zip(pairs, holm([pair["mcnemar_p"] for pair in pairs]), strict=True):
         pair |= {"mcnemar_p_holm": p, "differ": p < LEVEL}
         pair["verdict"] = _verdict(pair)
+    written = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "version": 1,
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "written": written,
         "competition": workspace.competition.name,
         "runs": rows,
         "pairs": pairs,
@@ -94,9 +84,6 @@ def _verdict(pair: dict[str, Any]) -> str:
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:
     """Return the settings in which two runs differ: a mapping from name to both values."""
-    plain = [{**info, **info.get("settings", {})} for info in (first, second)]
-    settings = dict.fromkeys((*first.get("settings", {}), *second.get("settings", {})))
-    pairs = {
-        name: [info.get(name) for info in plain] for name in ("preset", "folds", "seed", "members", *settings)
-    }
-    return {name: values for name, values in pairs.items() if values[0] != values[1]}
+    names = ("preset", "folds", "seed", "members", *first.get("settings", {}), *second.get("settings", {}))
+    plain = [info | info.get("settings", {}) for info in (first, second)]
+    return {name: values for name in names if (values := [info.get(name) for info in plain])[0] != values[1]}

@@ -13,7 +13,7 @@ from kaggle_digits.data.csv import Data
 from kaggle_digits.evaluation import significance
 from kaggle_digits.evaluation.calibration import calibrate, cross_fit, temper
 from kaggle_digits.evaluation.metrics import confusion_matrix, mean_softmax, reliability, summarise, suspects
-from kaggle_digits.reports.facts import Layer, OutOfFold, ReportFacts
+from kaggle_digits.reports import facts
 from kaggle_digits.reports.findings import make_findings
 from kaggle_digits.runs.directory import FoldsRun, MeanRun, check_data
 from kaggle_digits.runs.ensemble import gather_oof
@@ -24,8 +24,8 @@ from kaggle_digits.workspace import CLASSES, Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN = 60
-"""How many of the worst errors and of the test rows on which the networks disagree are shown on the page."""
+DISPUTED = 60
+"""How many of the test rows on which the networks disagree are listed."""
 PAIRS, EXAMPLES = 6, 12
 """How many of the most confused pairs of digits are listed, and how many examples of each."""
 ARTICLE_ROW = 1888
@@ -39,21 +39,22 @@ wrong (Northcutt, Athalye and Mueller, NeurIPS 2021): below it, more than 9 of 1
 
 
 def make_report(
-    workspace: Workspace, run: FoldsRun | MeanRun, data: Data, layers: list[Layer] | None
-) -> ReportFacts:
+    workspace: Workspace, run: FoldsRun | MeanRun, data: Data, layers: list[facts.Layer] | None
+) -> facts.ReportFacts:
     """Return the report of a run, or of the finished folds of an unfinished one; `DataError` if it is damaged."""
     check_data(run, data.hashes)
-    labels = data.train.labels
-    folds = _folds(run) if isinstance(run, FoldsRun) else []
-    missing = set(range(run.info.folds)) - set(run.trained_folds()) if isinstance(run, FoldsRun) else ()
-    temperature = run.ensemble_metrics().calibration.temperature if run.has_ensemble() else None
-    has_predictions = folds or isinstance(run, MeanRun)
-    total = out_of_fold(*read_predictions(run, labels), temperature) if has_predictions else None
-    entry, members, board = entry_of_run(workspace, run.name), None, None
+    labels, entry = data.train.labels, entry_of_run(workspace, run.name)
+    folds: list[dict[str, Any]] = []
+    missing, members, board = set[int](), None, None
     if isinstance(run, MeanRun):
         softmaxes = [member.oof_softmax(len(labels)) for member in run.members()]
         errors = (np.cumsum(softmaxes, axis=0, dtype=np.float64).argmax(2) != labels).sum(1).tolist()
         members = [{"run": name, "errors": count} for name, count in zip(run.info.members, errors, strict=True)]
+    else:
+        folds, missing = _folds(run), set(range(run.info.folds)) - set(run.trained_folds())
+    temperature = run.ensemble_metrics().calibration.temperature if run.has_ensemble() else None
+    total = out_of_fold(*read_predictions(run, labels), temperature) if folds or members else None
+    test = _test(run, data, temperature, total) if total and run.networks() else None
     if entry and entry.score is not None:
         board = {name: getattr(entry, name) for name in ("time", "ref", "score", "cv", "gap", "rank")}
         if total and entry.gap is not None:
@@ -61,23 +62,22 @@ def make_report(
             board |= {"gap_deviation": noise, "within_noise": abs(entry.gap) <= 1.96 * noise}
     accuracies = [fold["accuracy"] for fold in folds]
     sd = float(np.std(accuracies, ddof=1)) if len(folds) > 1 else None
-    report = ReportFacts.model_validate(
-        {
-            "version": 1,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "run": run.info,
-            "missing_folds": sorted(missing),
-            "folds": folds,
-            "fold_accuracy": {"mean": float(np.mean(accuracies)), "sd": sd} if folds else None,
-            "out_of_fold": total,
-            "test": _test(run, data, temperature, total) if total and run.networks() else None,
-            "members": members,
-            "submission": {"ref": entry.ref, "time": entry.time, "status": entry.status} if entry else None,
-            "leaderboard": board,
-            "layers": layers,
-            "findings": [],
-        }
-    )
+    document = {
+        "version": 1,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": run.info,
+        "missing_folds": sorted(missing),
+        "folds": folds,
+        "fold_accuracy": {"mean": float(np.mean(accuracies)), "sd": sd} if folds else None,
+        "out_of_fold": total,
+        "test": test,
+        "members": members,
+        "submission": {"ref": entry.ref, "time": entry.time, "status": entry.status} if entry else None,
+        "leaderboard": board,
+        "layers": layers,
+        "findings": [],
+    }
+    report = facts.ReportFacts.model_validate(document)
     submit = workspace.command("submit", "--run", run.name) if run.info.status == FINISHED else ""
     return report.model_copy(update={"findings": make_findings(report, run.command(), submit)})
 
@@ -108,47 +108,48 @@ def list_mistakes(rows: Int64, labels: UInt8, softmax: Float32, calibrated: Floa
 
 def out_of_fold(
     rows: Int64, labels: UInt8, parts: UInt8, softmax: Float32, temperature: float | None
-) -> OutOfFold:
+) -> facts.OutOfFold:
     """Return metrics, errors and calibration of predictions; `temperature` is that of the ensemble, if any."""
     calibrated = cross_fit(softmax, labels, parts)
     mistakes, confusion = list_mistakes(rows, labels, softmax, calibrated), confusion_matrix(softmax, labels)
-    counts = np.transpose([confusion.diagonal(), confusion.sum(1), confusion.sum(0)]).tolist()
-    pairs = sorted(mistakes.groupby(["label", "predicted"]), key=lambda pair: -len(pair[1]))
-    total, calibration, suspicious = summarise(softmax, labels), None, mistakes[:0]
+    groups = [table.to_dict("records") for _, table in mistakes.groupby(["label", "predicted"])]
+    document = summarise(softmax, labels) | {
+        "confusion": confusion.tolist(),
+        "digits": [_digit(digit, confusion) for digit in range(CLASSES)],
+        "confused_pairs": [
+            {"label": pair[0]["label"], "predicted": pair[0]["predicted"], "rows": len(pair)}
+            | {"examples": pair[:EXAMPLES]}
+            for pair in sorted(groups, key=len, reverse=True)[:PAIRS]
+        ],
+        "misclassified": mistakes.to_dict("records"),
+        "suspects": [],
+        "calibration": None,
+    }
+    document["interval"] = significance.wilson_interval(len(rows) - document["errors"], len(rows))
     if (parts != parts[0]).any():  # a part is calibrated with the other ones
-        calibration = calibrate(softmax, labels, parts, []) | {
+        document["calibration"] = calibrate(softmax, labels, parts, []) | {
             "temperature": temperature,
             "reliability_before": reliability(softmax, labels),
             "reliability_after": reliability(calibrated, labels),
         }
-        if total["accuracy"] >= GOOD_ACCURACY:
-            suspicious = mistakes[mistakes["row"].isin(rows[suspects(calibrated, labels)])]
-    return OutOfFold.model_validate(
-        total
-        | {
-            "interval": significance.wilson_interval(total["rows"] - total["errors"], total["rows"]),
-            "confusion": confusion.tolist(),
-            "digits": [
-                {
-                    "digit": digit,
-                    "rows": actual,
-                    "missed": actual - correct,
-                    "precision": correct / predicted if predicted else None,
-                    "recall": correct / actual if actual else None,
-                    "f1": 2 * correct / (actual + predicted) if actual + predicted else None,
-                }
-                for digit, (correct, actual, predicted) in enumerate(counts)
-            ],
-            "confused_pairs": [
-                examples[["label", "predicted"]].iloc[0].to_dict()
-                | {"rows": len(examples), "examples": examples[:EXAMPLES].to_dict("records")}
-                for _, examples in pairs[:PAIRS]
-            ],
-            "misclassified": mistakes.to_dict("records"),
-            "suspects": suspicious.to_dict("records"),
-            "calibration": calibration,
-        }
+        if document["accuracy"] >= GOOD_ACCURACY:
+            suspicious = mistakes["row"].isin(rows[suspects(calibrated, labels)])
+            document["suspects"] = mistakes[suspicious].to_dict("records")
+    return facts.OutOfFold.model_validate(document)
+
+
+def _digit(digit: int, confusion: Int64) -> dict[str, Any]:
+    correct, actual, predicted = map(
+        int, (confusion[digit, digit], confusion[digit].sum(), confusion[:, digit].sum())
     )
+    return {
+        "digit": digit,
+        "rows": actual,
+        "missed": actual - correct,
+        "precision": correct / predicted if predicted else None,
+        "recall": correct / actual if actual else None,
+        "f1": 2 * correct / (actual + predicted) if actual + predicted else None,
+    }
 
 
 def _folds(run: FoldsRun) -> list[dict[str, Any]]:
@@ -156,10 +157,10 @@ def _folds(run: FoldsRun) -> list[dict[str, Any]]:
     metrics = [run.fold_metrics(fold) for fold in finished]
     p_values = significance.outlier_fold_p_values([m.errors for m in metrics], [m.rows for m in metrics])
     rate = sum(m.errors for m in metrics) / max(1, sum(m.rows for m in metrics))
-    histories = [run.history(fold) for fold in finished]
-    return [
-        m.as_json()
-        | {
+    folds = []
+    for fold, m, p in zip(finished, metrics, p_values, strict=True):
+        history = run.history(fold)
+        comparison = {
             "fold": fold,
             "interval": significance.wilson_interval(m.rows - m.errors, m.rows),
             "out_of_line_p": p,
@@ -167,11 +168,13 @@ def _folds(run: FoldsRun) -> list[dict[str, Any]]:
             "images_per_second": float(np.median([epoch["images_per_second"] for epoch in history])),
             "history": history,
         }
-        for fold, m, p, history in zip(finished, metrics, p_values, histories, strict=True)
-    ]
+        folds.append(m.as_json() | comparison)
+    return folds
 
 
-def _test(run: FoldsRun | MeanRun, data: Data, temperature: float | None, total: OutOfFold) -> dict[str, Any]:
+def _test(
+    run: FoldsRun | MeanRun, data: Data, temperature: float | None, total: facts.OutOfFold
+) -> dict[str, Any]:
     """Return the predictions for the test rows and the agreement of the networks. Test rows have no labels."""
     ids, networks = data.test.ids, run.networks()
     softmaxes = np.stack([member.fold_test_softmax(fold, len(ids)) for member, fold in networks])
@@ -193,13 +196,15 @@ def _test(run: FoldsRun | MeanRun, data: Data, temperature: float | None, total:
             "votes": dict(zip(map(str, digits), counts.tolist(), strict=True)),
         }
 
-    def shares(digits: Int64 | UInt8) -> Any:
-        return (np.bincount(digits, minlength=CLASSES) / len(digits)).tolist()
-
     # The rows on which the fewest networks agree, and of those the least certain, come first.
-    uncertain = np.lexsort((confidence, agreement))[:SHOWN].tolist()
+    uncertain = np.lexsort((confidence, agreement))[:DISPUTED].tolist()
+    known, found = (
+        np.bincount(digits, minlength=CLASSES) / len(digits) for digits in (data.train.labels, predicted)
+    )
     noise = 1.96 * significance.score_deviation(total.accuracy, total.rows, len(ids))
+    interval = [max(0.0, total.accuracy - noise), min(1.0, total.accuracy + noise)]
     article = min(ARTICLE_ROW, len(ids) - 1)
+    drift = class_drift_p(networks, votes)
     return {
         "rows": len(ids),
         "networks": len(networks),
@@ -207,20 +212,13 @@ def _test(run: FoldsRun | MeanRun, data: Data, temperature: float | None, total:
         "unanimous": float((agreement == 1).mean()),
         "disputed": [prediction(row) for row in uncertain if agreement[row] < 1],
         "by_networks": (growing == growing[-1]).mean(1).tolist(),
-        "class_shares": {
-            "train": shares(data.train.labels),
-            "test": shares(predicted),
-            "chi_squared_p": class_drift_p(networks, votes),
-        },
+        "class_shares": {"train": known.tolist(), "test": found.tolist(), "chi_squared_p": drift},
         # The mean confidence of calibrated predictions estimates their accuracy. Not for a mean of runs: its
         # temperature is fitted on out-of-fold rows, which fewer networks predict than test rows.
         "expected_accuracy": float(confidence.mean()) if temperature and isinstance(run, FoldsRun) else None,
         "first_rows": [prediction(row) for row in range(min(FIRST_ROWS, len(ids)))],
         "one_row": prediction(article) | {"probabilities": calibrated[article].tolist()},
-        "expected_from_out_of_fold": {
-            "score": total.accuracy,
-            "interval": [max(0.0, total.accuracy - noise), min(1.0, total.accuracy + noise)],
-        },
+        "expected_from_out_of_fold": {"score": total.accuracy, "interval": interval},
     }
 
 

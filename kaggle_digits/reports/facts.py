@@ -11,10 +11,7 @@ from pydantic.dataclasses import dataclass
 from kaggle_digits.runs.schema import Document, FoldMetrics, FoldsInfo, MeanInfo
 
 Severity = Literal["problem", "warning", "ok"]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Digit = Annotated[int, Field(ge=0, le=9)]
-Interval = Annotated[list[Share], Field(min_length=2, max_length=2, description="The 95 % interval.")]
+Interval = Annotated[list[float], Field(description="The 95 % interval.")]
 
 
 @dataclass(frozen=True)
@@ -32,16 +29,16 @@ class Finding:
 
 
 class Facts(Document, extra="forbid"):
-    """A part of a report; fields that have a default are not in the JSON if they are not known."""
+    """A part of a report."""
 
 
 class FoldFacts(FoldMetrics):
     """A fold: its ``metrics.json``, its ``history.csv``, and a comparison with the other folds."""
 
     files: dict[str, str] = Field({}, exclude=True)
-    fold: Count
+    fold: int
     interval: Interval
-    out_of_line_p: Share = Field(description="Fisher's exact test against all other folds, with a correction.")
+    out_of_line_p: float = Field(description="Fisher's exact test against all other folds, with a correction.")
     out_of_line: bool = Field(description="Whether the fold is worse than the others, with a p-value below 0.05.")
     images_per_second: float
     history: list[dict[str, float]] = Field(description="One entry per epoch.")
@@ -50,38 +47,30 @@ class FoldFacts(FoldMetrics):
 class Mistake(Facts):
     """A row with a label and another prediction, whose probability is calibrated."""
 
-    row: Count
-    label: Digit
-    predicted: Digit
-    confidence: Share
+    row: int
+    label: int
+    predicted: int
+    confidence: float
 
 
 class ConfusedPair(Facts):
     """A label and a wrong prediction."""
 
-    label: Digit
-    predicted: Digit
-    rows: Count
+    label: int
+    predicted: int
+    rows: int
     examples: list[Mistake]
 
 
 class DigitMetrics(Facts):
     """The metrics of a digit; null where the denominator is 0."""
 
-    digit: Digit
-    rows: Count
-    missed: Count
-    precision: Share | None
-    recall: Share | None
-    f1: Share | None
-
-
-class Bin(Facts):
-    """Rows with a similar largest probability, its mean, and their accuracy."""
-
-    rows: Count
-    confidence: Share
-    accuracy: Share
+    digit: int
+    rows: int
+    missed: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
 
 
 class Calibration(Facts):
@@ -91,21 +80,21 @@ class Calibration(Facts):
     temperature: float | None = Field(description="For the mean of the networks; null if there is no ensemble.")
     log_loss_before: float
     log_loss_after: float
-    ece_before: Share
-    ece_after: Share
-    reliability_before: list[Bin]
-    reliability_after: list[Bin]
+    ece_before: float
+    ece_after: float
+    reliability_before: list[dict[str, int | float]] = Field(description="Of bins of the largest probability.")
+    reliability_after: list[dict[str, int | float]]
 
 
 class OutOfFold(Facts):
     """All training rows with an out-of-fold prediction: by a network that was not trained on them."""
 
-    rows: Count
-    errors: Count
-    accuracy: Share
+    rows: int
+    errors: int
+    accuracy: float
     log_loss: float
     interval: Interval
-    confusion: list[list[Count]] = Field(description="Counts by label (row) and prediction (column).")
+    confusion: list[list[int]] = Field(description="Counts by label (row) and prediction (column).")
     digits: list[DigitMetrics]
     confused_pairs: list[ConfusedPair]
     misclassified: list[Mistake] = Field(description="Those with the lowest probability of the label first.")
@@ -116,40 +105,40 @@ class OutOfFold(Facts):
 class RowPrediction(Facts):
     """The prediction for a test row; `votes` are the numbers of networks that predict each digit."""
 
-    row: Count
+    row: int
     id: int
-    predicted: Digit
-    confidence: Share
-    votes: dict[str, Count]
-    probabilities: list[Share] = Field([])
+    predicted: int
+    confidence: float
+    votes: dict[str, int]
+    probabilities: list[float] = Field([], description="Of the ten digits; only in `one_row`.")
 
 
 class Expectation(Facts):
     """The score that is expected of a single network."""
 
-    score: Share
+    score: float
     interval: Interval
 
 
 class ClassShares(Facts):
     """The shares of the digits; the test compares predictions for test rows with those for validation rows."""
 
-    train: list[Share]
-    test: list[Share]
-    chi_squared_p: Share
+    train: list[float]
+    test: list[float]
+    chi_squared_p: float
 
 
 class TestFacts(Facts):
     """Predictions for the test rows, which have no labels."""
 
-    rows: Count
-    networks: Count
+    rows: int
+    networks: int
     temperature: float
-    unanimous: Share
+    unanimous: float
     disputed: list[RowPrediction]
-    by_networks: list[Share] = Field(description="Agreement of the mean of the first 1, 2, … networks with all.")
+    by_networks: list[float] = Field(description="Agreement of the mean of the first 1, 2, … networks with all.")
     class_shares: ClassShares
-    expected_accuracy: Share | None = Field(description="The mean of the ensemble's calibrated probabilities.")
+    expected_accuracy: float | None = Field(description="The mean of the ensemble's calibrated probabilities.")
     first_rows: list[RowPrediction]
     one_row: RowPrediction
     expected_from_out_of_fold: Expectation
@@ -173,9 +162,9 @@ class Layer(Facts):
 
     name: str
     kind: str
-    shape: list[Count]
-    parameters: Count
-    receptive_field: Count
+    shape: list[int]
+    parameters: int
+    receptive_field: int
 
 
 class ReportFacts(Facts):
@@ -184,7 +173,7 @@ class ReportFacts(Facts):
     version: Literal[1]
     written: str
     run: FoldsInfo | MeanInfo = Field(description="The content of run.json.")
-    missing_folds: list[Count]
+    missing_folds: list[int]
     folds: list[FoldFacts]
     fold_accuracy: dict[str, float | None] | None = Field(description="The mean and sd over folds.")
     out_of_fold: OutOfFold | None

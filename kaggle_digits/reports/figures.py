@@ -1,4 +1,4 @@
-"""The figures of the report: plots as SVG in the colours of the page, digits and feature maps as PNG."""
+"""The figures of the report: plots as SVG in the colours of the page, digits and feature maps as WebP."""
 
 from __future__ import annotations
 
@@ -18,50 +18,28 @@ from kaggle_digits.arrays import Float32, UInt8
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kaggle_digits.reports.facts import Bin
-
 P = ParamSpec("P")
 _INK, _ACCENT, _SECOND = "#010203", "#010204", "#010205"
 """Placeholder colours, the first also in ``report.mplstyle``, replaced by those of the page."""
-DIGIT_COLUMNS, DIGIT_PIXELS = 32, 84
-"""The number of digits in a row of a sheet of digits, and the width of each on the page in pixels."""
 SHEET_COLUMNS, TILE = 16, 56
 """The number of maps in a row of a sheet, and the approximate width of each in pixels."""
 
 
-def digit_png(image: UInt8) -> str:
-    """Return an image, uint8 [28, 28], as the data URL of a PNG, dark on white."""
-    return _png(255 - image)
-
-
-class DigitSheet:
-    """Digits in one picture, of which the page shows parts: half the bytes of a picture per digit."""
-
-    def __init__(self, images: UInt8, rows: Iterable[int]) -> None:
-        self._numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
-        self.url = _png(255 - _tiles(images[[*self._numbers]], DIGIT_COLUMNS, 0)) if self._numbers else ""
-        self.width = DIGIT_COLUMNS * DIGIT_PIXELS
-
-    def position(self, row: int) -> str:
-        """Return the CSS ``background-position`` at which the sheet shows an image."""
-        y, x = divmod(self._numbers[row], DIGIT_COLUMNS)
-        return f"{-x * DIGIT_PIXELS}px {-y * DIGIT_PIXELS}px"
+def digit_url(image: UInt8) -> str:
+    """Return an image, uint8 [28, 28], as the data URL of a picture, dark on white."""
+    return _data_url(255 - image)
 
 
 def map_sheet(maps: Float32) -> str:
-    """Return maps, float32 [k, height, width], in one PNG as a data URL, each scaled to its own range."""
-    scale = max(2, TILE // maps.shape[1])
+    """Return maps, float32 [k, height, width], in one picture as a data URL, each scaled to its own range."""
+    scale, columns = max(2, TILE // maps.shape[1]), min(SHEET_COLUMNS, len(maps))
     low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
     grey = (255 * (maps - low) / np.maximum(high - low, 1e-9)).astype(np.uint8)
-    grey = np.pad(grey.repeat(scale, 1).repeat(scale, 2), ((0, 0), (0, 2), (0, 2)), constant_values=255)
-    return _png(_tiles(grey, min(SHEET_COLUMNS, len(maps)), 255)[:-2, :-2])
-
-
-def _tiles(images: UInt8, columns: int, fill: int) -> UInt8:
-    """Return images [k, height, width] next to each other in rows of `columns`; the last row is filled up."""
-    images = np.pad(images, ((0, -len(images) % columns), (0, 0), (0, 0)), constant_values=fill)
-    count, height, width = images.shape
-    return images.reshape(count // columns, columns, height, width).swapaxes(1, 2).reshape(-1, columns * width)
+    grey = grey.repeat(scale, 1).repeat(scale, 2)
+    # A white margin on the right and at the bottom of each map, and white maps at the end of the last row.
+    grey = np.pad(grey, ((0, -len(grey) % columns), (0, 2), (0, 2)), constant_values=255)
+    rows = grey.reshape(-1, columns, *grey.shape[1:]).swapaxes(1, 2)
+    return _data_url(rows.reshape(-1, columns * grey.shape[2])[:-2, :-2])
 
 
 def _svg(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, str]:
@@ -111,34 +89,29 @@ def accuracy_intervals(axes: Axes, rows: Iterable[Any], label: str = "{name}", m
 
 
 @_svg
-def reliability_diagram(axes: Axes, before: Sequence[Bin], after: Sequence[Bin]) -> None:
+def reliability_diagram(axes: Axes, before: Sequence[dict[str, float]], after: Sequence[dict[str, float]]) -> None:
     """Draw accuracy against confidence, before and after temperature scaling."""
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
     for bins, color, label in ((before, _SECOND, "uncalibrated"), (after, _ACCENT, "calibrated")):
-        confidence, accuracy = [b.confidence for b in bins], [b.accuracy for b in bins]
+        confidence, accuracy = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
         axes.plot(confidence, accuracy, color=color, linewidth=1, alpha=0.6, label=label)
         # Larger dots for bins with more rows, whose accuracy is more reliable.
-        axes.scatter(confidence, accuracy, [4 + 10 * np.log10(b.rows) for b in bins], color=color)
+        axes.scatter(confidence, accuracy, [4 + 10 * np.log10(b["rows"]) for b in bins], color=color)
     axes.set(xlabel="largest probability", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(frameon=False, fontsize="small", loc="lower right")
 
 
 @_svg
-def class_shares(axes: Axes, train: Sequence[float], test: Sequence[float]) -> None:
-    """Draw the class distribution of the training labels and of the test predictions."""
-    places = np.arange(len(train))
-    axes.bar(places - 0.2, np.multiply(train, 100), 0.38, color=_ACCENT, label="training rows")
-    axes.bar(places + 0.2, np.multiply(test, 100), 0.38, color=_SECOND, label="test rows, predicted")
-    axes.set(xticks=places, xlabel="digit", ylabel="share in %", ylim=(0, 125 * max(*train, *test)))
-    axes.legend(frameon=False, fontsize="small", ncols=2, loc="upper center")
-
-
-@_svg
-def probability_bars(axes: Axes, probabilities: Sequence[float]) -> None:
-    """Draw ten probabilities."""
-    axes.figure.set_size_inches(4.6, 2.2)  # type: ignore[union-attr]
-    axes.bar(range(len(probabilities)), probabilities, color=_ACCENT)
-    axes.set(xticks=range(len(probabilities)), xlabel="digit", ylabel="probability", ylim=(0, 1.02))
+def bars(axes: Axes, series: dict[str, Sequence[float]], label: str) -> None:
+    """Draw one or two series of a value for each digit."""
+    width = 0.76 / len(series)
+    for number, (name, values) in enumerate(series.items()):
+        places = np.arange(len(values)) + (number + 0.5) * width - 0.38
+        axes.bar(places, np.multiply(values, 100), width, color=(_ACCENT, _SECOND)[number], label=name)
+    axes.set(xticks=range(len(values)), xlabel="digit", ylabel=f"{label} in %")
+    if len(series) > 1:
+        axes.margins(y=0.25)  # room for the legend
+        axes.legend(frameon=False, fontsize="small", ncols=2, loc="upper center")
 
 
 @_svg
@@ -150,9 +123,10 @@ def by_number(axes: Axes, values: Sequence[float], label: str) -> None:
     axes.ticklabel_format(useOffset=False)
 
 
-def _png(grey: npt.NDArray[np.uint8]) -> str:
+def _data_url(grey: npt.NDArray[np.uint8]) -> str:
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    # A third smaller than PNG.
+    Image.fromarray(grey).save(stream, format="WEBP", lossless=True, quality=100)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

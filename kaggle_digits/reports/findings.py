@@ -7,14 +7,7 @@ from statistics import fmean
 from typing import get_args
 
 from kaggle_digits.evaluation.significance import score_deviation
-from kaggle_digits.reports.facts import (
-    Finding,
-    FoldFacts,
-    OutOfFold,
-    ReportFacts,
-    Severity,
-    TestFacts,
-)
+from kaggle_digits.reports.facts import Finding, FoldFacts, OutOfFold, ReportFacts, Severity, TestFacts
 
 MANY_SUSPECTS = 200
 """More than one suspicious label in this many rows is a problem, fewer are a warning."""
@@ -28,10 +21,7 @@ the learning rate falls, and only the last epoch is measured with test-time augm
 
 
 def make_findings(report: ReportFacts, train: str, submit: str) -> list[Finding]:
-    """Return the findings of a report, problems first.
-
-    `train` is the command that trains the missing folds of the run, `submit` the one that submits it, or empty.
-    """
+    """Return the findings, problems first; `train` and `submit` are the commands to do so, or empty."""
     found: list[Finding] = []
     if report.missing_folds:
         text = f"{_folds(report.missing_folds)} not trained yet. Continue with: {train}"
@@ -54,13 +44,11 @@ def make_findings(report: ReportFacts, train: str, submit: str) -> list[Finding]
 def _differences(folds: list[FoldFacts]) -> Iterator[Finding]:
     """Report folds that are worse than the others, or were trained with other versions of packages."""
     if outliers := [fold for fold in folds if fold.out_of_line]:
-        named = "; ".join(f"fold {fold.fold}: {fold.errors} errors in {fold.rows:,} rows" for fold in outliers)
-        yield Finding(
-            "warning",
-            f"{_folds([fold.fold for fold in outliers])} worse than the other{'s' * (len(folds) > 2)}",
-            f"{named}. The error rate is significantly higher than that of the other folds. Check its learning "
-            "curve and its errors, and train with another --seed to see if the cause is the rows or the training.",
-        )
+        title = f"{_folds([fold.fold for fold in outliers])} worse than the other{'s' * (len(folds) > 2)}"
+        text = "; ".join(f"fold {fold.fold}: {fold.errors} errors in {fold.rows:,} rows" for fold in outliers)
+        text += ". The error rate is significantly higher than that of the other folds. Check its learning curve "
+        text += "and its errors, and train with another --seed to see if the cause is the rows or the training."
+        yield Finding("warning", title, text)
     else:
         text = "No fold has a significantly higher error rate than the others (Fisher's exact test)."
         yield Finding("ok", "The folds agree", text)
@@ -73,10 +61,9 @@ def _differences(folds: list[FoldFacts]) -> Iterator[Finding]:
 
 def _score(report: ReportFacts, total: OutOfFold, test: TestFacts) -> Iterator[Finding]:
     """Compare the score with that of the folds, and the predicted digits with those of the validation rows."""
-    low, high = test.expected_from_out_of_fold.interval
-    expected, board = f"the 95 % interval ({low:.5f} to {high:.5f})", report.leaderboard
-    per_row = report.networks_per_row()
-    networks = f"a test row is predicted by {test.networks} networks and an out-of-fold row by {per_row}."
+    (low, high), board = test.expected_from_out_of_fold.interval, report.leaderboard
+    networks = f"a test row is predicted by {test.networks} networks and an out-of-fold row by "
+    networks += f"{report.networks_per_row()}."
     if not board or board.gap is None:
         text = f"{low:.5f} to {high:.5f}, from the out-of-fold accuracy (95 % interval). It is likely to be higher"
         text += f", because {networks}"
@@ -85,6 +72,7 @@ def _score(report: ReportFacts, total: OutOfFold, test: TestFacts) -> Iterator[F
         yield Finding("warning", "Expected score", text)
     else:
         score = f"The score is {board.score:.5f}, {board.gap:+.5f} compared with the out-of-fold accuracy. This is"
+        expected = f"the 95 % interval ({low:.5f} to {high:.5f})"
         if board.within_noise:
             yield Finding("ok", "Leaderboard and folds agree", f"{score} within {expected}.")
         elif board.gap > 0:
@@ -146,21 +134,20 @@ def _fit(report: ReportFacts) -> Iterator[Finding]:
 
 def _agreement(test: TestFacts) -> Iterator[Finding]:
     changed = round((1 - test.by_networks[-2]) * test.rows)
-    stable = changed * STABLE < test.rows
-    yield Finding(
-        "ok" if stable else "warning",
-        f"The networks agree on {100 * test.unanimous:.2f} % of the test rows",
-        f"The last of the {test.networks} networks changed {changed:,} of {test.rows:,} predictions of the "
-        f"ensemble: {'more networks would change little' if stable else 'more networks may help'}.",
-    )
+    title = f"The networks agree on {100 * test.unanimous:.2f} % of the test rows"
+    text = f"The last of the {test.networks} networks changed {changed:,} of {test.rows:,} predictions of the "
+    if changed * STABLE < test.rows:
+        yield Finding("ok", title, f"{text}ensemble: more networks would change little.")
+    else:
+        yield Finding("warning", title, f"{text}ensemble: more networks may help.")
 
 
 def _next(submission: dict[str, str] | None, submit: str) -> Iterator[Finding]:
     if submission is None and submit:
         yield Finding("problem", "Not submitted yet", f"Submit it with: {submit}")
     elif submission and submission["status"] == "ERROR":
-        text = "See the reason with the command: score"
-        yield Finding("problem", "The submission was scored as an error", text)
+        title = "The submission was scored as an error"
+        yield Finding("problem", title, "See the reason with the command: score")
     elif submission and submission["status"] != "COMPLETE":
         yield Finding("warning", "Submitted, but not scored yet", "Check again with the command: score")
 

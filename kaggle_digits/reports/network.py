@@ -25,44 +25,33 @@ class NetworkDetails:
 
     layers: list[Layer]  # from input to output
     image: UInt8  # the digit after the preprocessing of the fold, [28, 28]
-    filters: Float32  # the kernels of the first convolution, [maps, height, width]
-    # Name and feature maps, [maps, height, width], of the first and the last convolution, after ReLU.
-    activations: list[tuple[str, Float32]]
+    filters: Float32 | None  # the kernels of the first convolution, if there is one, [maps, height, width]
+    activations: dict[str, Float32]  # the maps, [maps, height, width], of the first and the last one, after ReLU
 
 
 def inspect_network(run: FoldsRun, fold: int, image: UInt8) -> NetworkDetails:
     """Return the details of a fold's network, with its activations for an image, uint8 [28, 28]."""
     network, keras = load_network(run, fold), tensorflow_keras()
     preprocessed = preprocess(image[None], run.fold_metrics(fold).preprocessing)
-    rectified = [
-        layer
-        for layer in network.layers
-        if isinstance(layer, keras.layers.ReLU) or getattr(layer, "activation", None) is keras.activations.relu
-    ]
-    shown = [layer for layer in rectified if len(layer.output.shape) == 4]
-    shown = [*shown[:1], *shown[1:][-1:]]
-    model = keras.Model(network.inputs, [layer.output for layer in shown])
-    maps = model([preprocessed[..., None].astype(np.float32)])
-    first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
+    layers, relu = [layer for layer in network.layers if len(layer.output.shape) == 4], keras.activations.relu
+    rectified = [a for a in layers if isinstance(a, keras.layers.ReLU) or getattr(a, "activation", None) is relu]
+    # The first and the last one, which may be the same.
+    shown = {layer.name: layer.output for layer in (*rectified[:1], *rectified[-1:])}
+    maps = keras.Model(network.inputs, shown)([preprocessed[..., None].astype(np.float32)]) if shown else {}
+    kernels = [np.asarray(layer.kernel) for layer in layers if isinstance(layer, keras.layers.Conv2D)]
     return NetworkDetails(
         layers=_layer_table(network),
         image=preprocessed[0],
-        filters=np.moveaxis(np.asarray(first.kernel)[:, :, 0], -1, 0),
-        activations=[
-            (layer.name, np.moveaxis(np.asarray(values)[0], -1, 0))
-            for layer, values in zip(shown, maps, strict=True)
-        ],
+        filters=np.moveaxis(kernels[0][:, :, 0], -1, 0) if kernels else None,
+        activations={name: np.moveaxis(np.asarray(maps[name])[0], -1, 0) for name in shown},
     )
 
 
 def _layer_table(network: keras.Model) -> list[Layer]:
-    """Return the layers with the receptive fields of their outputs.
-
-    Receptive fields are computed as in Araujo, Norris and Sim (Distill, 2019): a layer with kernel size k and
-    stride s adds (k - 1) * jump to the field and multiplies the jump by s, where the jump is the distance in input
-    pixels between two neighbouring values.
-    """
-    # For each tensor, by id: the side of its receptive field, and its jump.
+    """Return the layers with the receptive fields of their outputs: Araujo, Norris and Sim, Distill, 2019."""
+    # For each tensor, by id: the side of its receptive field, and its jump, the distance in input pixels between
+    # two neighbouring values. A layer with kernel size k and stride s adds (k - 1) * jump to the field and
+    # multiplies the jump by s.
     fields_and_jumps: dict[int, tuple[int, int]] = {}
     rows, side = [], SIDE
     for layer in network.layers:
@@ -79,6 +68,5 @@ def _layer_table(network: keras.Model) -> list[Layer]:
         field = min(field, side)
         fields_and_jumps[id(layer.output)] = field, jump
         shape, kind, parameters = list(layer.output.shape[1:]), type(layer).__name__, layer.count_params()
-        row = Layer(name=layer.name, kind=kind, shape=shape, parameters=parameters, receptive_field=field)
-        rows.append(row)
+        rows.append(Layer(name=layer.name, kind=kind, shape=shape, parameters=parameters, receptive_field=field))
     return rows

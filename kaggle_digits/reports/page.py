@@ -10,37 +10,32 @@ from typing import Any
 
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.reports import figures
-from kaggle_digits.reports.content import SHOWN
-from kaggle_digits.reports.facts import Mistake, ReportFacts
+from kaggle_digits.reports.content import EXAMPLES
+from kaggle_digits.reports.facts import ReportFacts
 from kaggle_digits.reports.network import NetworkDetails
 
-CELL_EXAMPLES = 12
-"""How many digits a click on a cell of the confusion matrix shows at most."""
+WORST = 60
+"""How many of the worst errors the page shows."""
 
 
 def render_report(
     report: ReportFacts, train_images: UInt8, test_images: UInt8, details: NetworkDetails | None
 ) -> str:
     """Return the HTML page of a report; the images are uint8 [n, 28, 28] and [m, 28, 28]."""
-    cells: dict[str, list[Mistake]] = defaultdict(list)
-    total = report.out_of_fold
-    for mistake in total.misclassified if total else []:
+    cells: dict[str, list[tuple[int, float, str]]] = defaultdict(list)
+    for mistake in report.out_of_fold.misclassified if report.out_of_fold else []:
         cell = cells[f"{mistake.label},{mistake.predicted}"]
-        if len(cell) < CELL_EXAMPLES:
-            cell.append(mistake)
-    listed = [*cells.values(), total.misclassified[:SHOWN], total.suspects] if total else []
-    sheet = figures.DigitSheet(train_images, [mistake.row for mistakes in listed for mistake in mistakes])
+        if len(cell) < EXAMPLES:
+            picture = figures.digit_url(train_images[mistake.row])
+            cell.append((mistake.row, round(mistake.confidence, 4), picture))
     return render(
         "report.html.j2",
         report=report,
         details=details,
-        sheet=sheet,
-        cells={
-            cell: [(m.row, round(m.confidence, 4), sheet.position(m.row)) for m in mistakes]
-            for cell, mistakes in cells.items()
-        },
-        shown_errors=SHOWN,
-        test_digit=lambda row: figures.digit_png(test_images[row]),
+        train_images=train_images,
+        test_images=test_images,
+        cells=cells,
+        worst=WORST,
         errors_csv=errors_csv(report),
     )
 

@@ -239,7 +239,7 @@ def read_scores(host: Host, workspace: Workspace) -> ScoreBoard:
     listed = {submission.ref for submission in submissions}
     for entry in reversed(ledger.entries()):
         if entry.ref not in listed:
-            only = Submission(entry.ref, entry.time, "", entry.status, entry.score, "only in the ledger", "")
+            only = Submission(entry.ref, entry.time, "", entry.status, entry.score, "only in the ledger")
             rows.append((only, entry))
     return ScoreBoard(rows, standing)
 

@@ -11,29 +11,22 @@ from contextlib import suppress
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Self, TypeVar, get_type_hints
 
 import requests
-from requests.exceptions import InvalidSchema, InvalidURL, ProxyError
-from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import Retry
 from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError
 
-from kaggle_digits.errors import (
-    KaggleDigitsError,
-    NetworkError,
-    NotReachedError,
-    RefusedError,
-    UsageError,
-    WriteError,
-)
-from kaggle_digits.hosts.credentials import HIDDEN, find_credentials, rejected_credentials, scrub
+from kaggle_digits.errors import KaggleDigitsError, NetworkError, NotReachedError, RefusedError, WriteError
+from kaggle_digits.hosts.credentials import find_credentials, rejected_credentials, scrub
 
 T = TypeVar("T")
 
 ATTEMPTS = 4
 LONGEST_WAIT = 120.0
 """Maximum total of the pauses between the retries of one request, in seconds."""
+SHORT_TIMEOUT = 10.0
+"""Seconds without data after which Kaggle counts as unreachable, if there are no retries."""
 REFUSALS = (400, 401, 403, 404, 429)
 """Status codes that mean that nothing was done. After others, such as 408 and 5xx, it may have been done."""
 TRY_LATER = "Check the network and Kaggle's status, then try again."
@@ -83,6 +76,10 @@ class Client:
         if not client.username:
             raise rejected_credentials("they are invalid or expired")
         return client
+
+    def without_retries(self) -> Self:
+        """Return the same client with a short timeout and no retries, for polling and for checks."""
+        return type(self)(self._slug, attempts=1, timeout=SHORT_TIMEOUT)
 
     def _call(self, name: str, **fields: object) -> Any:
         """Call a method of the client, such as ``list_submissions``, with the fields of its request."""
@@ -137,7 +134,6 @@ class Client:
 
     def _translated(self, error: Exception) -> KaggleDigitsError:
         """Return the error of this package for an exception from the client or from requests."""
-        kind = type(error).__name__
         match error:
             case KaggleDigitsError():
                 return error
@@ -147,16 +143,14 @@ class Client:
                 problem = "Kaggle's response is not valid: it is a web page or other content instead of JSON."
                 remedy = "Check in a browser whether this network requires you to sign in first, then try again."
                 return NetworkError(problem, remedy)
-            case requests.RequestException() | ConnectionError() | TimeoutError():
-                return _proxy_error(error) or NetworkError(f"Kaggle cannot be reached: {kind}.", TRY_LATER)
-            case OSError(errno=None):  # requests raises it for a file of certificates that does not exist
-                remedy = "Unset REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, or set them to a file that exists."
-                return UsageError(f"{error}.", remedy)
+            # requests raises an OSError without a number if a file of certificates does not exist.
+            case requests.RequestException() | ConnectionError() | TimeoutError() | OSError(errno=None):
+                return _unreachable(error)
             case OSError():
                 remedy = "Free some space or fix the permissions of the folder, then run the same command again."
                 return WriteError(f"Cannot write {error.filename or 'the download'}: {error.strerror}.", remedy)
         # For responses that are not from Kaggle. The message may contain a secret, so only --debug shows it.
-        return NetworkError(f"Kaggle's client cannot read the response: {kind}.", TRY_LATER)
+        return NetworkError(f"Kaggle's client cannot read the response: {type(error).__name__}.", TRY_LATER)
 
     def _status_error(self, response: Any) -> KaggleDigitsError:
         """Return the error for a response whose status is an error."""
@@ -164,8 +158,7 @@ class Client:
         if status == 401:
             return rejected_credentials(words)
         if status == 429:
-            remedy = "Wait a few minutes, then try again."
-            return ThrottledError(f"Kaggle asks for fewer requests: {words}.", remedy)
+            return ThrottledError(f"Kaggle asks for fewer requests: {words}.", "Try again in a few minutes.")
         if status >= 500:
             return NetworkError(f"Kaggle's server reports an error (status {status}): {words}.", TRY_LATER)
         return RefusedError(f"Kaggle refuses the request (status {status}): {words}.", FIX_IT)
@@ -182,19 +175,12 @@ def save(response: requests.Response, path: Path) -> None:
         raise NetworkError(f"The download is damaged: {arrived:,} of {length} bytes arrived.", TRY_LATER)
 
 
-def _proxy_error(error: Exception) -> KaggleDigitsError | None:
-    """Return the error that names the variable of a proxy that cannot be used; None if that is not the reason."""
-    url = getattr(getattr(error, "request", None), "url", None) or "https://api.kaggle.com"
-    proxy = select_proxy(url, get_environ_proxies(url))
-    is_invalid = isinstance(error, InvalidURL | InvalidSchema)
-    if proxy is None or not (is_invalid or isinstance(error, ProxyError) or _never_connected(error)):
-        return None
-    # There are two variables for each scheme, in upper and lower case, and several may have the same value.
-    variables = [name for name, value in os.environ.items() if value == proxy and name.lower().endswith("_proxy")]
-    place, address = " and ".join(variables) or "the settings", re.sub(r"^(\w+://)?.*@", rf"\1{HIDDEN}@", proxy)
-    problem = f"Kaggle cannot be reached through the proxy in {place}: {address}."
-    remedy = "Correct its address or password, or unset it; if it is right, check the network."
-    return (UsageError if is_invalid else NetworkError)(problem, remedy)
+def _unreachable(error: Exception) -> NetworkError:
+    """Return the error for a request that failed; it names the variables of a proxy or of certificates."""
+    pattern = re.compile(r"(https?|all)_proxy|(requests|curl)_ca_bundle", re.IGNORECASE)
+    names = "".join(f", {name}" for name, value in os.environ.items() if value and pattern.fullmatch(name))
+    remedy = f"Check the network{names} and Kaggle's status, then try again."
+    return NetworkError(f"Kaggle cannot be reached: {type(error).__name__}.", remedy)
 
 
 def _error_in(response: Any) -> dict[str, Any]:

@@ -95,21 +95,11 @@ class KaggleHost(Client):
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open(archive.namelist()[0]) as csv:
                 board = pd.read_csv(csv, encoding="utf-8-sig", dtype=str, keep_default_na=False)
-            if "TeamMemberUserNames" in board:  # team names are not unique
-                user = self._kaggle.username
-                mine = board["TeamMemberUserNames"].map(lambda names: user in re.split(r"[,;\s]+", names))
-            else:
-                mine = board["TeamName"].isin({s.team for s in self.submissions() if s.team})
-            if not mine.any():
-                return Standing(None, len(board))
-            row = int(mine.to_numpy().argmax())
-            return Standing(int(board["Rank"][row]) if "Rank" in board else row + 1, len(board))
+            user = self._kaggle.username  # team names are not unique
+            is_mine = board["TeamMemberUserNames"].map(lambda names: user in re.split(r"[,;\s]+", names))
+            return Standing(next(map(int, board["Rank"][is_mine]), None), len(board))
         except Exception as error:  # pandas and zipfile raise errors of many types
             raise NetworkError("Kaggle's leaderboard cannot be read.", TRY_LATER) from error
-
-    def without_retries(self) -> KaggleHost:
-        """Return the same host with a short timeout and no retries, for polling."""
-        return KaggleHost(self._slug, attempts=1, timeout=10.0)
 
     def _about(self, name: str, **fields: object) -> Any:
         """Call a method of the client about this competition."""
@@ -154,6 +144,5 @@ def _submission(entry: Any) -> Submission:
         status=entry.status.name,
         score=float(entry.public_score) if re.fullmatch(r"0(\.\d+)?|1(\.0*)?", entry.public_score) else None,
         reason=shown(entry.error_description),
-        team=entry.team_name,
         file_name=entry.file_name,
     )

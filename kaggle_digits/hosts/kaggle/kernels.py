@@ -131,7 +131,10 @@ class KaggleKernels(Client):
 
     def output(self, slug: str, name: str, folder: Path) -> tuple[Path | None, str]:
         """Download one file of a kernel's output; return its path, None if there is none, and the kernel's log."""
-        return self._request(lambda: self._output(slug, name, folder / name))
+        is_there, log = self._request(lambda: self._output(slug, name, folder / name))
+        with suppress(ValueError, TypeError, KeyError):  # Kaggle sends it as JSON: a list of pieces of output
+            log = "\n".join(str(piece["data"]).removesuffix("\n") for piece in json.loads(log))
+        return folder / name if is_there else None, log
 
     def delete(self, slug: str) -> None:
         """Delete a kernel, which also ends its session; `NotDeletedError` if Kaggle does not confirm it."""
@@ -156,7 +159,7 @@ class KaggleKernels(Client):
         """Call a method of the client about a kernel."""
         return self._call(name, user_name=self.user(), kernel_slug=slug, **fields)
 
-    def _output(self, slug: str, name: str, path: Path) -> tuple[Path | None, str]:
+    def _output(self, slug: str, name: str, path: Path) -> tuple[bool, str]:
         log = token = ""
         while True:
             page = self._about("list_kernel_session_output", slug, page_size=200, page_token=token)
@@ -164,12 +167,12 @@ class KaggleKernels(Client):
             if urls := [file.url for file in page.files if file.file_name == name]:
                 break
             if not token:
-                return None, _log_text(log)
+                return False, log
         response = requests.get(urls[0], stream=True, timeout=self._timeout)
         if not response.ok:  # the address has expired
             raise NetworkError(f"{name} cannot be downloaded (status {response.status_code}).", TRY_LATER)
         save(response, path)
-        return path, _log_text(log)
+        return True, log
 
     def _status_error(self, response: Any) -> KaggleDigitsError:
         status, words = response.status_code, error_message(response)
@@ -177,11 +180,3 @@ class KaggleKernels(Client):
             return super()._status_error(response)
         problem = f"Kaggle does not know the kernel, or refuses access to it (status {status}): {words}."
         return _NotFoundError(problem, "Check that the credentials are those of the account that sent it.")
-
-
-def _log_text(log: str) -> str:
-    """Return the text of a kernel's log, which Kaggle sends as JSON: a list of pieces of output."""
-    try:
-        return "\n".join(str(piece["data"]).removesuffix("\n") for piece in json.loads(log))
-    except (ValueError, TypeError, KeyError):
-        return log

@@ -2,12 +2,10 @@
 const cells = JSON.parse(document.getElementById("cells-data").textContent);
 const panel = document.getElementById("cell");
 
-function digitOf([row, confidence, position], label, predicted) {
-  const item = document.createElement("li"), picture = document.createElement("div"), words = document.createElement("span");
-  picture.className = "cut-out";
-  picture.style.backgroundPosition = position;
-  picture.setAttribute("role", "img");
-  picture.setAttribute("aria-label", `Row ${row}: labelled ${label}, predicted ${predicted}`);
+function digitOf([row, confidence, source], label, predicted) {
+  const item = document.createElement("li"), picture = new Image(28, 28), words = document.createElement("span");
+  picture.src = source;
+  picture.alt = `Row ${row}: labelled ${label}, predicted ${predicted}`;
   words.append(`${(100 * confidence).toFixed(1)} %`, document.createElement("br"), `row ${row}`);
   item.append(picture, words);
   return item;
