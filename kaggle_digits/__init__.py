@@ -32,31 +32,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "KaggleDigitsError": "errors",
-    "Observer": "training.observer",
-    "Recipe": "training.recipe",
-    "UnreadablePicturesError": "prediction.predict",
-    "Workspace": "workspace",
-    "cancel_kernels": "pipeline",
-    "compare": "reports",
-    "download": "data.download",
-    "ensemble": "pipeline",
-    "examine": "notebook",
-    "export": "prediction.export",
-    "find_run": "runs.directory",
-    "list_runs": "runs.directory",
-    "overview": "reports",
-    "predict": "prediction.predict",
-    "presets": "notebook",
-    "preview_kernel": "pipeline",
-    "report": "reports",
-    "score": "pipeline",
-    "submit": "pipeline",
-    "summarise_runs": "notebook",
-    "temper": "evaluation.calibration",
-    "train": "pipeline",
+_NAMES = {
+    "data.download": ["download"],
+    "errors": ["KaggleDigitsError"],
+    "evaluation.calibration": ["temper"],
+    "notebook": ["examine", "presets", "summarise_runs"],
+    "pipeline": ["cancel_kernels", "ensemble", "preview_kernel", "score", "submit", "train"],
+    "prediction.export": ["export"],
+    "prediction.predict": ["UnreadablePicturesError", "predict"],
+    "reports": ["compare", "overview", "report"],
+    "runs.directory": ["find_run", "list_runs"],
+    "training.observer": ["Observer"],
+    "training.recipe": ["Recipe"],
+    "workspace": ["Workspace"],
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = list(_MODULES)
 
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +33,21 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 class _Command(click.Command):
-    """A command with the option ``--json``, which also accepts the options of the group after its name."""
+    """A command with ``--json``, which also accepts the options of the group, and passes on the workspace."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         # The options of the group are hidden, because its help explains them.
+        common: dict[str, Any] = {"expose_value": False, "callback": _take_precedence}
         self.params += [
-            click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document on stdout instead."),
-            click.Option(["--competition"], hidden=True),
-            click.Option(["--root"], hidden=True, type=FOLDER),
-            click.Option(["--debug"], hidden=True, is_flag=True),
+            click.Option(["--json"], is_flag=True, help="Print one JSON document on stdout instead.", **common),
+            click.Option(["--competition"], hidden=True, **common),
+            click.Option(["--root"], hidden=True, type=FOLDER, **common),
+            click.Option(["--debug"], hidden=True, is_flag=True, **common),
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
-        ctx.obj = _workspace(ctx)
-        for name in ("competition", "root", "debug"):
-            del ctx.params[name]  # the function of the command does not have them
+        ctx.params["workspace"] = _workspace(ctx)
         return super().invoke(ctx)
 
 
@@ -60,20 +60,37 @@ class _Group(click.Group):
         return list(self.commands)
 
 
+def _take_precedence(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Store an option that was given after the name of a command instead of the one given before it."""
+    if value:
+        context.find_root().params[str(option.name)] = value
+
+
 def _workspace(context: click.Context) -> Workspace:
-    """Return the workspace of a command, whose options after its name take precedence over those before it."""
-    options = (context.parent.params if context.parent else {}) | {k: v for k, v in context.params.items() if v}
+    options = context.find_root().params
     return Workspace.at(options.get("root") or Path(), options.get("competition") or DEFAULT_COMPETITION)
 
 
-def _complete_run(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+def _show(document: Any, show: Callable[..., None], *arguments: Any) -> None:
+    """Print a document with ``--json``, or show the same for a person."""
+    if _is_json():
+        click.echo(json.dumps(document, indent=2, default=str))
+    else:
+        show(*arguments)
+
+
+def _is_json() -> bool:
+    return "json" in click.get_current_context().find_root().params
+
+
+def _runs(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
     """Return the names of the runs that begin with `start`, for the completion of the shell."""
     with suppress(KaggleDigitsError):  # an error would be printed into the line that is being edited
         return [run.name for run in kd.list_runs(_workspace(context)) if run.name.startswith(start)]
     return []
 
 
-def _complete_preset(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+def _presets(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
     """Return the names of the presets that begin with `start`."""
     from kaggle_digits.training.presets import PRESETS
 
@@ -81,20 +98,15 @@ def _complete_preset(context: click.Context, parameter: click.Parameter, start: 
 
 
 def _parse_settings(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise UsageError(
-                f"--set {pair!r} is not of the form KEY=VALUE.", "Write, for example: --set epochs=3."
-            )
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise UsageError(f"--set {wrong[0]!r} is not of the form KEY=VALUE.", "For example: --set epochs=3.")
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-run_option = click.option(
-    "--run",
-    metavar="NAME",
-    shell_complete=_complete_run,
+run_name = partial(click.option, "--run", metavar="NAME", shell_complete=_runs)
+run_option = run_name(
     help="The run, or the beginning of its name if no other begins like it. Default: the finished one with the "
-    "best out-of-fold accuracy on the present data.",
+    "best out-of-fold accuracy on the present data."
 )
 output_option = click.option(
     "--output", type=PATH, help="Write submission.csv here, too: a file, or a folder such as /kaggle/working."
@@ -152,12 +164,7 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     help="One of: " + "; ".join(f"{c.name} ({c.summary})" for c in COMPETITIONS.values()) + ".",
 )
 @click.option(
-    "--root",
-    type=FOLDER,
-    envvar="KAGGLE_DIGITS_ROOT",
-    show_envvar=True,
-    default=".",
-    help="The folder of all files.",
+    "--root", envvar="KAGGLE_DIGITS_ROOT", show_envvar=True, type=FOLDER, default=".", help="Folder of all files."
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(kd.__version__, "-V", "--version", message="%(prog)s %(version)s")
@@ -182,9 +189,7 @@ def cli(**options: Any) -> None:
 
 @cli.command(short_help="Download the competition's files.")
 @click.option("--force", is_flag=True, help="Download the files again, even if they are already there.")
-@click.option(
-    "--from", "source", type=PATH, help="Take the files from a zip, or from a folder such as /kaggle/input."
-)
+@click.option("--from", "source", type=PATH, help="Take the files from a zip or a folder such as /kaggle/input.")
 @click.option(
     "--mnist-dir",
     envvar="KAGGLE_DIGITS_MNIST_DIR",
@@ -192,8 +197,7 @@ def cli(**options: Any) -> None:
     help="For rehearsal-full: the folder with the four IDX files of MNIST; also set by KAGGLE_DIGITS_MNIST_DIR. "
     "Default: download them from a public mirror.",
 )
-@click.pass_obj
-def download(workspace: Workspace, /, as_json: bool, **options: Any) -> None:
+def download(workspace: Workspace, **options: Any) -> None:
     """Download the competition's files into data/<competition>/ and check that they are complete.
 
     If complete files are already there, nothing is downloaded and no network is used.
@@ -201,19 +205,14 @@ def download(workspace: Workspace, /, as_json: bool, **options: Any) -> None:
     name = workspace.competition.name
     with console.spinner(f"Downloading {name}"):
         files = kd.download(workspace, **options)
-    facts = {"competition": name} | asdict(files) | {"folder": str(files.folder)}
-    _show(as_json, facts, console.show_download, name, files)
+    _show({"competition": name} | asdict(files), console.show_download, name, files)
 
 
 @cli.command(short_help="Train the missing folds of a run and ensemble them.")
-@click.option(
-    "--preset", metavar="NAME", default=DEFAULT_PRESET, shell_complete=_complete_preset, help="See: presets."
-)
+@click.option("--preset", metavar="NAME", default=DEFAULT_PRESET, shell_complete=_presets, help="See: presets.")
 @click.option("--folds", metavar="K", type=int, help="The number of folds. Default: that of the preset.")
-@click.option("--seed", metavar="N", type=int, default=0, help="The random seed of the split and of training.")
-@click.option(
-    "--seeds", metavar="N", type=int, default=1, help="Train N runs, from --seed on, and average them in one more."
-)
+@click.option("--seed", metavar="N", default=0, help="The random seed of the split and of training.")
+@click.option("--seeds", metavar="N", default=1, help="Train N runs from --seed on, and average them in one more.")
 @click.option("--run", metavar="NAME", help="The run's name. Default: from preset, folds, seed and settings.")
 @click.option(
     "--workers", metavar="N", type=int, help="Train N folds in parallel. Default: by the cores, memory and GPUs."
@@ -239,10 +238,7 @@ def download(workspace: Workspace, /, as_json: bool, **options: Any) -> None:
 @output_option
 @click.option("--retrain", is_flag=True, help="Train damaged folds again, or all folds if none is damaged.")
 @click.option("--tensorboard", is_flag=True, help="Write events for TensorBoard into the folders of the folds.")
-@click.pass_obj
-def train(
-    workspace: Workspace, /, dry_run: bool, no_wait: bool, cancel: bool, as_json: bool, **options: Any
-) -> None:
+def train(workspace: Workspace, dry_run: bool, no_wait: bool, cancel: bool, **options: Any) -> None:
     """Train the missing folds of a run, ensemble all folds and write the submission.
 
     If it is interrupted, run the same command again to continue.
@@ -255,33 +251,27 @@ def train(
     recipe = {name: options[name] for name in ("preset", "folds", "seed", "seeds", "settings", "run")}
     if dry_run:
         preview = kd.preview_kernel(workspace, kd.Recipe(**recipe), options["on"], retrain=options["retrain"])
-        return _show(as_json, preview, console.show_preview, preview)
+        return _show(preview, console.show_preview, preview)
     if cancel:
         deleted = kd.cancel_kernels(workspace, kd.Recipe(**recipe), options["on"])
         text = "\n".join(f"Deleted: {kernel}" for kernel in deleted) or "No kernel of this run is known."
-        return _show(as_json, {"deleted": deleted}, console.say, text)
+        return _show({"deleted": deleted}, console.say, text)
     with console.TrainingView() as view:
         trained = kd.train(workspace, wait=not no_wait, observer=view, **options)
-    return _show_run(workspace, trained, as_json)
+    return _show_run(workspace, trained)
 
 
 @cli.command(short_help="Average the predictions of one or more runs.")
-@click.option(
-    "--run", "runs", metavar="NAME", multiple=True, shell_complete=_complete_run, help="A run; can be repeated."
-)
+@run_name("runs", multiple=True, help="A run; can be repeated.")
 @click.option("--name", metavar="NEW", help="The new run's name. Default: the names of the runs joined by +.")
 @output_option
-@click.pass_obj
-def ensemble(
-    workspace: Workspace, runs: tuple[str, ...], name: str | None, output: Path | None, as_json: bool
-) -> None:
+def ensemble(workspace: Workspace, runs: tuple[str, ...], name: str | None, output: Path | None) -> None:
     """Average the predictions of one or more runs and write the submission.
 
     An ensemble of several runs is saved as a new run. Without --run, it is the finished one with the best
     out-of-fold accuracy.
     """
-    averaged = kd.ensemble(workspace, runs or [_chosen(workspace)], name, output)
-    _show_run(workspace, averaged, as_json)
+    _show_run(workspace, kd.ensemble(workspace, runs or [_chosen(workspace)], name, output))
 
 
 @cli.command(short_help="Submit a run and wait for its score.")
@@ -293,19 +283,17 @@ def ensemble(
 @click.option("--yes", is_flag=True, help="Do not ask before sending a run worse than the best one so far.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the score.")
 @click.option("--timeout", metavar="S", default=TIMEOUT, help="How many seconds to wait for the score.")
-@click.pass_obj
-def submit(workspace: Workspace, /, dry_run: bool, no_wait: bool, as_json: bool, **options: Any) -> None:
+def submit(workspace: Workspace, dry_run: bool, no_wait: bool, **options: Any) -> None:
     """Check a submission file, send it once, wait for its score, and record it in the ledger."""
     with console.spinner(f"Submitting to {workspace.competition.name}") as status:
-        view = console.SubmissionView(status)
-        sent = kd.submit(workspace, dry_run=dry_run, wait=not no_wait, observer=view, **options)
+        observer = console.SubmissionView(status)
+        sent = kd.submit(workspace, dry_run=dry_run, wait=not no_wait, observer=observer, **options)
     facts = {"description": sent.description, "sent": not (dry_run or sent.was_known), "dry_run": dry_run}
-    _show(as_json, sent.entry.as_json() | facts, console.show_sent, sent, dry_run)
+    _show(sent.entry.as_json() | facts, console.show_sent, sent, dry_run)
 
 
 @cli.command(short_help="Show your scores and your rank on the leaderboard.")
-@click.pass_obj
-def score(workspace: Workspace, as_json: bool) -> None:
+def score(workspace: Workspace) -> None:
     """Show all submissions with status, score and CV, and your rank on the leaderboard."""
     with console.spinner(f"Reading the scores of {workspace.competition.name}"):
         board = kd.score(workspace)
@@ -315,45 +303,42 @@ def score(workspace: Workspace, as_json: bool) -> None:
     ]
     standing = {name: getattr(board.standing, name, None) for name in ("rank", "teams", "percentile")}
     document = {"competition": workspace.competition.name, **standing, "submissions": submissions}
-    _show(as_json, document, console.show_scores, board)
+    _show(document, console.show_scores, board)
 
 
 @cli.command(short_help="Write and show the validation report of a run.")
 @run_option
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
-@click.pass_obj
-def report(workspace: Workspace, run: str | None, open_page: bool, as_json: bool) -> None:
+def report(workspace: Workspace, run: str | None, open_page: bool) -> None:
     """Write the validation report of a run, fold by fold, and show it."""
     name = _chosen(workspace, run)
     with console.spinner("Writing the report"):
         written = kd.report(workspace, name)
-    _show(as_json, written.document, console.show_report, written.document, str(written.page))
+    _show(written.document, console.show_report, written.document, str(written.page))
     if open_page:
         click.launch(str(written.page))
 
 
 @cli.command(short_help="Compare runs.")
-@click.argument("names", metavar="RUN RUN ...", nargs=-1, shell_complete=_complete_run)
-@click.pass_obj
-def compare(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None:
+@click.argument("names", metavar="RUN RUN ...", nargs=-1, shell_complete=_runs)
+def compare(workspace: Workspace, names: tuple[str, ...]) -> None:
     """Compare two or more finished runs, with McNemar's test on their out-of-fold predictions."""
     with console.spinner("Comparing the runs"):
         written = kd.compare(workspace, names)
-    _show(as_json, written.document, console.show_comparison, written.document, str(written.page))
+    _show(written.document, console.show_comparison, written.document, str(written.page))
 
 
 @cli.command(short_help="Classify your own pictures.")
 @click.argument("images", metavar="IMAGE ...", nargs=-1, required=True, type=PATH)
 @run_option
-@click.pass_obj
-def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_json: bool) -> None:
+def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None) -> None:
     """Classify pictures with all networks of a run. Each picture shows one digit.
 
     A picture is a photograph or a drawing of any size, dark on light or light on dark, as PNG, JPEG, WebP, GIF,
     BMP or TIFF. For one picture, all probabilities are shown; for several, one line each.
     """
     name = _chosen(workspace, run)
-    failure = None
+    failure: kd.UnreadablePicturesError | None = None
     with console.spinner(f"Predicting with the networks of {name}"):
         try:
             predictions = kd.predict(workspace, images, name)
@@ -361,10 +346,9 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
             predictions, failure = error.predictions, error
     if predictions:
         documents = [prediction.as_document() for prediction in predictions]
-        failures = failure.failures if failure else []
-        failed = [{"file": str(path), "problem": why.problem} for path, why in failures]
+        failed = [{"file": path, "problem": why.problem} for path, why in (failure.failures if failure else [])]
         show = console.show_prediction if len(images) == 1 else console.show_predictions
-        _show(as_json, {"run": name, "pictures": documents, "failed": failed}, show, predictions)
+        _show({"run": name, "pictures": documents, "failed": failed}, show, predictions)
     if failure:
         raise failure
 
@@ -375,8 +359,7 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, as_
 @click.option(
     "--format", type=click.Choice(MODEL_FORMATS), help="onnx needs the extra onnx. Default: by the name of FILE."
 )
-@click.pass_obj
-def export(workspace: Workspace, file: Path, run: str | None, format: str | None, as_json: bool) -> None:
+def export(workspace: Workspace, file: Path, run: str | None, format: str | None) -> None:
     """Write the ensemble of a run as one model, FILE, for other programs.
 
     The input is uint8 [n, 28, 28], grey values with ink as 255, as in test.csv; the output is float32 [n, 10],
@@ -388,28 +371,25 @@ def export(workspace: Workspace, file: Path, run: str | None, format: str | None
         path = kd.export(workspace, file, name, format)
     size = path.stat().st_size
     text = f"Model of {name}: {path} ({size / 1e6:.1f} MB)"
-    _show(as_json, {"run": name, "file": str(path), "bytes": size}, console.say, text)
+    _show({"run": name, "file": path, "bytes": size}, console.say, text)
 
 
 @cli.command(short_help="List all runs.")
 @click.option("--open", "open_page", is_flag=True, help="Write them as a page, too, and open it in the browser.")
-@click.pass_obj
-def runs(workspace: Workspace, open_page: bool, as_json: bool) -> None:
+def runs(workspace: Workspace, open_page: bool) -> None:
     """List all runs with their status, errors, accuracy and score."""
     from kaggle_digits.runs.summary import summarise_runs
 
     rows = summarise_runs(workspace)
-    _show(as_json, {"competition": workspace.competition.name, "runs": rows}, console.show_runs, rows)
-    if open_page:
-        page = kd.overview(workspace)
-        if not as_json:
-            console.say(f"Page: {page}")
+    page = kd.overview(workspace) if open_page else None
+    _show({"competition": workspace.competition.name, "runs": rows}, console.show_runs, rows, page)
+    if page:
         click.launch(str(page))
 
 
 @cli.command(short_help="List the presets with their scores, and how long each takes here.")
 @click.option("--settings", is_flag=True, help="Explain the settings instead, which train --set changes.")
-def presets(settings: bool, as_json: bool) -> None:
+def presets(workspace: Workspace, settings: bool) -> None:
     """List the presets with their score, their compute, and about how long each takes on this machine.
 
     The score of fast and default is the mean over three splits of MNIST into 42,000 training rows and 28,000 test
@@ -419,15 +399,14 @@ def presets(settings: bool, as_json: bool) -> None:
     from kaggle_digits.execution.machine import summarise_presets
     from kaggle_digits.training.presets import describe_settings
 
-    if settings and not as_json:
+    if settings and not _is_json():
         return console.show_settings(describe_settings())
     rows = summarise_presets()
-    return _show(as_json, {"presets": rows, "settings": describe_settings()}, console.show_presets, rows)
+    return _show({"presets": rows, "settings": describe_settings()}, console.show_presets, rows)
 
 
 @cli.command(short_help="Check this machine, the credentials and the files.")
-@click.pass_obj
-def doctor(workspace: Workspace, as_json: bool) -> None:
+def doctor(workspace: Workspace) -> None:
     """Check that everything is ready for the competition, and show how to fix what is not.
 
     It changes nothing. The exit code is 0 even if there are problems.
@@ -438,7 +417,7 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
         checks = examine(workspace)
     ready, findings = is_ready(checks), [check.as_check() for check in checks]
     document = {"competition": workspace.competition.name, "ready": ready, "findings": findings}
-    _show(as_json, document, console.show_checks, checks, next_command(workspace, checks) if ready else "")
+    _show(document, console.show_checks, checks, next_command(workspace, checks) if ready else "")
 
 
 def _chosen(workspace: Workspace, name: str | None = None) -> str:
@@ -451,17 +430,9 @@ def _chosen(workspace: Workspace, name: str | None = None) -> str:
     return run.name
 
 
-def _show_run(workspace: Workspace, run: kd.Run, as_json: bool) -> None:
+def _show_run(workspace: Workspace, run: Any) -> None:
     from kaggle_digits.submissions.submit import submission_file
 
-    facts = {"competition": workspace.competition.name, "run": run.name, "folder": str(run.path)}
-    facts |= {"submission": str(submission_file(workspace, run.name))} | run.ensemble_metrics().as_json()
-    _show(as_json, facts, console.show_run, facts, workspace.command("submit", "--run", run.name))
-
-
-def _show(as_json: bool, document: Any, show: Callable[..., None], *arguments: Any) -> None:
-    """Print a document as JSON, or show the same for a person."""
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-    else:
-        show(*arguments)
+    facts = {"competition": workspace.competition.name, "run": run.name, "folder": run.path}
+    facts |= {"submission": submission_file(workspace, run.name)} | run.ensemble_metrics().as_json()
+    _show(facts, console.show_run, facts, workspace.command("submit", "--run", run.name))

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,14 @@ from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.time_left import TimeLeft
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import ConsoleOptions, RenderableType
 
     from kaggle_digits.arrays import UInt8
     from kaggle_digits.data.download import Download
     from kaggle_digits.prediction.predict import Prediction
-    from kaggle_digits.reports.facts import Finding, FoldFacts
+    from kaggle_digits.reports.facts import Finding
     from kaggle_digits.submissions.submit import ScoreBoard, Sent
     from kaggle_digits.training.fold import FoldTask, Progress
 
@@ -43,8 +46,11 @@ WIDTH_OF_MATRIX = 66
 SPARKLINE_WIDTH = 16
 ROWS_AROUND_TABLE = 4
 """Terminal lines reserved for the text above and below the table of folds."""
-TEXT_COLUMNS = ("", "file", "preprocessing", "preset", "run", "setting", "status", "time (UTC)", "val accuracy")
-"""Names of columns that are aligned to the left; numbers are aligned to the right."""
+FORMATS = {"errors": ",", "rows": ",", "images/s": ",.0f", "seconds": ".0f", "TFLOP": ".0f", "gap": "+.5f"}
+FORMATS |= dict.fromkeys(("accuracy", "val acc", "score", "CV"), ".5f")
+FORMATS |= dict.fromkeys(("loss", "log-loss", "calibrated log-loss", "probability"), ".4f")
+FORMATS |= dict.fromkeys(("about", "digit", "epoch", "fold", "folds", "ref", "time", *"0123456789"), "")
+"""The columns with numbers, which are aligned to the right, and their formats."""
 
 
 class _Console(Console):
@@ -101,6 +107,20 @@ class SubmissionView(Observer):
         self._status.update(Text(f"Waiting for the score: {status}"))
 
 
+@dataclass
+class _Fold:
+    """A fold in the table of `TrainingView`."""
+
+    title: str
+    state: str
+    report: Progress | None = None
+
+    def row(self) -> tuple[Any, ...]:
+        done = 1.0 if self.state == "done" else getattr(self.report, "done", 0.0)
+        numbers = [getattr(self.report, name, None) for name in ("loss", "val_accuracy", "images_per_second")]
+        return self.title, ProgressBar(1.0, done, width=20), self.state, *numbers
+
+
 class TrainingView(Observer):
     """Live progress of training on stderr: one row per fold in a terminal, otherwise one line per epoch."""
 
@@ -109,9 +129,7 @@ class TrainingView(Observer):
         self._live: Live | None = None
         self._run = ""
         # By seed and number of the fold.
-        self._titles: dict[tuple[int, int], str] = {}
-        self._states: dict[tuple[int, int], str] = {}
-        self._reports: dict[tuple[int, int], Progress] = {}
+        self._folds: dict[tuple[int, int], _Fold] = {}
         self._time_left = TimeLeft([])
         self._started = time.monotonic()
         # The table is also made in a thread of rich.
@@ -126,12 +144,11 @@ class TrainingView(Observer):
 
     def start(self, run: str, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
         """Show the finished folds and the folds to train."""
-        folds = [(task.seed, task.fold) for task in tasks]
-        to_train = [(task.seed, task.fold) for task in missing]
         self._run = run
         self._started = time.monotonic()
-        self._titles = dict(zip(folds, _fold_titles(folds), strict=True))
-        self._states = dict.fromkeys(folds, "done") | dict.fromkeys(to_train, "waiting")
+        folds, to_train = ([(task.seed, task.fold) for task in some] for some in (tasks, missing))
+        titled = zip(folds, _fold_titles(folds), strict=True)
+        self._folds = {fold: _Fold(title, "waiting" if fold in to_train else "done") for fold, title in titled}
         self._time_left = TimeLeft(to_train)
         if not missing:
             self.notice(f"The run {run} is already trained.")
@@ -140,26 +157,26 @@ class TrainingView(Observer):
         if self._live is not None:
             self._live.start(refresh=True)
         else:
-            titles = ", ".join(self._titles[fold] for fold in to_train)
+            titles = ", ".join(self._folds[fold].title for fold in to_train)
             self.notice(f"Training {run}: fold{'s' * (len(missing) > 1)} {titles}.")
 
     def started(self, task: FoldTask) -> None:
         """Show that a fold is starting."""
         with self._lock:
-            self._states[task.seed, task.fold] = "starting"
+            self._folds[task.seed, task.fold].state = "starting"
             self._time_left.start((task.seed, task.fold), time.monotonic())
 
     def progress(self, progress: Progress) -> None:
         """Update the progress of a fold."""
-        fold = progress.seed, progress.fold
+        fold = self._folds[progress.seed, progress.fold]
         is_trained = progress.is_epoch_end and progress.epoch == progress.epochs
         with self._lock:
-            self._reports[fold] = progress
-            self._states[fold] = "predicting" if is_trained else f"{progress.epoch}/{progress.epochs}"
+            fold.report = progress
+            fold.state = "predicting" if is_trained else f"{progress.epoch}/{progress.epochs}"
             self._time_left.update(progress, time.monotonic())
         if self._live is None and progress.is_epoch_end:
             self.notice(
-                f"fold {self._titles[fold]}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
+                f"fold {fold.title}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
                 f"val accuracy {progress.val_accuracy:.4f}  {progress.images_per_second:,.0f} images/s  "
                 f"{self._left()} left"
             )
@@ -167,7 +184,7 @@ class TrainingView(Observer):
     def finished(self, task: FoldTask) -> None:
         """Mark a fold as finished."""
         with self._lock:
-            self._states[task.seed, task.fold] = "done"
+            self._folds[task.seed, task.fold].state = "done"
             self._time_left.finish((task.seed, task.fold), time.monotonic())
 
     def notice(self, sentence: str) -> None:
@@ -189,23 +206,16 @@ class TrainingView(Observer):
     def _table(self) -> Group:
         """Return the table of folds; if it does not fit on the screen, only the folds that are being trained."""
         with self._lock:
-            fits = len(self._states) <= self._console.height - ROWS_AROUND_TABLE
-            shown = [fold for fold, state in self._states.items() if fits or state not in ("done", "waiting")]
-            rows = [self._row(fold) for fold in shown]
-            done, total = list(self._states.values()).count("done"), len(self._states)
-            footer = "" if fits else f"{done} of {total} folds done, "
+            folds = list(self._folds.values())
+            fits = len(folds) <= self._console.height - ROWS_AROUND_TABLE
+            shown = [fold.row() for fold in folds if fits or fold.state not in ("done", "waiting")]
+            done = sum(fold.state == "done" for fold in folds)
+            footer = "" if fits else f"{done} of {len(folds)} folds done, "
             footer += f"{duration(time.monotonic() - self._started)} elapsed"
-            footer += f", {self._left()} left" if done < total else ""
-        table = _table(("fold", "", "epoch", "loss", "val acc", "images/s"), rows)
+            footer += f", {self._left()} left" if done < len(folds) else ""
+        table = _table(("fold", "", "epoch", "loss", "val acc", "images/s"), shown)
         title = Text(f"Training {self._run}", style="bold", overflow="fold")
         return Group(title, table, Text(footer, style="dim"))
-
-    def _row(self, fold: tuple[int, int]) -> list[RenderableType]:
-        state, report = self._states[fold], self._reports.get(fold)
-        done = float(state == "done") or (report.done if report else 0.0)
-        bar = ProgressBar(total=1.0, completed=done, width=20)
-        columns = ("loss:.4f", "val_accuracy:.5f", "images_per_second:,.0f")
-        return [self._titles[fold], bar, state, *(_cells(vars(report), *columns) if report else ["", "", ""])]
 
 
 def show_download(competition: str, files: Download) -> None:
@@ -220,8 +230,7 @@ def show_download(competition: str, files: Download) -> None:
 
 def show_run(facts: dict[str, Any], next_command: str) -> None:
     """Show the out-of-fold accuracy of a run and the path of its submission."""
-    accuracy, errors, rows = facts["accuracy"], facts["errors"], facts["rows"]
-    say(f"{facts['run']}: out-of-fold accuracy {accuracy:.5f}, {errors:,} errors in {rows:,} rows")
+    say("{run}: out-of-fold accuracy {accuracy:.5f}, {errors:,} errors in {rows:,} rows".format_map(facts))
     say(f"Submission: {facts['submission']}\nNext: {next_command}")
 
 
@@ -241,22 +250,25 @@ def show_preview(preview: dict[str, Any]) -> None:
         say(f"  quota    {hours['left']:.1f} of {hours['total']:.0f} GPU hours left{reset}")
 
 
-def show_runs(rows: list[dict[str, Any]]) -> None:
-    """Show all runs in a table."""
-    if not rows:
+def show_runs(rows: list[dict[str, Any]], page: Path | None = None) -> None:
+    """Show all runs in a table, and the path of the HTML page with the same."""
+    if rows:
+        cells = []
+        for row in rows:
+            folds = row["folds"] and f"{row['trained']}/{row['folds']}"
+            cells.append((row["name"], row["status"], folds, row["errors"], row["accuracy"], row["score"]))
+        _print_table(("run", "status", "folds", "errors", "accuracy", "score"), cells)
+    else:
         say("No runs yet. Create one with the command: train")
-        return
-    rows = [row | {"folds": row["folds"] and f"{row['trained']}/{row['folds']}"} for row in rows]
-    cells = [_cells(row, "name", "status", "folds", "errors:,", "accuracy:.5f", "score:.5f") for row in rows]
-    _print_table(("run", "status", "folds", "errors", "accuracy", "score"), cells)
+    if page:
+        say(f"Page: {page}")
 
 
 def show_presets(rows: list[dict[str, Any]]) -> None:
     """Show the presets."""
     from kaggle_digits.execution.machine import about
 
-    rows = [row | {"about": about(row["seconds"])} for row in rows]
-    cells = [_cells(row, "name", "folds", "score:.5f", "tflop:.0f", "about", "summary") for row in rows]
+    cells = [(r["name"], r["folds"], r["score"], r["tflop"], about(r["seconds"]), r["summary"]) for r in rows]
     _print_table(("preset", "folds", "score", "TFLOP", "about", ""), cells)
     say(f"\nThe default is {DEFAULT_PRESET}. presets --settings explains what train --set changes.", style="dim")
 
@@ -290,11 +302,9 @@ def show_scores(board: ScoreBoard) -> None:
         say("No submissions yet. Create one with the command: submit")
         return
     cells = []
-    for submission, entry in board.submissions:
-        status = f"{submission.status}: {submission.reason}" if submission.reason else submission.status
-        row = vars(submission) | {"time": _minute(submission.time), "status": status}
-        row |= {"run": entry.run, "cv": entry.cv, "gap": entry.gap}
-        cells.append(_cells(row, "time", "ref", "run", "status", "score:.5f", "cv:.5f", "gap:+.5f"))
+    for sent, entry in board.submissions:
+        status = f"{sent.status}: {sent.reason}" if sent.reason else sent.status
+        cells.append((_minute(sent.time), sent.ref, entry.run, status, sent.score, entry.cv, entry.gap))
     _print_table(("time (UTC)", "ref", "run", "status", "score", "CV", "gap"), cells)
     standing = board.standing
     if standing is None:
@@ -311,7 +321,14 @@ def show_report(document: dict[str, Any], page: str) -> None:
 
     console, report = out(), ReportFacts.model_validate(document)
     if report.fold_accuracy:
-        _print_table(*_fold_table(report.folds))
+        names = ("fold", "preprocessing", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
+        folds = []
+        for fold in report.folds:
+            number = Text(str(fold.fold), style="bold yellow" if fold.out_of_line else "")
+            curve = sparkline([epoch["val_accuracy"] for epoch in fold.history])
+            metrics = (fold.preprocessing, fold.rows, fold.accuracy, fold.errors, fold.log_loss)
+            folds.append((number, *metrics, curve, fold.seconds))
+        _print_table(names, folds)
         mean, sd = report.fold_accuracy["mean"], report.fold_accuracy["sd"]
         console.print(f"Mean over folds: {mean:.5f}" + ("" if sd is None else f" ± {sd:.5f}"))
     if report.out_of_fold:
@@ -322,16 +339,13 @@ def show_report(document: dict[str, Any], page: str) -> None:
             f"Out-of-fold: accuracy {total.accuracy:.5f} (95 % interval {low:.5f} to {high:.5f}),\n"
             f"{total.errors:,} errors in {total.rows:,} rows, log-loss {total.log_loss:.4f}{calibrated}",
         )
-        cells = [
-            [
-                Text(str(digit), style="dim"),
-                *(Text(str(n), style="dim" if n == 0 or i == digit else "bold red") for i, n in enumerate(row)),
-            ]
-            for digit, row in enumerate(total.confusion)
-        ]
         if console.width >= WIDTH_OF_MATRIX:
             console.print("\nConfusion matrix: one row per label, one column per prediction", style="dim")
-            _print_table(("", *map(str, range(10))), cells)
+            matrix = []
+            for label, row in enumerate(total.confusion):
+                styles = ["dim" if n == 0 or i == label else "bold red" for i, n in enumerate(row)]
+                matrix.append((Text(str(label), "dim"), *map(Text, map(str, row), styles)))
+            _print_table(("", *map(str, range(10))), matrix)
         else:
             text = "\nThe page has the confusion matrix, for which this terminal is too narrow."
             console.print(text, style="dim")
@@ -345,13 +359,10 @@ def show_report(document: dict[str, Any], page: str) -> None:
         compared = "" if gap is None else f" ({gap:+.5f} compared with out-of-fold)"
         console.print(f"Leaderboard: {report.leaderboard.score:.5f}{compared}", style="bold")
     console.print()
-    _print_table(
-        ("", ""),
-        [
-            [_sign(console, f), Text.assemble((f"{f.title}. ", SIGNS[f.severity][1]), f.text)]
-            for f in report.findings
-        ],
-    )
+    findings = [
+        [_sign(console, f), Text.assemble((f"{f.title}. ", SIGNS[f.severity][1]), f.text)] for f in report.findings
+    ]
+    _print_table(("", ""), findings)
     console.print(f"\nPage: {page}", soft_wrap=True)
 
 
@@ -364,49 +375,23 @@ def _sign(console: Console, finding: Finding) -> Text:
 
 def show_comparison(comparison: dict[str, Any], page: str) -> None:
     """Show a comparison of runs, and the path of its HTML page."""
-    console = out()
-    cells = [
-        [
-            run["name"],
-            f"{run['errors']:,}",
-            f"{run['accuracy']:.5f}",
-            f"{run['log_loss_after']:.4f}",
-            "" if run["train_seconds"] is None else duration(run["train_seconds"]),
-            "" if run["score"] is None else f"{run['score']:.5f}",
-        ]
-        for run in comparison["runs"]
-    ]
-    names = ("run", "errors", "accuracy", "calibrated log-loss", "time", "score")
-    for pair in comparison["pairs"]:
+    console, pairs = out(), comparison["pairs"]
+    for pair in pairs:
         console.print(pair["verdict"], style="bold" if pair["differ"] else "")
     console.print()
-    _print_table(names, cells)
-    corrected = " with Holm's correction" if len(comparison["pairs"]) > 1 else ""
+    cells = []
+    for run in comparison["runs"]:
+        time = None if run["train_seconds"] is None else duration(run["train_seconds"])
+        cells.append((run["name"], run["errors"], run["accuracy"], run["log_loss_after"], time, run["score"]))
+    _print_table(("run", "errors", "accuracy", "calibrated log-loss", "time", "score"), cells)
+    corrected = " with Holm's correction" if len(pairs) > 1 else ""
     console.print(f"\nMcNemar's exact test on out-of-fold rows{corrected}.", style="dim")
-    console.print(f"Page: {page}", soft_wrap=True)
-
-
-def _fold_table(folds: list[FoldFacts]) -> tuple[Sequence[str], list[list[Any]]]:
-    cells = [
-        [
-            Text(str(fold.fold), style="bold yellow" if fold.out_of_line else ""),
-            fold.preprocessing,
-            f"{fold.rows:,}",
-            f"{fold.accuracy:.5f}",
-            str(fold.errors),
-            f"{fold.log_loss:.4f}",
-            sparkline([row["val_accuracy"] for row in fold.history]),
-            f"{fold.seconds:.0f}",
-        ]
-        for fold in folds
-    ]
-    names = ("fold", "preprocessing", "rows", "accuracy", "errors", "log-loss", "val accuracy", "seconds")
-    return names, cells
+    say(f"Page: {page}")
 
 
 def show_predictions(predictions: list[Prediction]) -> None:
     """Show the predictions for pictures, one line each."""
-    cells = [(str(p.path), str(p.digit), f"{p.confidence:.4f}", p.doubts) for p in predictions]
+    cells = [(str(p.path), p.digit, p.confidence, p.doubts) for p in predictions]
     _print_table(("file", "digit", "probability", ""), cells)
 
 
@@ -473,12 +458,6 @@ def _minute(time: str) -> str:
     return time[:16].replace("T", " ")
 
 
-def _cells(row: dict[str, Any], *columns: str) -> list[str]:
-    """Return values of a row as text, each given as ``name`` or ``name:format``; what is not known is empty."""
-    pairs = (column.partition(":")[::2] for column in columns)
-    return ["" if row[name] is None else format(row[name], spec) for name, spec in pairs]
-
-
 def _fold_titles(folds: Sequence[Sequence[int]]) -> list[str]:
     """Return the labels of folds, each a seed and a number: the number, or ``seed/fold`` with several seeds."""
     is_one_seed = len({seed for seed, _ in folds}) == 1
@@ -491,18 +470,19 @@ def _picture(image: UInt8) -> str:
     return "\n".join("".join(SHADES[shade] for shade in row) for row in shades)
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> Table:
-    """Return a table without borders. Cells that are too long for the terminal are broken into several lines."""
+def _table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """Return a table without borders; None is an empty cell, and a cell that is too long has several lines."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=any(names))
     for name in names:
-        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right", overflow="fold")
+        table.add_column(name, justify="right" if name in FORMATS else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        cells = zip(names, row, strict=True)
+        table.add_row(*(format(v, FORMATS[name]) if isinstance(v, int | float) else v for name, v in cells))
     return table
 
 
-def _print_table(names: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> None:
-    """Print a table on stdout, without the spaces at the ends of its lines."""
+def _print_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table on stdout, without spaces at the ends of its lines, which would be copied with the text."""
     console = out()
     with console.capture() as capture:
         console.print(_table(names, rows))

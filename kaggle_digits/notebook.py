@@ -60,10 +60,8 @@ class _CellLive(Live):
 
 def _html_console() -> Console:
     # Not for a terminal or Jupyter, where rich would redirect stdout, or show what is printed as one more output.
-    file = io.StringIO()
-    return Console(
-        file=file, record=True, width=80, force_terminal=False, force_jupyter=False, color_system="truecolor"
-    )
+    plain: dict[str, Any] = {"force_terminal": False, "force_jupyter": False}
+    return Console(file=io.StringIO(), record=True, width=80, color_system="truecolor", **plain)
 
 
 def presets() -> pd.DataFrame:

@@ -47,21 +47,13 @@ def test_readme_python_example_works(tmp_path: Path) -> None:
     assert (tmp_path / "digits" / "runs" / "rehearsal").is_dir()
 
 
-def test_readme_mentions_every_command() -> None:
-    for name in cli.commands:
-        assert re.search(rf"`{name}[ `]", README), name
-
-
-def test_readme_names_existing_make_targets_and_files() -> None:
+def test_readme_names_all_commands_and_only_existing_make_targets_and_files() -> None:
+    assert [name for name in cli.commands if not re.search(rf"`{name}[ `]", README)] == []
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for targets in re.findall(r"(?m)(?:`|^\$ )make ([a-z-]+(?: [a-z-]+)*)", README):
-        assert all(re.search(rf"^{name}:", makefile, re.MULTILINE) for name in targets.split()), targets
-    for path in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
-        assert (ROOT / path).exists(), path
-
-
-def test_constraints_have_no_urls() -> None:
-    assert "://" not in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    targets = " ".join(re.findall(r"(?m)(?:`|^\$ )make ([a-z-]+(?: [a-z-]+)*)", README)).split()
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+    paths = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_faults_page_names_existing_tests() -> None:
@@ -72,7 +64,7 @@ def test_faults_page_names_existing_tests() -> None:
         assert f"def {name}(" in source, f"{file}::{name}"
 
 
-def test_readme_table_has_the_results_of_all_presets() -> None:
+def test_pages_have_the_results_of_presets() -> None:
     (table,) = (block for block in README.split("\n\n") if block.startswith("| preset |"))
     for row, preset in zip(table.splitlines()[2:], PRESETS.values(), strict=True):
         name, _, folds, compute, out_of_fold, score, time = (cell.strip() for cell in row.split("|")[1:8])
@@ -80,10 +72,7 @@ def test_readme_table_has_the_results_of_all_presets() -> None:
         assert compute == f"{preset.result.tflop:.0f} TFLOP"
         assert (float(out_of_fold), float(score)) == (preset.result.out_of_fold, preset.result.score)
         assert time == f"{preset.result.seconds / 60:.0f} min"
-
-
-def test_pages_contain_no_other_scores_of_presets() -> None:
-    """For example in a caption: `default` .99720 with 109 TFLOP."""
+    # Also elsewhere, for example in a caption: `default` .99720 with 109 TFLOP.
     text = README + (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     found = re.findall(rf"\b({'|'.join(PRESETS)})`? (0?\.99\d+) with ", text)
     assert all(float(score) == PRESETS[name].result.score for name, score in found)

@@ -36,10 +36,8 @@ def fit_temperature(softmax: Float32, targets: Float32) -> float:
         scaled = special.log_softmax(logits / np.exp(log_temperature), axis=1)
         return float(-(targets * scaled).sum(1).mean())
 
-    found = optimize.minimize_scalar(
-        cross_entropy, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-3}
-    )
-    return float(np.exp(found.x))
+    bounds = (np.log(0.05), np.log(20))
+    return float(np.exp(optimize.minimize_scalar(cross_entropy, bounds=bounds, options={"xatol": 1e-3}).x))
 
 
 def _logits(softmax: Float32) -> npt.NDArray[np.float64]:
@@ -60,10 +58,9 @@ def cross_fit(oof: Float32, labels: UInt8, folds: UInt8) -> Float32:
 def calibrate(oof: Float32, labels: UInt8, folds: UInt8, test_softmaxes: Sequence[Float32]) -> dict[str, float]:
     """Fit the temperature of the mean of an ensemble, and measure the effect of calibration on out-of-fold rows.
 
-    An out-of-fold row is predicted by one network, so a temperature fitted on out-of-fold rows is that of a single
-    network. The mean of several networks is less confident and more accurate, so it needs a different temperature:
-    the out-of-fold temperature times the ratio of the two, which is estimated on the test rows. The metrics on
-    out-of-fold rows are those of `cross_fit`.
+    A temperature fitted on out-of-fold rows is that of a single network. The mean of several networks is less
+    confident and more accurate, so it needs another one: this temperature times a ratio that is estimated on the
+    test rows. The metrics on out-of-fold rows are those of `cross_fit`.
     """
     member = fit_temperature(oof, np.eye(CLASSES, dtype=np.float32)[labels])
     tempered = cross_fit(oof, labels, folds)

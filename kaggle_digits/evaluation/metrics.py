@@ -80,9 +80,8 @@ def suspects(softmax: Float32, labels: UInt8) -> Int64:
     prediction of the calibrated out-of-fold softmax [n, 10] is another class than the label, and its probability
     is at least the mean probability of this class for the rows labelled with it.
     """
-    thresholds = np.array(
-        [softmax[labels == c, c].mean() if (labels == c).any() else np.inf for c in range(CLASSES)]
-    )
+    own = [softmax[labels == c, c] for c in range(CLASSES)]
+    thresholds = np.array([p.mean() if len(p) else np.inf for p in own])
     predicted, rows = softmax.argmax(1), np.arange(len(labels))
     suspicious = (predicted != labels) & (softmax[rows, predicted] >= thresholds[predicted])
     found: Int64 = rows[suspicious][np.argsort(softmax[rows, labels][suspicious], kind="stable")]

@@ -49,10 +49,8 @@ def export(workspace: Workspace, file: str | Path, run: str | None = None, forma
     ------
     UsageError
         If there is no such run, the name of the file does not fit the format, or tf2onnx is not installed.
-    DataError
-        If the run is not finished, or a network is missing or damaged.
-    WriteError
-        If the file cannot be written.
+    DataError, WriteError
+        If the run is not finished, a network is missing or damaged, or the file cannot be written.
 
     Examples
     --------
@@ -62,10 +60,9 @@ def export(workspace: Workspace, file: str | Path, run: str | None = None, forma
     path = Path(file)
     suffix = path.suffix.removeprefix(".")
     if suffix not in MODEL_FORMATS or format not in (None, suffix):
-        raise UsageError(
-            f"The name of {path} does not end with .{format or ' or .'.join(MODEL_FORMATS)}.",
-            f"Choose a format of {' and '.join(MODEL_FORMATS)}, and a name that ends with it.",
-        )
+        problem = f"The name of {path} does not end with .{format or ' or .'.join(MODEL_FORMATS)}."
+        remedy = f"Choose a format of {' and '.join(MODEL_FORMATS)}, and a name that ends with it."
+        raise UsageError(problem, remedy)
     if suffix == "onnx" and find_spec("tf2onnx") is None:
         raise UsageError("tf2onnx is not installed.", "Install it with: pip install 'kaggle-digits[onnx]'.")
     source = find_run(workspace, run)

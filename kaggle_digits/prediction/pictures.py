@@ -21,15 +21,14 @@ BOX = 20
 """The longer side of the bounding box of a digit in pixels, as in MNIST."""
 MIN_STROKE = 2.0
 """Thinner strokes are widened to this many pixels. 87 % of MNIST's training rows have wider strokes."""
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_MIN_SIDE, _MAX_SIDE = 256, 1024
+MIN_SIDE, MAX_SIDE = 256, 1024
 """The longer side of a picture is resized to this range: small ones get smooth edges, large ones save time."""
-_MIN_CONTRAST = 10.0
+MIN_CONTRAST = 10.0
 """The minimum difference between ink and paper, in grey levels of 255."""
-_MAX_PARTS = 12
+MAX_PARTS = 12
 """The maximum number of connected parts of a digit; more are noise or text."""
-_MIN_INK = 28.0
-"""The minimum ink of a digit in its bounding box, in fully black pixels. 99.9 % of MNIST's digits have more."""
+MIN_INK = 28.0
+"""The minimum ink of a digit, in fully black pixels. 99.9 % of MNIST's digits have more."""
 
 
 def read_picture(path: str | Path) -> UInt8:
@@ -44,20 +43,16 @@ def read_picture(path: str | Path) -> UInt8:
 
 
 def find_digit(grey: npt.NDArray[Any]) -> UInt8 | None:
-    """Return the digit in grey values [h, w], 0 to 255, as uint8 [28, 28], ink 255; or None without a digit.
-
-    Pixels that are clearly darker or lighter than the surrounding paper are taken as the digit. Specks and objects
-    that touch the edge of the picture are ignored. Strokes that are thinner than in MNIST are widened.
-    """
+    """Return the digit in grey values [h, w], 0 to 255, as uint8 [28, 28], ink 255; or None without a digit."""
     if (digit := _with_mnist_geometry(grey)) is not None:
         return digit
     longest = max(grey.shape)
-    ink = _ink(_resize(grey.astype(np.float32), np.clip(longest, _MIN_SIDE, _MAX_SIDE) / longest))
+    ink = _ink(_resize(grey.astype(np.float32), np.clip(longest, MIN_SIDE, MAX_SIDE) / longest))
     if ink is None:
         return None
     ink = _with_wider_strokes(ink)
     ink = np.asarray(np.clip(_resize(ink, BOX / max(ink.shape)), 0, 1), np.float32)
-    return _centred(ink) if ink.sum() > _MIN_INK else None
+    return _centred(ink) if ink.sum() > MIN_INK else None
 
 
 def count_shapes(image: UInt8) -> int:
@@ -78,14 +73,12 @@ def _read_grey(path: Path) -> Float32:
             # Pillow's warnings do not help the user, except the one about files that need too much memory.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(path, formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")) as image:
                 return _grey(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise DataError(f"{path} is missing.", "Use the path of an existing picture.") from None
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow's decoders raise many kinds of exceptions
-        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".") or type(error).__name__
         raise DataError(
             f"{path} cannot be read as a picture: {reason}.",
             "Save it again as a PNG or JPEG file, smaller if it is very large, and use that file.",
@@ -115,7 +108,7 @@ def _with_mnist_geometry(grey: npt.NDArray[Any]) -> UInt8 | None:
         return None
     paper = np.median(grey)
     for ink in (grey - paper, paper - grey):
-        if ink.min() == 0 and ink.max() > _MIN_CONTRAST:
+        if ink.min() == 0 and ink.max() > MIN_CONTRAST:
             y, x = np.nonzero(ink)
             box = max(np.ptp(y), np.ptp(x)) + 1
             if BOX - 1 <= box <= BOX and np.all(abs(np.array(ndimage.center_of_mass(ink)) - SIDE / 2) <= 0.51):
@@ -126,8 +119,6 @@ def _with_mnist_geometry(grey: npt.NDArray[Any]) -> UInt8 | None:
 
 def _resize(values: Float32, scale: float) -> Float32:
     """Return values [h, w] resized by a factor, to at least 1x1."""
-    if scale == 1:
-        return values
     height, width = (max(1, round(side * scale)) for side in values.shape)
     # Of all filters in Pillow, bicubic gives the edges most similar to MNIST's.
     return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC))
@@ -137,9 +128,9 @@ def _ink(grey: Float32) -> Float32 | None:
     """Return the ink of the digit, float32 [h, w], 0 to 1, cropped to its bounding box; None if there is no digit.
 
     Ink is what differs from the paper within a window. The largest window (half the picture) is tried first, then
-    smaller ones, because something at the edge of the picture, such as a shadow or a table, can hide the digit in
-    a large window. A digit that does not touch the edge is accepted from the largest window at once, and from a
-    smaller one if the next smaller window confirms it.
+    smaller ones, because something at the edge of the picture, such as a shadow, can hide the digit in a large
+    one. A digit that does not touch the edge is accepted from the largest window at once, and from a smaller one
+    if the next smaller window confirms it.
     """
     grey = ndimage.gaussian_filter(grey, 1)
     # The noise of the paper: the lower quartile of the local differences, because at least a quarter of the pixels
@@ -201,7 +192,7 @@ def _ink_in_window(grey: Float32, window: int, noise: float) -> Float32:
     # noise, as in a normal distribution. Subtract it.
     ink -= np.quantile(ink, 0.25) + 0.67 * noise
     strongest = float(ink.max())
-    if strongest <= max(6 * noise, _MIN_CONTRAST):
+    if strongest <= max(6 * noise, MIN_CONTRAST):
         return np.zeros_like(grey)
     ink[ink <= max(6 * noise, 0.15 * strongest)] = 0
     return np.asarray(np.minimum(ink / np.quantile(ink[ink > 0], 0.75), 1), np.float32)
@@ -211,7 +202,7 @@ def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:
     """Return the mask [h, w] of the digit: all pixels within the bounding box of the large parts.
 
     A part is large if it has more than 8 % of the area of the largest part. With `and_edge`, parts along the edge
-    of the picture are ignored, unless there are no others. If there are more than `_MAX_PARTS` large parts, the
+    of the picture are ignored, unless there are no others. If there are more than `MAX_PARTS` large parts, the
     mask is empty, because noise or text has so many parts, but not a digit.
     """
     parts, count = ndimage.label(mask, np.ones((3, 3)))
@@ -222,18 +213,17 @@ def _without_specks(mask: Mask, and_edge: bool = False) -> Mask:
     if and_edge:
         edge = _edge(parts)
         # A part that covers less than an eighth of the edge may be a stroke that touches it.
-        inside = np.bincount(edge, minlength=count + 1)[1:] <= len(edge) / 8
+        small = np.bincount(edge, minlength=count + 1)[1:] <= len(edge) / 8
         lengths = np.array([max(side.stop - side.start for side in box) for box in boxes])
-        if (lengths[inside] > max(mask.shape) / 20).any():
-            areas = areas * inside
+        if (lengths[small] > max(mask.shape) / 20).any():
+            areas = areas * small
     large = [box for box, area in zip(boxes, areas, strict=True) if area > 0.08 * areas.max()]
-    if len(large) > _MAX_PARTS:
+    if len(large) > MAX_PARTS:
         return np.zeros_like(mask)
-    rows, columns = (
-        slice(min(box[axis].start for box in large), max(box[axis].stop for box in large)) for axis in (0, 1)
-    )
+    sides = zip(*large, strict=True)  # the rows of all boxes, and their columns
+    inside = tuple(slice(min(s.start for s in side), max(s.stop for s in side)) for side in sides)
     kept = np.zeros_like(mask)
-    kept[rows, columns] = mask[rows, columns]
+    kept[inside] = mask[inside]
     return kept
 
 

@@ -41,20 +41,11 @@ class Prediction:
         return float(self.softmax.max())
 
     @property
-    def is_unsure(self) -> bool:
-        """Whether this probability is below `SURE`."""
-        return self.confidence < SURE
-
-    @property
-    def shapes(self) -> int:
-        """The number of separate shapes in the picture; with more than one, it may show several digits."""
-        return count_shapes(self.image)
-
-    @property
     def doubts(self) -> str:
         """What is doubtful about the prediction, in words; empty if nothing is."""
-        doubts = {"unsure": self.is_unsure, "the picture has more than one shape": self.shapes > 1}
-        return ", ".join(doubt for doubt, applies in doubts.items() if applies)
+        is_unsure, has_parts = self.confidence < SURE, count_shapes(self.image) > 1
+        doubts = ["unsure"] * is_unsure + ["the picture has more than one shape"] * has_parts
+        return ", ".join(doubts)
 
     def _repr_html_(self) -> str:
         """Return the digit and the probabilities, for a notebook."""
@@ -76,8 +67,8 @@ class Prediction:
             "file": str(self.path),
             "digit": self.digit,
             "confidence": self.confidence,
-            "unsure": self.is_unsure,
-            "shapes": self.shapes,
+            "unsure": self.confidence < SURE,
+            "shapes": count_shapes(self.image),
             "agreement": self.agreement,
             "probabilities": self.softmax.tolist(),
             "image": self.image.tolist(),
