@@ -94,7 +94,7 @@ def test_predict_names_a_damaged_or_missing_network(copied: Workspace, pictures:
     metrics = json.loads((folder / "metrics.json").read_bytes())
     metrics["files"]["model.keras"] = hashlib.sha256(content).hexdigest()
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(DataError, match=r"fold-1/model\.keras cannot be loaded"):
+    with pytest.raises(DataError, match=r"fold-1/model\.keras is damaged: File is not"):
         kd.predict(copied, pictures)
     (folder / "model.keras").unlink()
     with pytest.raises(DataError, match=r"fold-1/model\.keras is missing"):
