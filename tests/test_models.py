@@ -12,8 +12,13 @@ import pytest
 from conftest import small_digits
 
 from kaggle_digits.errors import DataError
-from kaggle_digits.training.fold import _keras_bytes
-from kaggle_digits.training.models import _silent_stderr, network_digest, read_network, softmax_function
+from kaggle_digits.training.models import (
+    _silent_stderr,
+    keras_bytes,
+    network_digest,
+    read_network,
+    softmax_function,
+)
 from kaggle_digits.training.presets import PRESETS, build_network, find_preset
 
 
@@ -29,10 +34,12 @@ def test_softmax_function_predicts_each_row_independently_of_the_others() -> Non
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_read_network_reads_what_training_saved(preset: str, tmp_path: Path) -> None:
+    from kaggle_digits.training.batch_normalization import with_keras_layers
+
     model = build_network(find_preset(preset).settings)
     for weight in model.weights:  # the moving statistics are not those of an untrained network
         weight.assign(weight + 0.1)
-    (tmp_path / "model.keras").write_bytes(_keras_bytes(model))
+    (tmp_path / "model.keras").write_bytes(keras_bytes(with_keras_layers(model)))
     network = read_network(tmp_path / "model.keras")
     assert network_digest(network) == network_digest(model)
     assert all(type(layer).__module__.startswith("keras.") for layer in network.layers)
@@ -56,7 +63,7 @@ def test_read_network_runs_no_code_from_a_file(
 ) -> None:
     """Whatever the installed version of Keras does: it does not even see such a file."""
     mark, path = tmp_path / "executed", tmp_path / "model.keras"
-    path.write_bytes(_keras_bytes(build_network(find_preset("lenet").settings)))
+    path.write_bytes(keras_bytes(build_network(find_preset("lenet").settings)))
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     configuration = json.loads(contents["config.json"])

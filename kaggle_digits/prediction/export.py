@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.calibration import MIN_PROBABILITY
-from kaggle_digits.files import temporary_folder, write_bytes
+from kaggle_digits.files import write_bytes
 from kaggle_digits.prediction import MODEL_FORMATS
 from kaggle_digits.prediction.predict import load_network
 from kaggle_digits.runs.directory import FoldsRun, Run, find_run
 from kaggle_digits.runs.ensemble import check_members
-from kaggle_digits.training.models import SURE, TTA_SHIFTS, tensorflow_keras
+from kaggle_digits.training.models import SURE, TTA_SHIFTS, keras_bytes, tensorflow_keras
 from kaggle_digits.training.preprocessing import preprocessed_tensor
 from kaggle_digits.workspace import CLASSES, SIDE, Workspace
 
@@ -69,7 +69,7 @@ def export(workspace: Workspace, file: str | Path, run: str | None = None, forma
     source.require_ensemble()
     check_members(source)
     model = _ensemble_model(source)
-    write_bytes(path, _onnx(model, source) if suffix == "onnx" else _keras(model))
+    write_bytes(path, _onnx(model, source) if suffix == "onnx" else keras_bytes(model))
     return path
 
 
@@ -106,12 +106,6 @@ def _fold_softmax(run: FoldsRun, fold: int, images: Any, name: str) -> Any:
     softmaxes = ops.reshape(ops.softmax(network(views)), (1 + len(shifted), -1, CLASSES))
     alone = softmaxes[0]
     return ops.where(ops.max(alone, 1, keepdims=True) < SURE, ops.mean(softmaxes, 0), alone)
-
-
-def _keras(model: keras.Model) -> bytes:
-    with temporary_folder() as folder:
-        model.save(folder / "model.keras")
-        return (folder / "model.keras").read_bytes()
 
 
 def _onnx(model: keras.Model, source: Run) -> bytes:

@@ -17,11 +17,15 @@ from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.metrics import accuracy, log_loss, summarise
-from kaggle_digits.files import temporary_folder
 from kaggle_digits.training.augmentation import augment
 from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.training.compute import training_flops
-from kaggle_digits.training.models import network_digest, softmax_function, with_test_time_augmentation
+from kaggle_digits.training.models import (
+    keras_bytes,
+    network_digest,
+    softmax_function,
+    with_test_time_augmentation,
+)
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.training.presets import Settings, build_network
 from kaggle_digits.training.schedule import augmentation_strength_at, choose_rows, learning_rate_at, plan_steps
@@ -263,13 +267,15 @@ class FoldTrainer:
 
     def result(self) -> FoldResult:
         """Predict the validation rows and the test rows, and return the result of the training."""
+        from kaggle_digits.training.batch_normalization import with_keras_layers
+
         # A training that is resumed after its last epoch has not been validated by this process.
         val_softmax = self._predict(self._val_images) if self._val_softmax is None else self._val_softmax
         test_started = time.perf_counter()
         test_softmax = self._predict(preprocess(self._test_images, self._preprocessing))
         finished = time.perf_counter()
         return FoldResult(
-            model=_keras_bytes(self.model),
+            model=keras_bytes(with_keras_layers(self.model)),
             history=self.history,
             val_softmax=val_softmax,
             test_softmax=test_softmax,
@@ -370,14 +376,3 @@ def _peak_memory() -> int:
 
     # `ru_maxrss` is in bytes on macOS, and in units of 1,024 bytes on Linux.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _keras_bytes(model: keras.Model) -> bytes:
-    """Return a network as the content of a ``.keras`` file."""
-    from kaggle_digits.training.batch_normalization import with_keras_layers
-
-    # Keras can only save to a file.
-    with temporary_folder() as folder:
-        path = folder / "model.keras"
-        with_keras_layers(model).save(path)
-        return path.read_bytes()

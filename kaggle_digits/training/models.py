@@ -16,7 +16,7 @@ import numpy as np
 
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError, UsageError
-from kaggle_digits.files import read_errors
+from kaggle_digits.files import read_errors, temporary_folder
 from kaggle_digits.workspace import SIDE
 
 if TYPE_CHECKING:
@@ -173,6 +173,14 @@ def read_network(path: Path) -> keras.Model:
         with zipfile.ZipFile(path) as archive:
             json.loads(archive.read("config.json"), object_hook=check)
         return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def keras_bytes(model: keras.Model) -> bytes:
+    """Return a model as the content of a ``.keras`` file."""
+    # Keras can only save to a file.
+    with temporary_folder() as folder:
+        model.save(folder / "model.keras")
+        return (folder / "model.keras").read_bytes()
 
 
 def softmax_function(model: keras.Model) -> Callable[[UInt8], Float32]:
