@@ -104,7 +104,7 @@ def test_export_command_names_the_best_run(call_cli: RunCli, trained_workspace: 
     ("file", "format", "problem"),
     [
         ("digits.pb", None, r"digits\.pb does not end with \.onnx or \.keras\."),
-        ("digits.onnx", "keras", r"digits\.onnx does not end with \.keras\..* Choose a format of onnx and keras"),
+        ("digits.onnx", "keras", r"digits\.onnx does not end with \.keras\..* Choose the name of a file"),
         ("digits.onnx", None, r"Install it with: pip install 'kaggle-digits\[onnx\]'"),
     ],
 )

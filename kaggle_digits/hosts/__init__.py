@@ -23,6 +23,7 @@ class Submission:
     score: float | None  # the public score, an accuracy from 0 to 1
     reason: str  # the host's error message for the status ERROR, else empty
     file_name: str = ""  # of the uploaded file, empty if the host does not say
+    team: str = ""  # its name on the leaderboard
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,7 @@ def export(workspace: Workspace, file: str | Path, run: str | None = None, forma
     suffix = path.suffix.removeprefix(".")
     if suffix not in MODEL_FORMATS or format not in (None, suffix):
         problem = f"The name of {path} does not end with .{format or ' or .'.join(MODEL_FORMATS)}."
-        remedy = f"Choose a format of {' and '.join(MODEL_FORMATS)}, and a name that ends with it."
-        raise UsageError(problem, remedy)
+        raise UsageError(problem, "Choose the name of a file that ends with its format.")
     if suffix == "onnx" and find_spec("tf2onnx") is None:
         raise UsageError("tf2onnx is not installed.", "Install it with: pip install 'kaggle-digits[onnx]'.")
     source = find_run(workspace, run)

@@ -145,4 +145,5 @@ def _submission(entry: Any) -> Submission:
         score=float(entry.public_score) if re.fullmatch(r"0(\.\d+)?|1(\.0*)?", entry.public_score) else None,
         reason=shown(entry.error_description),
         file_name=entry.file_name,
+        team=entry.team_name,
     )
