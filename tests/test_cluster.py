@@ -197,7 +197,10 @@ tempfile.TemporaryFile = full
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [FULL_DISK, FULL_DISK_AT_END], ids=["at the start", "at the end"])
-def test_train_on_dask_names_a_worker_that_always_fails(dask: Cluster, tmp_path: Path, script: str) -> None:
+def test_train_on_dask_names_a_worker_that_always_fails(
+    dask: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(cluster, "RETRIES", 1)
     write_files(tmp_path / "broken", {"sitecustomize.py": script.encode()})
     dask.add_worker(PYTHONPATH=import_first(tmp_path / "broken"))
     with pytest.raises(KaggleDigitsError, match="No space left") as caught:
