@@ -61,8 +61,10 @@ TEST_PROCESSES := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 test: $(VENV)/.installed-dev ## run the fast tests, in parallel on all cores
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal
 
+LONGEST_TEST := tests/test_training.py
 test-slow: $(VENV)/.installed-dev ## run the slow tests, in parallel on all cores
-	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal $(LONGEST_TEST) \
+		$(filter-out $(LONGEST_TEST),$(wildcard tests/test_*.py))
 
 test-newest-kaggle: $(VENV)/.installed-dev ## run the tests of Kaggle's client with its newest version
 	$(BIN)/python scripts/newest_kaggle.py
