@@ -225,7 +225,7 @@ def show_download(competition: str, files: Download) -> None:
     say(f"Folder: {files.folder}")
     for name in files.changed:
         say(f"{name} differs from the previous file, which existing runs were trained on.")
-        say(f"The previous file was kept as {name}.bak.")
+        say(f"The previous file was kept as {name}.<first digits of its SHA-256>.bak.")
 
 
 def show_run(facts: dict[str, Any], next_command: str) -> None:
