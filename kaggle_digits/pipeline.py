@@ -16,7 +16,7 @@ from kaggle_digits.execution import Job, Options, find_place
 from kaggle_digits.files import lock, make_folder, write_bytes
 from kaggle_digits.hosts import open_host
 from kaggle_digits.notebook import printing, watching
-from kaggle_digits.runs.directory import MeanRun, Run, check_data, find_run, run_folder
+from kaggle_digits.runs.directory import MeanRun, Run, check_data, find_run, fold_folder, run_folder
 from kaggle_digits.runs.ensemble import average_runs, check_mean, ensemble_folds, ensemble_runs, is_current
 from kaggle_digits.runs.plan import RunPlan, make_splits, plan_runs
 from kaggle_digits.runs.schema import FINISHED, UNFINISHED
@@ -418,7 +418,7 @@ def _lock(path: Path) -> AbstractContextManager[None]:
 def _jobs(plans: Sequence[RunPlan], tensorboard: bool = False) -> list[Job]:
     """Return the folds to train."""
     return [
-        Job(task, plan.path / f"fold-{task.fold}")
+        Job(task, fold_folder(plan.path, task.fold))
         for plan in plans
         for task in plan.tasks(tensorboard)
         if task.fold in plan.missing

@@ -16,6 +16,9 @@ from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import Workspace
 
+LOG = "workers.log"
+"""The file of a run to which the output of libraries is appended."""
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -27,7 +30,7 @@ class Job:
     @property
     def log_file(self) -> Path:
         """The file of the run to which the output of libraries is appended."""
-        return self.folder.parent / "workers.log"
+        return self.folder.parent / LOG
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def find_place(on: str | None, workspace: Workspace, options: Options) -> Place:
         place: Place | None = module.open_place(on, workspace, options)
         if place is not None:
             return place
-    names = " or ".join(module.NAMES for module in modules if module.NAMES)
+    names = ", or ".join(module.NAMES for module in modules if module.NAMES)
     raise UsageError(f"Folds cannot be trained on {on!r}.", f"Choose {names}.")
 
 

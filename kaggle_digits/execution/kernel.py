@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.errors import DataError, KaggleDigitsError, RefusedError
-from kaggle_digits.execution import Job
+from kaggle_digits.execution import LOG, Job
 from kaggle_digits.execution.places.processes import Processes, find_gpus
 from kaggle_digits.files import sha256, temporary_folder, write_bytes, write_json
 from kaggle_digits.runs.artefacts import FOLD_FILES, METRICS, versions
@@ -34,7 +34,7 @@ from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import Settings
 from kaggle_digits.workspace import FILES, TRAIN_CSV
 
-JOB, MANIFEST, LOG = "job.json", "manifest.json", "workers.log"
+JOB, MANIFEST = "job.json", "manifest.json"
 """What a kernel has to do, beside the package, and what it writes besides the folds."""
 KEY = "kaggle-digits"
 """The only key of the JSON object in a line of progress. All other lines of the log are output of libraries."""

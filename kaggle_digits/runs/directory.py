@@ -183,7 +183,7 @@ class FoldsRun(Run):
 
     def fold_folder(self, fold: int) -> Path:
         """Return the directory of a fold."""
-        return self.path / f"fold-{fold}"
+        return fold_folder(self.path, fold)
 
     def is_trained(self, fold: int) -> bool:
         """Return whether a fold is finished. Its metrics are written last."""
@@ -249,6 +249,11 @@ class MeanRun(Run):
             for run, fold, weight in member.weighted_networks((*inside, self.name)):
                 weights[run, fold] = weights.get((run, fold), 0.0) + weight / len(self.info.members)
         return [(run, fold, weight) for (run, fold), weight in weights.items()]
+
+
+def fold_folder(run: Path, fold: int) -> Path:
+    """Return the directory of a fold of the run in the directory `run`, which need not exist."""
+    return run / f"fold-{fold}"
 
 
 def read_run(path: Path) -> FoldsRun | MeanRun:

@@ -38,8 +38,8 @@ from kaggle_digits.errors import (
     RefusedError,
     UsageError,
 )
-from kaggle_digits.execution import Job, Options, Place
-from kaggle_digits.execution.kernel import JOB, LOG, MANIFEST, fold_file, read_line
+from kaggle_digits.execution import LOG, Job, Options, Place
+from kaggle_digits.execution.kernel import JOB, MANIFEST, fold_file, read_line
 from kaggle_digits.files import (
     open_log,
     read_json,
@@ -382,7 +382,7 @@ class KernelPlace(Place):
         with suppress(NetworkError, RefusedError), temporary_folder() as folder:
             path, log = self.kernels.output(record.slug, LOG, folder)
             workers = path.read_text(errors="replace") if path is not None else ""
-        for log_file in {self._all_runs / name / "workers.log" for name in record.runs}:
+        for log_file in {self._all_runs / name / LOG for name in record.runs}:
             with write_errors(log_file), open_log(log_file) as stream:
                 stream.write(f"{log}\n{workers}\n".encode(errors="replace"))
         return log
