@@ -411,13 +411,13 @@ def doctor(workspace: Workspace) -> None:
 
     It changes nothing. The exit code is 0 even if there are problems.
     """
-    from kaggle_digits.doctor import examine, is_ready, next_command
+    from kaggle_digits.doctor import examine, next_command
 
     with console.spinner("Checking this machine"):
         checks = examine(workspace)
-    ready, findings = is_ready(checks), [check.as_check() for check in checks]
-    document = {"competition": workspace.competition.name, "ready": ready, "findings": findings}
-    _show(document, console.show_checks, checks, next_command(workspace, checks) if ready else "")
+    command, findings = next_command(workspace, checks), [check.as_check() for check in checks]
+    document = {"competition": workspace.competition.name, "ready": command != "", "findings": findings}
+    _show(document, console.show_checks, checks, command)
 
 
 def _chosen(workspace: Workspace, name: str | None = None) -> str:

@@ -127,11 +127,6 @@ class TrainingView(Observer):
     def __init__(self) -> None:
         self._console = out(stderr=True)
         self._live: Live | None = None
-        self._run = ""
-        # By seed and number of the fold.
-        self._folds: dict[tuple[int, int], _Fold] = {}
-        self._time_left = TimeLeft([])
-        self._started = time.monotonic()
         # The table is also made in a thread of rich.
         self._lock = threading.Lock()
 
@@ -144,8 +139,7 @@ class TrainingView(Observer):
 
     def start(self, run: str, tasks: Sequence[FoldTask], missing: Sequence[FoldTask]) -> None:
         """Show the finished folds and the folds to train."""
-        self._run = run
-        self._started = time.monotonic()
+        self._run, self._started = run, time.monotonic()
         folds, to_train = ([(task.seed, task.fold) for task in some] for some in (tasks, missing))
         titled = zip(folds, _fold_titles(folds), strict=True)
         self._folds = {fold: _Fold(title, "waiting" if fold in to_train else "done") for fold, title in titled}
@@ -354,10 +348,6 @@ def show_report(document: dict[str, Any], page: str) -> None:
             more = len(total.suspects) - len(shown)
             text = f"Rows with a label that may be wrong (label → prediction): {', '.join(shown)}"
             console.print(text + (f" and {more} more" if more else ""))
-    if report.leaderboard:
-        gap = report.leaderboard.gap
-        compared = "" if gap is None else f" ({gap:+.5f} compared with out-of-fold)"
-        console.print(f"Leaderboard: {report.leaderboard.score:.5f}{compared}", style="bold")
     console.print()
     findings = [
         [_sign(console, f), Text.assemble((f"{f.title}. ", SIGNS[f.severity][1]), f.text)] for f in report.findings
@@ -398,26 +388,24 @@ def show_predictions(predictions: list[Prediction]) -> None:
 def show_prediction(predictions: list[Prediction]) -> None:
     """Show the prediction for one picture, next to the picture in MNIST's format."""
     (prediction,), console = predictions, out()
-    bars = Table.grid(padding=(0, 1, 0, 0))
+    bars = []
     for digit, probability in enumerate(prediction.softmax.tolist()):
-        style = "bold" if digit == prediction.digit else ""
-        bars.add_row(str(digit), ("█" * round(30 * probability)).ljust(30), f"{probability:.4f}", style=style)
+        bar = f"{digit} {'█' * round(30 * probability):30} {probability:.4f}"
+        bars.append(Text(bar, "bold" if digit == prediction.digit else ""))
     agree = Text(f"{prediction.agreement:.0%} of the networks predict {prediction.digit}", "dim")
     doubts = f" ({prediction.doubts})" if prediction.doubts else ""
     say(f"{prediction.path}: {prediction.digit}{doubts}", style="bold")
     # In a narrow terminal, one below the other.
-    console.print(Columns([_picture(prediction.image), Group("", bars, "", agree)], padding=(0, 3)))
+    console.print(Columns([_picture(prediction.image), Group("", *bars, "", agree)], padding=(0, 3)))
 
 
 def show_checks(checks: list[Finding], next_command: str) -> None:
     """Show the checks of `doctor` and how to fix what fails; `next_command` is shown if there is no problem."""
     console = out()
-    rows: list[list[Any]] = []
+    rows = []
     for check in checks:
-        text = Text(check.text, overflow="fold")
-        if check.remedy:
-            text.append(f"\n{check.remedy}", "bold")
-        rows.append([_sign(console, check), check.title, text])
+        remedy = f"\n{check.remedy}" if check.remedy else ""
+        rows.append([_sign(console, check), check.title, Text.assemble(check.text, (remedy, "bold"))])
     _print_table(("", "", ""), rows)
     severities = [check.severity for check in checks]
     problems, warnings = severities.count("problem"), severities.count("warning")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import shlex
 import shutil
 import signal
@@ -13,13 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kaggle_digits.data.csv import load_data
 from kaggle_digits.data.download import MANIFEST, check_manifest
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, RefusedError, UsageError, WriteError
-from kaggle_digits.execution.machine import WORKER_MEMORY, cpu_cores, default_workers, memory
+from kaggle_digits.execution.machine import cpu_cores, default_workers
 from kaggle_digits.files import check_links
 from kaggle_digits.hosts import Host, open_host
 from kaggle_digits.hosts.credentials import find_credentials
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
 
 Result = tuple[str, str]
 """What a check returns: what it found, and a remedy, which is empty if there is nothing to do."""
-PYTHON_END = 3, 14
-"""The first Python version that is too new for TensorFlow, as in pyproject.toml."""
 DISK = 0.5e9
 """Bytes that should be free: twice the data with its cache (175 MB) and a run of `default` (20 MB), because new
 files are complete before old ones are removed, and 100 MB for more runs; measured on `rehearsal-full`."""
@@ -54,8 +49,7 @@ TENSORFLOW_TIMEOUT = 300.0
 
 def examine(workspace: Workspace) -> list[Finding]:
     """Check everything that a score needs, and write nothing but the cache of the data; problems are returned."""
-    checks = {"Python": _python, "TensorFlow": _tensorflow, "Memory": _memory, "Disk": lambda: _disk(workspace)}
-    found = [_run_check(title, check) for title, check in checks.items()]
+    found = [_run_check("TensorFlow", _tensorflow), _run_check("Disk", lambda: _disk(workspace))]
     if workspace.competition.host == "kaggle":
         found.append(_run_check("Credentials", _credentials))
         if found[-1].severity != "problem":
@@ -63,20 +57,19 @@ def examine(workspace: Workspace) -> list[Finding]:
     else:
         found.append(Finding("ok", "Credentials", "A competition on this machine needs no credentials."))
         found.append(_run_check("Submissions", lambda: _submissions(open_host(workspace))))
-    found.append(_run_check("Data", lambda: _data(workspace)))
-    return [*found, _run_check("Runs", lambda: _runs(workspace))]
-
-
-def is_ready(found: list[Finding]) -> bool:
-    """Return whether no check found a problem."""
-    return all(finding.severity != "problem" for finding in found)
+    return [*found, _run_check("Data", lambda: _data(workspace))]
 
 
 def next_command(workspace: Workspace, found: list[Finding]) -> str:
-    """Return the command to run next, if no check found a problem."""
+    """Return the command to run next; it is empty if a check found a problem."""
+    if any(finding.severity == "problem" for finding in found):
+        return ""
     if any(finding.title == "Data" and finding.severity != "ok" for finding in found):
         return workspace.command("download")
-    rows = summarise_runs(workspace)
+    try:
+        rows = summarise_runs(workspace)
+    except (KaggleDigitsError, OSError):
+        return workspace.command("runs")  # it says what is wrong
     if not rows or rows[0]["status"] == "damaged":
         return workspace.command("train")
     if rows[0]["status"] == "unfinished":
@@ -96,14 +89,6 @@ def _run_check(title: str, check: Callable[[], Result]) -> Finding:
         # The other checks still run. The message of an unexpected error is not shown, it may contain a secret.
         text = f"Cannot check {getattr(error, 'filename', None) or title}: {type(error).__name__}."
         return Finding("problem", title, text, "Fix its permissions, or remove it if it is damaged.")
-
-
-def _python() -> Result:
-    version = platform.python_version()
-    if sys.version_info[:2] >= PYTHON_END:
-        problem = f"TensorFlow has no packages for Python {version}."
-        raise UsageError(problem, f"Use a version before {'.'.join(map(str, PYTHON_END))}.")
-    return f"Version {version}.", ""
 
 
 def _tensorflow() -> Result:
@@ -130,25 +115,6 @@ def _tensorflow() -> Result:
     return text, "Install TensorFlow's CUDA libraries to train on it: pip install 'kaggle-digits[cuda]'."
 
 
-def _memory() -> Result:
-    total, workers = memory(), default_workers(PRESETS[DEFAULT_PRESET].folds)
-    available = min(total, _available_memory())
-    text = f"{_gigabytes(available)} of {_gigabytes(total)} are available; training one fold may need "
-    text += f"{_gigabytes(WORKER_MEMORY)}, and {workers} are trained in parallel."
-    fitting = int(available / WORKER_MEMORY)
-    remedy = f"Close other programs, or train with --workers {max(1, fitting)}."
-    if not fitting:
-        raise UsageError(text, remedy)
-    return text, remedy if fitting < workers else ""
-
-
-def _available_memory() -> float:
-    """Return the memory in bytes that is available; infinite where it is not known, as on macOS."""
-    text = Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else ""
-    found = re.search(r"^MemAvailable: +(\d+) kB$", text, re.MULTILINE)
-    return 1024 * int(found[1]) if found else float("inf")
-
-
 def _disk(workspace: Workspace) -> Result:
     for folder in (workspace.data, workspace.runs, workspace.submissions):
         check_links(folder)
@@ -160,7 +126,7 @@ def _disk(workspace: Workspace) -> Result:
         except OSError as error:
             remedy = f"Fix the permissions of {existing}, or choose another folder with --root."
             raise WriteError(f"{folder} cannot be written: {error.strerror or error}.", remedy) from error
-    text = f"{_gigabytes(free)} are free; the data and a few runs need {_gigabytes(DISK)}."
+    text = f"{free / 1e9:,.1f} GB are free; the data and a few runs need {DISK / 1e9:.1f} GB."
     if free < DISK:
         raise WriteError(text, "Free some disk space, or choose another folder with --root.")
     return text, ""
@@ -231,21 +197,5 @@ def _data(workspace: Workspace) -> Result:
     return f"{len(data.train.labels):,} training rows and {len(data.test.ids):,} test rows, {how}.", ""
 
 
-def _runs(workspace: Workspace) -> Result:
-    rows, remedies = summarise_runs(workspace), []
-    text = f"{_count(len(rows), 'run')} so far."
-    for name, status in ((row["name"], row["status"]) for row in rows if row["status"] != "finished"):
-        text += f" {name} is {status}."
-        if status == "unfinished":
-            remedies.append(f"Continue with: {find_run(workspace, name).command()}.")
-        else:
-            remedies.append(f"Remove {workspace.runs / name} and train it again.")
-    return text, " ".join(remedies)
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _gigabytes(number: float) -> str:
-    return f"{number / 1e9:,.1f} GB"

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,13 +19,13 @@ from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
 from rich.console import Console
 
 from kaggle_digits import Workspace, console, doctor, download, find_run
-from kaggle_digits.doctor import PYTHON_END, examine, is_ready, next_command
+from kaggle_digits.doctor import examine, next_command
 from kaggle_digits.files import sha256
 from kaggle_digits.hosts.kaggle.client import SHORT_TIMEOUT
 from kaggle_digits.hosts.local import LocalHost
 from kaggle_digits.reports.facts import Finding
 
-REAL_TENSORFLOW, REAL_MEMORY = doctor._tensorflow, doctor._available_memory
+REAL_TENSORFLOW = doctor._tensorflow
 BUSY = error(429, "", **{"Retry-After": "50"})
 RULES = "You must accept this competition's rules"
 NO_GPU = """print('["9.9", []]')"""
@@ -34,10 +33,8 @@ NO_GPU = """print('["9.9", []]')"""
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the import of TensorFlow, and simulate a large machine."""
+    """Replace the import of TensorFlow."""
     monkeypatch.setattr(doctor, "_tensorflow", lambda: ("Version 0.", ""))
-    monkeypatch.setattr(doctor, "memory", lambda: 64e9)
-    monkeypatch.setattr(doctor, "_available_memory", lambda: 64e9)
 
 
 @pytest.fixture
@@ -73,7 +70,7 @@ def save(path: Path, text: str, mode: int = 0o600) -> None:
 def test_examine_reports_ready_for_kaggle(workspace: Workspace, kaggle: KaggleServer) -> None:
     download(workspace)
     found = by_title(workspace)
-    titles = "Python TensorFlow Memory Disk Credentials Kaggle Rules Submissions Kaggle_GPUs Data Runs"
+    titles = "TensorFlow Disk Credentials Kaggle Rules Submissions Kaggle_GPUs Data"
     assert [title.replace(" ", "_") for title in found] == titles.split()
     assert {finding.severity for finding in found.values()} == {"ok"}
     assert found["Credentials"].text == "The credentials from KAGGLE_USERNAME and KAGGLE_KEY are used."
@@ -99,7 +96,7 @@ def test_examine_changes_no_files_of_a_local_competition(rehearsal: Workspace) -
 
     before, found = tree(), by_title(rehearsal)
     assert tree() == before
-    assert is_ready(list(found.values()))
+    assert next_command(rehearsal, list(found.values()))
     assert {"Kaggle", "Rules"}.isdisjoint(found)
     assert_finding(found["Credentials"], "ok", "needs no credentials")
     assert_finding(found["Data"], "ok", "100 training rows and 30 test rows, valid, copied by hand")
@@ -110,45 +107,21 @@ def test_examine_changes_no_files_of_a_local_competition(rehearsal: Workspace) -
 # The machine
 
 
-def test_python_end_matches_pyproject() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert project["requires-python"].endswith(f",<{'.'.join(map(str, PYTHON_END))}")
-
-
-def script(code: str) -> dict[str, Any]:
-    return {"_TENSORFLOW": code}
-
-
-def memory(limit: float, available: float) -> dict[str, Any]:
-    return {"memory": lambda: limit * 1e9, "_available_memory": lambda: available * 1e9}
-
-
 @pytest.mark.parametrize(
-    ("name", "patches", "severity", "text", "remedy"),
+    ("script", "severity", "text", "remedy"),
     [
-        ("python", {"sys.version_info": (3, 13, 9)}, "ok", r"^Version \d", ""),
-        ("python", {"sys.version_info": (3, 14, 0)}, "problem", "no packages for", r"before 3\.14"),
-        ("tensorflow", script("import os; os.kill(os.getpid(), 4)"), "problem", "such as AVX", "another machine"),
-        ("tensorflow", script("import no_module"), "problem", "ModuleNotFoundError: No module", "pip install"),
-        ("tensorflow", script(f"print('noise'); {NO_GPU}"), "ok", r"^Version 9\.9, on \d+ CPU .* no GPU; ", ""),
-        ("tensorflow", script("""print('["9.9", ["Fast", "Other"]]')"""), "ok", "and Fast, Other; trains", ""),
-        ("memory", memory(64, 4.81), "ok", r"^4\.8 GB of 64\.0 GB are .* 1\.2 GB, and 4", ""),
-        ("memory", memory(64, 4.7), "warning", r"^4\.7 GB", "--workers 3"),
-        ("memory", memory(64, 1.1), "problem", r"^1\.1 GB", "Close other programs"),
-        ("memory", memory(2, 60), "warning", r"^2\.0 GB of 2\.0 GB are", "--workers 1"),  # in a container
+        ("import os; os.kill(os.getpid(), 4)", "problem", "such as AVX", "another machine"),
+        ("import no_module", "problem", "ModuleNotFoundError: No module", "pip install"),
+        (f"print('noise'); {NO_GPU}", "ok", r"^Version 9\.9, on \d+ CPU .* no GPU; trains 4 folds", ""),
+        ("""print('["9.9", ["Fast", "Other"]]')""", "ok", "and Fast, Other; trains", ""),
     ],
 )
-def test_examine_checks_the_machine(
-    monkeypatch: pytest.MonkeyPatch, name: str, patches: dict[str, Any], severity: str, text: str, remedy: str
+def test_examine_imports_tensorflow(
+    monkeypatch: pytest.MonkeyPatch, script: str, severity: str, text: str, remedy: str
 ) -> None:
-    check = REAL_TENSORFLOW if name == "tensorflow" else getattr(doctor, f"_{name}")
-    for attribute, value in ({"default_workers": lambda folds: 4} | patches).items():
-        monkeypatch.setattr(f"kaggle_digits.doctor.{attribute}", value)
-    assert_finding(doctor._run_check("", check), severity, text, remedy)
-
-
-def test_available_memory_is_that_of_this_machine() -> None:
-    assert REAL_MEMORY() > 1e8
+    monkeypatch.setattr(doctor, "default_workers", lambda folds: 4)
+    monkeypatch.setattr(doctor, "_TENSORFLOW", script)
+    assert_finding(doctor._run_check("", REAL_TENSORFLOW), severity, text, remedy)
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -228,7 +201,7 @@ def test_examine_reports_what_kaggle_refuses_after_one_request(
     assert {found[before].severity for before in titles[: titles.index(title)]} <= {"ok"}
     assert set(titles[titles.index(title) + 1 :]).isdisjoint(found)
     assert found["Data"].severity == "ok"
-    assert is_ready(list(found.values())) == (severity == "warning")
+    assert (next_command(workspace, list(found.values())) == "") == (severity == "problem")
     assert timeouts == (set() if title == "Credentials" else {SHORT_TIMEOUT})
     assert all(kaggle.count(call) == 1 for call in failing)
 
@@ -307,33 +280,27 @@ def test_next_command_depends_on_runs(trained_workspace: Workspace, tmp_path: Pa
     workspace = Workspace.at(tmp_path / "copy", "rehearsal")
     found = [Finding("ok", "Data", "")]
     start = f"kaggle-digits --competition rehearsal --root {workspace.root}"
-    assert doctor._runs(workspace) == ("0 runs so far.", "")
     assert next_command(workspace, found) == f"{start} train"
     shutil.copytree(trained_workspace.root, workspace.root)
     run = find_run(workspace, "first")
-    assert doctor._runs(workspace) == ("1 run so far.", "")
     assert next_command(workspace, found) == f"{start} submit"
     file = workspace.submissions / "first" / "submission.csv"
     row = f"2026-11-24T10:00:00+00:00,first,{sha256(file)},abc,COMPLETE,0.99,0.98,1"
     (workspace.submissions / "ledger.csv").write_text(f"time,run,sha256,ref,status,score,cv,rank\n{row}\n")
     assert next_command(workspace, found) == f"{start} score"
     run.with_status("unfinished")
-    text, remedy = doctor._runs(workspace)
-    assert text == "1 run so far. first is unfinished."
-    assert remedy == f"Continue with: {run.command()}."
     assert next_command(workspace, found) == run.command()
     (run.path / "run.json").write_text("{}")
-    text, remedy = doctor._runs(workspace)
-    assert text.endswith("first is damaged.")
-    assert remedy == f"Remove {run.path} and train it again."
     assert next_command(workspace, found) == f"{start} train"
+    (workspace.submissions / "ledger.csv").write_text("damaged")
+    assert next_command(workspace, found) == f"{start} runs"
 
 
 def test_examine_reports_unexpected_errors(rehearsal: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = PermissionError(13, "Permission denied", "/a/file")
-    for raised, text in ((TypeError("token=secret"), "Runs: TypeError"), (refused, "/a/file: PermissionError")):
-        monkeypatch.setattr(doctor, "summarise_runs", Mock(side_effect=raised))
-        assert_finding(by_title(rehearsal)["Runs"], "problem", f"^Cannot check {text}\\.$", "Fix its permissions")
+    for raised, text in ((TypeError("token=secret"), "Data: TypeError"), (refused, "/a/file: PermissionError")):
+        monkeypatch.setattr(doctor, "load_data", Mock(side_effect=raised))
+        assert_finding(by_title(rehearsal)["Data"], "problem", f"^Cannot check {text}\\.$", "Fix its permissions")
 
 
 # The command
@@ -365,7 +332,7 @@ def test_doctor_prints_plain_lines_into_a_file(
     write_files(tmp_path / "data" / "rehearsal", files)
     lines = call_cli("--competition", "rehearsal", "doctor").stdout.splitlines()
     assert lines[-1] == end
-    assert re.match(r"ok +Python +Version 3", lines[0])
+    assert re.match(r"ok +TensorFlow +Version 0", lines[0])
     assert any(line.startswith("  ") for line in lines) == ("Everything" not in end)  # lines with remedies
     assert not any(line.endswith(" ") or "\x1b" in line for line in lines)
 
@@ -384,5 +351,5 @@ def test_show_checks_has_signs_and_fits_80_columns_in_a_terminal(
     assert colored == [color_system is not None] * 3
     lines = re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].startswith("✓  Python       Version 3")
+    assert lines[0].startswith("✓  TensorFlow   Version 0")
     assert {line[0] for line in lines[:-1]} == {"✓", "!", "✗", " "}

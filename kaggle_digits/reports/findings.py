@@ -11,8 +11,6 @@ from kaggle_digits.reports.facts import Finding, FoldFacts, OutOfFold, ReportFac
 
 MANY_SUSPECTS = 200
 """More than one suspicious label in this many rows is a problem, fewer are a warning."""
-STABLE = 2_000
-"""If the last network changes fewer than one prediction in this many, more networks would change little."""
 GUESSING = 0.1
 """The accuracy of a network that is not trained."""
 USUAL_RISE = 0.005
@@ -31,11 +29,9 @@ def make_findings(report: ReportFacts, train: str, submit: str) -> list[Finding]
     if report.out_of_fold and report.test:
         found += _score(report, report.out_of_fold, report.test)
     if report.out_of_fold:
-        found += _errors(report.out_of_fold)
+        found += _suspects(report.out_of_fold)
     if report.folds:
         found += _fit(report)
-    if report.test and report.test.networks > 1:
-        found += _agreement(report.test)
     found += _next(report.submission, submit)
     # A stable sort: within a severity, the order above stays.
     return sorted(found, key=lambda finding: get_args(Severity).index(finding.severity))
@@ -88,15 +84,8 @@ def _score(report: ReportFacts, total: OutOfFold, test: TestFacts) -> Iterator[F
         yield Finding("warning", title, f"{text} (chi-squared test, p = {p:.2g}).")
 
 
-def _errors(total: OutOfFold) -> Iterator[Finding]:
-    """Name the digits that are confused most often, and the labels that may be wrong."""
-    matrix = total.confusion
-    both = {(j, i): matrix[i][j] + matrix[j][i] for i in range(len(matrix)) for j in range(i)}
-    (i, j), count = max(both.items(), key=lambda pair: pair[1])
-    if count:
-        text = "If you cannot tell them apart either, a larger network will not help."
-        title = f"{i} and {j} are confused most often"
-        yield Finding("warning", title, f"{count} of {total.errors:,} errors. {text}")
+def _suspects(total: OutOfFold) -> Iterator[Finding]:
+    """Report the labels that may be wrong."""
     if suspects := len(total.suspects):
         severity: Severity = "problem" if suspects * MANY_SUSPECTS > total.rows else "warning"
         are = "They are" if suspects > 1 else "It is"
@@ -130,16 +119,6 @@ def _fit(report: ReportFacts) -> Iterator[Finding]:
         yield Finding("warning", "The networks overfit", text)
     else:
         yield Finding("warning", "The networks underfit", f"{text}epochs or a larger network may help.")
-
-
-def _agreement(test: TestFacts) -> Iterator[Finding]:
-    changed = round((1 - test.by_networks[-2]) * test.rows)
-    title = f"The networks agree on {100 * test.unanimous:.2f} % of the test rows"
-    text = f"The last of the {test.networks} networks changed {changed:,} of {test.rows:,} predictions of the "
-    if changed * STABLE < test.rows:
-        yield Finding("ok", title, f"{text}ensemble: more networks would change little.")
-    else:
-        yield Finding("warning", title, f"{text}ensemble: more networks may help.")
 
 
 def _next(submission: dict[str, str] | None, submit: str) -> Iterator[Finding]:
