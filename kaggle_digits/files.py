@@ -10,13 +10,10 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any
 
 from kaggle_digits.errors import DataError, KaggleDigitsError, WriteError
-
-_GET_AGAIN = "Get it again from its source."
 
 
 @contextmanager
@@ -140,18 +137,9 @@ def find_folder(paths: Iterable[PurePath], names: Sequence[str], source: Path) -
     )
 
 
-def read_zipped(archive: Path, pattern: str) -> bytes:
-    """Return the content of the first file in a zip whose name, without folders, matches a glob pattern."""
-    with read_errors(Path(archive.name), _GET_AGAIN), zipfile.ZipFile(archive) as files:
-        for name in files.namelist():
-            if fnmatch(PurePosixPath(name).name, pattern):
-                return files.read(name)
-    raise DataError(f"{archive.name} has no {pattern} inside.", _GET_AGAIN)
-
-
 def unzip(archive: Path, names: Sequence[str], folder: Path) -> PurePath:
     """Extract the files called `names`, from one folder of a zip, into `folder`; return the folder of the zip."""
-    with read_errors(Path(archive.name), _GET_AGAIN), zipfile.ZipFile(archive) as files:
+    with read_errors(Path(archive.name), "Get it again from its source."), zipfile.ZipFile(archive) as files:
         members: dict[PurePath, str] = {PurePosixPath(name): name for name in files.namelist()}
         inside = find_folder(members, names, Path(archive.name))
         for name in names:

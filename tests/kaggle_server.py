@@ -119,7 +119,6 @@ class KaggleServer:
         self.more_names: list[str] = []  # in the list of the output of each kernel, besides its files
         self.before_response: dict[str, Callable[[], None]] = {}  # called once before the response, by its name
         self.statuses: deque[dict] = deque()  # of kernels, instead of the real ones
-        self.push_response: dict = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"kaggle": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -196,7 +195,7 @@ class KaggleServer:
             names = [name for name in os.environ if "proxy" not in name.lower() and not name.startswith("KAGGLE")]
             kernel.start(self.python, {name: os.environ[name] for name in names} | self.kernel_environment)
         answer = {"ref": f"/code/{USER}/{slug}", "url": f"https://www.kaggle.com/code/{USER}/{slug}"}
-        return answer | {"versionNumber": 1, "kernelId": len(self.kernels)} | self.push_response
+        return answer | {"versionNumber": 1, "kernelId": len(self.kernels)}
 
     def GetKernelSessionStatus(self, request: dict) -> dict:  # noqa: N802
         kernel = self._kernel(request)

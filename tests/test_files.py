@@ -11,7 +11,7 @@ import pytest
 from conftest import pipe_with_reader
 
 from kaggle_digits.errors import DataError, WriteError
-from kaggle_digits.files import make_folder, read_errors, read_json, read_zipped, unzip, write_bytes
+from kaggle_digits.files import make_folder, read_errors, read_json, unzip, write_bytes
 
 CONTENT = b"ImageId,Label\n" + b"".join(b"%d,%d\n" % (i, i % 10) for i in range(200))
 
@@ -29,14 +29,15 @@ def saved(folder: Path, content: bytes) -> Path:
     return path
 
 
-def test_read_zipped_names_damaged_zip_and_missing_file(tmp_path: Path) -> None:
-    assert read_zipped(saved(tmp_path, zipped()), "*.csv") == CONTENT
+def test_unzip_names_damaged_zip_and_missing_file(tmp_path: Path) -> None:
+    unzip(saved(tmp_path, zipped()), ["ü.csv"], tmp_path)
+    assert (tmp_path / "ü.csv").read_bytes() == CONTENT
     changed = zipped().replace(zipped()[60:64], b"\0\0\0\0")
     for content in (b"<html>", zipped()[:-10], changed):
         with pytest.raises(DataError, match=r"^a\.zip is damaged: .* Get it again"):
-            read_zipped(saved(tmp_path, content), "*.csv")
-    with pytest.raises(DataError, match=r"^a\.zip has no \*\.json inside\."):
-        read_zipped(saved(tmp_path, zipped()), "*.json")
+            unzip(saved(tmp_path, content), ["ü.csv"], tmp_path)
+    with pytest.raises(DataError, match=r"^a\.zip does not have a\.json in exactly one folder, but in: none"):
+        unzip(saved(tmp_path, zipped()), ["a.json"], tmp_path)
 
 
 def test_unzip_does_not_write_outside_the_folder(tmp_path: Path) -> None:

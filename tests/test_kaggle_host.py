@@ -83,15 +83,6 @@ def test_download_rejects_wrong_file_sizes(
         host.download(tmp_path)
 
 
-def test_download_makes_no_other_request_when_rate_limited(
-    host: KaggleHost, kaggle: KaggleServer, tmp_path: Path
-) -> None:
-    kaggle.fail("DownloadDataFiles", *[error(429, "Slow down")] * ATTEMPTS)
-    with pytest.raises(NetworkError, match="Slow down"):
-        host.download(tmp_path)
-    assert kaggle.count("DownloadDataFile") == 0
-
-
 def test_download_rejects_invalid_list_of_files(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.files = {"titanic.csv": b""}
     with pytest.raises(NetworkError, match=r"list of files has no train\.csv and no test\.csv"):

@@ -120,7 +120,7 @@ def test_shuffled_returns_fixed_order() -> None:
 
 
 def test_read_mnist_rejects_other_content(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no train-images-idx3-ubyte"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is missing\. .*--mnist-dir"):
         read_mnist(tmp_path)
     for content in (gzip.compress(format_idx(small_digits(3)[0])), b"\x1f\x8bno gzip"):
         (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)

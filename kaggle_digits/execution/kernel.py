@@ -15,13 +15,11 @@ import sys
 import time
 import traceback
 import zipfile
-from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 
 from kaggle_digits.data.csv import Data, load_data
 from kaggle_digits.errors import DataError, KaggleDigitsError, RefusedError
@@ -42,8 +40,7 @@ GPU_TIMEOUT = 600.0
 """Maximum time in seconds to load TensorFlow for the first time, on a machine that has just started."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(BaseModel):
     """What a line of the kernel's log says: one of the last three."""
 
     time: float  # when it was written, as of `time.time`
@@ -54,21 +51,16 @@ class Event:
 
 def write_line(**event: Any) -> None:
     """Write an event into the log of the kernel, which is its stdout."""
-    sys.stdout.write(json.dumps({KEY: asdict(Event(time.time(), **event))}) + "\n")
+    sys.stdout.write(json.dumps({KEY: Event(time=time.time(), **event).model_dump()}) + "\n")
     sys.stdout.flush()
 
 
 def read_line(line: str) -> Event | None:
     """Return the event in a line of the log, or None if the line is the output of a library."""
     try:
-        return _event_adapter().validate_python(json.loads(line)[KEY])
+        return Event.model_validate(json.loads(line)[KEY])
     except (ValueError, TypeError, KeyError):
         return None
-
-
-@cache
-def _event_adapter() -> TypeAdapter[Event]:
-    return TypeAdapter(Event)  # takes longer to make than to use
 
 
 def fold_file(task: FoldTask) -> str:
@@ -127,14 +119,13 @@ def _find_data(inputs: Path, wanted: dict[str, str]) -> Data:
             "The kernel has no train.csv and test.csv of the competition.",
             "Accept the competition's rules at Kaggle, then run the same command again.",
         )
-    for folder in folders:
-        different = [name for name, digest in wanted.items() if sha256(folder / name) != digest]
-        if not different:
-            return load_data(folder)
-    raise DataError(
-        f"The data at Kaggle are different from those of this run: another {' and '.join(different)}.",
-        "Download the files again with the command: download --force; then train a new run.",
-    )
+    different = [name for name, digest in wanted.items() if sha256(folders[0] / name) != digest]
+    if different:
+        raise DataError(
+            f"The data at Kaggle are different from those of this run: another {' and '.join(different)}.",
+            "Download the files again with the command: download --force; then train a new run.",
+        )
+    return load_data(folders[0])
 
 
 def _train(tasks: list[FoldTask], data: Data, gpus: list[str], output: Path, deadline: float) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.errors import DataError, NetworkError
+from kaggle_digits.errors import NetworkError
 from kaggle_digits.files import read_errors, write_bytes
 
 MNIST_SHA256 = {
@@ -39,12 +39,10 @@ def parse_idx(content: bytes) -> UInt8:
 def read_mnist(folder: Path) -> tuple[UInt8, UInt8]:
     """Return MNIST's images [70000, 28, 28] and labels [70000] from its files, plain or gzipped, train first."""
     arrays = []
+    remedy = "Choose a folder with MNIST's four IDX files, with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR."
     for name, expected in MNIST_SHA256.items():
         path = folder / name if (folder / name).exists() else folder / f"{name}.gz"
-        if not path.exists():
-            remedy = "Choose the folder with MNIST's four IDX files, with --mnist-dir or KAGGLE_DIGITS_MNIST_DIR."
-            raise DataError(f"{folder} has no {name} or {path.name}.", remedy)
-        with read_errors(path, "Remove it and download it again."):
+        with read_errors(path, remedy):
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             if hashlib.sha256(content).hexdigest() != expected:
                 raise ValueError("its content is not that of MNIST")

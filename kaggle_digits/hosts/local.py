@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from kaggle_digits.arrays import UInt8
-from kaggle_digits.errors import DataError, RefusedError
-from kaggle_digits.files import lock, replacing, write_json
+from kaggle_digits.errors import RefusedError
+from kaggle_digits.files import lock, read_errors, replacing, write_json
 from kaggle_digits.hosts import Host, Standing, Status, Submission
 from kaggle_digits.hosts.idx import fetch_mnist, parse_idx, read_mnist
 from kaggle_digits.workspace import FILES, LABEL_COLUMN, PIXEL_COLUMNS, SUBMISSION_COLUMNS, Workspace
@@ -79,10 +79,8 @@ class LocalHost(Host):
         path = self._state / "submissions.json"
         if not path.exists():
             return []
-        try:
+        with read_errors(path, "Remove it to start a new history."):
             return TypeAdapter(dict[str, list[Submission]]).validate_json(path.read_bytes())["submissions"]
-        except Exception as error:
-            raise DataError(f"{path} is damaged.", "Remove it to start a new history.") from error
 
     def standing(self) -> Standing:
         """Return the rank of the best submission among the baselines on the leaderboard."""

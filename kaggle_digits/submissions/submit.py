@@ -338,7 +338,7 @@ def _make(
         if isinstance(error, NotReachedError) or not isinstance(error, NetworkError):
             ledger.forget(entry)
             raise
-        ref = _search(host, ledger, entry, {submission.ref for submission in listed})
+        ref = _search(host, ledger, entry)
         if not ref:
             raise _unresolved(workspace, error.problem.rstrip(".")) from error
     entry = replace(entry, ref=ref, status="PENDING")
@@ -346,14 +346,13 @@ def _make(
     return entry
 
 
-def _search(host: Host, ledger: Ledger, entry: Entry, before: set[str]) -> str:
-    """Return the reference of the submission of an entry, not listed `before`, whose response was lost, or ""."""
+def _search(host: Host, ledger: Ledger, entry: Entry) -> str:
+    """Return the reference of the submission of an entry whose response was lost, or ""."""
     entries = ledger.entries()
     for pause in SEARCH_PAUSES:
         time.sleep(pause)
         with suppress(KaggleDigitsError):  # an error of the list does not say whether the submission was made
-            fresh = [submission for submission in host.submissions() if submission.ref not in before]
-            for submission, old in _matched(fresh, entries):
+            for submission, old in _matched(host.submissions(), entries):
                 if old is not None and old.is_same_submission(entry):
                     return submission.ref
     return ""

@@ -33,10 +33,6 @@ TRY_LATER = "Check the network and Kaggle's status, then try again."
 FIX_IT = "Fix what the message names, then try again."
 
 
-class ThrottledError(NetworkError):
-    """Kaggle asks for fewer requests."""
-
-
 class Client:
     """An authenticated client of Kaggle for a competition, and its requests with this package's errors."""
 
@@ -158,7 +154,7 @@ class Client:
         if status == 401:
             return rejected_credentials(words)
         if status == 429:
-            return ThrottledError(f"Kaggle asks for fewer requests: {words}.", "Try again in a few minutes.")
+            return NetworkError(f"Kaggle asks for fewer requests: {words}.", "Try again in a few minutes.")
         if status >= 500:
             return NetworkError(f"Kaggle's server reports an error (status {status}): {words}.", TRY_LATER)
         return RefusedError(f"Kaggle refuses the request (status {status}): {words}.", FIX_IT)

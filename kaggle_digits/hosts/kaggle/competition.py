@@ -17,7 +17,7 @@ import requests
 from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError
 from kaggle_digits.files import unzip
 from kaggle_digits.hosts import Standing, Submission
-from kaggle_digits.hosts.kaggle.client import TRY_LATER, Client, ThrottledError, error_message, save, shown
+from kaggle_digits.hosts.kaggle.client import TRY_LATER, Client, error_message, save, shown
 from kaggle_digits.workspace import FILES, SAMPLE_CSV
 
 
@@ -35,8 +35,6 @@ class KaggleHost(Client):
         try:
             # First the bundle, because its zip file has checksums.
             self._request(partial(self._download, folder, sizes, "download_data_files"))
-        except ThrottledError:
-            raise
         except NetworkError:  # the bundle is still damaged after all retries; the files have other URLs
             for name, size in sizes.items():
                 self._request(partial(self._download, folder, {name: size}, "download_data_file", file_name=name))

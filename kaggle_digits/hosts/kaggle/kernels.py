@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,11 +13,14 @@ from typing import Any
 
 import requests
 
-from kaggle_digits.errors import KaggleDigitsError, NetworkError, RefusedError
-from kaggle_digits.hosts.kaggle.client import FIX_IT, TRY_LATER, Client, error_message, is_refusal, save, shown
+from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError
+from kaggle_digits.files import temporary_folder
+from kaggle_digits.hosts.kaggle.client import FIX_IT, TRY_LATER, Client, T, error_message, is_refusal, save, shown
 
 SESSION_TIMEOUT = 9 * 3600
 """Seconds after which Kaggle ends a kernel, an hour after it starts no more folds."""
+CONTINUE = "Run the same command again to continue with it, or delete it with --cancel; finished folds are kept."
+"""What to do if a kernel or its output cannot be read."""
 
 STATES = {"NEW_SCRIPT": "QUEUED", "CANCEL_REQUESTED": "RUNNING", "CANCEL_ACKNOWLEDGED": "CANCELLED"}
 """Kaggle's states that have another name here. A kernel ends soon after a request to cancel it."""
@@ -50,14 +53,6 @@ class GpuHours:
         return f"{self.left:.1f} of {self.total:.0f} GPU hours are left this week{reset}."
 
 
-class SessionLimitError(RefusedError):
-    """The user runs as many kernels as Kaggle allows at the same time."""
-
-
-class NotDeletedError(NetworkError):
-    """Kaggle did not confirm that a kernel was deleted, so it may still run."""
-
-
 class _NotFoundError(RefusedError):
     """Kaggle says that there is no such kernel, or that the user may not see it; it does not distinguish these."""
 
@@ -79,26 +74,22 @@ class KaggleKernels(Client):
         """Create a private script kernel and start it once, with two T4 GPUs or, without `gpu`, with no quota.
 
         Its slug must be new, because a push to an existing kernel starts a second session. A `NetworkError` means
-        that it may run, a `NotDeletedError` that it was refused, and its deletion was not confirmed.
+        that it may run.
         """
         fields: dict[str, object] = {"slug": f"{self.user()}/{slug}", "new_title": slug, "text": source}
         fields |= {"language": "python", "kernel_type": "script", "is_private": True, "enable_internet": False}
         fields |= {"enable_gpu": gpu, "machine_shape": "NvidiaTeslaT4" if gpu else None}
         fields |= {"competition_data_sources": [self._slug], "session_timeout_seconds": SESSION_TIMEOUT}
         response = self._send_once(lambda: self._call("save_kernel", **fields), "kernel")
-        if response.invalid_competition_sources:
-            self.delete(slug)
-            remedy = f"Accept the rules at https://www.kaggle.com/competitions/{self._slug}/rules, then try again."
-            raise RefusedError(f"Kaggle does not let a kernel use the data of {self._slug}.", remedy)
         if words := shown(response.error):
-            kind, remedy = RefusedError, FIX_IT
+            remedy = FIX_IT
             if "session count" in words:
-                kind, remedy = SessionLimitError, "Wait until one of your kernels has ended."
+                remedy = "Wait until one of your kernels has ended, then run the same command again."
             elif gpu and "quota" in words.lower():
                 remedy = "Wait for the reset, or train without GPUs: --on kaggle-cpu."
                 with suppress(KaggleDigitsError):
                     words += f". {self.gpu_hours().describe()}".rstrip(".")
-            raise kind(f"Kaggle refuses the kernel: {words}.", remedy)
+            raise RefusedError(f"Kaggle refuses the kernel: {words}.", remedy)
         # For example from a proxy. It does not say that Kaggle has the kernel.
         if not (response.ref or response.url or response.version_number):
             raise NetworkError("Kaggle's response to the kernel is empty.", TRY_LATER)
@@ -129,15 +120,21 @@ class KaggleKernels(Client):
         except Exception:
             logging.getLogger(__name__).debug("The log of %s is not available.", slug, exc_info=True)
 
-    def output(self, slug: str, name: str, folder: Path) -> tuple[Path | None, str]:
-        """Download one file of a kernel's output; return its path, None if there is none, and the kernel's log."""
-        is_there, log = self._request(lambda: self._output(slug, name, folder / name))
+    def output(self, slug: str) -> tuple[list[str], str]:
+        """Return the names of the files in a kernel's output, and the kernel's log."""
+        urls, log = self._request(lambda: self._output(slug))
         with suppress(ValueError, TypeError, KeyError):  # Kaggle sends it as JSON: a list of pieces of output
             log = "\n".join(str(piece["data"]).removesuffix("\n") for piece in json.loads(log))
-        return folder / name if is_there else None, log
+        return list(urls), log
+
+    def download(self, slug: str, name: str, read: Callable[[Path], T]) -> T:
+        """Return what `read` returns for a file of a kernel's output; after its `DataError`, download it again."""
+        # Outside of the request, because it turns OSErrors, which those of the network are, into WriteErrors.
+        with temporary_folder() as folder:
+            return self._request(lambda: self._download(slug, folder / name, read))
 
     def delete(self, slug: str) -> None:
-        """Delete a kernel, which also ends its session; `NotDeletedError` if Kaggle does not confirm it."""
+        """Delete a kernel, which also ends its session; `NetworkError` if Kaggle does not confirm it."""
         try:
             why = self._request(lambda: self._about("delete_kernel", slug)).error_message
         except (NetworkError, RefusedError) as error:
@@ -146,7 +143,7 @@ class KaggleKernels(Client):
             why = "" if is_gone else error.problem
         if why:
             problem = f"Kaggle did not confirm that the kernel {slug} was deleted: {shown(why)}."
-            raise NotDeletedError(problem, f"It may still run; delete it at {self.address(slug)}, or try again.")
+            raise NetworkError(problem, f"It may still run; delete it at {self.address(slug)}, or try again.")
 
     def gpu_hours(self) -> GpuHours:
         """Return the user's weekly GPU quota."""
@@ -159,20 +156,30 @@ class KaggleKernels(Client):
         """Call a method of the client about a kernel."""
         return self._call(name, user_name=self.user(), kernel_slug=slug, **fields)
 
-    def _output(self, slug: str, name: str, path: Path) -> tuple[bool, str]:
+    def _output(self, slug: str) -> tuple[dict[str, str], str]:
+        """Return the addresses of the files in a kernel's output, by name, and the kernel's log."""
+        urls: dict[str, str] = {}
         log = token = ""
         while True:
             page = self._about("list_kernel_session_output", slug, page_size=200, page_token=token)
+            urls |= {file.file_name: file.url for file in page.files}
             log, token = log or page.log, page.next_page_token
-            if urls := [file.url for file in page.files if file.file_name == name]:
-                break
             if not token:
-                return False, log
-        response = requests.get(urls[0], stream=True, timeout=self._timeout)
-        if not response.ok:  # the address has expired
-            raise NetworkError(f"{name} cannot be downloaded (status {response.status_code}).", TRY_LATER)
+                return urls, log
+
+    def _download(self, slug: str, path: Path, read: Callable[[Path], T]) -> T:
+        what = f"{path.name} in the output of {self.address(slug)}"
+        urls, _ = self._output(slug)  # each time, because they expire
+        if path.name not in urls:
+            raise NetworkError(f"There is no {what}.", CONTINUE)
+        response = requests.get(urls[path.name], stream=True, timeout=self._timeout)
+        if not response.ok:
+            raise NetworkError(f"{what} cannot be downloaded (status {response.status_code}).", CONTINUE)
         save(response, path)
-        return True, log
+        try:
+            return read(path)
+        except DataError as error:
+            raise NetworkError(f"{what} cannot be read: {error.problem}", CONTINUE) from error
 
     def _status_error(self, response: Any) -> KaggleDigitsError:
         status, words = response.status_code, error_message(response)
