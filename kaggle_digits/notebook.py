@@ -79,8 +79,7 @@ def summarise_runs(workspace: Workspace) -> pd.DataFrame:
 
     from kaggle_digits.runs import summary
 
-    columns = ["name", "status", "trained", "folds", "rows", "errors", "accuracy", "score"]
-    return pd.DataFrame(summary.summarise_runs(workspace), columns=columns)
+    return pd.DataFrame(summary.summarise_runs(workspace), columns=list(summary.COLUMNS))
 
 
 def examine(workspace: Workspace) -> pd.DataFrame:

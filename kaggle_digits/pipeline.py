@@ -16,10 +16,9 @@ from kaggle_digits.execution import Job, Options, find_place
 from kaggle_digits.files import lock, make_folder, write_bytes
 from kaggle_digits.hosts import open_host
 from kaggle_digits.notebook import printing, watching
-from kaggle_digits.runs.directory import MeanRun, Run, check_data, find_run, fold_folder, run_folder
-from kaggle_digits.runs.ensemble import average_runs, check_mean, ensemble_folds, ensemble_runs, is_current
+from kaggle_digits.runs.directory import Run, check_data, find_run, run_folder
+from kaggle_digits.runs.ensemble import average_runs, check_mean, is_current, write_ensemble
 from kaggle_digits.runs.plan import RunPlan, make_splits, plan_runs
-from kaggle_digits.runs.schema import FINISHED, UNFINISHED
 from kaggle_digits.runs.summary import compare_with_best_score, explain_choice
 from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.submissions.submit import (
@@ -128,12 +127,12 @@ def train(
         plans = plan_runs(workspace, recipe, splits, data, retrain)
         # The elapsed time is not that of one run if the training was interrupted or trains several runs.
         is_timed = seeds == 1 and plans[0].is_from_scratch()
-        runs = {plan.recipe.seed: plan.open(workspace) for plan in plans}
+        runs = {plan.recipe.seed: plan.open() for plan in plans}
         jobs = _jobs(plans, tensorboard)
 
         def finish(seed: int) -> None:
             if not is_current(runs[seed], data):
-                ensemble_folds(runs[seed], data)
+                write_ensemble(runs[seed], data)
             seconds = round(time.monotonic() - started, 1) if is_timed else None
             runs[seed] = _finish(workspace, runs[seed], data, seconds)
 
@@ -141,15 +140,13 @@ def train(
         for plan in plans:
             if not plan.missing:
                 finish(plan.recipe.seed)
-                continue
-            if others := plan.other_versions():
+            elif others := plan.other_versions():
                 observer.notice(
-                    f"Finished folds of {plan.path.name} were trained with {others}; they are kept, "
+                    f"Finished folds of {plan.run.name} were trained with {others}; they are kept, "
                     "and the report shows the versions of each fold."
                 )
-            runs[plan.recipe.seed] = runs[plan.recipe.seed].with_status(UNFINISHED)
         if jobs:
-            missing = {plan.recipe.seed: set(plan.missing) for plan in plans}
+            missing = {plan.recipe.seed: plan.missing for plan in plans}
             with closing(place.train(jobs, data, observer)) as trained:
                 for job in trained:
                     observer.finished(job.task)
@@ -188,7 +185,7 @@ def preview_kernel(
         "on": on,
         "folds": [[job.task.seed, job.task.fold] for job in jobs],
         "tflop": sum(training_flops(settings, count, network) for count in rows) / 1e12,
-        **place.preview([plan.path for plan in plans], jobs, data),
+        **place.preview([plan.run.path for plan in plans], jobs, data),
     }
 
 
@@ -262,10 +259,8 @@ def ensemble(
     with _lock(target):
         if len(members) > 1:
             averaged = average_runs(target, names, workspace, data)
-        elif isinstance(averaged, MeanRun):
-            ensemble_runs(averaged, data)
         else:
-            ensemble_folds(averaged, data)
+            write_ensemble(averaged, data)
         finished = _finish(workspace, averaged, data)
     _copy_submission(workspace, finished, output)
     return finished
@@ -418,7 +413,7 @@ def _lock(path: Path) -> AbstractContextManager[None]:
 def _jobs(plans: Sequence[RunPlan], tensorboard: bool = False) -> list[Job]:
     """Return the folds to train."""
     return [
-        Job(task, fold_folder(plan.path, task.fold))
+        Job(task, plan.run.fold(task.fold).path)
         for plan in plans
         for task in plan.tasks(tensorboard)
         if task.fold in plan.missing
@@ -428,7 +423,7 @@ def _jobs(plans: Sequence[RunPlan], tensorboard: bool = False) -> list[Job]:
 def _finish(workspace: Workspace, run: RunT, data: Data, train_seconds: float | None = None) -> RunT:
     """Write the submission of an ensembled run, and mark the run as finished."""
     write_submission(submission_file(workspace, run.name), data.test.ids, run.test_softmax())
-    return run.with_status(FINISHED, train_seconds)
+    return run.with_status("finished", train_seconds)
 
 
 def _copy_submission(workspace: Workspace, run: Run, output: str | Path | None) -> None:

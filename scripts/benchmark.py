@@ -95,7 +95,7 @@ def measure_preset(name: str, images: UInt8, labels: UInt8) -> tuple[float, floa
     """Return the FLOPs of an image, the images per second, and the augmentation's share of a step of a preset."""
     recipe = find_preset(name).with_settings({"epochs": 3, "hard_rows": 0, "other_rows": 1})
     folds = np.r_[np.zeros(20, np.uint8), np.ones(len(images) - 20, np.uint8)]
-    task = FoldTask(name, recipe.settings, 0, 0, folds)
+    task = FoldTask(recipe.settings, 0, 0, folds)
     data = Data(LabelledDigits(images, labels, ""), UnlabelledDigits(images[:20], np.arange(20), ""))
     speed = train_fold(task, data).history[-1]["images_per_second"]
     share = augmentation_seconds(images[:64], recipe.settings) * speed / 64 if recipe.settings.augments else None

@@ -344,7 +344,7 @@ def train_candidate(group: str, name: str, seed: int, fold: int, data: Path, fil
         images = rows.images[is_train]
         # Built again in the training, where the seed of the initial weights is set.
         vars(fold_module)["build_network"] = lambda settings: build(settings, images)
-    task = FoldTask(GROUPS[group].preset, settings, seed, fold, split)
+    task = FoldTask(settings, seed, fold, split)
     result = train_fold(task, Data(rows, UnlabelledDigits(rows.images[:1], np.ones(1, np.int64), "")))
     tflop = result.metrics["tflop"]
     with replacing(file) as temporary, open(temporary, "wb") as stream:

@@ -311,11 +311,11 @@ def training_in_process() -> Iterator[None]:
     """
 
     def train_jobs(place: Processes, jobs: Sequence[Job], data: Data, observer: Observer) -> Iterator[Job]:
-        from kaggle_digits.runs.artefacts import write_fold
+        from kaggle_digits.runs.artefacts import FoldFolder
         from kaggle_digits.training.fold import train_fold
 
         for job in jobs:
-            write_fold(job.folder, train_fold(job.task, data, observer.progress, job.folder))
+            FoldFolder(job.folder).write(train_fold(job.task, data, observer.progress, job.folder))
             yield job
 
     with pytest.MonkeyPatch.context() as patch:

@@ -17,8 +17,7 @@ from kaggle_digits import Workspace, find_run
 from kaggle_digits.arrays import Float32
 from kaggle_digits.data.csv import load_data
 from kaggle_digits.files import sha256, write_bytes
-from kaggle_digits.runs.directory import create_run
-from kaggle_digits.runs.schema import FINISHED
+from kaggle_digits.runs.directory import MeanRun
 from kaggle_digits.runs.summary import compare_with_best_score, explain_choice
 from kaggle_digits.submissions.ledger import Entry
 from kaggle_digits.submissions.submit import ledger_of, submission_file, write_submission
@@ -42,12 +41,13 @@ def add_run(workspace: Workspace, name: str, wrong: range, finished: bool = True
     softmax: Float32 = np.eye(10, dtype=np.float32)[predicted]
     data = load_data(workspace.data)
     spec = {"competition": workspace.competition.name, "members": ["x"], "data": data.hashes}
-    run = create_run(workspace.runs / name, spec, ["kaggle-digits"])
+    run = MeanRun.new(workspace.runs / name, spec, ["kaggle-digits"]).with_status("unfinished")
     metrics = {"rows": ROWS, "errors": len(wrong), "accuracy": 1 - len(wrong) / ROWS, "log_loss": 0.1}
     if finished:
         calibration = {"temperature": 1.0, "log_loss_after": 0.1}
-        run.write_ensemble(softmax, softmax, metrics | {"calibration": calibration})
-        run.with_status(FINISHED)
+        softmaxes = {"oof_softmax.npy": softmax, "test_softmax.npy": softmax}
+        run.ensemble.write_files(softmaxes, metrics | {"calibration": calibration})
+        run.with_status("finished")
         write_bytes(submission_file(workspace, name), name.encode())
 
 

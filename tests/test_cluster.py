@@ -75,7 +75,7 @@ class Cluster:
 
     def trained_folds(self) -> list[int]:
         run = find_run(self.workspace, "it")
-        return [fold for fold in range(2) if run.is_trained(fold)]
+        return [fold for fold in range(2) if run.fold(fold).is_finished]
 
     def add_worker(self, **environment: str) -> subprocess.Popen[bytes]:
         """Start a worker, which connects to the scheduler after a few seconds."""
@@ -142,9 +142,9 @@ def test_train_on_dask_trains_like_processes(workspace: Workspace, small_runs: W
     local_run = find_run(small_runs, "one")
     files, local_files = ({p.relative_to(r.path) for p in r.path.rglob("*")} for r in (run, local_run))
     assert files == local_files
-    assert run.history(0)[-1]["loss"] == local_run.history(0)[-1]["loss"]
+    assert run.fold(0).history()[-1]["loss"] == local_run.fold(0).history()[-1]["loss"]
     for fold in range(2):
-        models = [keras.models.load_model(r.model_file(fold)) for r in (run, local_run)]
+        models = [keras.models.load_model(r.fold(fold).model_file()) for r in (run, local_run)]
         for remote, local in zip(*(model.get_weights() for model in models), strict=True):
             np.testing.assert_array_equal(remote, local)
     # For a finished run, there is no connection to the scheduler; this address has none.
@@ -330,7 +330,7 @@ def test_train_on_dask_trains_other_folds_if_one_dies(dask: Cluster, monkeypatch
 @pytest.mark.slow
 def test_train_on_dask_logs_the_traceback_of_an_internal_error(dask: Cluster, tmp_path: Path) -> None:
     dask.add_worker()
-    task = FoldTask("lenet", find_preset("lenet").settings, 0, 0, np.zeros(0, np.uint8))
+    task = FoldTask(find_preset("lenet").settings, 0, 0, np.zeros(0, np.uint8))
     job = Job(task, tmp_path / "fold-0")
     with pytest.raises(KaggleDigitsError, match=r"^Internal error in the worker of fold 0 of seed 0: \w+"):
         list(cluster.Cluster(dask.address).train([job], small_data(1), Observer()))

@@ -31,7 +31,7 @@ def terminal(
 
 def tasks(seeds: int, folds: int) -> list[FoldTask]:
     settings, split = find_preset("lenet").settings, np.zeros(0, np.uint8)
-    return [FoldTask("lenet", settings, seed, fold, split) for seed in range(seeds) for fold in range(folds)]
+    return [FoldTask(settings, seed, fold, split) for seed in range(seeds) for fold in range(folds)]
 
 
 def progress(seed: int, fold: int, epoch: int, is_epoch_end: bool = True) -> Progress:

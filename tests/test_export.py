@@ -66,7 +66,7 @@ def test_export_to_onnx_predicts_the_same_as_predict(
     softmaxes = np.stack([prediction.softmax for prediction in expected])
     # The networks are trained so little that they are unsure of many rows, which need test-time augmentation.
     second = kd.find_run(mean_of_runs, "second: $1÷4")
-    folds = np.stack([second.fold_test_softmax(fold) for fold in range(3)])
+    folds = np.stack([second.fold(fold).softmax("test") for fold in range(3)])
     assert 0.1 < np.mean(folds.max(2) < SURE) < 0.9
     for rows in (ROWS, 1):
         (found,) = session.run(["probabilities"], {"images": images[:rows]})

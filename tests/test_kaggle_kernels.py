@@ -48,7 +48,7 @@ def job_of(script: str) -> zipfile.ZipFile:
 
 def files_of(run: Run, fold: int) -> dict[str, bytes]:
     """Return the files of a fold that are in the output of a kernel."""
-    return {name: (run.fold_folder(fold) / name).read_bytes() for name in (*remote.FOLD_FILES, remote.METRICS)}
+    return {name: (run.fold(fold).path / name).read_bytes() for name in (*remote.FOLD_FILES, remote.METRICS)}
 
 
 def kernel_output(run: Run, folds: tuple[int, ...] = (0, 1), seeds: tuple[int, ...] = (0,)) -> dict[str, bytes]:
@@ -271,9 +271,9 @@ def test_train_on_kaggle_with_retrain_does_not_use_an_older_kernel(trainer: Trai
         shutil.copytree(trainer.reference.path / fold, trainer.record.parent / fold)
     trainer.send(retrain=True)
     assert trainer.server.deleted == [old]
-    assert find_run(trainer.workspace, "it").fold_metrics(0).where == "this machine"
+    assert find_run(trainer.workspace, "it").fold(0).metrics().where == "this machine"
     # The kernel that was sent for --retrain is continued.
-    assert trainer.complete(retrain=True).fold_metrics(0).where == "Kaggle"
+    assert trainer.complete(retrain=True).fold(0).metrics().where == "Kaggle"
     assert trainer.server.count("SaveKernel") == 2
 
 
@@ -321,7 +321,7 @@ def test_train_on_kaggle_rejects_folds_that_are_missing_or_damaged(trainer: Trai
         trainer.cancel()
     trainer.server.output = {name: content for name, content in output.items() if name != "fold-0-0.zip"}
     trainer.fail(NetworkError, r"There is no fold-0-0\.zip in the output")
-    assert not find_run(trainer.workspace, "it").fold_folder(0).exists()
+    assert not find_run(trainer.workspace, "it").fold(0).path.exists()
 
 
 def test_train_on_kaggle_ignores_names_with_paths(trainer: Trainer) -> None:
@@ -339,8 +339,8 @@ def test_kernel_trains_the_same_folds_as_this_machine(trainer: Trainer, kernel_p
     (slug,) = trainer.server.kernels
     assert f"https://www.kaggle.com/code/{USER}/{slug}" in trainer.notices[0]
     assert any(notice.startswith("Kernel: It trains on the CPU, with TensorFlow") for notice in trainer.notices)
-    assert run.fold_metrics(0).where == "Kaggle"
-    assert run.fold_metrics(0).versions == trainer.reference.fold_metrics(0).versions
+    assert run.fold(0).metrics().where == "Kaggle"
+    assert run.fold(0).metrics().versions == trainer.reference.fold(0).metrics().versions
     assert {path.name for path in run.path.iterdir()} == {path.name for path in trainer.reference.path.iterdir()}
 
 
@@ -401,7 +401,7 @@ def test_kernel_trains_a_fold_on_each_gpu_that_would_finish_before_the_deadline(
 
     def copy_fold(task: FoldTask, folder: Path, gpu: str) -> None:
         used.append(gpu)
-        shutil.copytree(trainer.reference.fold_folder(task.fold), folder)
+        shutil.copytree(trainer.reference.fold(task.fold).path, folder)
         metrics = json.loads((folder / "metrics.json").read_text())
         (folder / "metrics.json").write_text(json.dumps(metrics | {"seconds": hours * 3600}))
 

@@ -12,13 +12,7 @@ import pytest
 from conftest import small_digits
 
 from kaggle_digits.errors import DataError
-from kaggle_digits.training.models import (
-    _silent_stderr,
-    keras_bytes,
-    network_digest,
-    read_network,
-    softmax_function,
-)
+from kaggle_digits.training.models import _silent_stderr, keras_bytes, read_network, softmax_function
 from kaggle_digits.training.presets import PRESETS, build_network, find_preset
 
 
@@ -41,7 +35,6 @@ def test_read_network_reads_what_training_saved(preset: str, tmp_path: Path) -> 
         weight.assign(weight + 0.1)
     (tmp_path / "model.keras").write_bytes(keras_bytes(with_keras_layers(model)))
     network = read_network(tmp_path / "model.keras")
-    assert network_digest(network) == network_digest(model)
     assert all(type(layer).__module__.startswith("keras.") for layer in network.layers)
     images = np.random.default_rng(1).integers(0, 256, (4, 28, 28, 1)).astype(np.float32)
     np.testing.assert_array_equal(network(images), model(images))

@@ -45,7 +45,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_notebook_view_draws_the_table_again_until_the_end(drawn: list[str]) -> None:
-    task = FoldTask("lenet", find_preset("lenet").settings, 0, 3, np.zeros(0, np.uint8))
+    task = FoldTask(find_preset("lenet").settings, 0, 3, np.zeros(0, np.uint8))
     with NotebookView() as view:
         view.start("it", [task], [task])
         deadline = time.monotonic() + 20

@@ -76,8 +76,8 @@ def quick_folds(workspace: Workspace, **changes: object) -> tuple[Run, list[tupl
 
 def change_metrics(run: Run, **changes: object) -> None:
     """Change the metrics of the first fold, and remove the second one."""
-    (run.fold_folder(0) / "metrics.json").write_text(json.dumps(run.fold_metrics(0).as_json() | changes))
-    shutil.rmtree(run.fold_folder(1))
+    (run.fold(0).path / "metrics.json").write_text(json.dumps(run.fold(0).metrics().as_json() | changes))
+    shutil.rmtree(run.fold(1).path)
 
 
 @pytest.fixture
@@ -126,9 +126,11 @@ def test_train_saves_network_that_gives_the_saved_predictions(small_runs: Worksp
     from kaggle_digits.training.models import softmax_function
 
     run, train_set = find_run(small_runs, "one"), load_train(small_runs.data)
-    model = keras.models.load_model(run.model_file(0))
+    model = keras.models.load_model(run.fold(0).model_file())
     rows = run.split() == 0
-    np.testing.assert_allclose(softmax_function(model)(train_set.images[rows]), run.val_softmax(0), atol=1e-5)
+    np.testing.assert_allclose(
+        softmax_function(model)(train_set.images[rows]), run.fold(0).softmax("val"), atol=1e-5
+    )
 
 
 def test_train_result_depends_on_seed(small_runs: Workspace) -> None:
@@ -158,7 +160,7 @@ def test_train_does_nothing_for_finished_run(trained: Workspace, monkeypatch: py
 @pytest.mark.usefixtures("train_in_process")
 def test_train_trains_only_missing_folds(trained: Workspace) -> None:
     before = files_of(find_run(trained, "one"))
-    shutil.rmtree(find_run(trained, "one").fold_folder(1))
+    shutil.rmtree(find_run(trained, "one").fold(1).path)
     run, folds = quick_folds(trained)
     assert folds == [(0, 1)]
     after = files_of(run)
@@ -174,7 +176,7 @@ def test_train_loses_nothing_when_any_write_fails(trained: Workspace) -> None:
     writes: list[str] = []
 
     def copy_fold(task: FoldTask, folder: Path, gpu: str) -> None:
-        shutil.copytree(finished.fold_folder(task.fold), folder)
+        shutil.copytree(finished.fold(task.fold).path, folder)
         copied.append(task.fold)
 
     with fake_workers(copy_fold):
@@ -190,7 +192,7 @@ def test_train_loses_nothing_when_any_write_fails(trained: Workspace) -> None:
             assert_same_run(again, trained)
             assert not list(trained.root.rglob("*.tmp"))
     arrays = ["oof_softmax.npy", "test_softmax.npy", "metrics.json"]
-    assert writes == ["run.json", "folds.csv", "run.json", *arrays, "submission.csv", "run.json"]
+    assert writes == ["run.json", "folds.csv", *arrays, "submission.csv", "run.json"]
     assert sorted(copied) == sorted([0, 1] * (len(writes) + 1))  # no fold is trained twice
 
 
@@ -218,7 +220,7 @@ def test_train_reports_other_versions_of_finished_folds(trained: Workspace) -> N
     quick(trained, observer=Listener(notice=notices.append))
     (notice,) = notices
     assert f"tensorflow 2.19.0 (now {versions()['tensorflow']});" in notice
-    assert run.fold_metrics(1).versions == versions()
+    assert run.fold(1).metrics().versions == versions()
     findings = {finding["title"]: finding["text"] for finding in report(trained, "one").document["findings"]}
     words = findings["Folds were trained with different versions"]
     assert words.startswith(f"fold 0: tensorflow 2.19.0; fold 1: tensorflow {versions()['tensorflow']}.")
@@ -266,16 +268,6 @@ def test_train_creates_no_run_for_invalid_arguments(
     assert not workspace.runs.exists()
 
 
-@pytest.mark.usefixtures("train_in_process")
-def test_train_rejects_other_network_of_same_preset(trained: Workspace) -> None:
-    """For example after an upgrade, or with other source code."""
-    run = find_run(trained, "one")
-    change_metrics(run, network="0123456789ab")
-    with pytest.raises(UsageError, match="now builds a different network"):
-        quick(trained)
-    assert "fold-1/metrics.json" not in files_of(run)
-
-
 def test_train_rejects_run_in_use(trained: Workspace) -> None:
     with lock(find_run(trained, "one").path / ".lock", ""), pytest.raises(WriteError, match="by another process"):
         quick(trained)
@@ -291,14 +283,14 @@ def test_train_rejects_existing_name_of_mean_before_training(trained: Workspace)
 def test_train_rejects_diverged_training(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match="diverged in epoch 1"):
         quick(workspace, settings=SMALL | {"learning_rate": 1e30})
-    assert not find_run(workspace, "one").is_trained(0)
+    assert not find_run(workspace, "one").fold(0).is_finished
 
 
 @pytest.mark.usefixtures("train_in_process")
 def test_train_names_damaged_artefact_and_replaces_it_only_with_retrain(trained: Workspace) -> None:
     run = find_run(trained, "one")
     before = files_of(run)
-    run.model_file(1).write_bytes(before["fold-1/model.keras"][:-1])
+    run.fold(1).model_file().write_bytes(before["fold-1/model.keras"][:-1])
     with pytest.raises(DataError, match=r"fold-1/model\.keras is"):
         quick(trained)
     assert quick_folds(trained, retrain=True) == (run, [(0, 1)])
@@ -429,7 +421,7 @@ def test_train_finishes_other_folds_when_worker_always_dies(workspace: Workspace
     with pytest.raises(KaggleDigitsError, match=r"worker of fold 0 of seed 0 died by signal 9\."):
         quick(workspace, settings=SMALL | {"epochs": "4"}, workers=1, observer=observer)
     run = find_run(workspace, "one")
-    assert (run.is_trained(0), run.is_trained(1), run.info.status) == (False, True, "unfinished")
+    assert (run.fold(0).is_finished, run.fold(1).is_finished, run.info.status) == (False, True, "unfinished")
     assert worker_processes() == set()
 
 
@@ -555,6 +547,6 @@ def test_ensemble_rejects_unfinished_runs_and_invalid_names(trained: Workspace) 
         ensemble(trained, ["one", "two"], name="one")
     with pytest.raises(UsageError, match="Only the mean of several runs can get a new name"):
         ensemble(trained, ["one"], name="other")
-    shutil.rmtree(find_run(trained, "one").fold_folder(1))
+    shutil.rmtree(find_run(trained, "one").fold(1).path)
     with pytest.raises(DataError, match="is not finished"):
         ensemble(trained, ["one"])

@@ -61,7 +61,7 @@ def test_predict_gives_the_softmax_of_the_ensemble_for_test_rows(
     assert [p.path for p in predictions] == pictures
     np.testing.assert_array_equal([p.image for p in predictions], load_test(trained_workspace.data).images[:ROWS])
 
-    folds = np.stack([run.fold_test_softmax(fold)[:ROWS] for fold in range(2)])
+    folds = np.stack([run.fold(fold).softmax("test")[:ROWS] for fold in range(2)])
     digits = np.array([prediction.digit for prediction in predictions])
     np.testing.assert_array_equal(digits, calibrated(run).argmax(1))
     assert [p.confidence for p in predictions] == [p.softmax.max() for p in predictions]
@@ -86,7 +86,7 @@ def test_predict_and_export_say_how_to_finish_an_unfinished_run(copied: Workspac
 
 
 def test_predict_names_a_damaged_or_missing_network(copied: Workspace, pictures: list[Path]) -> None:
-    folder, content = find_run(copied).fold_folder(1), b"PK\3\4 and no more"
+    folder, content = find_run(copied).fold(1).path, b"PK\3\4 and no more"
     (folder / "model.keras").write_bytes(content)
     with pytest.raises(DataError, match=r"fold-1/model\.keras"):
         kd.predict(copied, pictures)

@@ -23,7 +23,7 @@ LENET = find_preset("lenet").settings
 def train_folds(folder: Path, folds: int, workers: int | None = 1) -> Iterator[Job]:
     """Train folds in processes, as `train` does."""
     split = np.full(1, 255, np.uint8)
-    jobs = [Job(FoldTask("lenet", LENET, 0, fold, split), folder / str(fold)) for fold in range(folds)]
+    jobs = [Job(FoldTask(LENET, 0, fold, split), folder / str(fold)) for fold in range(folds)]
     return processes.Processes(workers).train(jobs, small_data(1), Observer())
 
 
@@ -90,7 +90,7 @@ def test_processes_train_gives_each_worker_its_own_gpu(tmp_path: Path, monkeypat
 @needs_proc
 def test_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    task = FoldTask("lenet", LENET, 0, 0, np.zeros(1, np.uint8))
+    task = FoldTask(LENET, 0, 0, np.zeros(1, np.uint8))
     for gpu, visible in (("5", "5"), ("", "3,5")):
         with open(tmp_path / "log", "wb") as log:
             worker = processes.WorkerProcess.start(task, small_data(1), tmp_path, log, gpu)

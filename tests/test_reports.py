@@ -140,7 +140,7 @@ def test_report_has_the_metrics_per_digit_and_the_confused_pairs(
 
 def test_report_has_the_predictions_for_the_test_rows(trained_workspace: Workspace, written: Report) -> None:
     test, run = written.document["test"], find_run(trained_workspace)
-    mean, votes = run.test_softmax(), np.stack([run.fold_test_softmax(k).argmax(1) for k in range(2)])
+    mean, votes = run.test_softmax(), np.stack([run.fold(k).softmax("test").argmax(1) for k in range(2)])
     assert test["networks"] == 2
     assert test["unanimous"] == pytest.approx((votes[0] == votes[1]).mean())
     assert test["by_networks"] == pytest.approx([(votes[0] == mean.argmax(1)).mean(), 1])
@@ -174,10 +174,11 @@ def test_inspect_network_shows_a_preprocessed_digit(
 ) -> None:
     settings = find_preset("fast").with_settings({"widths": "16,32,96"}).settings
     networks: Any = {1: build_network(settings)}
-    monkeypatch.setattr(network, "load_network", lambda run, fold: networks[fold])
-    run: Any = SimpleNamespace(fold_metrics=lambda fold: SimpleNamespace(preprocessing="wide-backhand"))
+    monkeypatch.setattr(network, "read_network", networks.__getitem__)
+    metrics = SimpleNamespace(preprocessing="wide-backhand")
+    folds: Any = [SimpleNamespace(model_file=lambda number=n: number, metrics=lambda: metrics) for n in range(3)]
     image = load_train(trained_workspace.data).images[0]
-    details = network.inspect_network(run, 1, image)
+    details = network.inspect_network(folds[1], image)
     np.testing.assert_array_equal(details.image, preprocess(image[None], "wide-backhand")[0])
     assert details.filters.shape == (16, 3, 3)
     assert [maps.shape for maps in details.activations.values()] == [(16, 24, 24), (96, 6, 6)]
@@ -189,7 +190,7 @@ def test_inspect_network_shows_a_preprocessed_digit(
     keras = tensorflow_keras()
     pixels = keras.Input((28, 28, 1))
     networks[2] = keras.Model(pixels, keras.layers.Dense(10)(keras.layers.Flatten()(pixels)))
-    details = network.inspect_network(run, 2, image)
+    details = network.inspect_network(folds[2], image)
     assert (details.filters, details.activations) == (None, {})
 
 
@@ -301,9 +302,8 @@ def test_out_of_fold_suspects_labels_only_if_the_networks_are_good(errors: int, 
 def test_report_marks_only_worse_folds(errors: list[int], worse: list[int]) -> None:
     epoch = {"val_accuracy": 0.9, "images_per_second": 1.0}
     metrics = [FoldMetrics.model_construct(errors=number, rows=1050) for number in errors]
-    run: Any = SimpleNamespace(
-        trained_folds=lambda: [*range(len(errors))], fold_metrics=metrics.__getitem__, history=lambda fold: [epoch]
-    )
+    trained = {n: SimpleNamespace(metrics=lambda m=m: m, history=lambda: [epoch]) for n, m in enumerate(metrics)}
+    run: Any = SimpleNamespace(trained_folds=lambda: trained)
     folds = _folds(run)
     assert [fold["fold"] for fold in folds if fold["out_of_line"]] == worse
     assert [fold["out_of_line_p"] < 0.05 for fold in folds].count(True) == 2 - (errors[1] == 62)
@@ -316,8 +316,8 @@ def test_class_drift_p_compares_each_network_with_itself() -> None:
 
     def p_of(*votes: Any) -> float:
         validation = [np.eye(10)[predicted] for predicted in (digits, confused)]
-        run: Any = SimpleNamespace(name="one", val_softmax=lambda fold: validation[fold])
-        return class_drift_p([(run, 0), (run, 1)], np.stack(votes))
+        folds: Any = [SimpleNamespace(path=Path("one/fold"), softmax=lambda _, v=v: v) for v in validation]
+        return class_drift_p(folds, np.stack(votes))
 
     assert p_of(digits, confused) > 0.99
     assert p_of(confused, confused) < 1e-9
@@ -360,7 +360,7 @@ def test_show_report_has_the_numbers_and_findings(written: Report, capsys: pytes
 
 
 def test_report_of_an_unfinished_run_has_the_finished_folds(trained: Workspace) -> None:
-    shutil.rmtree(find_run(trained).fold_folder(0))
+    shutil.rmtree(find_run(trained).fold(0).path)
     written = report(trained)
     document = written.document
     assert (document["missing_folds"], document["out_of_fold"]["rows"]) == ([0], 2100)

@@ -26,10 +26,8 @@ from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.evaluation.metrics import summarise
 from kaggle_digits.reports.content import make_report
-from kaggle_digits.runs.artefacts import check_fold, write_fold
-from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, create_run, find_run, list_runs, read_run
-from kaggle_digits.runs.ensemble import ensemble_folds, ensemble_runs, is_current
-from kaggle_digits.runs.schema import FINISHED, UNFINISHED
+from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, find_run, list_runs, read_run
+from kaggle_digits.runs.ensemble import is_current, write_ensemble
 from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file, write_submission
 from kaggle_digits.training.fold import FoldResult
@@ -44,20 +42,20 @@ def write_run(workspace: Workspace, name: str, seed: int) -> Run:
     train_set, test_set = load_train(workspace.data), load_test(workspace.data)
     rng = np.random.default_rng(seed)
     facts = {"preset": "lenet", "folds": 2, "seed": seed, "settings": find_preset("lenet").settings.model_dump()}
-    run = create_run(workspace.runs / name, facts | spec(workspace), ["kaggle-digits", "train"])
-    assert isinstance(run, FoldsRun)
+    run = FoldsRun.new(workspace.runs / name, facts | spec(workspace), ["kaggle-digits", "train"])
     folds = make_folds(train_set.labels, 2, seed)
     run.write_split(folds)
     for fold in range(2):
         labels = train_set.labels[folds == fold]
         softmaxes = [rng.dirichlet(np.ones(10), n).astype(np.float32) for n in (len(labels), len(test_set.ids))]
+        # "network" as earlier versions did.
         facts = {"preprocessing": "plain", "epochs": 1, "seconds": 3.0, "network": "0123456789ab"}
         epoch = {"epoch": 1, "loss": 0.7, "val_loss": 0.6, "accuracy": 0.5, "val_accuracy": 0.5}
         epoch |= {"seconds": 1.5, "images_per_second": 7.0}
         metrics = summarise(softmaxes[0], labels) | facts
-        write_fold(run.fold_folder(fold), FoldResult(b"", [epoch], softmaxes[0], softmaxes[1], metrics))
-    ensemble_folds(run, load_data(workspace.data))
-    return run.with_status(FINISHED, train_seconds=4.5)
+        run.fold(fold).write(FoldResult(b"", [epoch], softmaxes[0], softmaxes[1], metrics))
+    write_ensemble(run, load_data(workspace.data))
+    return run.with_status("finished", train_seconds=4.5)
 
 
 def spec(workspace: Workspace) -> dict[str, Any]:
@@ -73,10 +71,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     for seed, name in enumerate(("one", "two")):
         write_run(workspace, name, seed)
     members = {"members": ["one", "two"]}
-    both = create_run(workspace.runs / "both", spec(workspace) | members, ["kaggle-digits", "ensemble"])
-    assert isinstance(both, MeanRun)
-    ensemble_runs(both, load_data(workspace.data))
-    both.with_status(FINISHED)
+    both = MeanRun.new(workspace.runs / "both", spec(workspace) | members, ["kaggle-digits", "ensemble"])
+    write_ensemble(both, load_data(workspace.data))
+    both.with_status("finished")
     return workspace
 
 
@@ -100,7 +97,7 @@ def read_all(workspace: Workspace) -> None:
         run.ensemble_metrics()
         run.oof_softmax(100)
         for fold in range(2 if isinstance(run, FoldsRun) else 0):
-            check_fold(run.path / f"fold-{fold}", 50, 30)
+            run.fold(fold).check(50, 30)
 
 
 REMOVED = object()
@@ -144,10 +141,10 @@ def test_read_run_reads_or_rejects_any_value(
 
 def test_read_run_reads_what_was_written(workspace: Workspace) -> None:
     rows = {row["name"]: row for row in summarise_runs(workspace)}
-    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(("one", "two", "both"), FINISHED)
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(("one", "two", "both"), "finished")
     assert (rows["one"]["trained"], rows["one"]["folds"], rows["both"]["folds"]) == (2, 2, None)
     run, data = one(workspace), load_data(workspace.data)
-    check_fold(run.fold_folder(0), 50, 30)
+    run.fold(0).check(50, 30)
     assert is_current(run, data)
     for found in (run, find_run(workspace, "both")):
         total = make_report(workspace, found, data, None).out_of_fold
@@ -186,13 +183,12 @@ def test_read_run_names_damaged_file(
         read_all(workspace)
 
 
-def test_weighted_networks_rejects_a_mean_that_is_its_own_member(workspace: Workspace) -> None:
-    both = workspace.runs / "both"
-    networks = [(run.name, fold, weight) for run, fold, weight in read_run(both).weighted_networks()]
-    assert networks == [("one", 0, 0.25), ("one", 1, 0.25), ("two", 0, 0.25), ("two", 1, 0.25)]
-    modify(both / "run.json", ("members",), ["one", "both"])
-    with pytest.raises(DataError, match="The run both is a member of itself"):
-        read_run(both).weighted_networks()
+def test_ensemble_rejects_a_mean_that_is_its_own_member(workspace: Workspace) -> None:
+    networks = [(fold, weight) for _, fold, weight in find_run(workspace, "both").weighted_networks()]
+    runs = [read_run(workspace.runs / name) for name in ("one", "two")]
+    assert networks == [(run.fold(number), 0.25) for run in runs for number in range(2)]
+    with pytest.raises(UsageError, match="The run both is the mean of one, two, not of one, two, both"):
+        ensemble(workspace, ["one", "two", "both"], "both")
 
 
 def test_find_run_takes_the_beginning_of_a_name(workspace: Workspace) -> None:
@@ -220,11 +216,11 @@ def test_find_run_returns_best_finished_run(workspace: Workspace) -> None:
     for name, accuracy in (("one", 0.9), ("two", 0.8), ("both", 0.9)):
         set_accuracy(workspace, name, accuracy)
     assert find_run(workspace).name == "both"  # the latest of equal runs
-    find_run(workspace, "both").with_status(UNFINISHED)
+    find_run(workspace, "both").with_status("unfinished")
     assert find_run(workspace).name == "one"
     (workspace.runs / "one" / "ensemble" / "metrics.json").write_text("{")
     assert find_run(workspace).name == "two"
-    find_run(workspace, "two").with_status(UNFINISHED)
+    find_run(workspace, "two").with_status("unfinished")
     (workspace.runs / "one" / "run.json").write_text("{")
     assert find_run(workspace).name == "two"  # the latest unfinished run
     with pytest.raises(DataError, match="The run two is not finished"):
@@ -238,8 +234,8 @@ def test_find_run_ignores_runs_of_other_data(workspace: Workspace) -> None:
         modify(workspace.runs / name / "run.json", ("data", "test.csv"), "0" * 64)
     assert find_run(workspace).name == "one"
     assert find_run(workspace, "both").name == "both"
-    find_run(workspace, "one").with_status(UNFINISHED)
-    find_run(workspace, "both").with_status(FINISHED)
+    find_run(workspace, "one").with_status("unfinished")
+    find_run(workspace, "both").with_status("finished")
     assert find_run(workspace).name == "one"
     (workspace.runs / "one" / "run.json").unlink()
     with pytest.raises(DataError, match=r"The run both was made from different data: another test\.csv"):
@@ -318,7 +314,7 @@ def test_val_softmax_names_invalid_file(workspace: Workspace, content: bytes, me
     run = one(workspace)
     put(workspace, "one/fold-0/val_softmax.npy", content)
     error = rf"one/fold-0/val_softmax\.npy is damaged: {message}"
-    for read in (lambda: check_fold(run.fold_folder(0), 50, 30), lambda: ensemble(workspace, ["one"])):
+    for read in (lambda: run.fold(0).check(50, 30), lambda: ensemble(workspace, ["one"])):
         with pytest.raises(DataError, match=error) as caught:
             read()
         assert "--retrain" in caught.value.remedy
@@ -328,7 +324,7 @@ def test_val_softmax_names_invalid_file(workspace: Workspace, content: bytes, me
 def test_history_names_invalid_file(workspace: Workspace, content: bytes) -> None:
     put(workspace, "one/fold-0/history.csv", content)
     with pytest.raises(DataError, match=r"one/fold-0/history\.csv is damaged: "):
-        check_fold(one(workspace).fold_folder(0), 50, 30)
+        one(workspace).fold(0).check(50, 30)
 
 
 @pytest.mark.parametrize(

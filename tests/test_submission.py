@@ -462,22 +462,6 @@ def test_submit_leaves_no_entry_when_host_refuses(
     assert host.polls == polls + 2  # no search for a submission that was not made
 
 
-def test_submit_leaves_no_entry_when_host_refuses_and_the_disk_is_full(sender: Sender, host: FakeHost) -> None:
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    def refuse(upload: str, description: str) -> str:
-        disk.setattr(Path, "replace", full)
-        raise RefusedError("No.", "Try something else.")
-
-    with pytest.MonkeyPatch.context() as disk:
-        disk.setattr(host, "create", refuse)
-        with pytest.raises(RefusedError, match="No"):
-            sender.submit()
-    assert sender.ledger.entries() == []
-    assert sender.submit().entry.ref == "1"
-
-
 def test_submit_leaves_no_entry_when_upload_fails(sender: Sender, host: FakeHost) -> None:
     host.fail_upload = True
     with pytest.raises(NetworkError, match="upload failed"):

@@ -20,7 +20,7 @@ from conftest import full_disk, small_data
 from kaggle_digits import Workspace, download
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import WriteError
-from kaggle_digits.runs.artefacts import write_fold
+from kaggle_digits.runs.artefacts import FoldFolder
 from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.training.fold import FoldResult, FoldTask, FoldTrainer, Progress, train_fold
 from kaggle_digits.training.models import NETWORKS, convolution, softmax_function, with_test_time_augmentation
@@ -45,7 +45,7 @@ def task() -> Iterator[FoldTask]:
     recipe = find_preset("default").with_settings({"epochs": 4, "batch_size": 16, "dropout": 0.5})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, "residual", NETWORKS["residual"]._replace(hidden=tiny_network))
-        yield FoldTask(recipe.name, recipe.settings, seed=3, fold=1, split=make_folds(DATA.train.labels, 3, 0))
+        yield FoldTask(recipe.settings, seed=3, fold=1, split=make_folds(DATA.train.labels, 3, 0))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_train_fold_resumes_with_an_identical_result(
     assert seen == set(range(epochs + 1, 5))
     assert_same(result, uninterrupted)
     assert result.metrics["seconds"] > result.metrics["training_seconds"]
-    write_fold(folder, result)
+    FoldFolder(folder).write(result)
     assert not (folder / "checkpoint").exists()
 
 
@@ -190,7 +190,7 @@ def test_train_fold_resumes_after_a_failed_write(
     for after in range(100):
         fold = tmp_path / str(after)
         with full_disk(after) as failed, suppress(WriteError):
-            write_fold(fold, train_fold(task, DATA, folder=fold))
+            FoldFolder(fold).write(train_fold(task, DATA, folder=fold))
         assert (fold / "metrics.json").exists() != bool(failed)
         if not failed:
             break

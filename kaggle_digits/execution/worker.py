@@ -25,7 +25,7 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
 
     from kaggle_digits.execution.places.processes import LESS_MEMORY, WorkerDiedError
-    from kaggle_digits.runs.artefacts import write_fold
+    from kaggle_digits.runs.artefacts import FoldFolder
     from kaggle_digits.training.fold import train_fold
 
     task, data, folder = connection.recv()
@@ -34,7 +34,7 @@ def main(descriptor: int) -> None:
         if folder is None:
             outcome = train_fold(task, data, connection.send)
         else:
-            write_fold(folder, train_fold(task, data, connection.send, folder))
+            FoldFolder(folder).write(train_fold(task, data, connection.send, folder))
             outcome = None
     except KaggleDigitsError as error:
         outcome = error

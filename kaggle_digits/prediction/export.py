@@ -11,10 +11,10 @@ from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.calibration import MIN_PROBABILITY
 from kaggle_digits.files import write_bytes
 from kaggle_digits.prediction import MODEL_FORMATS
-from kaggle_digits.prediction.predict import load_network
-from kaggle_digits.runs.directory import FoldsRun, Run, find_run
-from kaggle_digits.runs.ensemble import check_members
-from kaggle_digits.training.models import SURE, TTA_SHIFTS, keras_bytes, tensorflow_keras
+from kaggle_digits.runs.artefacts import FoldFolder
+from kaggle_digits.runs.directory import FoldsRun, MeanRun, find_run
+from kaggle_digits.runs.ensemble import check_ensemble
+from kaggle_digits.training.models import SURE, TTA_SHIFTS, keras_bytes, read_network, tensorflow_keras
 from kaggle_digits.training.preprocessing import preprocessed_tensor
 from kaggle_digits.workspace import CLASSES, SIDE, Workspace
 
@@ -65,14 +65,13 @@ def export(workspace: Workspace, file: str | Path, run: str | None = None, forma
     if suffix == "onnx" and find_spec("tf2onnx") is None:
         raise UsageError("tf2onnx is not installed.", "Install it with: pip install 'kaggle-digits[onnx]'.")
     source = find_run(workspace, run)
-    source.require_ensemble()
-    check_members(source)
+    check_ensemble(source)
     model = _ensemble_model(source)
     write_bytes(path, _onnx(model, source) if suffix == "onnx" else keras_bytes(model))
     return path
 
 
-def _ensemble_model(source: Run) -> keras.Model:
+def _ensemble_model(source: FoldsRun | MeanRun) -> keras.Model:
     """Return the ensemble of a finished run as one Keras model: uint8 [b, 28, 28] to float32 [b, 10]."""
     keras = tensorflow_keras()
     from keras import ops
@@ -81,21 +80,21 @@ def _ensemble_model(source: Run) -> keras.Model:
     mean: Any = 0.0
     for number, (run, fold, weight) in enumerate(source.weighted_networks()):
         # The layers of a model must have different names. A run can have a name that Keras does not accept.
-        mean = mean + weight * _fold_softmax(run, fold, images, f"network_{number}")
+        mean = mean + weight * _fold_softmax(fold, run.info.settings.tta, images, f"network_{number}")
     temperature = source.ensemble_metrics().calibration.temperature
     # Temperature scaling as in `kaggle_digits.evaluation.calibration.temper`.
     return keras.Model(images, ops.softmax(ops.log(ops.maximum(mean, MIN_PROBABILITY)) / temperature))
 
 
-def _fold_softmax(run: FoldsRun, fold: int, images: Any, name: str) -> Any:
+def _fold_softmax(fold: FoldFolder, tta: int, images: Any, name: str) -> Any:
     """Apply the network of a fold, with its preprocessing and TTA: as `predict.ensemble_softmax`."""
     from keras import ops
 
-    network = load_network(run, fold)
+    network = read_network(fold.model_file())
     network.name = name
-    grey = ops.cast(preprocessed_tensor(images, run.fold_metrics(fold).preprocessing), "float32")
+    grey = ops.cast(preprocessed_tensor(images, fold.metrics().preprocessing), "float32")
     grey = ops.expand_dims(grey, -1)
-    if run.info.settings.tta == 1:
+    if tta == 1:
         return ops.softmax(network(grey))
     # A model has no branches that depend on its input, so all views are predicted for every image. They are one
     # batch, since a graph with five copies of each network takes a minute to convert to ONNX.
@@ -107,7 +106,7 @@ def _fold_softmax(run: FoldsRun, fold: int, images: Any, name: str) -> Any:
     return ops.where(ops.max(alone, 1, keepdims=True) < SURE, ops.mean(softmaxes, 0), alone)
 
 
-def _onnx(model: keras.Model, source: Run) -> bytes:
+def _onnx(model: keras.Model, source: FoldsRun | MeanRun) -> bytes:
     import tensorflow as tf
     import tf2onnx
 

@@ -14,8 +14,8 @@ from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.errors import DataError
 from kaggle_digits.evaluation.calibration import temper
 from kaggle_digits.prediction.pictures import count_shapes, read_picture
-from kaggle_digits.runs.directory import FoldsRun, Run, find_run
-from kaggle_digits.runs.ensemble import check_members
+from kaggle_digits.runs.directory import Run, find_run
+from kaggle_digits.runs.ensemble import check_ensemble
 from kaggle_digits.training.models import SURE, read_network, softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.workspace import Workspace
@@ -128,8 +128,7 @@ def predict(workspace: Workspace, pictures: Sequence[str | Path], run: str | Non
     True
     """
     source = find_run(workspace, run)
-    source.require_ensemble()
-    check_members(source)
+    check_ensemble(source)
     digits: list[tuple[Path, UInt8]] = []
     failures: list[tuple[Path, DataError]] = []
     for path in map(Path, pictures):
@@ -160,11 +159,7 @@ def ensemble_softmax(source: Run, images: UInt8) -> Float32:
     """Return the uncalibrated softmaxes [networks, n, 10] of a finished run for digits [n, 28, 28]."""
     softmaxes = []
     for run, fold, _ in source.weighted_networks():
-        predict = with_test_time_augmentation(softmax_function(load_network(run, fold)), run.info.settings.tta)
-        softmaxes.append(predict(preprocess(images, run.fold_metrics(fold).preprocessing)))
+        predict_once = softmax_function(read_network(fold.model_file()))
+        predict = with_test_time_augmentation(predict_once, run.info.settings.tta)
+        softmaxes.append(predict(preprocess(images, fold.metrics().preprocessing)))
     return np.stack(softmaxes)
-
-
-def load_network(run: FoldsRun, fold: int) -> Any:
-    """Load the Keras model of a finished fold: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10]."""
-    return read_network(run.model_file(fold))

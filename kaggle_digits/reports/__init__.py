@@ -17,7 +17,7 @@ from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.significance import wilson_interval
 from kaggle_digits.files import write_bytes, write_json
 from kaggle_digits.runs.directory import find_run
-from kaggle_digits.runs.ensemble import check_members
+from kaggle_digits.runs.ensemble import check_ensemble
 from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.workspace import Workspace
@@ -65,14 +65,14 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     from kaggle_digits.reports.page import errors_csv, render_report
 
     found, data = find_run(workspace, run), load_data(workspace.data)
-    if found.has_ensemble():
-        check_members(found)
+    if found.ensemble.is_finished:
+        check_ensemble(found)
     networks, images = found.networks(), data.test.images
-    details = inspect_network(*networks[0], images[min(ARTICLE_ROW, len(images) - 1)]) if networks else None
+    details = inspect_network(networks[0], images[min(ARTICLE_ROW, len(images) - 1)]) if networks else None
     facts = make_report(workspace, found, data, details.layers if details else None)
     page = render_report(facts, data.train.images, images, details)
-    write_bytes(found.report_folder / "errors.csv", errors_csv(facts).encode())
-    return _write(found.report_folder, "report.json", facts.as_json(), page)
+    write_bytes(found.path / "report" / "errors.csv", errors_csv(facts).encode())
+    return _write(found.path / "report", "report.json", facts.as_json(), page)
 
 
 def compare(workspace: Workspace, runs: Sequence[str]) -> Report:

@@ -11,8 +11,9 @@ from kaggle_digits.data.csv import LabelledDigits
 from kaggle_digits.evaluation.calibration import cross_fit
 from kaggle_digits.evaluation.metrics import summarise
 from kaggle_digits.evaluation.significance import LEVEL, holm, mcnemar_p, wilson_interval
-from kaggle_digits.reports.content import list_mistakes, read_predictions
+from kaggle_digits.reports.content import list_mistakes
 from kaggle_digits.runs.directory import FoldsRun, MeanRun, check_data
+from kaggle_digits.runs.ensemble import read_predictions
 from kaggle_digits.submissions.submit import entry_of_run
 from kaggle_digits.workspace import TRAIN_CSV, Workspace
 

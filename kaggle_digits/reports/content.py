@@ -15,9 +15,9 @@ from kaggle_digits.evaluation.calibration import calibrate, cross_fit, temper
 from kaggle_digits.evaluation.metrics import confusion_matrix, mean_softmax, reliability, summarise, suspects
 from kaggle_digits.reports import facts
 from kaggle_digits.reports.findings import make_findings
+from kaggle_digits.runs.artefacts import FoldFolder
 from kaggle_digits.runs.directory import FoldsRun, MeanRun, check_data
-from kaggle_digits.runs.ensemble import gather_oof
-from kaggle_digits.runs.schema import FINISHED
+from kaggle_digits.runs.ensemble import read_predictions
 from kaggle_digits.submissions.submit import entry_of_run
 from kaggle_digits.workspace import CLASSES, Workspace
 
@@ -52,7 +52,7 @@ def make_report(
         members = [{"run": name, "errors": count} for name, count in zip(run.info.members, errors, strict=True)]
     else:
         folds, missing = _folds(run), set(range(run.info.folds)) - set(run.trained_folds())
-    temperature = run.ensemble_metrics().calibration.temperature if run.has_ensemble() else None
+    temperature = run.ensemble_metrics().calibration.temperature if run.ensemble.is_finished else None
     total = out_of_fold(*read_predictions(run, labels), temperature) if folds or members else None
     test = _test(run, data, temperature, total) if total and run.networks() else None
     if entry and entry.score is not None:
@@ -78,21 +78,8 @@ def make_report(
         "findings": [],
     }
     report = facts.ReportFacts.model_validate(document)
-    submit = workspace.command("submit", "--run", run.name) if run.info.status == FINISHED else ""
+    submit = workspace.command("submit", "--run", run.name) if run.info.status == "finished" else ""
     return report.model_copy(update={"findings": make_findings(report, run.command(), submit)})
-
-
-def read_predictions(run: FoldsRun | MeanRun, labels: UInt8) -> tuple[Int64, UInt8, UInt8, Float32]:
-    """Return the rows with out-of-fold predictions, [k], their labels, parts for cross-fitting, and softmaxes."""
-    rows = np.arange(len(labels))
-    if isinstance(run, MeanRun):
-        # The member runs of a mean can have different folds, so its rows have no folds in common. Any five parts
-        # do: cross-fitting only has to fit the temperature on other rows than it is measured on.
-        return rows, labels, (rows % 5).astype(np.uint8), run.oof_softmax(len(labels))
-    finished = run.trained_folds()
-    softmax, split = gather_oof(run, finished, labels)
-    rows = rows[np.isin(split, finished)]
-    return rows, labels[rows], split[rows], softmax[rows]
 
 
 def list_mistakes(rows: Int64, labels: UInt8, softmax: Float32, calibrated: Float32) -> pd.DataFrame:
@@ -154,14 +141,14 @@ def _digit(digit: int, confusion: Int64) -> dict[str, Any]:
 
 def _folds(run: FoldsRun) -> list[dict[str, Any]]:
     finished = run.trained_folds()
-    metrics = [run.fold_metrics(fold) for fold in finished]
+    metrics = [fold.metrics() for fold in finished.values()]
     p_values = significance.outlier_fold_p_values([m.errors for m in metrics], [m.rows for m in metrics])
     rate = sum(m.errors for m in metrics) / max(1, sum(m.rows for m in metrics))
     folds = []
-    for fold, m, p in zip(finished, metrics, p_values, strict=True):
-        history = run.history(fold)
+    for (number, fold), m, p in zip(finished.items(), metrics, p_values, strict=True):
+        history = fold.history()
         comparison = {
-            "fold": fold,
+            "fold": number,
             "interval": significance.wilson_interval(m.rows - m.errors, m.rows),
             "out_of_line_p": p,
             "out_of_line": p < significance.LEVEL and m.errors > rate * m.rows,
@@ -177,7 +164,7 @@ def _test(
 ) -> dict[str, Any]:
     """Return the predictions for the test rows and the agreement of the networks. Test rows have no labels."""
     ids, networks = data.test.ids, run.networks()
-    softmaxes = np.stack([member.fold_test_softmax(fold, len(ids)) for member, fold in networks])
+    softmaxes = np.stack([fold.softmax("test", len(ids)) for fold in networks])
     # An unfinished run has no ensemble yet: take the mean of its finished folds.
     mean = mean_softmax(softmaxes) if temperature is None else run.test_softmax(len(ids))
     calibrated = temper(mean, temperature or 1.0)
@@ -222,12 +209,12 @@ def _test(
     }
 
 
-def class_drift_p(networks: Sequence[tuple[FoldsRun, int]], votes: Int64) -> float:
+def class_drift_p(networks: Sequence[FoldFolder], votes: Int64) -> float:
     """Test whether training and test rows have the same classes; `votes` are the predictions, [networks, m]."""
     # Each network's predictions for the test rows are compared with its own for its validation rows, not with
     # labels: a network that confuses digits changes both in the same way (Lipton, Wang and Smola, ICML 2018).
-    own = np.concatenate([member.val_softmax(fold).argmax(1) for member, fold in networks])
-    runs = len({member.name for member, _ in networks})
+    own = np.concatenate([fold.softmax("val").argmax(1) for fold in networks])
+    runs = len({fold.path.parent for fold in networks})
     known, new = (np.bincount(digits, minlength=CLASSES) for digits in (own, votes.ravel()))
     # Divided by how often each row was predicted, because the test assumes independent rows.
     return significance.drift_p(known / runs, new / len(votes))

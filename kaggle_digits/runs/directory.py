@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -18,18 +18,15 @@ from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.data.csv import present_hashes
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.files import read_errors, read_json, replacing, write_json
-from kaggle_digits.runs import artefacts, schema
-from kaggle_digits.runs.artefacts import METRICS, read_softmax
-from kaggle_digits.runs.schema import CREATE_AGAIN, FINISHED, UNFINISHED, read_document
-from kaggle_digits.training.checkpoint import FoldCheckpoint
+from kaggle_digits.runs import schema
+from kaggle_digits.runs.artefacts import METRICS, ArtefactFolder, FoldFolder, versions
+from kaggle_digits.runs.schema import CREATE_AGAIN, read_document
 from kaggle_digits.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RUN_JSON = "run.json"
-OTHER_FILES = ("index.html", "ledger.csv")
-"""The files next to the folders of runs or of their submissions, so that no run can have their names."""
 _REMOVE = "Remove the folder of the run and create the run again, or restore the file."
 
 
@@ -39,6 +36,21 @@ class Run:
 
     path: Path  # its directory, whose name is the run's name
     info: schema.RunInfo = field(compare=False)  # the content of ``run.json`` when it was read
+    INFO: ClassVar[type[schema.RunInfo]] = schema.RunInfo  # the type of `info`
+
+    @classmethod
+    def new(cls, path: Path, spec: dict[str, Any], command: Sequence[str]) -> Self:
+        """Return an unfinished run with `spec`, versions and command; `with_status` writes it."""
+        processor = platform.processor() or platform.machine()
+        origin = {
+            "status": "unfinished",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "updated": _now(),
+            "command": list(command),
+            "versions": versions(),
+            "machine": {"system": platform.platform(), "processor": processor, "cores": os.cpu_count()},
+        }
+        return cls(path, cls.INFO.model_validate({"version": 1, "name": path.name, **spec, **origin}))
 
     @property
     def name(self) -> str:
@@ -46,20 +58,20 @@ class Run:
         return self.path.name
 
     @property
-    def report_folder(self) -> Path:
-        """The folder of the run's report."""
-        return self.path / "report"
+    def ensemble(self) -> ArtefactFolder:
+        """The folder of its ensemble."""
+        return ArtefactFolder(self.path / "ensemble")
 
     @property
     def is_finished(self) -> bool:
         """Whether all folds are trained and the ensemble is written."""
-        return self.info.status == FINISHED and self.has_ensemble()
+        return self.info.status == "finished" and self.ensemble.is_finished
 
     def with_status(self, status: schema.Status, train_seconds: float | None = None) -> Self:
         """Write the run's status, which also makes it the latest run, and return the updated run."""
         document = self.info.as_json() | {"status": status, "updated": _now()}
         known = document.pop("train_seconds", None)
-        if status == FINISHED and (train_seconds or known):
+        if status == "finished" and (train_seconds or known):
             document["train_seconds"] = train_seconds or known
         write_json(self.path / RUN_JSON, document)
         return replace(self, info=type(self.info).model_validate(document))
@@ -82,33 +94,20 @@ class Run:
 
     def require_ensemble(self) -> None:
         """Raise a `DataError` if the run has no ensemble."""
-        if not self.has_ensemble():
+        if not self.ensemble.is_finished:
             raise self.unfinished()
-
-    def has_ensemble(self) -> bool:
-        """Return whether the ensemble is complete. Its metrics are written last."""
-        return (self.path / "ensemble" / METRICS).exists()
-
-    def write_ensemble(self, oof: Float32, test: Float32, metrics: dict[str, Any]) -> None:
-        """Write the ensemble: softmaxes of the training rows [n, 10] and the test rows [m, 10], and metrics."""
-        softmaxes = {"oof_softmax.npy": oof, "test_softmax.npy": test}
-        artefacts.write_artefacts(self.path / "ensemble", softmaxes, metrics)
 
     def ensemble_metrics(self) -> schema.EnsembleMetrics:
         """Return the ensemble's ``metrics.json``; `DataError` if it is missing or damaged."""
-        return read_document(self.path / "ensemble" / METRICS, schema.EnsembleMetrics)
+        return read_document(self.ensemble.path / METRICS, schema.EnsembleMetrics)
 
     def oof_softmax(self, rows: int | None = None) -> Float32:
         """Return the out-of-fold softmaxes of all training rows, float32 [n, 10]; `rows` is n if known."""
-        return read_softmax(self.path / "ensemble", "oof_softmax.npy", rows)
+        return self.ensemble.softmax("oof", rows)
 
     def test_softmax(self, rows: int | None = None) -> Float32:
         """Return the ensemble's softmaxes of the test rows, float32 [m, 10]; `rows` is m if known."""
-        return read_softmax(self.path / "ensemble", "test_softmax.npy", rows)
-
-    def describe(self) -> str:
-        """Return a short description of the run."""
-        raise NotImplementedError
+        return self.ensemble.softmax("test", rows)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table of its parts."""
@@ -118,18 +117,18 @@ class Run:
         """Return its parts and its out-of-fold accuracy, for a notebook."""
         table: str = self.to_frame().to_html(index=False, float_format="{:.5f}".format)
         total = ""
-        if self.has_ensemble():
+        if self.ensemble.is_finished:
             metrics = self.ensemble_metrics()
             total = f", out-of-fold accuracy {metrics.accuracy:.5f}, {metrics.errors:,} errors"
         return f"<p><b>{html.escape(self.name)}</b>: {self.info.status}{total}</p>{table}"
 
-    def weighted_networks(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, int, float]]:
+    def weighted_networks(self) -> list[tuple[FoldsRun, FoldFolder, float]]:
         """Return all folds of the ensemble with the weights of their networks in the mean, which sum to 1."""
         raise NotImplementedError
 
-    def networks(self) -> list[tuple[FoldsRun, int]]:
-        """Return the trained folds of the ensemble."""
-        return [(run, fold) for run, fold, _ in self.weighted_networks() if run.is_trained(fold)]
+    def networks(self) -> list[FoldFolder]:
+        """Return the finished folds of the ensemble, each of them once."""
+        return list(dict.fromkeys(fold for _, fold, _ in self.weighted_networks() if fold.is_finished))
 
 
 @dataclass(frozen=True)
@@ -137,23 +136,23 @@ class FoldsRun(Run):
     """A run of folds: one preset, one split, one seed."""
 
     info: schema.FoldsInfo = field(compare=False)
+    INFO = schema.FoldsInfo
 
     def describe(self) -> str:
         """Return a short description of the run."""
         return f"{self.info.preset}, {self.info.folds} folds, seed {self.info.seed}"
 
-    def weighted_networks(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, int, float]]:
+    def weighted_networks(self) -> list[tuple[FoldsRun, FoldFolder, float]]:
         """Return all folds with their equal weights."""
-        return [(self, fold, 1 / self.info.folds) for fold in range(self.info.folds)]
+        return [(self, self.fold(number), 1 / self.info.folds) for number in range(self.info.folds)]
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per finished fold: ``fold, preprocessing, rows, errors, accuracy, log_loss, seconds``."""
         import pandas as pd
 
-        names = ["preprocessing", "rows", "errors", "accuracy", "log_loss", "seconds"]
-        metrics = {fold: self.fold_metrics(fold) for fold in self.trained_folds()}
-        rows = [[fold, *(of_fold[name] for name in names)] for fold, of_fold in metrics.items()]
-        return pd.DataFrame(rows, columns=["fold", *names])
+        rows = [{"fold": number} | fold.metrics().as_json() for number, fold in self.trained_folds().items()]
+        names = ["fold", "preprocessing", "rows", "errors", "accuracy", "log_loss", "seconds"]
+        return pd.DataFrame(rows, columns=names)
 
     @property
     def split_file(self) -> Path:
@@ -181,41 +180,14 @@ class FoldsRun(Run):
             split: UInt8 = table["fold"].to_numpy(np.uint8)
             return split
 
-    def fold_folder(self, fold: int) -> Path:
-        """Return the directory of a fold."""
-        return fold_folder(self.path, fold)
+    def fold(self, number: int) -> FoldFolder:
+        """Return the folder of a fold, which need not exist."""
+        return FoldFolder(self.path / f"fold-{number}")
 
-    def is_trained(self, fold: int) -> bool:
-        """Return whether a fold is finished. Its metrics are written last."""
-        return (self.fold_folder(fold) / METRICS).exists()
-
-    def is_started(self, fold: int) -> bool:
-        """Return whether a fold has a checkpoint."""
-        return FoldCheckpoint(self.fold_folder(fold)).exists()
-
-    def trained_folds(self) -> list[int]:
-        """Return the finished folds."""
-        return [fold for fold in range(self.info.folds) if self.is_trained(fold)]
-
-    def fold_metrics(self, fold: int) -> schema.FoldMetrics:
-        """Return a finished fold's ``metrics.json``; `DataError` if it is missing or damaged."""
-        return read_document(self.fold_folder(fold) / METRICS, schema.FoldMetrics)
-
-    def history(self, fold: int) -> list[dict[str, float]]:
-        """Return a finished fold's epochs, as many as its metrics say; `DataError` if they are damaged."""
-        return artefacts.read_history(self.fold_folder(fold))
-
-    def model_file(self, fold: int) -> Path:
-        """Return the path of a finished fold's network."""
-        return artefacts.checked_file(self.fold_folder(fold), "model.keras")
-
-    def val_softmax(self, fold: int) -> Float32:
-        """Return a finished fold's softmaxes of its validation rows, float32 [n_k, 10]."""
-        return read_softmax(self.fold_folder(fold), "val_softmax.npy", int((self.split() == fold).sum()))
-
-    def fold_test_softmax(self, fold: int, rows: int | None = None) -> Float32:
-        """Return a finished fold's softmaxes of the test rows, float32 [m, 10]; `rows` is m if known."""
-        return read_softmax(self.fold_folder(fold), "test_softmax.npy", rows)
+    def trained_folds(self) -> dict[int, FoldFolder]:
+        """Return the finished folds by number."""
+        folds = {number: self.fold(number) for number in range(self.info.folds)}
+        return {number: fold for number, fold in folds.items() if fold.is_finished}
 
 
 @dataclass(frozen=True)
@@ -223,6 +195,7 @@ class MeanRun(Run):
     """A mean of other runs of the same competition, its members."""
 
     info: schema.MeanInfo = field(compare=False)
+    INFO = schema.MeanInfo
 
     def describe(self) -> str:
         """Return a short description of the run."""
@@ -232,28 +205,17 @@ class MeanRun(Run):
         """Return one row per member: ``run, rows, errors, accuracy, log_loss``, out-of-fold."""
         import pandas as pd
 
-        names = ["rows", "errors", "accuracy", "log_loss"]
-        rows = [[run.name, *(run.ensemble_metrics()[name] for name in names)] for run in self.members()]
-        return pd.DataFrame(rows, columns=["run", *names])
+        rows = [{"run": run.name} | run.ensemble_metrics().as_json() for run in self.members()]
+        return pd.DataFrame(rows, columns=["run", "rows", "errors", "accuracy", "log_loss"])
 
     def members(self) -> list[FoldsRun | MeanRun]:
         """Return the members; `DataError` if one does not exist."""
         return [read_run(self.path.parent / name) for name in self.info.members]
 
-    def weighted_networks(self, inside: tuple[str, ...] = ()) -> list[tuple[FoldsRun, int, float]]:
-        """Return the folds of all members with their weights; `inside` are the means that contain this one."""
-        if self.name in inside:
-            raise DataError(f"The run {self.name} is a member of itself.", _REMOVE)
-        weights: dict[tuple[FoldsRun, int], float] = {}
-        for member in self.members():
-            for run, fold, weight in member.weighted_networks((*inside, self.name)):
-                weights[run, fold] = weights.get((run, fold), 0.0) + weight / len(self.info.members)
-        return [(run, fold, weight) for (run, fold), weight in weights.items()]
-
-
-def fold_folder(run: Path, fold: int) -> Path:
-    """Return the directory of a fold of the run in the directory `run`, which need not exist."""
-    return run / f"fold-{fold}"
+    def weighted_networks(self) -> list[tuple[FoldsRun, FoldFolder, float]]:
+        """Return the folds of all members with their weights."""
+        networks = [network for member in self.members() for network in member.weighted_networks()]
+        return [(run, fold, weight / len(self.info.members)) for run, fold, weight in networks]
 
 
 def read_run(path: Path) -> FoldsRun | MeanRun:
@@ -263,29 +225,13 @@ def read_run(path: Path) -> FoldsRun | MeanRun:
     return FoldsRun(path, read_document(path / RUN_JSON, schema.FoldsInfo, _REMOVE))
 
 
-def create_run(path: Path, spec: dict[str, Any], command: Sequence[str]) -> FoldsRun | MeanRun:
-    """Create a run: write ``run.json`` with `spec`, versions, command and the status unfinished."""
-    processor = platform.processor() or platform.machine()
-    origin = {
-        "status": UNFINISHED,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "updated": _now(),
-        "command": list(command),
-        "versions": artefacts.versions(),
-        "machine": {"system": platform.platform(), "processor": processor, "cores": os.cpu_count()},
-    }
-    write_json(path / RUN_JSON, {"version": 1, "name": path.name, **spec, **origin})
-    return read_run(path)
-
-
 def run_folder(workspace: Workspace, name: str) -> Path:
     """Return the directory of the run called `name`, which need not exist; `UsageError` if it is not valid."""
     is_valid = name.isprintable() and not name.startswith(".") and "/" not in name
-    if not is_valid or not 1 <= len(name.encode()) <= 200 or name.lower() in OTHER_FILES:
+    if not is_valid or not 1 <= len(name.encode()) <= 200:
         raise UsageError(
             f"{name[:50]!r} is not a valid run name.",
-            "Choose another name for the run, of at most 200 bytes, without / and without a leading dot, that is "
-            f"not {' or '.join(OTHER_FILES)}.",
+            "Choose another name for the run, of at most 200 bytes, without / and without a leading dot.",
         )
     return workspace.runs / name
 
@@ -322,14 +268,11 @@ def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRu
 
 
 def _quality(run: Run, present: Mapping[str, str]) -> float:
-    """Return the out-of-fold accuracy of a finished run, -1 if it is unfinished or damaged, -2 for other data."""
-    quality = -2.0
+    """Return the out-of-fold accuracy of a finished run, -1 if unfinished, -2 if damaged or of other data."""
     with suppress(DataError):  # damaged runs are reported when they are requested by name
         check_data(run, present)
-        quality = -1.0
-        if run.is_finished:
-            quality = run.ensemble_metrics().accuracy
-    return quality
+        return run.ensemble_metrics().accuracy if run.is_finished else -1.0
+    return -2.0
 
 
 def check_data(run: Run, hashes: Mapping[str, str]) -> None:

@@ -11,8 +11,6 @@ from kaggle_digits.files import read_errors, read_json
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
 
 Status = Literal["unfinished", "finished"]
-UNFINISHED: Status = "unfinished"
-FINISHED: Status = "finished"
 
 CREATE_AGAIN = (
     "Create it again: --retrain of the run's train command does it for a fold, ensemble for an ensemble."
@@ -85,7 +83,6 @@ class FoldMetrics(Metrics):
     preprocessing: str = Field(pattern=f"^({'|'.join(PREPROCESSINGS)})$")
     epochs: int
     seconds: float
-    network: str
     versions: dict[str, str]
 
 

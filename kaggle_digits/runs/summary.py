@@ -12,6 +12,8 @@ from kaggle_digits.runs.directory import FoldsRun, Run, list_runs, read_run, run
 from kaggle_digits.submissions.submit import entry_of_run, is_current, ledger_of
 from kaggle_digits.workspace import Workspace
 
+COLUMNS = ("name", "status", "trained", "folds", "rows", "errors", "accuracy", "score")
+
 
 def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
     """Return one row per run of the competition: the most recently updated first, damaged runs last.
@@ -21,24 +23,19 @@ def summarise_runs(workspace: Workspace) -> list[dict[str, Any]]:
     runs = {run.name: run for run in list_runs(workspace)}
     rows = []
     for name in dict.fromkeys((*runs, *run_names(workspace))):
-        entry = entry_of_run(workspace, name)
-        row: dict[str, Any] = {"name": name, "status": "damaged"}
-        row |= dict.fromkeys(("trained", "folds", "rows", "errors", "accuracy"))
-        rows.append(row | {"score": entry.score if entry else None} | (_facts(runs[name]) if name in runs else {}))
+        run, entry = runs.get(name), entry_of_run(workspace, name)
+        row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"name": name, "status": "damaged"}
+        row["score"] = entry.score if entry else None
+        if isinstance(run, FoldsRun):
+            row |= {"trained": len(run.trained_folds()), "folds": run.info.folds}
+        if run:
+            with suppress(DataError):
+                if run.ensemble.is_finished:
+                    metrics = run.ensemble_metrics()
+                    row |= {"rows": metrics.rows, "errors": metrics.errors, "accuracy": metrics.accuracy}
+                row["status"] = run.info.status
+        rows.append(row)
     return rows
-
-
-def _facts(run: Run) -> dict[str, Any]:
-    facts: dict[str, Any] = {"status": run.info.status}
-    if isinstance(run, FoldsRun):
-        facts |= {"trained": len(run.trained_folds()), "folds": run.info.folds}
-    if run.has_ensemble():
-        try:
-            metrics = run.ensemble_metrics()
-        except DataError:
-            return facts | {"status": "damaged"}
-        facts |= {"rows": metrics.rows, "errors": metrics.errors, "accuracy": metrics.accuracy}
-    return facts
 
 
 def explain_choice(workspace: Workspace, chosen: Run) -> str:

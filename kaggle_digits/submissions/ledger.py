@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from kaggle_digits.files import lock, read_errors, write_bytes, write_errors
+from kaggle_digits.files import lock, read_errors, write_bytes
 from kaggle_digits.hosts import Status
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -97,12 +96,7 @@ class Ledger:
             yield entries
             rows = [[_cell(value) for value in asdict(entry).values()] for entry in entries]
             content = pd.DataFrame(rows, columns=list(COLUMNS), dtype=str).to_csv(index=False).encode()
-            if self.path.exists() and self.path.read_bytes().startswith(content):
-                # Only the end is cut off, as by `forget`. Unlike a new file, this needs no space on the disk.
-                with write_errors(self.path):
-                    os.truncate(self.path, len(content))
-            else:
-                write_bytes(self.path, content)
+            write_bytes(self.path, content)
 
 
 def _parse(row: dict[str, Any], line: int) -> Entry:

@@ -20,12 +20,7 @@ from kaggle_digits.evaluation.metrics import accuracy, log_loss, summarise
 from kaggle_digits.training.augmentation import augment
 from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.training.compute import training_flops
-from kaggle_digits.training.models import (
-    keras_bytes,
-    network_digest,
-    softmax_function,
-    with_test_time_augmentation,
-)
+from kaggle_digits.training.models import keras_bytes, softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.training.presets import Settings, build_network
 from kaggle_digits.training.schedule import augmentation_strength_at, choose_rows, learning_rate_at, plan_steps
@@ -43,13 +38,11 @@ CURVE_ROWS = 2_000
 class FoldTask:
     """One fold to train."""
 
-    preset: str
     settings: Settings
     seed: int  # of the run; all random numbers depend on it, the fold and the step
     fold: int  # its rows are used for validation, all others for training
     split: UInt8  # the fold of each training row, [n]
     tensorboard: bool = False  # whether to write event files into the folder of the fold
-    network: str | None = None  # `network_digest` of finished folds, which this fold must have, too
 
     @property
     def title(self) -> str:
@@ -146,13 +139,6 @@ class FoldTrainer:
         # This seed determines the initial weights. It also seeds the dropout layers, until the first epoch.
         keras.utils.set_random_seed(_seed(task.seed, task.fold))
         self.model = build_network(task.settings)
-        self._digest = network_digest(self.model)
-        if task.network not in (None, self._digest):
-            raise UsageError(
-                f"The preset {task.preset} now builds a different network than "
-                "that of the finished folds of this run.",
-                "Choose another name for the run, or continue with the version of kaggle-digits that started it.",
-            )
         optimizer = make_optimizer(self.model, task.settings)
         self._predict_once = softmax_function(self.model)
         self._predict = with_test_time_augmentation(self._predict_once, task.settings.tta)
@@ -285,7 +271,6 @@ class FoldTrainer:
                 "epochs": self._settings.epochs,
                 "parameters": self.model.count_params(),
                 "tflop": training_flops(self._settings, len(self._labels), self.model) / 1e12,
-                "network": self._digest,
                 "seconds": finished - self._started,
                 "data_seconds": self._data_seconds,
                 "training_seconds": sum(row["seconds"] for row in self.history),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -139,21 +138,6 @@ class Network(NamedTuple):
 
 NETWORKS = {"lenet": Network(lenet, 4), "residual": Network(residual_cnn, 3)}
 """All networks by name."""
-
-
-def network_digest(model: keras.Model) -> str:
-    """Return a digest of the structure of a network, 12 hexadecimal digits: the same in all versions of Keras."""
-    # Without names of layers: Keras numbers them within a process, so they would differ from fold to fold.
-    layers = [
-        (
-            type(layer).__name__,
-            [tuple(weight.shape) for weight in layer.weights],
-            tuple(layer.output.shape),
-            getattr(getattr(layer, "activation", None), "__name__", None),
-        )
-        for layer in model.layers
-    ]
-    return hashlib.sha256(repr(layers).encode()).hexdigest()[:12]
 
 
 def read_network(path: Path) -> keras.Model:

@@ -21,7 +21,7 @@ from kaggle_digits.errors import KaggleDigitsError, NetworkError, UsageError, Wr
 from kaggle_digits.execution import Job, Options, Place, raise_failures
 from kaggle_digits.execution.places.processes import WorkerDiedError, WorkerProcess
 from kaggle_digits.files import open_log, write_errors
-from kaggle_digits.runs.artefacts import DASK, versions, write_fold
+from kaggle_digits.runs.artefacts import DASK, FoldFolder, versions
 from kaggle_digits.training.fold import FoldResult, FoldTask, Progress
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import Workspace
@@ -101,7 +101,7 @@ class Cluster(Place):
                     with write_errors(job.log_file), open_log(job.log_file) as stream:
                         stream.write(log)
                     if isinstance(outcome, FoldResult):
-                        write_fold(job.folder, outcome, DASK)
+                        FoldFolder(job.folder).write(outcome, DASK)
                         yield job
                     else:
                         failures[job] = outcome

@@ -42,9 +42,8 @@ from kaggle_digits.execution import LOG, Job, Options, Place
 from kaggle_digits.execution.kernel import JOB, MANIFEST, fold_file, read_line
 from kaggle_digits.files import open_log, read_json, temporary_folder, unzip, write_errors, write_json
 from kaggle_digits.hosts.kaggle import CONTINUE, SESSION_TIMEOUT, KaggleKernels, KernelStatus
-from kaggle_digits.runs.artefacts import FOLD_FILES, KAGGLE, METRICS, check_fold, write_artefacts
+from kaggle_digits.runs.artefacts import FOLD_FILES, KAGGLE, METRICS, FoldFolder
 from kaggle_digits.runs.schema import Document, read_document
-from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.workspace import Workspace
 
@@ -284,8 +283,7 @@ class _Training:
                 failures.append(error)
                 continue
             metrics = json.loads(contents.pop(METRICS)) | {"where": KAGGLE}
-            write_artefacts(job.folder, contents, metrics)
-            FoldCheckpoint(job.folder).discard()
+            FoldFolder(job.folder).write_files(contents, metrics)
             del self.missing[key]
             yield job
         if failures:
@@ -296,7 +294,7 @@ class _Training:
         names = (*FOLD_FILES, METRICS)
         with temporary_folder() as folder:
             unzip(path, names, folder)
-            check_fold(folder, int((job.task.split == job.task.fold).sum()), len(self.data.test.images))
+            FoldFolder(folder).check(int((job.task.split == job.task.fold).sum()), len(self.data.test.images))
             return {name: (folder / name).read_bytes() for name in names}
 
     def _copy_log(self, record: KernelRecord, names: Collection[str], log: str) -> None:
@@ -315,9 +313,7 @@ def pack(jobs: Sequence[Job], data: Data, gpu: bool) -> str:
     tasks = [job.task for job in jobs]
     document = {
         "tasks": [
-            {name: getattr(task, name) for name in ("preset", "seed", "fold", "network")}
-            | {"settings": task.settings.model_dump()}
-            for task in tasks
+            {"seed": task.seed, "fold": task.fold, "settings": task.settings.model_dump()} for task in tasks
         ],
         "splits": {task.seed: base64.b64encode(task.split.tobytes()).decode() for task in tasks},
         "data": data.hashes,
