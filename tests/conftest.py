@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import Thread
-from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -334,12 +333,11 @@ def train_in_process() -> Iterator[None]:
 def fake_workers(train: Callable[[FoldTask, Path, str], Exception | None]) -> Iterator[None]:
     """Replace worker processes by a function that writes the folder of a task, or returns an error."""
 
-    def start(task: FoldTask, data: Data, folder: Path, log: object, gpu: str) -> WorkerProcess:
-        connection, theirs = multiprocessing.Pipe()
+    def begin(worker: WorkerProcess, task: FoldTask, folder: Path, log: object) -> None:
+        worker.connection, theirs = multiprocessing.Pipe()
         with theirs:
-            theirs.send(train(task, folder, gpu))
-        return WorkerProcess(task, Mock(), connection, gpu)
+            theirs.send(train(task, folder, worker.gpu))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WorkerProcess, "start", start)
+        patch.setattr(WorkerProcess, "train", begin)
         yield

@@ -92,8 +92,10 @@ def test_worker_sees_only_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     task = FoldTask(LENET, 0, 0, np.zeros(1, np.uint8))
     for gpu, visible in (("5", "5"), ("", "3,5")):
+        worker = processes.WorkerProcess(small_data(1), gpu)
         with open(tmp_path / "log", "wb") as log:
-            worker = processes.WorkerProcess.start(task, small_data(1), tmp_path, log, gpu)
+            worker.train(task, tmp_path, log)
+        assert worker.process
         environment = Path(f"/proc/{worker.process.pid}/environ")
         wait_until(environment.read_bytes)  # empty for a moment after the start
         assert f"CUDA_VISIBLE_DEVICES={visible}".encode() in environment.read_bytes().split(b"\0")

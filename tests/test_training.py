@@ -22,7 +22,7 @@ from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import WriteError
 from kaggle_digits.runs.artefacts import FoldFolder
 from kaggle_digits.training.checkpoint import FoldCheckpoint
-from kaggle_digits.training.fold import FoldResult, FoldTask, FoldTrainer, Progress, train_fold
+from kaggle_digits.training.fold import FoldResult, FoldTask, FoldTrainer, Progress, compiled_network, train_fold
 from kaggle_digits.training.models import NETWORKS, convolution, softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.training.presets import find_preset
@@ -97,6 +97,7 @@ def test_plan_steps_uses_the_rows_of_choose_rows(rows: int) -> None:
 @pytest.mark.slow
 def test_train_fold_compiles_with_xla(task: FoldTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_digits.training.fold.compiles", lambda: True)
+    monkeypatch.setattr("kaggle_digits.training.fold.compiled_network", compiled_network.__wrapped__)
     result = train_fold(task, DATA)
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
@@ -109,6 +110,7 @@ def test_train_fold_gives_the_same_result_again_and_writes_learning_curves_for_t
 
     (tmp_path / "tensorboard" / "train").mkdir(parents=True)
     (tmp_path / "tensorboard" / "train" / "events.out.tfevents.0").write_bytes(b"of an earlier training")
+    train_fold(replace(task, fold=2), DATA)  # a process trains all its folds with the same compiled network
     result = train_fold(replace(task, tensorboard=True), DATA, folder=tmp_path)
     assert_same(result, uninterrupted)
     for part, name, column in (("train", "epoch_loss", "loss"), ("validation", "epoch_accuracy", "val_accuracy")):

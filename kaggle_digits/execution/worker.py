@@ -1,4 +1,4 @@
-"""A worker process: trains the fold that its parent sends, on one TensorFlow thread."""
+"""A worker process: trains the folds that its parent sends, one after the other, on one TensorFlow thread."""
 
 from __future__ import annotations
 
@@ -7,50 +7,66 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kaggle_digits.errors import KaggleDigitsError
+from kaggle_digits.files import open_log
+
+if TYPE_CHECKING:
+    from kaggle_digits.data.csv import Data
+    from kaggle_digits.training.fold import FoldTask
 
 
 def main(descriptor: int) -> None:
-    """Train the fold that arrives on the connection with this file descriptor.
+    """Train the folds that arrive on the connection with this file descriptor.
 
-    It receives one message: a `FoldTask`, the `Data`, and the folder to write the fold to, or None if the fold is
-    written on another machine. It sends any number of `Progress`, and then one final message: the error if the
-    training failed, None if the fold was written, or the `FoldResult` if there was no folder.
+    The first message that it receives is the `Data`. Each later one is a `FoldTask` and the folder to write the
+    fold to, or None if it is written on another machine. For each fold, it sends any number of `Progress`, and
+    then one final message: the error if the training failed, None if the fold was written, or the `FoldResult` if
+    there was no folder.
     """
     # Ctrl-C is sent to all processes of the group; the parent decides when to stop its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(descriptor)
+    data = connection.recv()
+    while True:
+        task, folder = connection.recv()
+        connection.send(_train(task, data, folder, connection.send))
 
+
+def _train(task: FoldTask, data: Data, folder: Path | None, report: Callable[[Any], None]) -> object:
+    """Train a fold, and return the final message of `main`."""
+    from kaggle_digits.execution import LOG
     from kaggle_digits.execution.places.processes import LESS_MEMORY, WorkerDiedError
     from kaggle_digits.runs.artefacts import FoldFolder
     from kaggle_digits.training.fold import train_fold
 
-    task, data, folder = connection.recv()
-    outcome: object
     try:
         if folder is None:
-            outcome = train_fold(task, data, connection.send)
-        else:
-            FoldFolder(folder).write(train_fold(task, data, connection.send, folder))
-            outcome = None
+            return train_fold(task, data, report)
+        with open_log(folder.parent / LOG) as log:  # the fold may be of another run than the one before
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+        FoldFolder(folder).write(train_fold(task, data, report, folder))
+        return None
     except KaggleDigitsError as error:
-        outcome = error
+        return error
     except MemoryError:
         traceback.print_exc()  # into workers.log
         # Treated like a worker that the system killed for lack of memory: the fold is retried, when other folds
         # may have finished and freed memory.
         remedy = f"Close other programs, or {LESS_MEMORY}"
-        outcome = WorkerDiedError(f"The worker of {task.title} ran out of memory.", remedy)
+        return WorkerDiedError(f"The worker of {task.title} ran out of memory.", remedy)
     except Exception as error:
         traceback.print_exc()  # into workers.log
         why = f"{type(error).__name__}: {error}".rstrip(":. ")
-        outcome = KaggleDigitsError(
+        return KaggleDigitsError(
             f"Internal error in the worker of {task.title}: {why}.", "See workers.log of the run, and report it."
         )
-    connection.send(outcome)
 
 
 def _end_with_parent() -> None:

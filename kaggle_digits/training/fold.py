@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from kaggle_digits.training.models import keras_bytes, softmax_function, with_te
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.training.presets import Settings, build_network
 from kaggle_digits.training.schedule import augmentation_strength_at, choose_rows, learning_rate_at, plan_steps
-from kaggle_digits.workspace import CLASSES
+from kaggle_digits.workspace import CLASSES, SIDE
 
 if TYPE_CHECKING:
     import keras
@@ -136,18 +137,16 @@ class FoldTrainer:
         self._batch_size, steps = plan_steps(len(self._labels), task.settings)
         self._first_steps = [0, *accumulate(steps)]  # of each epoch, and the number of all steps
 
+        compiled = compiled_network(task.settings, self._batch_size)
+        self.model, self._train_step, self._predict_once = compiled.model, compiled.train_step, compiled.predict
+        self._predict = with_test_time_augmentation(self._predict_once, task.settings.tta)
         # This seed determines the initial weights. It also seeds the dropout layers, until the first epoch.
         keras.utils.set_random_seed(_seed(task.seed, task.fold))
-        self.model = build_network(task.settings)
-        optimizer = make_optimizer(self.model, task.settings)
-        self._predict_once = softmax_function(self.model)
-        self._predict = with_test_time_augmentation(self._predict_once, task.settings.tta)
-        self._train_step = train_step_function(self.model, optimizer, task.settings)
+        initial = [*build_network(task.settings).variables, *compiled.optimizer_start]
+        self.variables = [*self.model.variables, *compiled.optimizer.variables]
+        for variable, value in zip(self.variables, initial, strict=True):
+            variable.assign(value)
         self._val_softmax: Float32 | None = None
-        # Callbacks read `model.optimizer`, so it must exist.
-        self.model.optimizer = None
-
-        self.variables = [*self.model.variables, *optimizer.variables]
         # The probability of each training row's label when the network was last trained on it. The first epoch
         # replaces these zeros, except for the rows of its dropped last batch, which thus count as hard after it.
         self.likelihood: Float32 = np.zeros(len(self._labels), np.float32)
@@ -281,6 +280,29 @@ class FoldTrainer:
         )
 
 
+@dataclass(frozen=True)
+class CompiledNetwork:
+    """A network and its optimiser, with the functions that TensorFlow has compiled for them."""
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    optimizer_start: list[Any]  # the values of its variables before the first step
+    train_step: Callable[..., tuple[Any, Any, Any]]
+    predict: Callable[[UInt8], Float32]
+
+
+@lru_cache(maxsize=1)
+def compiled_network(settings: Settings, batch_size: int) -> CompiledNetwork:
+    """Return the network that a process trains for all its folds, because compiling it takes seconds."""
+    model = build_network(settings)
+    # Callbacks read `model.optimizer`, so it must exist.
+    model.optimizer = None
+    optimizer = make_optimizer(model, settings)
+    start = [np.array(variable) for variable in optimizer.variables]
+    step = train_step_function(model, optimizer, settings, batch_size)
+    return CompiledNetwork(model, optimizer, start, step, softmax_function(model))
+
+
 def make_optimizer(model: keras.Model, settings: Settings) -> keras.optimizers.Optimizer:
     """Return the optimiser for a network, with all its variables: AdamW (Loshchilov and Hutter, 2019) or Muon."""
     import keras
@@ -298,7 +320,7 @@ def make_optimizer(model: keras.Model, settings: Settings) -> keras.optimizers.O
 
 
 def train_step_function(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, settings: Settings
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, settings: Settings, batch_size: int
 ) -> Callable[..., tuple[Any, Any, Any]]:
     """Return a function that trains on a batch: loss, accuracy, and the probability of each label before, [b]."""
     import tensorflow as tf
@@ -308,7 +330,19 @@ def train_step_function(
     # Images [n, 28, 28, 1] and labels [n] are those of all rows; `batch` has the row numbers of a batch. They are
     # arguments and not captured variables, because captured tensors stay in memory as long as the traced function.
     # AutoGraph would leave temporary files behind if the process is killed.
-    @tf.function(jit_compile=compiles(), autograph=False)  # type: ignore[untyped-decorator]
+    @tf.function(  # type: ignore[untyped-decorator]
+        jit_compile=compiles(),
+        autograph=False,
+        # The numbers of rows differ from fold to fold. With the shapes of the first, it would be compiled again.
+        input_signature=[
+            tf.TensorSpec([None, SIDE, SIDE, 1], tf.uint8),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([batch_size], tf.int32),
+            tf.TensorSpec([], tf.float32),
+            tf.TensorSpec([], tf.float32),
+            tf.TensorSpec([2], tf.int32),
+        ],
+    )
     def train_step(
         images: Any, labels: Any, batch: Any, learning_rate: Any, strength: Any, seed: Any
     ) -> tuple[Any, Any, Any]:

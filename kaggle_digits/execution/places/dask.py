@@ -253,7 +253,8 @@ def _train_on_worker(task: FoldTask, topic: str) -> tuple[FoldResult | KaggleDig
     fold = {"seed": task.seed, "fold": task.fold}
     worker.log_event(topic, fold)
     with tempfile.TemporaryFile() as log:
-        process = WorkerProcess.start(task, _data[topic], None, log)
+        process = WorkerProcess(_data[topic])
+        process.train(task, None, log)
         try:
             while True:
                 if process.connection.poll(POLL_SECONDS):

@@ -7,33 +7,30 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import cycle, islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import kaggle_digits
 from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import KaggleDigitsError, UsageError
 from kaggle_digits.execution import Job, Options, Place, raise_failures
-from kaggle_digits.execution.machine import about, default_workers
+from kaggle_digits.execution.machine import default_workers
 from kaggle_digits.files import open_log
 from kaggle_digits.training.fold import FoldTask, Progress
 from kaggle_digits.training.models import KERAS_ENVIRONMENT
 from kaggle_digits.training.observer import Observer
-from kaggle_digits.training.time_left import TimeLeft
 from kaggle_digits.workspace import Workspace
 
 NAMES = ""
 MAX_ATTEMPTS = 2
 """How many times a fold is started if its worker dies."""
-WORTH_A_SENTENCE = 60.0
-"""Seconds of training from which on its length is announced."""
 GPU_TIMEOUT = 120.0
 """Maximum time in seconds to ask TensorFlow for the GPUs."""
 LESS_MEMORY = (
@@ -75,10 +72,7 @@ class WorkerDiedError(KaggleDigitsError):
 
 @dataclass
 class Processes(Place):
-    """Processes on this machine, each of which trains one fold and writes it.
-
-    A process trains only one fold, because TensorFlow does not free all memory after a training.
-    """
+    """Processes on this machine, each of which trains folds, one after the other, and writes them."""
 
     workers: int | None = None  # how many run in parallel; None for `default_workers`
     gpus: Sequence[str] | None = None  # each process gets one of them; None for those that `find_gpus` finds
@@ -87,42 +81,37 @@ class Processes(Place):
     def train(self, jobs: Sequence[Job], data: Data, observer: Observer) -> Generator[Job, None, None]:
         """Train folds, and yield each one that is finished.
 
-        If a worker dies, its fold is retried once. If a fold fails, the other folds are still trained; then the
-        first error is raised.
+        If a worker dies, its fold is retried once, in a new process. If a fold fails, the other folds are still
+        trained; then the first error is raised.
         """
         gpus = find_gpus() if self.gpus is None else self.gpus
         workers = self.workers or default_workers(len(jobs), len(gpus))
-        time_left, is_announced = TimeLeft((job.task.seed, job.task.fold) for job in jobs), False
-        free = deque((gpus or [""])[slot % max(1, len(gpus))] for slot in range(workers))
+        free = deque(WorkerProcess(data, gpu) for gpu in islice(cycle(gpus or [""]), workers))
+        busy: dict[WorkerProcess, Job] = {}
         waiting, attempts = deque(jobs), Counter[Job]()
-        busy: dict[Connection, tuple[WorkerProcess, Job]] = {}
         failures: dict[Job, KaggleDigitsError] = {}
         try:
             while True:
                 while waiting and free and self.may_start():
-                    job = waiting.popleft()
+                    worker, job = free.popleft(), waiting.popleft()
+                    busy[worker] = job
                     attempts[job] += 1
                     with open_log(job.log_file) as log:
-                        worker = WorkerProcess.start(job.task, data, job.folder, log, free.popleft())
-                    busy[worker.connection] = worker, job
+                        worker.train(job.task, job.folder, log)
                     observer.started(job.task)
                 if not busy:
                     break
-                for connection in cast(list[Connection], wait(list(busy))):
-                    worker, job = busy[connection]
+                ready = wait([worker.connection for worker in busy])
+                for worker in [worker for worker in busy if worker.connection in ready]:
                     message = worker.receive()
                     if isinstance(message, Progress):
                         observer.progress(message)
-                        time_left.update(message, time.monotonic())
-                        seconds = time_left.seconds(time.monotonic())
-                        if seconds is not None and not is_announced:
-                            is_announced = True
-                            if seconds >= WORTH_A_SENTENCE:
-                                observer.notice(f"The training takes about {about(seconds)} on this machine.")
                         continue
-                    del busy[connection]
-                    worker.stop()
-                    free.append(worker.gpu)
+                    job = busy.pop(worker)
+                    # The worker that was started last gets the next fold, so that no other one is started for it.
+                    free.appendleft(worker)
+                    if isinstance(message, WorkerDiedError):
+                        worker.stop()
                     if message is None:
                         yield job
                     elif isinstance(message, WorkerDiedError) and attempts[job] < MAX_ATTEMPTS:
@@ -131,7 +120,7 @@ class Processes(Place):
                     else:
                         failures[job] = message
         finally:
-            for worker, _ in busy.values():
+            for worker in [*busy, *free]:
                 worker.stop()
         raise_failures(failures)
 
@@ -153,54 +142,66 @@ def find_gpus(timeout: float = GPU_TIMEOUT) -> list[str]:
     return (visible.split(",") if visible else [str(number) for number in range(count)])[:count]
 
 
-@dataclass(frozen=True)
 class WorkerProcess:
-    """A process that trains one fold, and the connection to it."""
+    """A process that trains folds, one after the other, and the connection to it.
 
-    task: FoldTask
-    process: subprocess.Popen[bytes]
+    Parameters
+    ----------
+    data : Data
+        The rows of all folds.
+    gpu : str
+        The value of CUDA_VISIBLE_DEVICES in the process; empty to inherit that of the parent.
+    """
+
     connection: Connection
-    gpu: str  # the value of CUDA_VISIBLE_DEVICES in the process; empty to inherit that of the parent
+    process: subprocess.Popen[bytes] | None = None  # started with the first fold, and again after `stop`
 
-    @classmethod
-    def start(
-        cls, task: FoldTask, data: Data, folder: Path | None, log: IO[bytes], gpu: str = ""
-    ) -> WorkerProcess:
-        """Start a process that trains a fold, writes it to `folder` if given, and sends its output to a log.
+    def __init__(self, data: Data, gpu: str = "") -> None:
+        self._data = data
+        self.gpu = gpu
 
-        Not with `multiprocessing.Process`, which imports the main script again: a script without
-        ``if __name__ == "__main__"`` would start the training again.
-        """
-        parent_end, worker_end = multiprocessing.Pipe()
+    def train(self, task: FoldTask, folder: Path | None, log: IO[bytes]) -> None:
+        """Begin to train a fold, which is written to `folder` if given; `receive` returns what becomes of it."""
+        self._task = task
+        with suppress(OSError):  # if the process has died, `receive` reports it
+            if self.process is None:
+                self._start(log)
+                self.connection.send(self._data)
+            self.connection.send((task, folder))
+
+    def _start(self, log: IO[bytes]) -> None:
+        """Start the process, with its output in a log."""
+        # Not with `multiprocessing.Process`, which imports the main script again: a script without
+        # `if __name__ == "__main__"` would start the training again.
+        self.connection, worker_end = multiprocessing.Pipe()
         with worker_end:
-            process = subprocess.Popen(  # noqa: S603
+            self.process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", "-c", _WORKER, kaggle_digits.__file__, str(worker_end.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 pass_fds=[worker_end.fileno()],
-                env=_environment() | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
+                env=_environment() | ({"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}),
             )
-        with suppress(OSError):  # if the process has already died, `receive` reports it
-            parent_end.send((task, data, folder))
-        return cls(task, process, parent_end, gpu)
 
     def receive(self) -> Any:
         """Wait for the next message of `worker.main` and return it; a `WorkerDiedError` if the process died."""
         with suppress(EOFError, OSError):
             return self.connection.recv()
-        code = self.process.wait()
+        code = self.process.wait() if self.process else 0
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         remedy = "See workers.log of the run, then run the same command again; finished folds are kept."
         if code == -9:
             remedy = f"If memory ran out, {LESS_MEMORY}"
-        return WorkerDiedError(f"The worker of {self.task.title} died by {how}.", remedy)
+        return WorkerDiedError(f"The worker of {self._task.title} died by {how}.", remedy)
 
     def stop(self) -> None:
-        """Kill the process and wait until it has ended."""
-        self.process.kill()
-        self.process.communicate()
-        self.connection.close()
+        """Kill the process, if it was started, and wait until it has ended."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.connection.close()
+            self.process = None
 
 
 def _environment() -> dict[str, str]:
