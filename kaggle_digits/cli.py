@@ -396,7 +396,7 @@ def presets(workspace: Workspace, settings: bool) -> None:
     rows, that of lenet is of one split. Compute and time are for 42,000 training rows. The time follows
     from the compute and a measurement of this machine, which takes two seconds.
     """
-    from kaggle_digits.execution.machine import summarise_presets
+    from kaggle_digits.execution.estimate import summarise_presets
     from kaggle_digits.training.presets import describe_settings
 
     if settings and not _is_json():

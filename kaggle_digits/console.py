@@ -260,7 +260,7 @@ def show_runs(rows: list[dict[str, Any]], page: Path | None = None) -> None:
 
 def show_presets(rows: list[dict[str, Any]]) -> None:
     """Show the presets."""
-    from kaggle_digits.execution.machine import about
+    from kaggle_digits.execution.estimate import about
 
     cells = [(r["name"], r["folds"], r["score"], r["tflop"], about(r["seconds"]), r["summary"]) for r in rows]
     _print_table(("preset", "folds", "score", "TFLOP", "about", ""), cells)

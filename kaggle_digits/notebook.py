@@ -68,7 +68,7 @@ def presets() -> pd.DataFrame:
     """Return the presets: ``name, summary, folds, score, tflop, seconds``, the last for this machine."""
     import pandas as pd
 
-    from kaggle_digits.execution.machine import summarise_presets
+    from kaggle_digits.execution.estimate import summarise_presets
 
     return pd.DataFrame(summarise_presets())
 

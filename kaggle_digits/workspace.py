@@ -9,8 +9,8 @@ from typing import Literal
 
 from kaggle_digits.errors import unknown_name
 
-FULL_TRAIN_ROWS = 42_000
-"""The number of training rows of `digit-recognizer` and `rehearsal-full`."""
+FULL_TRAIN_ROWS, FULL_TEST_ROWS = 42_000, 28_000
+"""The numbers of training and of test rows of `digit-recognizer` and `rehearsal-full`."""
 CLASSES = 10
 SIDE = 28
 """Height and width of an image, in pixels."""
