@@ -11,7 +11,7 @@ from kaggle_digits.execution import Job
 from kaggle_digits.execution.machine import default_workers
 from kaggle_digits.execution.places.processes import Processes
 from kaggle_digits.files import temporary_folder
-from kaggle_digits.runs.artefacts import read_history
+from kaggle_digits.runs.artefacts import FoldFolder
 from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.presets import PRESETS, Preset
@@ -52,15 +52,14 @@ def measure_speeds() -> dict[str, float]:
     split = (np.arange(rows) == 0).astype(np.uint8)  # one validation row, in fold 1
     with temporary_folder() as folder:
         # In this order, all workers train the same preset at the same time.
-        jobs = [
-            Job(FoldTask(name, each, seed, 1, split), folder / f"{name}-{seed}")
+        jobs = {
+            (name, seed): Job(FoldTask(each, seed, 1, split), folder / f"{name}-{seed}")
             for name, each in settings.items()
             for seed in range(workers)
-        ]
-        speeds: dict[str, list[float]] = {name: [] for name in settings}
-        for job in Processes(workers).train(jobs, data, Observer()):
-            speeds[job.task.preset].append(read_history(job.folder)[-1]["images_per_second"])
-    return {name: min(of_workers) for name, of_workers in speeds.items()}
+        }
+        list(Processes(workers).train(list(jobs.values()), data, Observer()))
+        speeds = {key: FoldFolder(job.folder).history()[-1]["images_per_second"] for key, job in jobs.items()}
+    return {name: min(speeds[name, seed] for seed in range(workers)) for name in settings}
 
 
 def _seconds(preset: Preset, speed: float) -> float:
