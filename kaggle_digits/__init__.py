@@ -1,7 +1,5 @@
 """Kaggle Digit Recognizer from the download to the score: the public API."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

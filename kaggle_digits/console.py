@@ -49,7 +49,7 @@ ROWS_AROUND_TABLE = 4
 FORMATS = {"errors": ",", "rows": ",", "images/s": ",.0f", "seconds": ".0f", "TFLOP": ".0f", "gap": "+.5f"}
 FORMATS |= dict.fromkeys(("accuracy", "val acc", "score", "CV"), ".5f")
 FORMATS |= dict.fromkeys(("loss", "log-loss", "calibrated log-loss", "probability"), ".4f")
-FORMATS |= dict.fromkeys(("about", "digit", "epoch", "fold", "folds", "ref", "time", *"0123456789"), "")
+FORMATS |= dict.fromkeys(("digit", "epoch", "fold", "folds", "ref", "time", *"0123456789"), "")
 """The columns with numbers, which are aligned to the right, and their formats."""
 
 
@@ -260,10 +260,11 @@ def show_runs(rows: list[dict[str, Any]], page: Path | None = None) -> None:
 
 def show_presets(rows: list[dict[str, Any]]) -> None:
     """Show the presets."""
-    from kaggle_digits.execution.estimate import about
-
-    cells = [(r["name"], r["folds"], r["score"], r["tflop"], about(r["seconds"]), r["summary"]) for r in rows]
-    _print_table(("preset", "folds", "score", "TFLOP", "about", ""), cells)
+    cells = []
+    for row in rows:
+        time = duration(round(row["seconds"], -1))
+        cells.append((row["name"], row["folds"], row["score"], row["tflop"], time, row["summary"]))
+    _print_table(("preset", "folds", "score", "TFLOP", "time", ""), cells)
     say(f"\nThe default is {DEFAULT_PRESET}. presets --settings explains what train --set changes.", style="dim")
 
 

@@ -1,7 +1,5 @@
 """The errors a user can cause, each with what is wrong, how to fix it, and an exit code."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from difflib import get_close_matches
 

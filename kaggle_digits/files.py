@@ -1,7 +1,5 @@
 """Atomic writes, errors of reading and writing, zip files, locks and digests."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The functions `train`, `ensemble`, `submit` and `score`, which combine the other modules."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing

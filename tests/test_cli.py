@@ -101,7 +101,7 @@ def test_submit_runs_score_and_report_do_not_break_lines_without_a_terminal(
 
 
 def test_presets_explains_settings_with_an_option(call_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaggle_digits.execution.machine.measure_speed", lambda: 1e12)
+    monkeypatch.setattr("kaggle_digits.execution.estimate.measure_speeds", lambda: dict.fromkeys(PRESETS, 1e3))
     shown = call_cli("presets").stdout
     assert [line.split()[0] for line in shown.splitlines()[1:4]] == list(PRESETS)
     assert "presets --settings" in shown

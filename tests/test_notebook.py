@@ -158,7 +158,7 @@ def test_digit_recognizer_notebook_has_no_errors_and_takes_mounted_data(
 
 def test_examine_presets_and_summarise_runs_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = kd.Workspace.at(tmp_path, "rehearsal")
-    monkeypatch.setattr("kaggle_digits.execution.machine.measure_speed", lambda: 1e12)
+    monkeypatch.setattr("kaggle_digits.execution.estimate.measure_speeds", lambda: dict.fromkeys(PRESETS, 1e3))
     finding = Finding("problem", "Data", "They are missing.", "Download them.")
     monkeypatch.setattr("kaggle_digits.doctor.examine", lambda workspace: [finding])
     assert kd.examine(workspace).to_dict("records") == [finding.as_check()]

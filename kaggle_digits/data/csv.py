@@ -1,7 +1,5 @@
 """Parse, validate and cache the competition's CSV files."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path

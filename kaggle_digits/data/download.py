@@ -1,7 +1,5 @@
 """Download the competition's files into ``data/<competition>/`` and verify them."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Assign rows to folds for cross-validation."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kaggle_digits.arrays import UInt8

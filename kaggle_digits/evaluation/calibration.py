@@ -1,7 +1,5 @@
 """Calibration of predictions by temperature scaling."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

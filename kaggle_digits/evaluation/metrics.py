@@ -1,7 +1,5 @@
 """Metrics of predictions with known labels, and the mean of predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

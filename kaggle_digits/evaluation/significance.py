@@ -1,7 +1,5 @@
 """Confidence intervals and significance tests for numbers of errors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Training of folds at one of several places: on this machine, on a Dask cluster or at Kaggle."""
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass

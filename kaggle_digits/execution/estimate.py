@@ -1,7 +1,5 @@
 """How long the training of each preset takes on this machine, from a few real steps."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -70,11 +68,3 @@ def _seconds(preset: Preset, speed: float) -> float:
     rows = batch_size * sum(steps) + (val_rows + FULL_TEST_ROWS) / 3
     # With five folds on two workers, one of them trains three.
     return START_SECONDS + -(-preset.folds // default_workers(preset.folds)) * rows / speed
-
-
-def about(seconds: float) -> str:
-    """Return an estimated time in words, such as ``40 s``, ``12 min`` or ``1 h 20 min``."""
-    if seconds < 100:
-        return f"{max(10, round(seconds, -1)):.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes <= 60 else f"{minutes // 60} h {minutes % 60 // 10 * 10} min"

@@ -4,8 +4,6 @@
 and calls `main`. The output has one zip per finished fold, ``workers.log`` and, written last, ``manifest.json``.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

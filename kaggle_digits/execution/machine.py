@@ -1,7 +1,5 @@
 """What this machine has: cores and memory."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator

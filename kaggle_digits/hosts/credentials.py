@@ -1,7 +1,5 @@
 """Kaggle's credentials: where they are found, what is wrong with them, and how secrets are kept out of output."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The IDX files of MNIST: reading, verification and download."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import struct

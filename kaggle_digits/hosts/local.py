@@ -1,7 +1,5 @@
 """A competition on this machine: data, hidden labels, scoring, a daily limit and a leaderboard."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Conversion of photographs and drawings of digits to MNIST's format."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

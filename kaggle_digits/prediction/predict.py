@@ -1,7 +1,5 @@
 """Prediction of images with the ensemble of a run."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass

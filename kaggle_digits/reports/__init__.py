@@ -1,7 +1,5 @@
 """Validation reports of a run, comparisons of runs and a list of all runs, as JSON and as HTML pages."""
 
-from __future__ import annotations
-
 import hashlib
 import html
 import os

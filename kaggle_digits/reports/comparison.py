@@ -1,7 +1,5 @@
 """Comparison of runs: their metrics, and McNemar's test for each pair on the same out-of-fold rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import combinations

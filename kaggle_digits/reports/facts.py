@@ -1,7 +1,5 @@
 """What a report says, as models: ``report.json`` and its schema, the page and the terminal show the same facts."""
 
-from __future__ import annotations
-
 from statistics import fmean
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """The findings of a report: what to trust, what to check, and what to do next."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from statistics import fmean
 from typing import get_args

@@ -1,7 +1,5 @@
 """Reports, comparisons and the list of runs as self-contained HTML pages."""
 
-from __future__ import annotations
-
 import shlex
 from collections import defaultdict
 from collections.abc import Callable

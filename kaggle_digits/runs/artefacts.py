@@ -1,7 +1,5 @@
 """The folders of folds and of ensembles: their files are written and validated here."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Average the softmaxes of a run's folds, and of several runs."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Find out whether a run can be continued and which of its folds have to be trained; nothing is written here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field

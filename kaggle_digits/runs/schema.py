@@ -1,7 +1,5 @@
 """Pydantic models of a run's JSON files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 

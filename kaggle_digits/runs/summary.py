@@ -1,7 +1,5 @@
 """A summary of a competition's runs, and what to know about a run before it is submitted."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Batch normalisation that trains faster on a CPU than that of Keras."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

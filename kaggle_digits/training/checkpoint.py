@@ -1,7 +1,5 @@
 """The checkpoint of a fold: the state of its training after each epoch."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

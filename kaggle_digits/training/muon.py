@@ -1,7 +1,5 @@
 """The optimiser Muon for the kernels of convolutions, with AdamW for all other weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -5,8 +5,6 @@ Ciresan, Meier and Schmidhuber (CVPR 2012) showed with digits normalised to diff
 moment normalisation (Liu, Nakashima, Sako and Fujisawa, Pattern Recognition 37, 2004).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Schedules of a training: the rows of each epoch, and the learning rate and augmentation of each step."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kaggle_digits.arrays import Float32, Int64

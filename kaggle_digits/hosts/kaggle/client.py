@@ -1,7 +1,5 @@
 """The connection to Kaggle: authentication, timeouts, retries, and failures as errors of this package."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """A competition at Kaggle as a host: its files, submissions and leaderboard."""
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """The user's kernels (notebooks and scripts) at Kaggle, which train on Kaggle's machines."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Iterator
