@@ -309,6 +309,7 @@ def score(workspace: Workspace) -> None:
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 def report(workspace: Workspace, run: str | None, open_page: bool) -> None:
     """Write the validation report of a run, fold by fold, and show it."""
+    _import_keras_quickly()
     name = _chosen(workspace, run)
     with console.spinner("Writing the report"):
         written = kd.report(workspace, name)
@@ -335,6 +336,7 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None) -> 
     A picture is a photograph or a drawing of any size, dark on light or light on dark, as PNG, JPEG, WebP, GIF,
     BMP or TIFF. For one picture, all probabilities are shown; for several, one line each.
     """
+    _import_keras_quickly()
     name = _chosen(workspace, run)
     failure: kd.UnreadablePicturesError | None = None
     with console.spinner(f"Predicting with the networks of {name}"):
@@ -364,6 +366,7 @@ def export(workspace: Workspace, file: Path, run: str | None, format: str | None
     the probabilities of the digits, the same as from predict. Predict many images in batches of a few hundred. The
     name of FILE ends with .onnx or .keras.
     """
+    _import_keras_quickly()
     name = _chosen(workspace, run)
     with console.spinner(f"Exporting {name}"):
         path = kd.export(workspace, file, name, format)
@@ -417,6 +420,12 @@ def doctor(workspace: Workspace) -> None:
     command, findings = next_command(workspace, checks), [check.as_check() for check in checks]
     document = {"competition": workspace.competition.name, "ready": command != "", "findings": findings}
     _show(document, console.show_checks, checks, command)
+
+
+def _import_keras_quickly() -> None:
+    from kaggle_digits.training import models
+
+    models.hidden_from_keras = models.UNUSED_BY_KERAS
 
 
 def _chosen(workspace: Workspace, name: str | None = None) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaggle_digits.errors import KaggleDigitsError
 from kaggle_digits.files import open_log
+from kaggle_digits.training import models
 
 if TYPE_CHECKING:
     from kaggle_digits.data.csv import Data
@@ -32,6 +33,8 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(descriptor)
+    models.hidden_from_keras = models.UNUSED_BY_KERAS
+    models.tensorflow_keras()
     data = connection.recv()
     while True:
         task, folder = connection.recv()

@@ -14,7 +14,7 @@ from kaggle_digits.evaluation.calibration import temper
 from kaggle_digits.prediction.pictures import count_shapes, read_picture
 from kaggle_digits.runs.directory import Run, find_run
 from kaggle_digits.runs.ensemble import check_ensemble
-from kaggle_digits.training.models import SURE, read_network, softmax_function, with_test_time_augmentation
+from kaggle_digits.training.models import SURE, softmax_functions, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.workspace import Workspace
 
@@ -155,9 +155,9 @@ def _classify(source: Run, digits: Sequence[tuple[Path, UInt8]]) -> list[Predict
 
 def ensemble_softmax(source: Run, images: UInt8) -> Float32:
     """Return the uncalibrated softmaxes [networks, n, 10] of a finished run for digits [n, 28, 28]."""
-    softmaxes = []
-    for run, fold, _ in source.weighted_networks():
-        predict_once = softmax_function(read_network(fold.model_file()))
+    softmaxes, networks = [], source.weighted_networks()
+    functions = softmax_functions(fold.model_file() for _, fold, _ in networks)
+    for (run, fold, _), predict_once in zip(networks, functions, strict=True):
         predict = with_test_time_augmentation(predict_once, run.info.settings.tta)
         softmaxes.append(predict(preprocess(images, fold.metrics().preprocessing)))
     return np.stack(softmaxes)

@@ -1,4 +1,4 @@
-"""Batch normalisation that trains faster on a CPU than that of Keras."""
+"""Batch normalisation that is faster on a CPU than that of Keras."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Keras's batch normalisation, computed by TensorFlow's fused operation while the network is trained."""
+    """Keras's batch normalisation, computed by TensorFlow's fused operation."""
 
     # Keras computes mean, variance and result by separate operations, forward and backward, and each of them reads
     # all feature maps from memory. The fused operation has the same result up to rounding, except that the moving
@@ -15,14 +15,20 @@ class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise feature maps, [b, height, width, maps]."""
-        if not (training and self.trainable):
-            return super().call(inputs, training=training, mask=mask)
-        unused = tf.zeros(0)  # the running mean and variance, which the operation needs for predictions only
+        is_training = bool(training and self.trainable)
+        nothing = tf.zeros(0)  # in training, the statistics are those of the batch
         result, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=self.gamma, offset=self.beta, mean=unused, variance=unused, epsilon=self.epsilon
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=nothing if is_training else self.moving_mean,
+            variance=nothing if is_training else self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=is_training,
         )
-        for moving, current in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + current * (1 - self.momentum))
+        if is_training:
+            for moving, current in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + current * (1 - self.momentum))
         return result
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import keras
 
 SECONDS_BETWEEN_REPORTS = 1.0
-CURVE_ROWS = 2_000
+CURVE_ROWS = 1_000
 """How many validation rows are predicted after each epoch except the last, for the learning curve."""
 
 
@@ -72,7 +72,7 @@ class FoldResult:
 
     model: bytes  # in the ``.keras`` format: preprocessed grey values to logits
     # One entry per epoch: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
-    # images_per_second``. ``val_loss`` and ``val_accuracy`` are those of the first 2,000 validation rows without
+    # images_per_second``. ``val_loss`` and ``val_accuracy`` are those of the first 1,000 validation rows without
     # test-time augmentation; after the last epoch, of all validation rows and with that of the settings.
     history: list[dict[str, float]]
     val_softmax: Float32  # [n_k, 10], in the order of ``train.csv``

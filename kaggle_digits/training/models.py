@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,9 +38,17 @@ _CLASSES = (
 )
 """What the files of the networks of this module consist of; `read_network` accepts nothing else."""
 
+_TRAIN_AGAIN = "Train the fold again: run the run's train command with --retrain."
+
 KERAS_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
 """Environment variables for Keras: use TensorFlow, and ignore the user's ``keras.json``, whose data format and
 float type would apply to every layer. In the null device there is none, and none can be created."""
+
+
+UNUSED_BY_KERAS = ("matplotlib", "pandas", "sklearn")
+"""What Keras imports for functions that this package does not call. It takes a third of the import of Keras."""
+hidden_from_keras: tuple[str, ...] = ()
+"""`UNUSED_BY_KERAS` in the processes of this package, nothing in programs that may use Keras for other things."""
 
 
 def tensorflow_keras() -> Any:
@@ -57,11 +65,16 @@ def tensorflow_keras() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     before = {name: os.environ[name] for name in KERAS_ENVIRONMENT if name in os.environ}
     os.environ |= KERAS_ENVIRONMENT  # Keras reads them at import
+    hidden = [name for name in hidden_from_keras if name not in sys.modules]
+    # For the import statement, None is a module that is not installed.
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
         with _silent_stderr():
             import keras
             import tensorflow
     finally:
+        for name in hidden:
+            del sys.modules[name]
         for name in KERAS_ENVIRONMENT:
             del os.environ[name]
         os.environ |= before
@@ -142,7 +155,7 @@ NETWORKS = {"lenet": Network(lenet, 4), "residual": Network(residual_cnn, 3)}
 
 def read_network(path: Path) -> keras.Model:
     """Read a network from a ``.keras`` file: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10]."""
-    keras, remedy = tensorflow_keras(), "Train the fold again: run the run's train command with --retrain."
+    keras = tensorflow_keras()
 
     def check(part: dict[str, Any]) -> dict[str, Any]:
         # Keras imports and calls what a file names. Its own check, `safe_mode`, has gaps in older versions: before
@@ -150,13 +163,29 @@ def read_network(path: Path) -> keras.Model:
         module, name = part.get("module"), part.get("class_name", "Functional")
         if module not in _MODULES or name not in _CLASSES:
             why = f"it contains {module}.{name}, which may run other code"
-            raise DataError(f"{path} is not loaded: {why}.", remedy)
+            raise DataError(f"{path} is not loaded: {why}.", _TRAIN_AGAIN)
         return part
 
-    with read_errors(path, remedy):
+    with read_errors(path, _TRAIN_AGAIN):
         with zipfile.ZipFile(path) as archive:
             json.loads(archive.read("config.json"), object_hook=check)
         return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def softmax_functions(paths: Iterable[Path]) -> Iterator[Callable[[UInt8], Float32]]:
+    """Read networks, and yield the function of each as of `softmax_function`, to be used before the next one."""
+    # Networks of the same structure, such as the folds of a run, share a model, because compiling one for a few
+    # images takes longer than to predict them.
+    known: dict[bytes, tuple[keras.Model, Callable[[UInt8], Float32]]] = {}
+    for path in paths:
+        with read_errors(path, _TRAIN_AGAIN), zipfile.ZipFile(path) as archive:
+            structure = archive.read("config.json")
+            if structure in known:
+                known[structure][0].load_weights(path)
+            else:
+                model = read_network(path)
+                known[structure] = model, softmax_function(model)
+        yield known[structure][1]
 
 
 def keras_bytes(model: keras.Model) -> bytes:

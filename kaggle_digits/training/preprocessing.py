@@ -16,6 +16,8 @@ from kaggle_digits.workspace import SIDE
 
 _BATCH = 1_000
 """The number of images processed at once, which limits the memory of intermediate tensors."""
+_FEW = 100
+"""The number of images for which it is not worth the time to compile a preprocessing."""
 _MIN_SCALE, _MAX_SCALE = 0.4, 1.4
 """Limits of the scale, in pixels of the original per pixel of the result, so that a 1 does not fill the image."""
 _COLUMN = np.arange(SIDE, dtype=np.float64).reshape(1, 1, SIDE)
@@ -50,6 +52,8 @@ def preprocess(images: UInt8, name: str) -> UInt8:
     """Preprocess images, uint8 [n, 28, 28], for training, prediction and reports; ink is 255."""
     if PREPROCESSINGS[name] is None:
         return images
+    if len(images) <= _FEW:
+        return np.asarray(preprocessed_tensor(images, name), np.uint8)
     batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
     return np.concatenate([_compiled(name)(batch) for batch in batches])
 
