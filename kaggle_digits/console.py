@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from rich.text import Text
 from kaggle_digits.hosts.credentials import CONTROL
 from kaggle_digits.training import DEFAULT_PRESET
 from kaggle_digits.training.observer import Observer
-from kaggle_digits.training.time_left import TimeLeft
+from kaggle_digits.training.time_left import Course, seconds_left
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,6 +113,7 @@ class _Fold:
 
     title: str
     state: str
+    course: Course = field(default_factory=Course)
     report: Progress | None = None
 
     def row(self) -> tuple[Any, ...]:
@@ -143,7 +144,6 @@ class TrainingView(Observer):
         folds, to_train = ([(task.seed, task.fold) for task in some] for some in (tasks, missing))
         titled = zip(folds, _fold_titles(folds), strict=True)
         self._folds = {fold: _Fold(title, "waiting" if fold in to_train else "done") for fold, title in titled}
-        self._time_left = TimeLeft(to_train)
         if not missing:
             self.notice(f"The run {run} is already trained.")
             return
@@ -157,8 +157,8 @@ class TrainingView(Observer):
     def started(self, task: FoldTask) -> None:
         """Show that a fold is starting."""
         with self._lock:
-            self._folds[task.seed, task.fold].state = "starting"
-            self._time_left.start((task.seed, task.fold), time.monotonic())
+            fold = self._folds[task.seed, task.fold]
+            fold.state, fold.course = "starting", Course(time.monotonic())
 
     def progress(self, progress: Progress) -> None:
         """Update the progress of a fold."""
@@ -167,7 +167,8 @@ class TrainingView(Observer):
         with self._lock:
             fold.report = progress
             fold.state = "predicting" if is_trained else f"{progress.epoch}/{progress.epochs}"
-            self._time_left.update(progress, time.monotonic())
+            fold.course.started = fold.course.started or time.monotonic()  # not known of a fold at Kaggle
+            fold.course.reports.append((time.monotonic(), progress.done))
         if self._live is None and progress.is_epoch_end:
             self.notice(
                 f"fold {fold.title}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
@@ -178,8 +179,8 @@ class TrainingView(Observer):
     def finished(self, task: FoldTask) -> None:
         """Mark a fold as finished."""
         with self._lock:
-            self._folds[task.seed, task.fold].state = "done"
-            self._time_left.finish((task.seed, task.fold), time.monotonic())
+            fold = self._folds[task.seed, task.fold]
+            fold.state, fold.course.finished = "done", time.monotonic()
 
     def notice(self, sentence: str) -> None:
         """Print a notice."""
@@ -194,7 +195,8 @@ class TrainingView(Observer):
 
     def _left(self) -> str:
         """Return the estimated time that is left, or a dash if it cannot be estimated yet."""
-        seconds = self._time_left.seconds(time.monotonic())
+        courses = [fold.course for fold in self._folds.values() if fold.course.started or fold.state != "done"]
+        seconds = seconds_left(courses, time.monotonic())
         return "–" if seconds is None else duration(seconds)
 
     def _table(self) -> Group:

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -37,10 +38,12 @@ from kaggle_digits.evaluation.calibration import temper
 from kaggle_digits.evaluation.metrics import mean_softmax
 from kaggle_digits.prediction.predict import ensemble_softmax
 from kaggle_digits.runs.directory import Run
+from kaggle_digits.training import DEFAULT_PRESET
 from kaggle_digits.training.compute import image_flops
 from kaggle_digits.training.fold import FoldTask, train_fold
-from kaggle_digits.training.presets import Settings, build_network, find_preset
-from kaggle_digits.workspace import TEST_CSV, TRAIN_CSV
+from kaggle_digits.training.presets import PRESETS, Settings, build_network, find_preset
+from kaggle_digits.training.schedule import plan_steps
+from kaggle_digits.workspace import FULL_TRAIN_ROWS, TEST_CSV, TRAIN_CSV
 
 if TYPE_CHECKING:
     import keras
@@ -60,7 +63,7 @@ def memory(root: str, competition: str, preset: str) -> dict[str, float]:
 
 
 def throughput(folder: str, name: str, rows: str) -> dict[str, float | None]:
-    """Train the network of a preset, or `cdeotte`, as a worker does, and return its speed and that of the core.
+    """Train the network of a preset as a worker does, or that of a peer; return its speed and that of the core.
 
     Returns
     -------
@@ -72,7 +75,7 @@ def throughput(folder: str, name: str, rows: str) -> dict[str, float | None]:
     train_set, count = load_train(Path(folder)), int(rows)
     images, labels = train_set.images[:count], train_set.labels[:count]
     before = matrix_product()
-    measure = measure_cdeotte if name == "cdeotte" else partial(measure_preset, name)
+    measure = partial(measure_peer, PEERS[name]) if name in PEERS else partial(measure_preset, name)
     flops, speed, augmentation = measure(images, labels)
     return {"speed": speed, "flops": flops, "peak": max(before, matrix_product()), "augmentation": augmentation}
 
@@ -109,7 +112,7 @@ def augmentation_seconds(images: UInt8, settings: Settings) -> float:
     from kaggle_digits.training.augmentation import augment
 
     batch = tf.constant(images[..., None], tf.float32)
-    deform = tf.function(lambda seed: augment(batch, settings, tf.constant(1.0), seed))
+    deform = tf.function(lambda seed: augment(batch, settings, seed))
     deform(tf.constant([0, 0]))
     started = time.perf_counter()
     for i in range(30):
@@ -117,14 +120,16 @@ def augmentation_seconds(images: UInt8, settings: Settings) -> float:
     return (time.perf_counter() - started) / 30
 
 
-def measure_cdeotte(images: UInt8, labels: UInt8) -> tuple[float, float, None]:
-    """Return the FLOPs of an image and the images per second of `cdeotte` in `model.fit`, without augmentation."""
-    model = cdeotte()
-    model.compile("adam", "sparse_categorical_crossentropy")
-    x = images[..., None] / np.float32(255)
-    model.fit(x[:640], labels[:640], batch_size=64, verbose=0)
+def measure_peer(peer: Peer, images: UInt8, labels: UInt8) -> tuple[float, float, None]:
+    """Return the FLOPs of an image and the images per second of a peer in `model.fit`, without augmentation."""
+    import keras
+
+    model = peer.build()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, size = images[..., None].astype(np.float32), peer.batch_size
+    model.fit(x[: 10 * size], labels[: 10 * size], batch_size=size, verbose=0)
     started = time.perf_counter()
-    model.fit(x, labels, batch_size=64, verbose=0)
+    model.fit(x, labels, batch_size=size, verbose=0)
     return image_flops(model), len(x) / (time.perf_counter() - started), None
 
 
@@ -143,8 +148,28 @@ def cdeotte() -> keras.Model:
         layers += [keras.layers.BatchNormalization()]
         if stride == 2 or maps == 128:
             layers += [keras.layers.Dropout(0.4)]
-    layers += [keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
-    return keras.Sequential([keras.Input((28, 28, 1)), *layers])
+    layers += [keras.layers.Flatten(), keras.layers.Dense(10)]
+    return keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Rescaling(1 / 255), *layers])
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A published recipe, whose networks are trained one by one with `model.fit`."""
+
+    build: Callable[[], keras.Model]
+    networks: int
+    epochs: int
+    rows: int  # that each network is trained on
+    batch_size: int
+    score: str
+
+
+PEERS = {
+    "article": Peer(lambda: build_network(find_preset("lenet").settings), 1, 20, 42_000, 128, ".99018"),
+    "cdeotte": Peer(cdeotte, 15, 45, 37_800, 64, ".99757"),
+}
+"""The LeNet of the article, repaired, with its score on the test rows of `rehearsal-full`, and
+github.com/cdeotte/MNIST-CNN-99.75 with its score on Kaggle's leaderboard."""
 
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {"memory": memory, "throughput": throughput}
@@ -270,6 +295,31 @@ def measure_training(workspace: Workspace, rows: int) -> None:
     )
 
 
+def measure_peers(workspace: Workspace, rows: int) -> None:
+    """Compare the presets with published recipes: compute, and time on two cores from the speed of some steps."""
+    results = []
+    for name in ("article", "cdeotte", *PRESETS):
+        pair = [start_measure("throughput", workspace.data, name, rows, **ONE_THREAD) for _ in range(2)]
+        both = [result_of(process) for process in pair]  # the speed of a core, while the other one trains, too
+        speed = statistics.mean(found["speed"] for found in both)
+        if name in PEERS:
+            peer = PEERS[name]
+            networks, seen, score = peer.networks, peer.epochs * peer.rows, peer.score
+        else:
+            preset = PRESETS[name]
+            networks, score = preset.folds, f"{preset.result.score:.5f}".lstrip("0")
+            batch_size, steps = plan_steps(FULL_TRAIN_ROWS - FULL_TRAIN_ROWS // networks, preset.settings)
+            seen = batch_size * sum(steps)
+        seconds = -(-networks // 2) * seen / speed
+        results.append((name, networks, score, networks * seen * both[0]["flops"] / 1e12, seconds))
+    reference = next(seconds for name, *_, seconds in results if name == DEFAULT_PRESET)
+    print(f"Steps of {rows:,} rows, two processes of one thread each; times are those of all networks")
+    print(f"| recipe | networks | score | TFLOP | seconds | times {DEFAULT_PRESET} |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, networks, score, tflop, seconds in results:
+        print(f"| {name} | {networks} | {score} | {tflop:,.0f} | {seconds:,.0f} | {seconds / reference:.2f} |")
+
+
 class CountingProxy:
     """A TCP proxy that forwards connections to a port and counts the bytes in both directions."""
 
@@ -337,7 +387,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--mnist-dir", type=Path, default=os.environ.get("KAGGLE_DIGITS_MNIST_DIR"))
-    choices = ("memory", "start", "loading", "export", "training", "where")
+    choices = ("memory", "start", "loading", "export", "training", "peers", "where")
     parser.add_argument("--only", nargs="+", choices=choices)
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -361,6 +411,7 @@ def main() -> None:
             "loading": lambda: measure_loading(3 if arguments.quick else 5, workspace),
             "export": lambda: measure_export(workspace, ("fast", "default"), 2_000),
             "training": lambda: measure_training(workspace, 3_000 if arguments.quick else 8_000),
+            "peers": lambda: measure_peers(workspace, 3_000 if arguments.quick else 8_000),
             "where": lambda: measure_parallel(workspace, 1, ("--set", "epochs=3") if arguments.quick else ()),
         }
         for name in arguments.only or parts:

@@ -379,7 +379,7 @@ def run_kernel(trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("KAGGLE_DIGITS_KERNEL_ROOT", str(root))
 
     def run(train: Callable[[FoldTask, Path, str], None], gpus: tuple[str, ...] = ("0",)) -> dict:
-        monkeypatch.setattr(inside, "find_gpus", lambda timeout: list(gpus))
+        monkeypatch.setattr(inside, "find_gpus", lambda: list(gpus))
         data, recipe = load_data(trainer.workspace.data), Recipe(**QUICK)
         (plan,) = plan_runs(trainer.workspace, recipe, make_splits(recipe, data), data, retrain=False)
         script = remote.pack([Job(task, tmp_path) for task in plan.tasks()], data, gpu=True)

@@ -37,7 +37,8 @@ def test_read_network_reads_what_training_saved(preset: str, tmp_path: Path) -> 
     network = read_network(tmp_path / "model.keras")
     assert all(type(layer).__module__.startswith("keras.") for layer in network.layers)
     images = np.random.default_rng(1).integers(0, 256, (4, 28, 28, 1)).astype(np.float32)
-    np.testing.assert_array_equal(network(images), model(images))
+    # The batch normalisation of Keras rounds differently.
+    np.testing.assert_allclose(network(images), model(images), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

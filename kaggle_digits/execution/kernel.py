@@ -34,8 +34,6 @@ JOB, MANIFEST = "job.json", "manifest.json"
 """What a kernel has to do, beside the package, and what it writes besides the folds."""
 KEY = "kaggle-digits"
 """The only key of the JSON object in a line of progress. All other lines of the log are output of libraries."""
-GPU_TIMEOUT = 600.0
-"""Maximum time in seconds to load TensorFlow for the first time, on a machine that has just started."""
 
 
 class Event(BaseModel):
@@ -78,7 +76,7 @@ def main(source: str) -> None:
     try:
         job = json.loads((folder / JOB).read_text())
         data = _find_data(root / "input", job["data"])
-        gpus = find_gpus(GPU_TIMEOUT) if job["gpu"] else []
+        gpus = find_gpus() if job["gpu"] else []
         if job["gpu"] and not gpus:
             raise RefusedError(
                 "Kaggle gave the kernel no GPU that TensorFlow can use.",

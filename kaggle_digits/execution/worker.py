@@ -1,7 +1,5 @@
 """A worker process: trains the folds that its parent sends, one after the other, on one TensorFlow thread."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -10,15 +8,16 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from kaggle_digits.data.csv import Data
 from kaggle_digits.errors import KaggleDigitsError
+from kaggle_digits.execution import LOG
+from kaggle_digits.execution.places.processes import LESS_MEMORY, WorkerDiedError
 from kaggle_digits.files import open_log
+from kaggle_digits.runs.artefacts import FoldFolder
 from kaggle_digits.training import models
-
-if TYPE_CHECKING:
-    from kaggle_digits.data.csv import Data
-    from kaggle_digits.training.fold import FoldTask
+from kaggle_digits.training.fold import FoldTask, train_fold
 
 
 def main(descriptor: int) -> None:
@@ -43,11 +42,6 @@ def main(descriptor: int) -> None:
 
 def _train(task: FoldTask, data: Data, folder: Path | None, report: Callable[[Any], None]) -> object:
     """Train a fold, and return the final message of `main`."""
-    from kaggle_digits.execution import LOG
-    from kaggle_digits.execution.places.processes import LESS_MEMORY, WorkerDiedError
-    from kaggle_digits.runs.artefacts import FoldFolder
-    from kaggle_digits.training.fold import train_fold
-
     try:
         if folder is None:
             return train_fold(task, data, report)

@@ -20,15 +20,15 @@ _BORDER = 2
 """The width of the zero padding around an image, in pixels. Points further outside are clipped to the padding."""
 
 
-def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Deform each image at random, float32 [b, 28, 28, 1], `strength` times as much as set; seed: int32 [2]."""
+def augment(images: tf.Tensor, settings: Settings, seed: tf.Tensor) -> tf.Tensor:
+    """Deform each image at random, float32 [b, 28, 28, 1]; seed: int32 [2]."""
     import tensorflow as tf
 
     # The coordinates of each pixel relative to the centre, so that rotation and scaling do not move the digit.
     y, x = np.indices((SIDE, SIDE), np.float32).reshape(2, 1, -1) - np.float32((SIDE - 1) / 2)
     count = tf.shape(images)[0]
     # Stateless: random numbers depend only on the seed, so a resumed training draws the same numbers.
-    draws = strength * tf.random.stateless_uniform((6, count, 1), seed, -1.0, 1.0)
+    draws = tf.random.stateless_uniform((6, count, 1), seed, -1.0, 1.0)
     angle = draws[0] * math.radians(settings.rotation)
     # The exponential makes growing and shrinking by the same factor equally likely.
     scale_x, scale_y = tf.exp(draws[1] * settings.scale), tf.exp(draws[2] * settings.scale)
@@ -44,7 +44,7 @@ def augment(images: tf.Tensor, settings: Settings, strength: tf.Tensor, seed: tf
         # and Platt (ICDAR 2003), who filter white noise for each image, but cost only one matrix product.
         surfaces = _spline_surfaces()
         weights = tf.random.stateless_normal((2, count, len(surfaces)), seed + 1)
-        displacement = strength * settings.elastic * tf.matmul(weights, surfaces)
+        displacement = settings.elastic * tf.matmul(weights, surfaces)
         source_x, source_y = source_x + displacement[0], source_y + displacement[1]
     return _sample(images, source_x, source_y)
 

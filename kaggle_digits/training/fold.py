@@ -24,14 +24,14 @@ from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.models import keras_bytes, softmax_function, with_test_time_augmentation
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.training.presets import Settings, build_network
-from kaggle_digits.training.schedule import augmentation_strength_at, choose_rows, learning_rate_at, plan_steps
+from kaggle_digits.training.schedule import choose_rows, learning_rate_at, plan_steps
 from kaggle_digits.workspace import CLASSES, SIDE
 
 if TYPE_CHECKING:
     import keras
 
 SECONDS_BETWEEN_REPORTS = 1.0
-CURVE_ROWS = 1_000
+CURVE_ROWS = 500
 """How many validation rows are predicted after each epoch except the last, for the learning curve."""
 
 
@@ -72,7 +72,7 @@ class FoldResult:
 
     model: bytes  # in the ``.keras`` format: preprocessed grey values to logits
     # One entry per epoch: ``epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds,
-    # images_per_second``. ``val_loss`` and ``val_accuracy`` are those of the first 1,000 validation rows without
+    # images_per_second``. ``val_loss`` and ``val_accuracy`` are those of the first 500 validation rows without
     # test-time augmentation; after the last epoch, of all validation rows and with that of the settings.
     history: list[dict[str, float]]
     val_softmax: Float32  # [n_k, 10], in the order of ``train.csv``
@@ -183,14 +183,12 @@ class FoldTrainer:
         started = last_report = time.perf_counter()
         for step, batch in enumerate(batches, first):
             learning_rate = learning_rate_at(step, all_steps, self._settings)
-            strength = augmentation_strength_at(step, all_steps, self._settings)
             # Tensors instead of Python numbers: TensorFlow would compile the step again for each new number.
             outcome = self._train_step(
                 self._images,
                 self._labels,
                 tf.constant(batch, tf.int32),
                 tf.constant(learning_rate, tf.float32),
-                tf.constant(strength, tf.float32),
                 tf.constant([seed, step - first], tf.int32),
             )
             outcomes.append(outcome)
@@ -339,17 +337,14 @@ def train_step_function(
             tf.TensorSpec([None], tf.int32),
             tf.TensorSpec([batch_size], tf.int32),
             tf.TensorSpec([], tf.float32),
-            tf.TensorSpec([], tf.float32),
             tf.TensorSpec([2], tf.int32),
         ],
     )
-    def train_step(
-        images: Any, labels: Any, batch: Any, learning_rate: Any, strength: Any, seed: Any
-    ) -> tuple[Any, Any, Any]:
+    def train_step(images: Any, labels: Any, batch: Any, learning_rate: Any, seed: Any) -> tuple[Any, Any, Any]:
         x = tf.cast(tf.gather(images, batch), tf.float32)
         y = tf.gather(labels, batch)
         if settings.augments:
-            x = augment(x, settings, strength, seed)
+            x = augment(x, settings, seed)
         # Label smoothing (Szegedy et al., CVPR 2016): the smoothed part is distributed evenly over all ten
         # classes, including the label, so the label gets 1 - 9/10 of it and each other class 1/10 of it.
         targets = tf.one_hot(y, CLASSES, 1 - 0.9 * smoothing, 0.1 * smoothing)

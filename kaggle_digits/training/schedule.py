@@ -1,4 +1,4 @@
-"""Schedules of a training: the rows of each epoch, and the learning rate and augmentation of each step."""
+"""Schedules of a training: the rows of each epoch, and the learning rate of each step."""
 
 import numpy as np
 
@@ -49,9 +49,3 @@ def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
     if step < rising:
         return settings.learning_rate * ((step + 1) / (rising + 1))
     return settings.learning_rate * ((steps - step) / (steps - rising))
-
-
-def augmentation_strength_at(step: int, steps: int, settings: Settings) -> float:
-    """Return the strength of augmentation in a step, counted from 0, of `steps` in all epochs."""
-    # Linear from `ramp` to 1: at the start, networks learn faster from slightly augmented digits.
-    return settings.ramp + (1 - settings.ramp) * step / steps

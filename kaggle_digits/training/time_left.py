@@ -1,67 +1,44 @@
-"""An estimate of the time that is left of a training, from the progress of its folds."""
+"""The time that is left of a training, estimated from the progress of its folds."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import mean
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from kaggle_digits.training.fold import Progress
-
-Fold = tuple[int, int]
-"""The seed and the number of a fold."""
 
 SHORTEST_MEASUREMENT = 3.0
 """Seconds of training of a fold before its speed is used."""
 
 
-class TimeLeft:
-    """Estimates the time that is left of some folds; all times are in seconds from any starting point."""
+@dataclass
+class Course:
+    """The training of a fold; all times are in seconds from any starting point."""
 
-    def __init__(self, missing: Iterable[Fold]) -> None:
-        self._waiting = set(missing)
-        # When a fold was started, and its reports: their times, and the shares of the steps that were done.
-        self._active: dict[Fold, tuple[float, list[tuple[float, float]]]] = {}
-        self._lengths: list[float] = []
+    started: float | None = None
+    finished: float | None = None
+    reports: list[tuple[float, float]] = field(default_factory=list)  # times, and the shares of the steps done
 
-    def start(self, fold: Fold, now: float) -> None:
-        """Take note of a fold that is started, perhaps once more after its worker died."""
-        self._waiting.discard(fold)
-        self._active[fold] = now, []
-
-    def update(self, progress: Progress, now: float) -> None:
-        """Take note of a report on a fold."""
-        fold = progress.seed, progress.fold
-        if fold not in self._active:
-            self.start(fold, now)
-        self._active[fold][1].append((now, progress.done))
-
-    def finish(self, fold: Fold, now: float) -> None:
-        """Take note of a finished fold."""
-        self._waiting.discard(fold)
-        if fold in self._active:
-            self._lengths.append(now - self._active.pop(fold)[0])
-
-    def seconds(self, now: float) -> float | None:
-        """Return the time that is left; None before the speed of a fold is known."""
-        ends, starts, measured = [], [], []
-        for started, reports in self._active.values():
-            # From the first report on: before it, TensorFlow is loaded and the network is compiled.
-            (first, before), (last, done) = (reports[0], reports[-1]) if reports else [(now, 0.0)] * 2
-            if last - first >= SHORTEST_MEASUREMENT and done > before:
-                pace = (last - first) / (done - before)
-                ends.append(last + (1 - done) * pace)
-                measured.append(first - started + pace)
-            else:
-                starts.append(started)
-        # A finished fold is the better measure, because it includes the predictions after the last step.
-        if not (lengths := self._lengths or measured):
+    def pace(self) -> float | None:
+        """Return the time that all steps take, None if it is not known yet."""
+        if not self.reports:
             return None
-        length = mean(lengths)
-        ends += [started + length for started in starts]
-        left = sorted(max(0.0, end - now) for end in ends) or [0.0]
-        # Each waiting fold is trained by the worker that is free first. All of them take equally long, so the
-        # workers become free in the same order in each round; without waiting folds, `rounds` is -1.
-        rounds, worker = divmod(len(self._waiting) - 1, len(left))
-        return max(left[-1], left[worker] + (rounds + 1) * length)
+        # From the first report on: before it, TensorFlow is loaded and the network is compiled.
+        (start, before), (now, done) = self.reports[0], self.reports[-1]
+        return (now - start) / (done - before) if now - start >= SHORTEST_MEASUREMENT and done > before else None
+
+
+def seconds_left(courses: Sequence[Course], now: float) -> float | None:
+    """Return the time until all folds are finished; None before the speed of a fold is known."""
+    active = [(c, c.started, c.pace()) for c in courses if c.started is not None and c.finished is None]
+    lengths = [c.finished - c.started for c in courses if c.finished is not None and c.started is not None]
+    # A finished fold is the better measure, because it includes the predictions after the last step.
+    lengths = lengths or [c.reports[0][0] - started + pace for c, started, pace in active if pace]
+    if not lengths:
+        return None
+    length, ends = mean(lengths), []
+    for course, started, pace in active:
+        last, done = course.reports[-1] if course.reports else (started, 0.0)
+        ends.append(last + (1 - done) * pace if pace else started + length)
+    left = sorted(max(0.0, end - now) for end in ends) or [0.0]
+    # Each waiting fold is trained by the worker that is free first. All of them take equally long, so the workers
+    # become free in the same order in each round; without waiting folds, `rounds` is -1.
+    rounds, worker = divmod(sum(c.started is None for c in courses) - 1, len(left))
+    return max(left[-1], left[worker] + (rounds + 1) * length)

@@ -31,8 +31,8 @@ from kaggle_digits.workspace import Workspace
 NAMES = ""
 MAX_ATTEMPTS = 2
 """How many times a fold is started if its worker dies."""
-GPU_TIMEOUT = 120.0
-"""Maximum time in seconds to ask TensorFlow for the GPUs."""
+GPU_TIMEOUT = 300.0
+"""Maximum time in seconds to ask TensorFlow for the GPUs. A machine that has just started may need minutes."""
 LESS_MEMORY = (
     "train fewer folds at a time (--workers, or fewer threads a Dask worker), and run the same command again."
 )
@@ -125,7 +125,7 @@ class Processes(Place):
         raise_failures(failures)
 
 
-def find_gpus(timeout: float = GPU_TIMEOUT) -> list[str]:
+def find_gpus() -> list[str]:
     """Return the GPUs that TensorFlow can use, by their names for CUDA_VISIBLE_DEVICES."""
     if shutil.which("nvidia-smi") is None:
         return []
@@ -134,7 +134,7 @@ def find_gpus(timeout: float = GPU_TIMEOUT) -> list[str]:
     script = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
     command = [sys.executable, "-P", "-c", script]
     try:
-        asked = subprocess.run(command, capture_output=True, env=_environment(), check=True, timeout=timeout)  # noqa: S603
+        asked = subprocess.run(command, capture_output=True, env=_environment(), check=True, timeout=GPU_TIMEOUT)  # noqa: S603
         count = int(asked.stdout.splitlines()[-1])
     except (subprocess.SubprocessError, ValueError):  # the driver fails or hangs: train on the CPU
         return []
