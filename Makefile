@@ -49,7 +49,7 @@ report: $(VENV)/.installed ## write the validation report and print a summary
 
 demo: $(VENV)/.installed ## run the pipeline on `rehearsal`; needs no Kaggle account and no network
 	$(DEMO) download
-	$(DEMO) train --preset fast --set epochs=20 --set batch_size=64
+	$(DEMO) train --preset fast --set epochs=12 --set batch_size=64
 	$(DEMO) submit
 	$(DEMO) score
 	$(DEMO) report

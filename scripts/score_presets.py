@@ -89,9 +89,9 @@ def draw() -> None:
         xlabel="compute of the training, TFLOP",
         ylabel=f"score on {TEST_ROWS:,} unseen rows",
     )
-    axes.set_xticks(ticks := (10, 30, 100, 300, 1_000, 3_000), labels=[f"{tick:,}" for tick in ticks])
+    axes.set_xticks(ticks := (3, 10, 30, 100, 300, 1_000, 3_000), labels=[f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(10, 4_000)
+    axes.set_xlim(3, 4_000)
     axes.grid(alpha=0.3)
     figure.savefig(PLOT, metadata={"Date": None})
     print(f"Drawn: {PLOT}")
