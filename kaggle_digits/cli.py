@@ -395,7 +395,7 @@ def presets(workspace: Workspace, settings: bool) -> None:
 
     The score of fast and default is the mean over three splits of MNIST into 42,000 training rows and 28,000 test
     rows, that of lenet is of one split. Compute and time are for 42,000 training rows. The time follows
-    from a few training steps of each preset on all cores of this machine, which take some seconds.
+    from a few training steps of each preset on all cores of this machine, which takes about 20 seconds.
     """
     from kaggle_digits.execution.estimate import summarise_presets
     from kaggle_digits.training.presets import describe_settings

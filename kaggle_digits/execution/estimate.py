@@ -18,7 +18,7 @@ from kaggle_digits.training.schedule import plan_steps
 from kaggle_digits.workspace import FULL_TEST_ROWS, FULL_TRAIN_ROWS, SIDE
 
 EPOCHS, STEPS = 6, 4
-"""The epochs that are trained of each preset, and the steps of each; the first has other costs, too."""
+"""The epochs that are trained of each preset, and the steps of each; in the first, the network is compiled."""
 START_SECONDS = 6.0
 """What a worker takes to load TensorFlow and to compile the network."""
 

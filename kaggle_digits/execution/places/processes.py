@@ -108,7 +108,7 @@ class Processes(Place):
                         observer.progress(message)
                         continue
                     job = busy.pop(worker)
-                    # The worker that was started last gets the next fold, so that no other one is started for it.
+                    # To the front, so that a running process gets the next fold, and no other one is started.
                     free.appendleft(worker)
                     if isinstance(message, WorkerDiedError):
                         worker.stop()
