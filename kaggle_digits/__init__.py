@@ -1,11 +1,19 @@
 """Kaggle Digit Recognizer from the download to the score: the public API."""
 
 from importlib import import_module
+from inspect import isfunction, signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kaggle_digits.data.download import download as download
+    from kaggle_digits.errors import CredentialsError as CredentialsError
+    from kaggle_digits.errors import DataError as DataError
     from kaggle_digits.errors import KaggleDigitsError as KaggleDigitsError
+    from kaggle_digits.errors import NetworkError as NetworkError
+    from kaggle_digits.errors import RefusedError as RefusedError
+    from kaggle_digits.errors import ScoringError as ScoringError
+    from kaggle_digits.errors import UsageError as UsageError
+    from kaggle_digits.errors import WriteError as WriteError
     from kaggle_digits.evaluation.calibration import temper as temper
     from kaggle_digits.notebook import examine as examine
     from kaggle_digits.notebook import presets as presets
@@ -32,7 +40,10 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "data.download": ["download"],
-    "errors": ["KaggleDigitsError"],
+    "errors": [
+        *("CredentialsError", "DataError", "KaggleDigitsError", "NetworkError", "RefusedError", "ScoringError"),
+        *("UsageError", "WriteError"),
+    ],
     "evaluation.calibration": ["temper"],
     "notebook": ["examine", "presets", "summarise_runs"],
     "pipeline": ["cancel_kernels", "ensemble", "preview_kernel", "score", "submit", "train"],
@@ -55,5 +66,11 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     # Import on first use, so that `kaggle-digits --help` starts fast, without importing numpy and pandas.
     if name in _MODULES:
-        return getattr(import_module(f"kaggle_digits.{_MODULES[name]}"), name)
+        value = getattr(import_module(f"kaggle_digits.{_MODULES[name]}"), name)
+        if isfunction(value) and "workspace" in signature(value).parameters:
+            from kaggle_digits.arguments import checked
+
+            value = checked(value)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -71,10 +71,14 @@ def _workspace(context: click.Context) -> Workspace:
 
 def _show(document: Any, show: Callable[..., None], *arguments: Any) -> None:
     """Print a document with ``--json``, or show the same for a person."""
-    if _is_json():
-        click.echo(json.dumps(document, indent=2, default=str))
-    else:
+    context = click.get_current_context()
+    documents = context.find_root().params.get("documents")
+    if documents is not None:  # the command is part of `go`
+        documents[context.command.name] = document
+    if not _is_json():
         show(*arguments)
+    elif documents is None:
+        click.echo(json.dumps(document, indent=2, default=str))
 
 
 def _is_json() -> bool:
@@ -206,47 +210,81 @@ def download(workspace: Workspace, **options: Any) -> None:
     _show({"competition": name} | asdict(files), console.show_download, name, files)
 
 
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of ``train`` to a command, except those that train nothing."""
+    options = (
+        click.option(
+            "--preset", metavar="NAME", default=DEFAULT_PRESET, shell_complete=_presets, help="See: presets."
+        ),
+        click.option("--folds", metavar="K", type=int, help="The number of folds. Default: that of the preset."),
+        click.option("--seed", metavar="N", default=0, help="The random seed of the split and of training."),
+        click.option(
+            "--seeds", metavar="N", default=1, help="Train N runs from --seed on, and average them in one more."
+        ),
+        click.option(
+            "--network",
+            metavar="FILE.py:FUNCTION",
+            help="Train your own network instead of the preset's: a function that returns an untrained Keras "
+            "model, from grey values, 0 to 255, [b, 28, 28, 1], to 10 logits.",
+        ),
+        click.option(
+            "--run",
+            metavar="NAME",
+            help="The run's name. Default: from network, preset, folds, seed and settings.",
+        ),
+        click.option(
+            "--workers",
+            metavar="N",
+            type=int,
+            help="Train N folds in parallel. Default: by the cores, memory and GPUs.",
+        ),
+        click.option(
+            "--on",
+            metavar="WHERE",
+            help="Where to train the folds: kaggle (in a kernel with two GPUs at Kaggle, from your weekly quota), "
+            "kaggle-cpu (in a kernel without GPUs), or the address of a Dask scheduler, such as "
+            "tcp://10.0.0.1:8786. Default: on this machine.",
+        ),
+        click.option(
+            "--no-wait", is_flag=True, help="With --on kaggle: send the folds, and end with exit code 5."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=_parse_settings,
+            help="Change a setting of the preset, such as epochs=3; can be repeated.",
+        ),
+        output_option,
+        click.option(
+            "--retrain", is_flag=True, help="Train damaged folds again, or all folds if none is damaged."
+        ),
+        click.option(
+            "--tensorboard", is_flag=True, help="Write events for TensorBoard into the folders of the folds."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command(short_help="Train the missing folds of a run and ensemble them.")
-@click.option("--preset", metavar="NAME", default=DEFAULT_PRESET, shell_complete=_presets, help="See: presets.")
-@click.option("--folds", metavar="K", type=int, help="The number of folds. Default: that of the preset.")
-@click.option("--seed", metavar="N", default=0, help="The random seed of the split and of training.")
-@click.option("--seeds", metavar="N", default=1, help="Train N runs from --seed on, and average them in one more.")
-@click.option("--run", metavar="NAME", help="The run's name. Default: from preset, folds, seed and settings.")
-@click.option(
-    "--workers", metavar="N", type=int, help="Train N folds in parallel. Default: by the cores, memory and GPUs."
-)
-@click.option(
-    "--on",
-    metavar="WHERE",
-    help="Where to train the folds: kaggle (in a kernel with two GPUs at Kaggle, from your weekly quota), "
-    "kaggle-cpu (in a kernel without GPUs), or the address of a Dask scheduler, such as tcp://10.0.0.1:8786. "
-    "Default: on this machine.",
-)
+@training_options
 @click.option("--dry-run", is_flag=True, help="With --on kaggle: show what would be sent, but send nothing.")
-@click.option("--no-wait", is_flag=True, help="With --on kaggle: send the folds, and end with exit code 5.")
 @click.option("--cancel", is_flag=True, help="With --on kaggle: delete the kernel that trains the run.")
-@click.option(
-    "--set",
-    "settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    callback=_parse_settings,
-    help="Change a setting of the preset, such as epochs=3; can be repeated.",
-)
-@output_option
-@click.option("--retrain", is_flag=True, help="Train damaged folds again, or all folds if none is damaged.")
-@click.option("--tensorboard", is_flag=True, help="Write events for TensorBoard into the folders of the folds.")
-def train(workspace: Workspace, dry_run: bool, no_wait: bool, cancel: bool, **options: Any) -> None:
+def train(workspace: Workspace, dry_run: bool, cancel: bool, **options: Any) -> None:
     """Train the missing folds of a run, ensemble all folds and write the submission.
 
     If it is interrupted, run the same command again to continue.
     """
-    if dry_run + no_wait + cancel > 1:
+    if dry_run + options["no_wait"] + cancel > 1:
         raise UsageError("--dry-run, --no-wait and --cancel exclude each other.", "Choose one of them.")
     unused = ("workers", "tensorboard", "output", "retrain") if cancel else ("workers", "tensorboard", "output")
     if (dry_run or cancel) and any(options[name] for name in unused):
         raise UsageError("--dry-run and --cancel train nothing.", f"Leave out --{', --'.join(unused)}.")
-    recipe = {name: options[name] for name in ("preset", "folds", "seed", "seeds", "settings", "run")}
+    names = ("preset", "folds", "seed", "seeds", "settings", "network", "run")
+    recipe = {name: options[name] for name in names}
     if dry_run:
         preview = kd.preview_kernel(workspace, kd.Recipe(**recipe), options["on"], retrain=options["retrain"])
         return _show(preview, console.show_preview, preview)
@@ -254,8 +292,11 @@ def train(workspace: Workspace, dry_run: bool, no_wait: bool, cancel: bool, **op
         deleted = kd.cancel_kernels(workspace, kd.Recipe(**recipe), options["on"])
         text = "\n".join(f"Deleted: {kernel}" for kernel in deleted) or "No kernel of this run is known."
         return _show({"deleted": deleted}, console.say, text)
+    if options["network"]:
+        _import_keras_quickly()
+    wait = not options.pop("no_wait")
     with console.TrainingView() as view:
-        trained = kd.train(workspace, wait=not no_wait, observer=view, **options)
+        trained = kd.train(workspace, wait=wait, observer=view, **options)
     return _show_run(workspace, trained)
 
 
@@ -316,6 +357,29 @@ def report(workspace: Workspace, run: str | None, open_page: bool) -> None:
     _show(written.document, console.show_report, written.document, str(written.page))
     if open_page:
         click.launch(str(written.page))
+
+
+@cli.command(short_help="Download, train, submit, score and report.")
+@training_options
+@click.option("--yes", is_flag=True, help="Submit without asking.")
+def go(workspace: Workspace, yes: bool, **options: Any) -> None:
+    """Do all of it: download, train, submit, score and report, with the options of train.
+
+    Like each of these commands, it can be run again: what is done is not done again. It asks before it submits.
+    """
+    if not yes and not console.can_ask():
+        raise UsageError("Here nobody can be asked whether to submit.", "Add --yes to submit the run.")
+    context, documents = click.get_current_context(), dict[str, Any]()
+    context.find_root().params["documents"] = documents
+    context.invoke(download, workspace=workspace)
+    context.invoke(train, workspace=workspace, **options)
+    run = documents["train"]["run"]
+    if yes or click.confirm(f"Submit {run}?", default=True, err=True):
+        context.invoke(submit, workspace=workspace, run=run, yes=yes)
+        context.invoke(score, workspace=workspace)
+    context.invoke(report, workspace=workspace, run=run)
+    if _is_json():
+        click.echo(json.dumps(documents, indent=2, default=str))
 
 
 @cli.command(short_help="Compare runs.")

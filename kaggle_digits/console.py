@@ -83,6 +83,11 @@ def spinner(text: str) -> Status:
     return out(stderr=True).status(Text(text))
 
 
+def can_ask() -> bool:
+    """Tell whether somebody at a terminal can answer a question."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 class SubmissionView(Observer):
     """Shows the progress of a submission: notices, and the status next to a spinner."""
 
@@ -95,7 +100,7 @@ class SubmissionView(Observer):
 
     def confirm(self, question: str) -> bool:
         """Ask a question in place of the spinner; without a person to answer it, the answer is no."""
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not can_ask():
             return False
         self._status.stop()
         answer = click.confirm(question, err=True)

@@ -12,11 +12,12 @@ from rich.live import Live
 
 from kaggle_digits.console import TrainingView
 from kaggle_digits.training.observer import Observer
+from kaggle_digits.workspace import Workspace
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from kaggle_digits.workspace import Workspace
+    from pandas import DataFrame
+else:
+    DataFrame = Any  # `arguments.checked` evaluates annotations, and pandas is slow to import
 
 
 def watching(observer: Observer | None) -> AbstractContextManager[Observer]:
@@ -64,7 +65,7 @@ def _html_console() -> Console:
     return Console(file=io.StringIO(), record=True, width=80, color_system="truecolor", **plain)
 
 
-def presets() -> pd.DataFrame:
+def presets() -> DataFrame:
     """Return the presets: ``name, summary, folds, score, tflop, seconds``, the last for this machine."""
     import pandas as pd
 
@@ -73,7 +74,7 @@ def presets() -> pd.DataFrame:
     return pd.DataFrame(summarise_presets())
 
 
-def summarise_runs(workspace: Workspace) -> pd.DataFrame:
+def summarise_runs(workspace: Workspace) -> DataFrame:
     """Return one row per run: see `kaggle_digits.runs.summary.summarise_runs`."""
     import pandas as pd
 
@@ -82,7 +83,7 @@ def summarise_runs(workspace: Workspace) -> pd.DataFrame:
     return pd.DataFrame(summary.summarise_runs(workspace), columns=list(summary.COLUMNS))
 
 
-def examine(workspace: Workspace) -> pd.DataFrame:
+def examine(workspace: Workspace) -> DataFrame:
     """Check that everything is ready for a competition; return ``name, state, words, remedy`` of each check."""
     import pandas as pd
 

@@ -1,7 +1,7 @@
 """The functions `train`, `ensemble`, `submit` and `score`, which combine the other modules."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from kaggle_digits.execution import Job, Options, find_place
 from kaggle_digits.files import lock, make_folder, write_bytes
 from kaggle_digits.hosts import open_host
 from kaggle_digits.notebook import printing, watching
-from kaggle_digits.runs.directory import Run, check_data, find_run, run_folder
+from kaggle_digits.runs.directory import RUN_JSON, Run, check_data, find_run, run_folder
 from kaggle_digits.runs.ensemble import average_runs, check_mean, is_current, write_ensemble
 from kaggle_digits.runs.plan import RunPlan, make_splits, plan_runs
 from kaggle_digits.runs.summary import compare_with_best_score, explain_choice
@@ -46,6 +46,7 @@ def train(
     seed: int = 0,
     seeds: int = 1,
     settings: Mapping[str, object] | None = None,
+    network: str | Callable[[], Any] | None = None,
     run: str | None = None,
     workers: int | None = None,
     on: str | None = None,
@@ -63,7 +64,7 @@ def train(
     ----------
     workspace : Workspace
         The competition and its folders.
-    preset, folds, seed, seeds, settings, run
+    preset, folds, seed, seeds, settings, network, run
         What to train: see `Recipe`.
     workers : int, optional
         How many folds to train in parallel on this machine. Default: by its cores, memory and GPUs.
@@ -110,7 +111,7 @@ def train(
     'lenet-k2-s0-epochs=1'
     """
     started = time.monotonic()
-    recipe = Recipe(preset, folds, seed, seeds, settings or {}, run)
+    recipe = Recipe(preset, folds, seed, seeds, settings or {}, network, run)
     place = find_place(on, workspace, Options(workers, tensorboard, wait, retrain))
     target, paths = run_folder(workspace, recipe.name), _run_folders(workspace, recipe)
     members = [path.name for path in paths]
@@ -120,6 +121,8 @@ def train(
     if seeds > 1:
         check_mean(target, members, data)
     with ExitStack() as locks, watching(observer) as observer:
+        if recipe.own_network and not all((path / RUN_JSON).exists() for path in paths):
+            recipe.own_network.build(observer.notice)  # raises an error if it is not valid
         for path in dict.fromkeys([target, *paths]):
             locks.enter_context(_lock(path))
         plans = plan_runs(workspace, recipe, splits, data, retrain)
@@ -176,7 +179,7 @@ def preview_kernel(
     plans = plan_runs(workspace, recipe, make_splits(recipe, data), data, retrain)
     jobs = _jobs(plans)
     settings = recipe.chosen.settings
-    network = build_network(settings)
+    network = build_network(settings, recipe.own_network)
     rows = [int((job.task.split != job.task.fold).sum()) for job in jobs]
     return {
         "run": recipe.name,

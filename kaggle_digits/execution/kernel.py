@@ -27,6 +27,7 @@ from kaggle_digits.files import sha256, temporary_folder, write_bytes, write_jso
 from kaggle_digits.runs.artefacts import FOLD_FILES, METRICS, versions
 from kaggle_digits.training.fold import FoldTask, Progress
 from kaggle_digits.training.observer import Observer
+from kaggle_digits.training.own_network import OwnNetwork
 from kaggle_digits.training.presets import Settings
 from kaggle_digits.workspace import FILES, TRAIN_CSV
 
@@ -101,7 +102,9 @@ def main(source: str) -> None:
 def _task(document: dict[str, Any], splits: dict[str, str]) -> FoldTask:
     """Return a fold of the job."""
     split = np.frombuffer(base64.b64decode(splits[str(document["seed"])]), np.uint8)
-    return FoldTask(**document | {"settings": Settings.model_validate(document["settings"]), "split": split})
+    own = OwnNetwork(**document["network"]) if document["network"] else None
+    settings = Settings.model_validate(document["settings"])
+    return FoldTask(**document | {"settings": settings, "split": split, "network": own})
 
 
 def _find_data(inputs: Path, wanted: dict[str, str]) -> Data:

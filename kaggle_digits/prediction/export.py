@@ -14,7 +14,7 @@ from kaggle_digits.prediction import MODEL_FORMATS
 from kaggle_digits.runs.artefacts import FoldFolder
 from kaggle_digits.runs.directory import FoldsRun, MeanRun, find_run
 from kaggle_digits.runs.ensemble import check_ensemble
-from kaggle_digits.training.models import SURE, TTA_SHIFTS, keras_bytes, read_network, tensorflow_keras
+from kaggle_digits.training.models import SURE, TTA_SHIFTS, keras_bytes, tensorflow_keras
 from kaggle_digits.training.preprocessing import preprocessed_tensor
 from kaggle_digits.workspace import CLASSES, SIDE, Workspace
 
@@ -90,7 +90,7 @@ def _fold_softmax(fold: FoldFolder, tta: int, images: Any, name: str) -> Any:
     """Apply the network of a fold, with its preprocessing and TTA: as `predict.ensemble_softmax`."""
     from keras import ops
 
-    network = read_network(fold.model_file())
+    network = fold.read_network()
     network.name = name
     grey = ops.cast(preprocessed_tensor(images, fold.metrics().preprocessing), "float32")
     grey = ops.expand_dims(grey, -1)

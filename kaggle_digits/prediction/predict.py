@@ -156,7 +156,7 @@ def _classify(source: Run, digits: Sequence[tuple[Path, UInt8]]) -> list[Predict
 def ensemble_softmax(source: Run, images: UInt8) -> Float32:
     """Return the uncalibrated softmaxes [networks, n, 10] of a finished run for digits [n, 28, 28]."""
     softmaxes, networks = [], source.weighted_networks()
-    functions = softmax_functions(fold.model_file() for _, fold, _ in networks)
+    functions = softmax_functions((fold.model_file(), fold.read_network) for _, fold, _ in networks)
     for (run, fold, _), predict_once in zip(networks, functions, strict=True):
         predict = with_test_time_augmentation(predict_once, run.info.settings.tta)
         softmaxes.append(predict(preprocess(images, fold.metrics().preprocessing)))

@@ -10,7 +10,7 @@ import numpy as np
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.reports.facts import Layer
 from kaggle_digits.runs.artefacts import FoldFolder
-from kaggle_digits.training.models import read_network, tensorflow_keras
+from kaggle_digits.training.models import tensorflow_keras
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.workspace import SIDE
 
@@ -30,7 +30,7 @@ class NetworkDetails:
 
 def inspect_network(fold: FoldFolder, image: UInt8) -> NetworkDetails:
     """Return the details of a fold's network, with its activations for an image, uint8 [28, 28]."""
-    network, keras = read_network(fold.model_file()), tensorflow_keras()
+    network, keras = fold.read_network(), tensorflow_keras()
     preprocessed = preprocess(image[None], fold.metrics().preprocessing)
     layers, relu = [layer for layer in network.layers if len(layer.output.shape) == 4], keras.activations.relu
     rectified = [a for a in layers if isinstance(a, keras.layers.ReLU) or getattr(a, "activation", None) is relu]

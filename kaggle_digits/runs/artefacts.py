@@ -1,22 +1,30 @@
 """The folders of folds and of ensembles: their files are written and validated here."""
 
+from __future__ import annotations
+
 import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import kaggle_digits
 from kaggle_digits.arrays import Float32
+from kaggle_digits.errors import UsageError
 from kaggle_digits.files import read_errors, replacing, sha256, write_errors, write_json
 from kaggle_digits.runs.schema import CREATE_AGAIN, FoldMetrics, Metrics, read_document
 from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.training.fold import FoldResult
+from kaggle_digits.training.models import other_classes, read_network
+from kaggle_digits.training.own_network import NETWORK_FILE, known_networks
 from kaggle_digits.workspace import CLASSES
+
+if TYPE_CHECKING:
+    import keras
 
 METRICS = "metrics.json"
 LOCAL, DASK, KAGGLE = "this machine", "Dask", "Kaggle"
@@ -87,6 +95,25 @@ class FoldFolder(ArtefactFolder):
     def model_file(self) -> Path:
         """Return the path of the network."""
         return self.file("model.keras")
+
+    def read_network(self) -> keras.Model:
+        """Read the network: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10].
+
+        `UsageError` if it has layers of the user's own, whose source was not given to this process.
+        """
+        path, digest = self.model_file(), self.metrics().network_sha256
+        if own := known_networks.get(digest):
+            model = own.build()
+            with read_errors(path, CREATE_AGAIN):
+                model.load_weights(path)
+            return model
+        if digest and other_classes(path):
+            raise UsageError(
+                f"{path} has layers that are not those of Keras, but of its own source.",
+                f"Give the source, too, whose copy is {NETWORK_FILE} in the folder of the run: --network "
+                f"FILE.py:FUNCTION (SHA-256 {digest[:12]}…).",
+            )
+        return read_network(path)
 
     def history(self) -> list[dict[str, float]]:
         """Return the epochs, as many as the metrics say."""

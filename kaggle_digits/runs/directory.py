@@ -140,7 +140,8 @@ class FoldsRun(Run):
 
     def describe(self) -> str:
         """Return a short description of the run."""
-        return f"{self.info.preset}, {self.info.folds} folds, seed {self.info.seed}"
+        network = f"{self.info.network}, " if self.info.network else ""
+        return f"{network}{self.info.preset}, {self.info.folds} folds, seed {self.info.seed}"
 
     def weighted_networks(self) -> list[tuple[FoldsRun, FoldFolder, float]]:
         """Return all folds with their equal weights."""

@@ -9,9 +9,11 @@ from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import Data
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError
+from kaggle_digits.files import write_bytes
 from kaggle_digits.runs.artefacts import FoldFolder, versions
 from kaggle_digits.runs.directory import RUN_JSON, FoldsRun, check_data, read_run, run_folder
 from kaggle_digits.training.fold import FoldTask
+from kaggle_digits.training.own_network import NETWORK_FILE, REPLACED_SETTINGS
 from kaggle_digits.training.recipe import Recipe
 from kaggle_digits.workspace import Workspace
 
@@ -38,12 +40,15 @@ class RunPlan:
             leftover.unlink(missing_ok=True)
         if self.is_new_split:
             run.write_split(self.split)
+        if own := self.recipe.own_network:
+            write_bytes(run.path / NETWORK_FILE, own.source.encode())
         return run
 
     def tasks(self, tensorboard: bool = False) -> list[FoldTask]:
         """Return the tasks of all folds."""
-        preset, seed = self.recipe.chosen, self.recipe.seed
-        return [FoldTask(preset.settings, seed, fold, self.split, tensorboard) for fold in range(preset.folds)]
+        settings, seed, own = self.recipe.chosen.settings, self.recipe.seed, self.recipe.own_network
+        folds = range(self.recipe.chosen.folds)
+        return [FoldTask(settings, seed, fold, self.split, own, tensorboard) for fold in folds]
 
     def other_versions(self) -> str:
         """Return a text with the versions of a kept fold that differ from the current ones, or an empty one."""
@@ -81,22 +86,24 @@ def make_splits(recipe: Recipe, data: Data) -> list[UInt8]:
 
 
 def _plan(workspace: Workspace, recipe: Recipe, split: UInt8, data: Data, retrain: bool) -> RunPlan:
-    path, preset = run_folder(workspace, recipe.name), recipe.chosen
+    path, preset, own = run_folder(workspace, recipe.name), recipe.chosen, recipe.own_network
     spec: dict[str, Any] = {
         "competition": workspace.competition.name,
         "preset": preset.name,
         "folds": preset.folds,
         "seed": recipe.seed,
-        "settings": preset.settings.model_dump(),
+        "settings": preset.settings.model_dump(exclude=set(REPLACED_SETTINGS) if own else None),
         "data": data.hashes,
     }
+    if own:
+        spec |= {"network": own.function, "network_sha256": own.sha256}
     if not (path / RUN_JSON).exists():
         return RunPlan(recipe, FoldsRun.new(path, spec, recipe.command(workspace)), split)
     run = read_run(path)
     if not isinstance(run, FoldsRun):
         raise run.other_recipe("already exists and is a mean of runs")
-    was, wanted = (facts | facts["settings"] for facts in (run.info.as_json(), spec))
-    for name in ("competition", "preset", "folds", "seed", *spec["settings"]):
+    was, wanted = ({"network_sha256": None} | facts | facts["settings"] for facts in (run.info.as_json(), spec))
+    for name in ("competition", "preset", "folds", "seed", "network", "network_sha256", *spec["settings"]):
         # A setting that only one of two versions has is ignored.
         if was.get(name, wanted[name]) != wanted[name]:
             raise run.other_recipe(f"has another recipe: its {name} is {was[name]}, not {wanted[name]}")

@@ -57,6 +57,8 @@ class FoldsInfo(RunInfo):
     folds: int = Field(ge=2, le=255)
     seed: int
     settings: RunSettings
+    network: str | None = None  # the function of the user that builds it
+    network_sha256: str | None = None  # of its source
 
 
 class MeanInfo(RunInfo):
@@ -82,6 +84,7 @@ class FoldMetrics(Metrics):
     epochs: int
     seconds: float
     versions: dict[str, str]
+    network_sha256: str | None = None  # of the source of the user's network
 
 
 class Calibration(Document):

@@ -34,6 +34,8 @@ class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
 
 def with_keras_layers(model: keras.Model) -> keras.Model:
     """Return a copy of a network in which all layers are those of Keras, so that Keras alone can load its file."""
+    if not any(isinstance(layer, BatchNormalization) for layer in model.layers):
+        return model
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         kind = keras.layers.BatchNormalization if isinstance(layer, BatchNormalization) else type(layer)

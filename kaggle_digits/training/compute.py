@@ -30,15 +30,26 @@ def training_flops(settings: Settings, rows: int, network: keras.Model) -> int:
 
 def image_flops(network: keras.Model) -> int:
     """Return the number of floating-point operations for one image in a forward and a backward pass."""
-    # A kernel is applied at each position of the output: (batch, height, width, maps), or (batch, units).
-    layers = [layer for layer in network.layers if hasattr(layer, "kernel")]
-    products: int = sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in layers)
     # The backward pass has two matrix products for each one of the forward pass, for two gradients.
-    return 3 * 2 * products
+    return 3 * 2 * _products(network)
+
+
+def _products(network: keras.Model) -> int:
+    """Return the number of multiplications for one image in a forward pass."""
+    products = 0
+    for layer in network.layers:
+        if getattr(layer, "outputs", None):  # a model as a layer of another one
+            products += _products(layer)
+            continue
+        # A kernel is applied at each position of the output: (batch, height, width, maps), or (batch, units).
+        kernels = [weight.shape for weight in layer.trainable_weights if len(weight.shape) > 1]
+        products += sum(math.prod(layer.output.shape[1:-1]) * math.prod(shape) for shape in kernels)
+    return products
 
 
 def is_orthogonalised(variable: Any) -> bool:
     """Tell whether Muon orthogonalises the updates of a variable: those of the kernels of convolutions."""
-    # Not of those for images with one channel: their matrices have few rows, whose scales differ for a reason. The
-    # last layer is left to AdamW too, as Jordan et al. recommend.
-    return len(variable.shape) == 4 and variable.shape[2] > 1
+    # Not of those for images with one channel: their matrices have few rows, whose scales differ for a reason; and
+    # not of depthwise ones, whose maps have nothing to do with each other. The last layer is left to AdamW too, as
+    # Jordan et al. recommend.
+    return len(variable.shape) == 4 and min(variable.shape[2:]) > 1

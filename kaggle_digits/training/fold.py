@@ -22,6 +22,7 @@ from kaggle_digits.training.augmentation import augment
 from kaggle_digits.training.checkpoint import FoldCheckpoint
 from kaggle_digits.training.compute import training_flops
 from kaggle_digits.training.models import keras_bytes, softmax_function, with_test_time_augmentation
+from kaggle_digits.training.own_network import OwnNetwork
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.training.presets import Settings, build_network
 from kaggle_digits.training.schedule import choose_rows, learning_rate_at, plan_steps
@@ -43,6 +44,7 @@ class FoldTask:
     seed: int  # of the run; all random numbers depend on it, the fold and the step
     fold: int  # its rows are used for validation, all others for training
     split: UInt8  # the fold of each training row, [n]
+    network: OwnNetwork | None = None  # None for the one that the settings describe
     tensorboard: bool = False  # whether to write event files into the folder of the fold
 
     @property
@@ -137,12 +139,12 @@ class FoldTrainer:
         self._batch_size, steps = plan_steps(len(self._labels), task.settings)
         self._first_steps = [0, *accumulate(steps)]  # of each epoch, and the number of all steps
 
-        compiled = compiled_network(task.settings, self._batch_size)
+        compiled = compiled_network(task.settings, task.network, self._batch_size)
         self.model, self._train_step, self._predict_once = compiled.model, compiled.train_step, compiled.predict
         self._predict = with_test_time_augmentation(self._predict_once, task.settings.tta)
         # This seed determines the initial weights. It also seeds the dropout layers, until the first epoch.
         keras.utils.set_random_seed(_seed(task.seed, task.fold))
-        initial = [*build_network(task.settings).variables, *compiled.optimizer_start]
+        initial = [*build_network(task.settings, task.network).variables, *compiled.optimizer_start]
         self.variables = [*self.model.variables, *compiled.optimizer.variables]
         for variable, value in zip(self.variables, initial, strict=True):
             variable.assign(value)
@@ -274,6 +276,7 @@ class FoldTrainer:
                 "test_seconds": finished - test_started,
                 "peak_memory": _peak_memory(),
                 "device": _device(),
+                **({"network_sha256": self._task.network.sha256} if self._task.network else {}),
             },
         )
 
@@ -290,9 +293,9 @@ class CompiledNetwork:
 
 
 @lru_cache(maxsize=1)
-def compiled_network(settings: Settings, batch_size: int) -> CompiledNetwork:
+def compiled_network(settings: Settings, own: OwnNetwork | None, batch_size: int) -> CompiledNetwork:
     """Return the network that a process trains for all its folds, because compiling it takes seconds."""
-    model = build_network(settings)
+    model = build_network(settings, own)
     # Callbacks read `model.optimizer`, so it must exist.
     model.optimizer = None
     optimizer = make_optimizer(model, settings)
@@ -351,6 +354,7 @@ def train_step_function(
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+            loss = tf.add_n([loss, *model.losses])  # the regularisers of the layers
         optimizer.learning_rate.assign(learning_rate)
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         # Computed from the logits of the training step, so with augmentation and dropout, but at no extra cost.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,13 +31,21 @@ SURE = 0.9
 TTA_SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
 """The shifts of test-time augmentation: at which row and column an image, padded by one pixel, is cut out."""
 
-_MODULES = (None, "keras", "keras.initializers", "keras.layers", "keras.src.models.functional")
-_CLASSES = (
-    *("Functional", "DTypePolicy", "__keras_tensor__", "GlorotUniform", "HeNormal", "Zeros", "Ones"),
-    *("InputLayer", "Rescaling", "ZeroPadding2D", "Cropping2D", "Conv2D", "BatchNormalization", "ReLU", "Add"),
-    *("AveragePooling2D", "MaxPooling2D", "Flatten", "Dropout", "Dense"),
+_CLASSES = {
+    None: ("__keras_tensor__", "__tuple__", "__slice__", "__numpy__"),
+    "keras": ("Sequential", "DTypePolicy"),
+    "keras.src.models.functional": ("Functional",),
+}
+_PLAIN_MODULES = (
+    *("keras.initializers", "keras.regularizers", "keras.constraints"),
+    *("keras.src.ops.math", "keras.src.ops.nn", "keras.src.ops.numpy"),
 )
-"""What the files of the networks of this module consist of; `read_network` accepts nothing else."""
+_PLAIN_LAYERS = re.compile(
+    r"keras\.src\.layers\.(activations|attention|convolutional|core\.(dense|einsum|embedding|identity|input|masking)"
+    r"|merging|normalization|pooling|preprocessing\.(image_preprocessing|normalization|rescaling)|regularization"
+    r"|reshaping|rnn)"
+)
+"""The modules of those of Keras's layers that only compute: none of them runs code from a file, or reads files."""
 
 _TRAIN_AGAIN = "Train the fold again: run the run's train command with --retrain."
 
@@ -155,35 +164,46 @@ NETWORKS = {"lenet": Network(lenet, 4), "residual": Network(residual_cnn, 3)}
 
 def read_network(path: Path) -> keras.Model:
     """Read a network from a ``.keras`` file: preprocessed grey values, [b, 28, 28, 1], to logits, [b, 10]."""
-    keras = tensorflow_keras()
-
-    def check(part: dict[str, Any]) -> dict[str, Any]:
-        # Keras imports and calls what a file names. Its own check, `safe_mode`, has gaps in older versions: before
-        # 3.9, a file could run any function, such as os.system, and before 3.12, some of Keras's own that do harm.
-        module, name = part.get("module"), part.get("class_name", "Functional")
-        if module not in _MODULES or name not in _CLASSES:
-            why = f"it contains {module}.{name}, which may run other code"
-            raise DataError(f"{path} is not loaded: {why}.", _TRAIN_AGAIN)
-        return part
-
+    if other := other_classes(path):
+        raise DataError(f"{path} is not loaded: it contains {other[0]}, which may run other code.", _TRAIN_AGAIN)
     with read_errors(path, _TRAIN_AGAIN):
-        with zipfile.ZipFile(path) as archive:
-            json.loads(archive.read("config.json"), object_hook=check)
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        return tensorflow_keras().models.load_model(path, compile=False, safe_mode=True)
 
 
-def softmax_functions(paths: Iterable[Path]) -> Iterator[Callable[[UInt8], Float32]]:
-    """Read networks, and yield the function of each as of `softmax_function`, to be used before the next one."""
+def other_classes(path: Path) -> list[str]:
+    """Return the names of the classes in a ``.keras`` file that are not layers of Keras, or may run other code."""
+    # Keras imports and calls what a file names. Its own check, `safe_mode`, has gaps in older versions: before
+    # 3.9, a file could run any function, such as os.system, and before 3.12, some of Keras's own that do harm.
+    layers, others = tensorflow_keras().layers, []
+
+    def check(part: dict[str, Any]) -> None:
+        module, name = part.get("module"), part.get("class_name")
+        is_layer = module == "keras.layers" and _PLAIN_LAYERS.match(getattr(layers, str(name), str).__module__)
+        if name and not (is_layer or module in _PLAIN_MODULES or name in _CLASSES.get(module, ())):
+            others.append(f"{module}.{name}")
+
+    with read_errors(path, _TRAIN_AGAIN), zipfile.ZipFile(path) as archive:
+        json.loads(archive.read("config.json"), object_hook=check)
+    return others
+
+
+def softmax_functions(
+    networks: Iterable[tuple[Path, Callable[[], keras.Model]]],
+) -> Iterator[Callable[[UInt8], Float32]]:
+    """Yield the function of each network as of `softmax_function`, to be used before the next one.
+
+    The networks are given by their files and the functions that read these.
+    """
     # Networks of the same structure, such as the folds of a run, share a model, because compiling one for a few
     # images takes longer than to predict them.
     known: dict[bytes, tuple[keras.Model, Callable[[UInt8], Float32]]] = {}
-    for path in paths:
+    for path, read in networks:
         with read_errors(path, _TRAIN_AGAIN), zipfile.ZipFile(path) as archive:
             structure = archive.read("config.json")
             if structure in known:
                 known[structure][0].load_weights(path)
             else:
-                model = read_network(path)
+                model = read()
                 known[structure] = model, softmax_function(model)
         yield known[structure][1]
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 
 from kaggle_digits.errors import UsageError, unknown_name
 from kaggle_digits.training.models import NETWORKS, tensorflow_keras
+from kaggle_digits.training.own_network import OwnNetwork
 from kaggle_digits.training.preprocessing import PREPROCESSINGS
 from kaggle_digits.workspace import CLASSES, SIDE
 
@@ -126,8 +127,10 @@ def describe_settings() -> list[dict[str, Any]]:
     ]
 
 
-def build_network(settings: Settings) -> keras.Model:
+def build_network(settings: Settings, own: OwnNetwork | None = None) -> keras.Model:
     """Build an untrained network: preprocessed grey values, 0 to 255, [b, 28, 28, 1], to logits, [b, 10]."""
+    if own is not None:
+        return own.build()
     keras = tensorflow_keras()
     pixels = keras.Input((SIDE, SIDE, 1))
     # Rescaling is part of the network, so that callers cannot forget it.

@@ -20,7 +20,7 @@ import time
 import zipfile
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -313,7 +313,9 @@ def pack(jobs: Sequence[Job], data: Data, gpu: bool) -> str:
     tasks = [job.task for job in jobs]
     document = {
         "tasks": [
-            {"seed": task.seed, "fold": task.fold, "settings": task.settings.model_dump()} for task in tasks
+            {"seed": task.seed, "fold": task.fold, "settings": task.settings.model_dump()}
+            | {"network": asdict(task.network) if task.network else None}
+            for task in tasks
         ],
         "splits": {task.seed: base64.b64encode(task.split.tobytes()).decode() for task in tasks},
         "data": data.hashes,
