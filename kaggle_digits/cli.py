@@ -22,7 +22,7 @@ from kaggle_digits.hosts.credentials import scrub
 from kaggle_digits.prediction import MODEL_FORMATS
 from kaggle_digits.submissions import TIMEOUT
 from kaggle_digits.training import DEFAULT_PRESET
-from kaggle_digits.workspace import COMPETITIONS, DEFAULT_COMPETITION, Workspace
+from kaggle_digits.workspace import DEFAULT_COMPETITION, Workspace
 
 INTERRUPTED = 130
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
@@ -163,7 +163,8 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     envvar="KAGGLE_DIGITS_COMPETITION",
     show_envvar=True,
     default=DEFAULT_COMPETITION,
-    help="One of: " + "; ".join(f"{c.name} ({c.summary})" for c in COMPETITIONS.values()) + ".",
+    help="A competition at Kaggle with files like those of digit-recognizer, by the last part of its address; or, "
+    "without an account, rehearsal (4,200 / 2,800 digits of MNIST) or rehearsal-full (all of MNIST).",
 )
 @click.option(
     "--root", envvar="KAGGLE_DIGITS_ROOT", show_envvar=True, type=FOLDER, default=".", help="Folder of all files."

@@ -6,9 +6,9 @@ import os
 import secrets
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kaggle_digits.errors import DataError, KaggleDigitsError, WriteError
@@ -122,28 +122,24 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def find_folder(paths: Iterable[PurePath], names: Sequence[str], source: Path) -> PurePath:
-    """Return the folder that has all files called `names`, given the relative paths of the files in `source`."""
-    known = set(paths)
-    folders = sorted({path.parent for path in known if known.issuperset(path.parent / name for name in names)})
-    if len(folders) == 1 or (folders and not folders[0].parts):
-        return folders[0]
-    found = ", ".join(str(source / folder) for folder in folders) or "none"
-    raise DataError(
-        f"{source} does not have {', '.join(names)} in exactly one folder, but in: {found}.",
-        "Choose a zip file or a folder that does; unpack a zip file that has several.",
-    )
-
-
-def unzip(archive: Path, names: Sequence[str], folder: Path) -> PurePath:
-    """Extract the files called `names`, from one folder of a zip, into `folder`; return the folder of the zip."""
+def unzip(archive: Path, names: Iterable[str], folder: Path) -> None:
+    """Extract the files called `names` into `folder`, wherever they are in a zip: the shortest path counts."""
     with read_errors(Path(archive.name), "Get it again from its source."), zipfile.ZipFile(archive) as files:
-        members: dict[PurePath, str] = {PurePosixPath(name): name for name in files.namelist()}
-        inside = find_folder(members, names, Path(archive.name))
+        members = {PurePosixPath(name).name: name for name in sorted(files.namelist(), key=len, reverse=True)}
         for name in names:
+            if name not in members:
+                raise ValueError(f"it has no {name}")
             # Paths in the archive are not used for writing, so it cannot write outside `folder`.
-            write_bytes(folder / name, files.read(members[inside / name]))
-    return inside
+            write_bytes(folder / name, files.read(members[name]))
+
+
+def unpack(path: Path) -> None:
+    """Replace a file that is a zip, such as ``train.csv.zip``, by the largest file in it; leave any other."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            # Programs that make zips may add small files of their own.
+            content = archive.read(max(archive.infolist(), key=lambda member: member.file_size))
+        write_bytes(path, content)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kaggle_digits.data.csv import Data, load_data
+from kaggle_digits.data.csv import Data, load_data, load_sample
 from kaggle_digits.data.download import check_manifest
 from kaggle_digits.errors import UsageError
 from kaggle_digits.execution import Job, Options, find_place
@@ -423,7 +423,8 @@ def _jobs(plans: Sequence[RunPlan], tensorboard: bool = False) -> list[Job]:
 
 def _finish(workspace: Workspace, run: RunT, data: Data, train_seconds: float | None = None) -> RunT:
     """Write the submission of an ensembled run, and mark the run as finished."""
-    write_submission(submission_file(workspace, run.name), data.test.ids, run.test_softmax())
+    sample = load_sample(workspace.data)
+    write_submission(submission_file(workspace, run.name), sample, data.test.ids, run.test_softmax())
     return run.with_status("finished", train_seconds)
 
 

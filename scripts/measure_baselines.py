@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from kaggle_digits import Workspace, download, train
-from kaggle_digits.data.csv import load_test, load_train
+from kaggle_digits.data.csv import load_sample, load_test, load_train
 from kaggle_digits.hosts.local import LocalHost
 from kaggle_digits.submissions.submit import submission_file, write_submission
 
@@ -42,7 +42,7 @@ def pixel_score(workspace: Workspace, classifier: Any) -> float:
     digits = classifier.predict(test_set.images.reshape(len(test_set.images), -1) / 255)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "submission.csv"
-        write_submission(file, test_set.ids, np.eye(10, dtype=np.float32)[digits])
+        write_submission(file, load_sample(workspace.data), test_set.ids, np.eye(10, dtype=np.float32)[digits])
         return score(workspace, file)
 
 

@@ -27,11 +27,11 @@ from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import Data, LabelledDigits, UnlabelledDigits
 from kaggle_digits.execution import Job
 from kaggle_digits.execution.places.processes import Processes, WorkerProcess
+from kaggle_digits.hosts.local import PIXEL_COLUMNS
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.observer import Observer
-from kaggle_digits.workspace import PIXEL_COLUMNS
 
 # The same variables as in worker processes, so that training in the process of a test is reproducible.
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -162,6 +162,32 @@ def competition_files(train_rows: int = 100, test_rows: int = 30) -> dict[str, b
         "test.csv": csv_bytes(small_digits(test_rows, seed=1)[0]),
         "sample_submission.csv": sample_bytes(test_rows),
     }
+
+
+OTHER_COMPETITIONS = ("uni-digits", "course-mnist")
+
+
+def files_with_other_names(competition: str) -> dict[str, bytes]:
+    """Return the rows of `competition_files` as the files of one of `OTHER_COMPETITIONS`.
+
+    In `uni-digits`, the labels are last, and the test rows have ids from 0, in another order than the sample.
+    """
+    images, labels = small_digits(100)
+    tables = [images, small_digits(30, seed=1)[0]]
+    if competition == "uni-digits":
+        pixels = [f"px_{y}_{x}" for y in range(28) for x in range(28)]
+        train, test = (pd.DataFrame(rows.reshape(len(rows), -1), columns=pixels) for rows in tables)
+        train["digit"] = labels
+        test.insert(0, "id", np.arange(30)[::-1])
+        files = {"mnist_train.csv": train, "mnist_test.csv": test}
+        files["sampleSubmission.csv"] = pd.DataFrame({"id": np.arange(30), "digit": 0})
+    else:
+        pixels = [f"{y}x{x}" for y in range(1, 29) for x in range(1, 29)]
+        train, test = (pd.DataFrame(rows.reshape(len(rows), -1), columns=pixels) for rows in tables)
+        train.insert(0, "label", labels)
+        files = {"train.csv": train, "test.csv": test}
+        files["sample.csv"] = pd.DataFrame({"Id": np.arange(1001, 1031), "Category": "?"})
+    return {name: table.to_csv(index=False).encode() for name, table in files.items()}
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> Path:

@@ -19,7 +19,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-COMPETITION = "digit-recognizer"
 USER, KEY, TOKEN = "ada", "0123456789abcdef", "KGAT_feedc0de"
 DATE = "2026-11-24T10:00:00Z"
 
@@ -55,11 +54,11 @@ def zipped(files: dict[str, bytes]) -> bytes:
 class Kernel:
     """A kernel: a script that runs in its own folder, as at Kaggle."""
 
-    def __init__(self, request: dict, files: dict[str, bytes]) -> None:
+    def __init__(self, request: dict, files: dict[str, bytes], competition: str) -> None:
         self.request = request  # that created it
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.root = Path(self._folder.name)  # with `input`, `src` and `working`
-        data = self.root / "input" / "competitions" / COMPETITION
+        data = self.root / "input" / "competitions" / competition
         for folder in (data, self.root / "working", self.root / "src"):
             folder.mkdir(parents=True)
         for name, content in files.items():
@@ -98,6 +97,7 @@ class KaggleServer:
     """A fake Kaggle server for one competition, at the address `url`."""
 
     def __init__(self) -> None:
+        self.competition = "digit-recognizer"
         self.files: dict[str, bytes] = {}
         self.submissions: list[dict] = []
         self.limits = {"numToday": 0, "numTotal": 0, "numAllowedNow": 10, "limitedByTotal": False}
@@ -186,7 +186,7 @@ class KaggleServer:
         assert user == USER
         assert request["newTitle"] == slug
         assert slug not in self.kernels
-        self.kernels[slug] = kernel = Kernel(request, self.files)
+        self.kernels[slug] = kernel = Kernel(request, self.files, self.competition)
         if self.python is None:
             for name, content in (self.outputs.popleft() if self.outputs else self.output).items():
                 (kernel.root / "working" / name).write_bytes(content)
@@ -248,10 +248,10 @@ class _Handler(BaseHTTPRequestHandler):
         if call not in ("IntrospectToken", "GenerateAccessToken") and not self._authorised():
             return self._json({"code": 401, "message": "Unauthenticated"}, 401)
         request = json.loads(body or b"{}")
-        if request.get("competitionName", COMPETITION) != COMPETITION:
+        if request.get("competitionName", self.kaggle.competition) != self.kaggle.competition:
             return self._json({"code": 404, "message": "Competition not found"}, 404)
         if call == "DownloadDataFiles":
-            return self._redirect(f"/storage/{COMPETITION}.zip")
+            return self._redirect(f"/storage/{self.kaggle.competition}.zip")
         if call == "DownloadDataFile":
             return self._redirect(f"/storage/{request['fileName']}")
         if call == "DownloadLeaderboard":
@@ -286,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
             kernel = self.kaggle.kernels[folder.rpartition("/")[2]]
             self._call_before_response(name)
             return self._bytes((kernel.root / "working" / name).read_bytes(), fault)
-        content = self.kaggle.bundle() if name == f"{COMPETITION}.zip" else self.kaggle.files[name]
+        content = self.kaggle.bundle() if name == f"{self.kaggle.competition}.zip" else self.kaggle.files[name]
         return self._bytes(content, fault)
 
     def do_PUT(self) -> None:

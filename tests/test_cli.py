@@ -12,11 +12,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from operator import eq
 from pathlib import Path
 
 import click
 import pytest
-from conftest import competition_files, write_files
+from conftest import competition_files, files_with_other_names, write_files
 from kaggle_server import KEY, USER, KaggleServer, error
 
 from kaggle_digits import Workspace
@@ -112,7 +114,7 @@ def test_presets_explains_settings_with_an_option(call_cli: RunCli, monkeypatch:
 
 def test_options_of_the_group_are_accepted_after_the_command(call_cli: RunCli, trained: tuple[str, ...]) -> None:
     assert document(call_cli("runs", *trained, "--json")) == document(call_cli(*trained, "runs", "--json"))
-    assert_error(call_cli("runs", "--competition", "titanic"), 2, "no competition called 'titanic'")
+    assert_error(call_cli("runs", "--competition", "rehersal"), 2, "no competition called 'rehersal'")
     assert "Traceback" in call_cli("train", "--debug").stderr
 
 
@@ -122,7 +124,7 @@ def test_names_of_runs_may_be_abbreviated_and_are_completed(call_cli: RunCli, tr
     for words, names in (
         (("kaggle-digits", *trained, "report", "--run", "f"), "plain,first"),
         (("kaggle-digits", "train", "--preset", "l"), "plain,lenet"),
-        (("kaggle-digits", "--competition", "titanic", "report", "--run", "f"), ""),
+        (("kaggle-digits", "--competition", "rehersal", "report", "--run", "f"), ""),
     ):
         variables = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
         completed = call_cli(_KAGGLE_DIGITS_COMPLETE="bash_complete", **variables)
@@ -147,7 +149,8 @@ def test_train_and_ensemble_write_a_copy_of_the_submission(
     ("arguments", "code", "words"),
     [
         (("trian",), 2, r"No such command 'trian'\. Did you mean 'train'\?"),
-        (("--competition", "titanic", "runs"), 2, r"no competition called 'titanic'\.\nChoose one of: digit-"),
+        (("--competition", "rehersal", "runs"), 2, r"'rehersal'\. Did you mean 'rehearsal'\?\nChoose rehearsal, "),
+        (("--competition", "kaggle.com/c/x", "runs"), 2, r"called 'kaggle.com/c/x'\.\n.* part of the address"),
         (("train", "--epochs", "3"), 2, r"No such option '--epochs'\.\nSee: kaggle-digits train --help\."),
         (("train", "--set", "epochs"), 2, "not of the form KEY=VALUE"),
         (("train", "--dry-run"), 2, "are for kernels at Kaggle"),
@@ -196,6 +199,37 @@ def test_cli_from_download_to_score_with_the_kaggle_client(
     ledger = (tmp_path / "submissions" / "digit-recognizer" / "ledger.csv").read_text().splitlines()
     assert ledger[0] == "time,run,sha256,ref,status,score,cv,rank"
     assert len(ledger) == 2
+
+
+@pytest.mark.usefixtures("train_in_process")
+@pytest.mark.parametrize(
+    ("competition", "start"), [("uni-digits", "id,digit\n0,"), ("course-mnist", "Id,Category\n1001,")]
+)
+def test_cli_from_download_to_score_of_another_competition(
+    kaggle: KaggleServer, call_cli: RunCli, tmp_path: Path, competition: str, start: str
+) -> None:
+    kaggle.competition, kaggle.files = competition, files_with_other_names(competition)
+    call = partial(call_cli, "--competition", competition)
+    assert document(call("download", "--json"))["train_rows"] == 100
+    settings = ("--set", "epochs=30", "--set", "batch_size=20")
+    trained = document(call("train", "--preset", "lenet", "--folds", 2, *settings, "--json"))
+    assert trained["accuracy"] > 0.9
+    sent = call("submit")
+    assert "is rewritten" not in sent.stderr
+    assert "Score 0.99757" in sent.stdout, sent.stderr
+    submission = tmp_path / "submissions" / competition / trained["run"] / "submission.csv"
+    content = submission.read_bytes()
+    assert kaggle.submissions[0]["content"] == content
+    assert content.startswith(start.encode())
+    # The true digits: those of the rows, by the ids of `uni-digits` from the last one to the first.
+    digits = [line.split(",")[1] for line in content.decode().splitlines()[1:]]
+    expected = [str(row % 10) for row in range(30)]
+    assert sum(map(eq, digits, expected[::-1] if competition == "uni-digits" else expected)) > 27
+    assert document(call("score", "--json"))["submissions"][0]["run"] == trained["run"]
+    kaggle.fail("CreateSubmission", error(400, "This competition only accepts Submissions from Notebooks."))
+    refused = call("submit", "--again")
+    assert_error(refused, 4, r"only accepts Submissions from Notebooks\.\nUpload submission\.csv from a notebook")
+    assert len(document(call("score", "--json"))["submissions"]) == 1
 
 
 ANSWER = "ImageId,Label\n" + "".join(f"{i},1\n" for i in range(1, 31))

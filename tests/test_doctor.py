@@ -14,7 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 import requests
-from conftest import competition_files, write_files
+from conftest import competition_files, files_with_other_names, write_files
 from kaggle_server import KEY, TOKEN, Fault, KaggleServer, error
 from rich.console import Console
 
@@ -87,6 +87,16 @@ def test_examine_reports_ready_for_kaggle(workspace: Workspace, kaggle: KaggleSe
     ]
     kaggle.limits = dict.fromkeys(("numToday", "numTotal", "numAllowedNow"), 0)
     assert_finding(by_title(workspace)["Submissions"], "ok", "reports the daily limit after your first")
+
+
+def test_examine_asks_for_the_names_of_the_files_of_another_competition(
+    tmp_path: Path, kaggle: KaggleServer
+) -> None:
+    kaggle.competition, kaggle.files = "uni-digits", files_with_other_names("uni-digits")
+    assert_finding(by_title(Workspace.at(tmp_path, "uni-digits"))["Rules"], "ok", "accepted")
+    assert kaggle.requests[:3] == ["ListDataFiles", "DownloadDataFile", "sampleSubmission.csv"]
+    kaggle.files = {"images.zip": b""}
+    assert_finding(by_title(Workspace.at(tmp_path, "uni-digits"))["Kaggle"], "problem", "has: none", "--from")
 
 
 def test_examine_changes_no_files_of_a_local_competition(rehearsal: Workspace) -> None:

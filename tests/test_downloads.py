@@ -6,15 +6,26 @@ import hashlib
 import json
 import shutil
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
-from conftest import SMALL, competition_files, csv_bytes, full_disk, sample_bytes, small_digits, write_files
+from conftest import (
+    OTHER_COMPETITIONS,
+    SMALL,
+    competition_files,
+    csv_bytes,
+    files_with_other_names,
+    full_disk,
+    sample_bytes,
+    small_digits,
+    write_files,
+)
+from kaggle_server import zipped
 
 from kaggle_digits import Workspace, download, train
 from kaggle_digits.errors import DataError, NetworkError, WriteError
 from kaggle_digits.files import lock, sha256
-from kaggle_digits.workspace import FILES
+from kaggle_digits.workspace import FILES, find_files
 
 OTHER = {
     "train.csv": csv_bytes(*small_digits(50, seed=7)),
@@ -68,7 +79,7 @@ def test_download_accepts_valid_files_copied_by_hand(workspace: Workspace, hoste
 
 def test_download_rejects_and_keeps_invalid_files_copied_by_hand(workspace: Workspace, hosted: list) -> None:
     (workspace.data / "train.csv").write_text("label\n1\n")
-    with pytest.raises(DataError, match="does not have the 785 columns"):
+    with pytest.raises(DataError, match=r"pixel783, which .*train\.csv does not have"):
         download(workspace)
     assert (workspace.data / "train.csv").read_text() == "label\n1\n"
 
@@ -180,10 +191,10 @@ def source_with(folder: Path, files: dict[str, bytes], kind: str) -> Path:
     [
         (("", "other/"), ""),  # the files of the folder or zip itself
         (("train.csv other/", "mine/"), "mine/"),  # only one folder has all of them
-        (("one/", "two/"), r"source.* in exactly one folder, but in: .*/one, .*/two\. Choose"),
+        (("one/", "two/"), r"source.* in exactly one folder, .*, but has: one/sample.*, two/train\.csv\. Put"),
         (
             ("train.csv one/", "test.csv sample_submission.csv two/"),
-            r"source.* does not have train\.csv, .* in exactly one folder, but in: none\.",
+            r"source.* in exactly one folder, .*, but has: one/train\.csv, two/sample_.*csv, two/test\.csv\.",
         ),
     ],
 )
@@ -203,6 +214,52 @@ def test_download_takes_all_files_from_one_folder(
             download(workspace, source=source)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip", "zip of zips"])
+@pytest.mark.parametrize("competition", OTHER_COMPETITIONS)
+def test_download_takes_files_with_other_names(tmp_path: Path, competition: str, kind: str) -> None:
+    files = files_with_other_names(competition)
+    names = {f"mine/{name}": content for name, content in files.items()}
+    if kind == "zip of zips":
+        names = {f"{name}.zip": zipped({Path(name).name: content}) for name, content in names.items()}
+    workspace = Workspace.at(tmp_path / "work", competition)
+    assert download(workspace, source=source_with(tmp_path, names, kind)).test_rows == 30
+    assert workspace.data.name == competition
+    assert list(files_in(workspace).values()) == list(files.values())
+
+
+IN_FOLDER = " ".join(f"folder/{name}" for name in FILES)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ("Train.CSV tests.csv gender_submission.csv a.csv test", "Train.CSV tests.csv gender_submission.csv"),
+        ("train.csv test.csv sample_submission.csv train_sample.csv submission.csv pretest.csv", " ".join(FILES)),
+        ("train.csv.zip test.csv train.csv sample.csv train.zip", "train.csv test.csv sample.csv"),
+        ("a_train.csv a_test.csv sample_test.csv ._a_train.csv", "a_train.csv a_test.csv sample_test.csv"),
+        ("a/train.csv a/test.csv a/my_submission.csv " + IN_FOLDER, IN_FOLDER),
+        ("train_1.csv train_2.csv test.csv sample.csv", ""),
+        ("train.csv test.csv", ""),
+        ("train.csv test.csv sample.csv submission.csv", ""),
+    ],
+)
+def test_find_files_prefers_exact_names_and_needs_one_file_of_each_kind(names: str, found: str) -> None:
+    paths = [PurePath(name) for name in names.split()]
+    if found:
+        expected = dict(zip(FILES, map(PurePath, found.split()), strict=True))
+        assert find_files(paths, "It") == expected
+    else:
+        with pytest.raises(DataError, match=r"^It must have, .*, but has: .*test\.csv.*\. Put the files into"):
+            find_files(paths, "It")
+
+
+def test_download_rejects_a_competition_of_another_format(tmp_path: Path, hosted: list) -> None:
+    """It is no damage of the download, which would be one of `digit-recognizer`."""
+    hosted.append(OTHER | {"train.csv": OTHER["train.csv"].replace(b"\r\n3,", b"\r\n12,", 1)})
+    with pytest.raises(DataError, match=r"^letters/train\.csv, row 4: the label is 12.*\. Choose a competition"):
+        download(Workspace.at(tmp_path, "letters"))
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_download_names_invalid_file_at_its_source(tmp_path: Path, kind: str) -> None:
     files = {f"mine/{name}": content for name, content in OTHER.items()}
@@ -219,7 +276,7 @@ def test_download_names_invalid_file_at_its_source(tmp_path: Path, kind: str) ->
     [
         ("there.zip", b"PK no zip", "there.zip is damaged"),
         ("there.zip", None, "does not exist"),
-        ("folder/train.csv", b"", "folder does not have train.csv, test.csv"),
+        ("folder/train.csv", b"", r"folder must have, .*, but has: train\.csv\."),
     ],
 )
 def test_download_rejects_invalid_source(

@@ -11,7 +11,7 @@ import pytest
 from conftest import pipe_with_reader
 
 from kaggle_digits.errors import DataError, WriteError
-from kaggle_digits.files import make_folder, read_errors, read_json, unzip, write_bytes
+from kaggle_digits.files import make_folder, read_errors, read_json, unpack, unzip, write_bytes
 
 CONTENT = b"ImageId,Label\n" + b"".join(b"%d,%d\n" % (i, i % 10) for i in range(200))
 
@@ -36,14 +36,26 @@ def test_unzip_names_damaged_zip_and_missing_file(tmp_path: Path) -> None:
     for content in (b"<html>", zipped()[:-10], changed):
         with pytest.raises(DataError, match=r"^a\.zip is damaged: .* Get it again"):
             unzip(saved(tmp_path, content), ["ü.csv"], tmp_path)
-    with pytest.raises(DataError, match=r"^a\.zip does not have a\.json in exactly one folder, but in: none"):
+    with pytest.raises(DataError, match=r"^a\.zip is damaged: it has no a\.json\. Get it again"):
         unzip(saved(tmp_path, zipped()), ["a.json"], tmp_path)
+
+
+def test_unpack_replaces_a_zip_by_the_file_in_it(tmp_path: Path) -> None:
+    path = saved(tmp_path, zipped())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/folder/._ü.csv", b"what a Mac adds")
+    for _ in range(2):  # the second time, it is no zip any more
+        unpack(path)
+        assert path.read_bytes() == CONTENT
 
 
 def test_unzip_does_not_write_outside_the_folder(tmp_path: Path) -> None:
     archive = saved(tmp_path, zipped("../../train.csv"))
+    with zipfile.ZipFile(archive, "a") as files:
+        files.writestr("../../older/train.csv", b"which is further down")
     unzip(archive, ["train.csv"], tmp_path / "data")
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.csv")} == {"data/train.csv"}
+    assert (tmp_path / "data" / "train.csv").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,21 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error
+from conftest import files_with_other_names
+from kaggle_server import DATE, KEY, TOKEN, USER, Fault, KaggleServer, error, zipped
 
-from kaggle_digits.errors import CredentialsError, NetworkError, NotReachedError, RefusedError, WriteError
+from kaggle_digits.errors import (
+    CredentialsError,
+    DataError,
+    NetworkError,
+    NotReachedError,
+    RefusedError,
+    WriteError,
+)
 from kaggle_digits.hosts.credentials import HIDDEN, find_credentials, scrub
 from kaggle_digits.hosts.kaggle import KaggleHost
 from kaggle_digits.hosts.kaggle.client import ATTEMPTS, LONGEST_WAIT
+from kaggle_digits.workspace import FILES
 
 JSON = {"Content-Type": "application/json"}
 HTML = Fault(200, b"<html>Sign in</html>", {"Content-Type": "text/html"})
@@ -85,8 +94,21 @@ def test_download_rejects_wrong_file_sizes(
 
 def test_download_rejects_invalid_list_of_files(host: KaggleHost, kaggle: KaggleServer) -> None:
     kaggle.files = {"titanic.csv": b""}
-    with pytest.raises(NetworkError, match=r"list of files has no train\.csv and no test\.csv"):
+    with pytest.raises(DataError, match=r"^The competition digit-recognizer must have, .* has: titanic\.csv\."):
         host.download(Path("nowhere"))
+
+
+@pytest.mark.parametrize("fault", [Fault(), Fault(corrupted=True)])
+@pytest.mark.parametrize("ending", ["", ".zip"])
+def test_download_finds_files_with_other_names(
+    kaggle: KaggleServer, tmp_path: Path, pauses: list[float], ending: str, fault: Fault
+) -> None:
+    """As they are, or each in a zip, in the bundle or, if that is damaged, one by one."""
+    kaggle.competition, files = "uni-digits", files_with_other_names("uni-digits")
+    kaggle.files = {f"{n}{ending}": zipped({n: c}) if ending else c for n, c in files.items()} | {"notes.txt": b""}
+    kaggle.fail("uni-digits.zip", *[fault] * ATTEMPTS)
+    assert downloaded(KaggleHost("uni-digits"), tmp_path) == dict(zip(FILES, files.values(), strict=True))
+    assert kaggle.count(f"mnist_train.csv{ending}") == fault.corrupted
 
 
 def test_download_raises_write_error_when_it_cannot_write(host: KaggleHost, kaggle: KaggleServer) -> None:
@@ -414,6 +436,23 @@ def test_create_raises_refused_error_when_kaggle_refuses(
     with pytest.raises(RefusedError, match="daily limit is used up"):
         host.create(upload, "")
     assert kaggle.count("CreateSubmission") == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Submission not allowed: This competition only accepts Submissions from Notebooks.",
+        "Code competition submissions require both the output file name and the version label",
+    ],
+)
+@pytest.mark.parametrize("call", ["StartSubmissionUpload", "CreateSubmission"])
+def test_submission_to_a_code_competition_names_the_way_by_a_notebook(
+    host: KaggleHost, kaggle: KaggleServer, csv: Path, call: str, message: str
+) -> None:
+    kaggle.fail(call, error(400, message))
+    with pytest.raises(RefusedError, match=r"Upload submission\.csv from a notebook") as caught:
+        host.create(host.upload(csv), "")
+    assert message.rstrip(".") in caught.value.problem
 
 
 @pytest.mark.parametrize(

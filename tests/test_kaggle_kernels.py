@@ -17,10 +17,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, Listener, assert_same_run, competition_files, fake_workers, write_files
+from conftest import (
+    SMALL,
+    Listener,
+    assert_same_run,
+    competition_files,
+    fake_workers,
+    files_with_other_names,
+    write_files,
+)
 from kaggle_server import USER, Fault, KaggleServer, error, zipped
 
-from kaggle_digits import Workspace, find_run, train
+from kaggle_digits import Workspace, download, find_run, train
 from kaggle_digits.data.csv import load_data
 from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError
 from kaggle_digits.execution import Job
@@ -414,7 +422,7 @@ def test_kernel_trains_a_fold_on_each_gpu_that_would_finish_before_the_deadline(
     [
         ((), {}, "RefusedError", "no GPU that TensorFlow can use"),
         (("0",), {"test.csv": b"changed"}, "DataError", "The data at Kaggle are different .* another test.csv"),
-        (("0",), None, "RefusedError", "has no train.csv and test.csv"),
+        (("0",), None, "RefusedError", "does not have the data of the competition: .*input does not exist"),
         (("0",), {}, "KaggleDigitsError", "Internal error in the kernel: ZeroDivisionError: division by zero"),
     ],
 )
@@ -428,6 +436,13 @@ def test_kernel_writes_errors_into_the_manifest(
     manifest = run_kernel(lambda *_: 1 / 0, gpus)
     assert (manifest["folds"], manifest["error"]["type"]) == ([], kind)
     assert re.search(words, manifest["error"]["problem"])
+
+
+def test_find_data_recognizes_files_with_other_names(tmp_path: Path) -> None:
+    files = files_with_other_names("uni-digits")
+    inputs = write_files(tmp_path / "input" / "competitions" / "uni-digits", files).parents[1]
+    data = load_data(download(Workspace.at(tmp_path, "uni-digits"), source=inputs).folder)
+    assert inside._find_data(inputs, data.hashes).hashes == data.hashes
 
 
 WORDS = ("train", "--preset", "lenet", "--folds", "2", "--set", "epochs=1", "--set", "batch_size=20")

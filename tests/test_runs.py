@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from kaggle_server import KaggleServer
 
 from kaggle_digits import Workspace, ensemble, submit
-from kaggle_digits.data.csv import load_data, load_test, load_train
+from kaggle_digits.data.csv import load_data, load_sample, load_test, load_train
 from kaggle_digits.data.folds import make_folds
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.evaluation.metrics import summarise
@@ -246,10 +246,10 @@ def test_find_run_ignores_runs_of_other_data(workspace: Workspace) -> None:
 
 def test_submit_names_best_finished_run_before_sending(workspace: Workspace, kaggle: KaggleServer) -> None:
     """It is not the latest run, and the user can still interrupt the command."""
-    softmax = np.zeros((30, 10), np.float32)
+    sample, softmax = load_sample(workspace.data), np.zeros((30, 10), np.float32)
     for digit, name in enumerate(("one", "two", "both")):
         softmax[:, digit] = digit + 1
-        write_submission(submission_file(workspace, name), np.arange(1, 31), softmax)
+        write_submission(submission_file(workspace, name), sample, sample.ids, softmax)
         set_accuracy(workspace, name, 0.9 if name == "one" else 0.8)
     notices: list[tuple[str, int]] = []
 

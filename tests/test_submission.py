@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaggle_digits import Workspace
+from kaggle_digits.data.csv import Sample
 from kaggle_digits.errors import (
     DataError,
     KaggleDigitsError,
@@ -42,8 +43,8 @@ from kaggle_digits.submissions.submit import (
 )
 from kaggle_digits.training.observer import Observer
 
-IDS = np.arange(1, 31)
-VALID = "ImageId,Label\n" + "".join(f"{i},{i % 10}\n" for i in IDS)
+SAMPLE = Sample("ImageId", "Label", np.arange(1, 31))
+VALID = "ImageId,Label\n" + "".join(f"{i},{i % 10}\n" for i in SAMPLE.ids)
 
 
 def one_hot(digits: np.ndarray) -> np.ndarray:
@@ -53,13 +54,21 @@ def one_hot(digits: np.ndarray) -> np.ndarray:
 @settings(max_examples=50)
 @given(digits=st.lists(st.integers(0, 9), min_size=1, max_size=50))
 def test_write_submission_follows_the_sample(tmp_path: Path, digits: list[int]) -> None:
-    path, ids = tmp_path / "submission.csv", np.arange(1, len(digits) + 1)
-    write_submission(path, ids, one_hot(np.array(digits)))
-    assert read_submission(path, ids) == path.read_bytes()
+    path, ids = tmp_path / "submission.csv", np.arange(len(digits)) + 7
+    sample = Sample("id", "digit", ids)
+    write_submission(path, sample, ids, one_hot(np.array(digits)))
+    assert read_submission(path, sample) == path.read_bytes()
     assert (
         path.read_bytes()
-        == ("ImageId,Label\n" + "".join(f"{i},{d}\n" for i, d in zip(ids, digits, strict=True))).encode()
+        == ("id,digit\n" + "".join(f"{i},{d}\n" for i, d in zip(ids, digits, strict=True))).encode()
     )
+
+
+def test_write_submission_gives_each_digit_the_id_of_its_row(tmp_path: Path) -> None:
+    """Also if the test rows have another order than the sample."""
+    path, sample = tmp_path / "submission.csv", Sample("id", "digit", np.array([4, 2, 9]))
+    write_submission(path, sample, np.array([9, 4, 2]), one_hot(np.array([1, 2, 3])))
+    assert path.read_text() == "id,digit\n4,2\n2,3\n9,1\n"
 
 
 ROWS = VALID.splitlines()
@@ -79,7 +88,7 @@ def test_read_submission_rewrites_csv_of_other_programs(tmp_path: Path, text: st
     path = tmp_path / "mine.csv"
     path.write_bytes(text.encode())
     notices: list[str] = []
-    assert read_submission(path, IDS, notices.append) == VALID.encode()
+    assert read_submission(path, SAMPLE, notices.append) == VALID.encode()
     assert notices == [
         "mine.csv is rewritten before it is sent, in the format and order of sample_submission.csv."
     ]
@@ -110,7 +119,7 @@ def test_read_submission_names_invalid_line(tmp_path: Path, text: str, message: 
     path = tmp_path / "submission.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=rf"submission\.csv is damaged: {message}"):
-        read_submission(path, IDS)
+        read_submission(path, SAMPLE)
 
 
 class FakeHost:

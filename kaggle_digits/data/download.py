@@ -1,31 +1,33 @@
 """Download the competition's files into ``data/<competition>/`` and verify them."""
 
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
 
 from kaggle_digits.data.csv import load_test, load_train
 from kaggle_digits.errors import DataError, NetworkError
 from kaggle_digits.files import (
-    find_folder,
     lock,
     make_folder,
     read_errors,
     read_json,
     sha256,
-    unzip,
+    unpack,
     write_bytes,
     write_errors,
     write_json,
 )
 from kaggle_digits.hosts import open_host
-from kaggle_digits.workspace import FILES, Workspace
+from kaggle_digits.workspace import DEFAULT_COMPETITION, FILES, Workspace, find_files
 
 MANIFEST = "manifest.json"
 _OTHER_SOURCE = "Choose the zip file that the browser saved, or a folder with the files, or leave out --from."
+_OTHER_COMPETITION = "Choose a competition with labels from 0 to 9 and 784 columns of grey values from 0 to 255."
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def download(
     force : bool
         Download the files even if complete files are there.
     source : str or pathlib.Path, optional
-        Copy the files from here: a zip file, or a folder that has them up to two levels below it.
+        Copy the files from here: a zip file, or a folder that has them up to two levels below it. They may have
+        other names there, such as ``mnist_train.csv``: see `kaggle_digits.workspace.find_files`.
     mnist_dir : str or pathlib.Path, optional
         For ``rehearsal-full``: the folder with the IDX files of MNIST.
 
@@ -72,9 +75,10 @@ def download(
     Raises
     ------
     DataError
-        If files that were copied by hand, or files from `source`, are not valid.
+        If files that were copied by hand, or files from `source`, are not valid, or the competition's files have
+        another format.
     NetworkError, CredentialsError, RefusedError
-        If downloaded files are not valid, or the host cannot be reached or refuses the download.
+        If downloaded files are damaged, or the host cannot be reached or refuses the download.
     WriteError
         If a file cannot be written, or another download into the folder is running.
 
@@ -142,34 +146,46 @@ def _validate(folder: Path) -> Download:
 
 def _fetch(workspace: Workspace, new: Path, source: str | Path | None, mnist_dir: str | Path | None) -> Download:
     """Download or copy the files into the folder `new`, and validate them."""
-    place = Path(workspace.competition.name)
+    name = workspace.competition.name
+    origins = {file: Path(name, file) for file in FILES}
     if source is None:
         open_host(workspace, Path(mnist_dir) if mnist_dir else None).download(new)
     else:
-        place = _copy(Path(source), new)
+        origins = {file: Path(source, path) for file, path in copy_files(Path(source), new).items()}
     try:
         return _validate(new)
     except DataError as error:
-        # The folder is gone when this is read.
-        problem = error.problem.replace(str(new), str(place))
+        problem = error.problem
+        for file, origin in origins.items():  # the folder is gone when this is read
+            problem = problem.replace(str(new / file), str(origin))
         if source is not None:
             raise DataError(problem, _OTHER_SOURCE) from error
+        if name != DEFAULT_COMPETITION:  # they arrived as Kaggle lists them
+            raise DataError(problem, _OTHER_COMPETITION) from error
         raise NetworkError(f"The download is damaged: {problem}", "Download it again later.") from error
 
 
-def _copy(source: Path, folder: Path) -> Path:
-    """Copy the files from a zip file or a folder; return where they were, which can be a folder inside the zip."""
+def copy_files(source: Path, folder: Path) -> dict[str, PurePath]:
+    """Copy the files from a zip file or a folder into `folder`; return where they were, by their new names."""
     if not source.exists():
         raise DataError(f"{source} does not exist.", _OTHER_SOURCE)
-    if not source.is_dir():
-        return source / unzip(source, FILES, folder)
-    # Kaggle mounts the data of a competition at /kaggle/input/competitions/<name>, or, in older notebooks, at
-    # /kaggle/input/<name>.
-    paths = [path for name in FILES for above in ("", "*/", "*/*/") for path in source.glob(above + name)]
-    found = source / find_folder([path.relative_to(source) for path in paths], FILES, source)
-    for name in FILES:
-        with read_errors(found / name, _OTHER_SOURCE):
-            write_bytes(folder / name, (found / name).read_bytes())
+    with ExitStack() as opened, read_errors(source, _OTHER_SOURCE):
+        read: dict[PurePath, Callable[[], bytes]] = {}
+        if source.is_dir():
+            # Kaggle mounts the data of a competition at /kaggle/input/competitions/<name>, or, in older notebooks,
+            # at /kaggle/input/<name>.
+            for pattern in ("", "*/", "*/*/"):
+                for file in source.glob(f"{pattern}*.[cC][sS][vV]*"):
+                    read[file.relative_to(source)] = file.read_bytes
+        else:
+            archive = opened.enter_context(zipfile.ZipFile(source))
+            for member in archive.namelist():
+                read[PurePosixPath(member)] = partial(archive.read, member)
+        found = find_files(read, source)
+        for name, path in found.items():
+            with read_errors(source / path, _OTHER_SOURCE):
+                write_bytes(folder / name, read[path]())
+                unpack(folder / name)
     return found
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from kaggle_digits.data.csv import Data, load_data
+from kaggle_digits.data.download import copy_files
 from kaggle_digits.errors import DataError, KaggleDigitsError, RefusedError
 from kaggle_digits.execution import LOG, Job
 from kaggle_digits.execution.places.processes import Processes, find_gpus
@@ -29,7 +30,6 @@ from kaggle_digits.training.fold import FoldTask, Progress
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.own_network import OwnNetwork
 from kaggle_digits.training.presets import Settings
-from kaggle_digits.workspace import FILES, TRAIN_CSV
 
 JOB, MANIFEST = "job.json", "manifest.json"
 """What a kernel has to do, beside the package, and what it writes besides the folds."""
@@ -110,21 +110,23 @@ def _task(document: dict[str, Any], splits: dict[str, str]) -> FoldTask:
 def _find_data(inputs: Path, wanted: dict[str, str]) -> Data:
     """Return the rows of the competition, which is mounted in a folder that depends on how the kernel was pushed.
 
-    `RefusedError` if there are no such files, `DataError` if their SHA-256 are not those in `wanted`.
+    `RefusedError` if its files are not there, `DataError` if their SHA-256 are not those in `wanted`.
     """
-    folders = [path.parent for path in sorted(inputs.rglob(TRAIN_CSV)) if (path.parent / FILES[1]).is_file()]
-    if not folders:
-        raise RefusedError(
-            "The kernel has no train.csv and test.csv of the competition.",
-            "Accept the competition's rules at Kaggle, then run the same command again.",
-        )
-    different = [name for name, digest in wanted.items() if sha256(folders[0] / name) != digest]
-    if different:
-        raise DataError(
-            f"The data at Kaggle are different from those of this run: another {' and '.join(different)}.",
-            "Download the files again with the command: download --force; then train a new run.",
-        )
-    return load_data(folders[0])
+    with temporary_folder() as folder:
+        try:
+            copy_files(inputs, folder)
+        except DataError as error:
+            raise RefusedError(
+                f"The kernel does not have the data of the competition: {error.problem}",
+                "Accept the competition's rules at Kaggle, then run the same command again.",
+            ) from error
+        different = [name for name, digest in wanted.items() if sha256(folder / name) != digest]
+        if different:
+            raise DataError(
+                f"The data at Kaggle are different from those of this run: another {' and '.join(different)}.",
+                "Download the files again with the command: download --force; then train a new run.",
+            )
+        return load_data(folder)
 
 
 def _train(tasks: list[FoldTask], data: Data, gpus: list[str], output: Path, deadline: float) -> None:

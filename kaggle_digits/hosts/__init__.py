@@ -43,7 +43,7 @@ class Host(Protocol):
     """The methods of every host. What the user, the network or the server can cause is a `KaggleDigitsError`."""
 
     def download(self, folder: Path) -> None:
-        """Download the competition's three CSV files, unzipped, into an existing empty folder."""
+        """Download the competition's three CSV files, unzipped, as `FILES` into an existing empty folder."""
 
     def allowance(self) -> int | None:
         """Return how many submissions are left today, or None if the host does not say."""

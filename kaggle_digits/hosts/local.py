@@ -17,8 +17,12 @@ from kaggle_digits.errors import RefusedError
 from kaggle_digits.files import lock, read_errors, replacing, write_json
 from kaggle_digits.hosts import Host, Standing, Status, Submission
 from kaggle_digits.hosts.idx import fetch_mnist, parse_idx, read_mnist
-from kaggle_digits.workspace import FILES, LABEL_COLUMN, PIXEL_COLUMNS, SUBMISSION_COLUMNS, Workspace
+from kaggle_digits.workspace import FILES, SIDE, Workspace
 
+LABEL_COLUMN = "label"
+PIXEL_COLUMNS = tuple(f"pixel{i}" for i in range(SIDE * SIDE))
+SUBMISSION_COLUMNS = ("ImageId", "Label")
+"""The names of columns in the files of a local competition, which are those of Digit Recognizer."""
 DAILY_LIMIT = 10
 """Maximum number of submissions per day (UTC)."""
 PACKAGE = resources.files("kaggle_digits.hosts")

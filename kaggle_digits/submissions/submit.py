@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kaggle_digits.arrays import Float32, Int64
-from kaggle_digits.data.csv import load_sample
+from kaggle_digits.data.csv import Sample, load_sample
 from kaggle_digits.errors import KaggleDigitsError, NetworkError, NotReachedError, RefusedError, ScoringError
 from kaggle_digits.files import lock, read_errors, replacing, sha256, write_bytes
 from kaggle_digits.hosts import Host, Standing, Submission
 from kaggle_digits.submissions.ledger import Entry, Ledger, updated
 from kaggle_digits.training.observer import Observer
-from kaggle_digits.workspace import CLASSES, SAMPLE_CSV, SUBMISSION_COLUMNS, Workspace
+from kaggle_digits.workspace import CLASSES, SAMPLE_CSV, Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,24 +92,25 @@ def is_current(workspace: Workspace, entry: Entry) -> bool:
     return path.is_file() and sha256(path) == entry.sha256
 
 
-def write_submission(path: Path, ids: Int64, softmax: Float32) -> None:
-    """Write a submission file: the most probable digit of each row of `softmax` [m, 10]."""
+def write_submission(path: Path, sample: Sample, ids: Int64, softmax: Float32) -> None:
+    """Write a submission like the sample: the most probable digit of each row of `softmax`, by its id."""
     import pandas as pd
 
+    digits = pd.Series(softmax.argmax(1), ids).loc[sample.ids.tolist()]
     with replacing(path) as temporary:
-        table = pd.DataFrame(dict(zip(SUBMISSION_COLUMNS, (ids, softmax.argmax(1)), strict=True)))
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        digits.to_csv(temporary, header=[sample.target], index_label=sample.key, lineterminator="\n")
 
 
-def read_submission(path: Path, ids: Int64, notice: Callable[[str], None] = lambda sentence: None) -> bytes:
-    """Return a submission file in the order of `ids` and the format of `write_submission`; `notice` a change."""
-    labels: dict[str, str] = dict.fromkeys(map(str, ids.tolist()), "")
+def read_submission(path: Path, sample: Sample, notice: Callable[[str], None] = lambda sentence: None) -> bytes:
+    """Return a submission file in the order of the sample, as `write_submission` writes it; `notice` a change."""
+    header = [sample.key, sample.target]
+    labels: dict[str, str] = dict.fromkeys(map(str, sample.ids.tolist()), "")
     digits = list(map(str, range(CLASSES)))
     with read_errors(path, "Fix the file, or write the submission of a run again with the command: ensemble."):
         content = path.read_bytes()
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-        if next(reader, []) != list(SUBMISSION_COLUMNS):
-            raise ValueError(f"line 1: the header is not {','.join(SUBMISSION_COLUMNS)}")
+        if next(reader, []) != header:
+            raise ValueError(f"line 1: the header is not {','.join(header)}")
         for row in filter(None, reader):
             if len(row) != 2 or labels.get(row[0]) != "" or row[1] not in digits:
                 row_text = ",".join(row)[:60]
@@ -117,8 +118,8 @@ def read_submission(path: Path, ids: Int64, notice: Callable[[str], None] = lamb
                 raise ValueError(f"line {reader.line_num}: {why}")
             labels[row[0]] = row[1]
         if missing := [key for key, label in labels.items() if not label]:
-            raise ValueError(f"{len(missing):,} of {len(ids):,} ids are missing, the first is {missing[0]}")
-    canonical = "".join(f"{key},{label}\n" for key, label in [SUBMISSION_COLUMNS, *labels.items()]).encode()
+            raise ValueError(f"{len(missing):,} of {len(labels):,} ids are missing, the first is {missing[0]}")
+    canonical = "".join(f"{key},{label}\n" for key, label in [header, *labels.items()]).encode()
     if content != canonical:
         notice(f"{path.name} is rewritten before it is sent, in the format and order of {SAMPLE_CSV}.")
     return canonical

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from datetime import UTC
 from functools import partial
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import requests
 
 from kaggle_digits.errors import DataError, KaggleDigitsError, NetworkError, RefusedError
-from kaggle_digits.files import unzip
+from kaggle_digits.files import unpack, unzip
 from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.hosts.kaggle.client import TRY_LATER, Client, error_message, save, shown
-from kaggle_digits.workspace import FILES, SAMPLE_CSV
+from kaggle_digits.workspace import DEFAULT_COMPETITION, SAMPLE_CSV, find_files
 
 
 class KaggleHost(Client):
@@ -26,20 +26,19 @@ class KaggleHost(Client):
 
     def download(self, folder: Path) -> None:
         """Download the files and check their sizes against Kaggle's list of files."""
-        listed = self._request(lambda: self._about("list_data_files").files or [])
-        sizes = {file.name: file.total_bytes for file in listed if file.name in FILES}
-        if missing := [name for name in FILES if name not in sizes]:
-            raise NetworkError(f"Kaggle's list of files has no {' and no '.join(missing)}.", TRY_LATER)
+        files = self._files()
         try:
             # First the bundle, because its zip file has checksums.
-            self._request(partial(self._download, folder, sizes, "download_data_files"))
+            self._request(partial(self._download, folder, files, "download_data_files"))
         except NetworkError:  # the bundle is still damaged after all retries; the files have other URLs
-            for name, size in sizes.items():
-                self._request(partial(self._download, folder, {name: size}, "download_data_file", file_name=name))
+            method = "download_data_file"
+            for name, file in files.items():
+                self._request(partial(self._download, folder, {name: file}, method, file_name=file.name))
 
     def try_download(self) -> None:
         """Download the smallest file and discard it. Kaggle refuses this if the rules have not been accepted."""
-        self._request(lambda: self._about("download_data_file", file_name=SAMPLE_CSV).content)
+        name = SAMPLE_CSV if self._slug == DEFAULT_COMPETITION else self._files()[SAMPLE_CSV].name
+        self._request(lambda: self._about("download_data_file", file_name=name).content)
 
     def allowance(self) -> int | None:
         """Return how many submissions are left today, or None if the user has no team yet."""
@@ -101,33 +100,45 @@ class KaggleHost(Client):
         """Call a method of the client about this competition."""
         return self._call(name, competition_name=self._slug, **fields)
 
-    def _download(self, folder: Path, sizes: dict[str, int], method: str, **fields: object) -> None:
+    def _files(self) -> dict[str, Any]:
+        """Return what Kaggle lists about the competition's files, by their names on this machine."""
+        listed = self._request(lambda: self._about("list_data_files").files or [])
+        files: dict[PurePath, Any] = {PurePosixPath(file.name): file for file in listed}
+        return {name: files[path] for name, path in find_files(files, f"The competition {self._slug}").items()}
+
+    def _download(self, folder: Path, files: dict[str, Any], method: str, **fields: object) -> None:
         """Download files in a zip, or one file as it is, and check their sizes in bytes."""
         archive = folder / f"{self._slug}.zip"
+        paths = {name: folder / PurePosixPath(file.name).name for name, file in files.items()}
         try:
             save(self._about(method, **fields), archive)
             # Kaggle may send a single file zipped, too.
-            if list(sizes.values()) == [archive.stat().st_size]:
-                archive.replace(folder / next(iter(sizes)))
+            if [file.total_bytes for file in files.values()] == [archive.stat().st_size]:
+                archive.replace(next(iter(paths.values())))
             else:
-                unzip(archive, list(sizes), folder)
+                unzip(archive, [path.name for path in paths.values()], folder)
+            for name, path in paths.items():
+                if (found := path.stat().st_size) != (size := files[name].total_bytes):
+                    raise DataError(f"{path.name} has {found:,} bytes, but Kaggle lists {size:,}.", TRY_LATER)
+                unpack(path.replace(folder / name))
         except DataError as error:
             raise NetworkError(f"The download is damaged: {error.problem}", TRY_LATER) from error
         finally:
             archive.unlink(missing_ok=True)
-        for name, size in sizes.items():
-            if (found := (folder / name).stat().st_size) != size:
-                problem = f"The download is damaged: {name} has {found:,} bytes, but Kaggle lists {size:,}."
-                raise NetworkError(problem, TRY_LATER)
 
     def _status_error(self, response: Any) -> KaggleDigitsError:
         words = error_message(response)
+        if response.status_code < 500 and re.search("notebook|kernel|code competition", words, re.IGNORECASE):
+            remedy = "Upload submission.csv from a notebook: add the file to one at Kaggle that copies it to "
+            remedy += f"/kaggle/working, and submit that at https://www.kaggle.com/competitions/{self._slug}."
+            return RefusedError(f"Kaggle refuses the request: {words}.", remedy)
         if response.status_code == 403:
             rules = f"https://www.kaggle.com/competitions/{self._slug}/rules"
-            remedy = f"If you have not joined the competition yet, accept its rules at {rules}, then try again."
+            remedy = f"If you have not joined the competition yet, accept its rules at {rules}, then try again; "
+            remedy += "if there is no such page, check the name."
             return RefusedError(f"Kaggle refuses the request: {words}.", remedy)
         if response.status_code == 404:
-            remedy = "Check the name with: kaggle competitions list --search digit."
+            remedy = "Check the name: it is the last part of the address of the competition's page."
             return RefusedError(f"Kaggle does not know the competition {self._slug!r}: {words}.", remedy)
         return super()._status_error(response)
 
