@@ -110,6 +110,9 @@ run_option = run_name(
     help="The run, or the beginning of its name if no other begins like it. Default: the finished one with the "
     "best out-of-fold accuracy on the present data."
 )
+network_option = click.option(
+    "--network", metavar="FILE.py:FUNCTION", help="The source of a run's network, if it has layers of its own."
+)
 output_option = click.option(
     "--output", type=PATH, help="Write submission.csv here, too: a file, or a folder such as /kaggle/working."
 )
@@ -348,13 +351,14 @@ def score(workspace: Workspace) -> None:
 
 @cli.command(short_help="Write and show the validation report of a run.")
 @run_option
+@network_option
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
-def report(workspace: Workspace, run: str | None, open_page: bool) -> None:
+def report(workspace: Workspace, run: str | None, network: str | None, open_page: bool) -> None:
     """Write the validation report of a run, fold by fold, and show it."""
     _import_keras_quickly()
     name = _chosen(workspace, run)
     with console.spinner("Writing the report"):
-        written = kd.report(workspace, name)
+        written = kd.report(workspace, name, network)
     _show(written.document, console.show_report, written.document, str(written.page))
     if open_page:
         click.launch(str(written.page))
@@ -378,7 +382,7 @@ def go(workspace: Workspace, yes: bool, **options: Any) -> None:
     if yes or click.confirm(f"Submit {run}?", default=True, err=True):
         context.invoke(submit, workspace=workspace, run=run, yes=yes)
         context.invoke(score, workspace=workspace)
-    context.invoke(report, workspace=workspace, run=run)
+    context.invoke(report, workspace=workspace, run=run, network=options["network"])
     if _is_json():
         click.echo(json.dumps(documents, indent=2, default=str))
 
@@ -395,7 +399,8 @@ def compare(workspace: Workspace, names: tuple[str, ...]) -> None:
 @cli.command(short_help="Classify your own pictures.")
 @click.argument("images", metavar="IMAGE ...", nargs=-1, required=True, type=PATH)
 @run_option
-def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None) -> None:
+@network_option
+def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, network: str | None) -> None:
     """Classify pictures with all networks of a run. Each picture shows one digit.
 
     A picture is a photograph or a drawing of any size, dark on light or light on dark, as PNG, JPEG, WebP, GIF,
@@ -406,7 +411,7 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None) -> 
     failure: kd.UnreadablePicturesError | None = None
     with console.spinner(f"Predicting with the networks of {name}"):
         try:
-            predictions = kd.predict(workspace, images, name)
+            predictions = kd.predict(workspace, images, name, network)
         except kd.UnreadablePicturesError as error:
             predictions, failure = error.predictions, error
     if predictions:
@@ -424,7 +429,8 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None) -> 
 @click.option(
     "--format", type=click.Choice(MODEL_FORMATS), help="onnx needs the extra onnx. Default: by the name of FILE."
 )
-def export(workspace: Workspace, file: Path, run: str | None, format: str | None) -> None:
+@network_option
+def export(workspace: Workspace, file: Path, run: str | None, format: str | None, network: str | None) -> None:
     """Write the ensemble of a run as one model, FILE, for other programs.
 
     The input is uint8 [n, 28, 28], grey values with ink as 255, as in test.csv; the output is float32 [n, 10],
@@ -434,7 +440,7 @@ def export(workspace: Workspace, file: Path, run: str | None, format: str | None
     _import_keras_quickly()
     name = _chosen(workspace, run)
     with console.spinner(f"Exporting {name}"):
-        path = kd.export(workspace, file, name, format)
+        path = kd.export(workspace, file, name, format, network)
     size = path.stat().st_size
     text = f"Model of {name}: {path} ({size / 1e6:.1f} MB)"
     _show({"run": name, "file": path, "bytes": size}, console.say, text)

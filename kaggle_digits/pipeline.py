@@ -211,7 +211,7 @@ def cancel_kernels(workspace: Workspace, recipe: Recipe, on: str | None = "kaggl
 
 def ensemble(
     workspace: Workspace,
-    runs: Sequence[str] = (),
+    runs: Sequence[str | Run] = (),
     name: str | None = None,
     output: str | Path | None = None,
 ) -> Run:
@@ -221,8 +221,8 @@ def ensemble(
     ----------
     workspace : Workspace
         The competition and its folders.
-    runs : sequence of str
-        The names of the runs. Default: as in `find_run`. The mean of several runs is a new run.
+    runs : sequence of str or Run
+        The runs, or their names. Default: as in `find_run`. The mean of several runs is a new run.
     name : str, optional
         The name of the mean of several runs. Default: their names, joined by ``+``.
     output : str or pathlib.Path, optional
@@ -270,7 +270,7 @@ def ensemble(
 def submit(
     workspace: Workspace,
     *,
-    run: str | None = None,
+    run: str | Run | None = None,
     file: str | Path | None = None,
     message: str | None = None,
     dry_run: bool = False,
@@ -286,8 +286,8 @@ def submit(
     ----------
     workspace : Workspace
         The competition and its folders.
-    run : str, optional
-        The run's name. If neither `run` nor `file` is given, it is chosen as in `find_run`.
+    run : str or Run, optional
+        The run, or its name. If neither `run` nor `file` is given, it is chosen as in `find_run`.
     file : str or pathlib.Path, optional
         A submission file to send instead of a run's file.
     message : str, optional

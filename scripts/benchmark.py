@@ -34,10 +34,7 @@ import numpy as np
 from kaggle_digits import Workspace, export, train
 from kaggle_digits.arrays import Float32, UInt8
 from kaggle_digits.data.csv import Data, LabelledDigits, UnlabelledDigits, load_test, load_train
-from kaggle_digits.evaluation.calibration import temper
-from kaggle_digits.evaluation.metrics import mean_softmax
-from kaggle_digits.prediction.predict import ensemble_softmax
-from kaggle_digits.runs.directory import Run
+from kaggle_digits.prediction.predict import Classifier
 from kaggle_digits.training import DEFAULT_PRESET
 from kaggle_digits.training.compute import image_flops
 from kaggle_digits.training.fold import FoldTask, train_fold
@@ -265,9 +262,8 @@ def measure_export(workspace: Workspace, presets: tuple[str, ...], rows: int) ->
             parts = [session.run(None, {"images": images[at : at + 200]})[0] for at in range(0, rows, 200)]
             return np.concatenate(parts)
 
-        def predict(run: Run = run) -> Float32:
-            softmaxes = ensemble_softmax(run, images)
-            return temper(mean_softmax(softmaxes), run.ensemble_metrics().calibration.temperature)
+        def predict(classify: Classifier = Classifier(run)) -> Float32:  # noqa: B008 - one of each preset
+            return np.stack([prediction.softmax for prediction in classify([(None, image) for image in images])])
 
         print(f"Ensemble of {preset} as one model, {path.stat().st_size / 1e6:.1f} MB: {rows:,} test rows")
         print(f"  largest difference of a probability: {abs(one_model() - predict()).max():.1g}")

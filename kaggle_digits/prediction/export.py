@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from kaggle_digits.evaluation.calibration import MIN_PROBABILITY
 from kaggle_digits.files import write_bytes
 from kaggle_digits.prediction import MODEL_FORMATS
 from kaggle_digits.runs.artefacts import FoldFolder
-from kaggle_digits.runs.directory import FoldsRun, MeanRun, find_run
+from kaggle_digits.runs.directory import FoldsRun, MeanRun, Run, find_run
 from kaggle_digits.runs.ensemble import check_ensemble
 from kaggle_digits.training.models import SURE, TTA_SHIFTS, keras_bytes, tensorflow_keras
+from kaggle_digits.training.own_network import find_network
 from kaggle_digits.training.preprocessing import preprocessed_tensor
 from kaggle_digits.workspace import CLASSES, SIDE, Workspace
 
@@ -22,7 +24,13 @@ if TYPE_CHECKING:
     import keras
 
 
-def export(workspace: Workspace, file: str | Path, run: str | None = None, format: str | None = None) -> Path:
+def export(
+    workspace: Workspace,
+    file: str | Path,
+    run: str | Run | None = None,
+    format: str | None = None,
+    network: str | Callable[[], Any] | None = None,
+) -> Path:
     """Write the ensemble of a run as one model: grey values in, calibrated probabilities out.
 
     Its input is ``images``, uint8 [n, 28, 28], digits in MNIST's format with ink as 255, such as rows of
@@ -35,10 +43,12 @@ def export(workspace: Workspace, file: str | Path, run: str | None = None, forma
         The competition and the folder of its runs.
     file : str or pathlib.Path
         Where to write the model. Its name ends with ``.onnx`` or ``.keras``.
-    run : str, optional
-        The name of the run. Default: as in `find_run`.
+    run : str or Run, optional
+        The run, or its name. Default: as in `find_run`.
     format : str, optional
         ``onnx`` (needs the extra ``onnx``) or ``keras``. Default: by the name of the file.
+    network : str or callable, optional
+        As in `predict`.
 
     Returns
     -------
@@ -66,6 +76,8 @@ def export(workspace: Workspace, file: str | Path, run: str | None = None, forma
         raise UsageError("tf2onnx is not installed.", "Install it with: pip install 'kaggle-digits[onnx]'.")
     source = find_run(workspace, run)
     check_ensemble(source)
+    if network is not None:
+        find_network(network)
     model = _ensemble_model(source)
     write_bytes(path, _onnx(model, source) if suffix == "onnx" else keras_bytes(model))
     return path
@@ -87,7 +99,7 @@ def _ensemble_model(source: FoldsRun | MeanRun) -> keras.Model:
 
 
 def _fold_softmax(fold: FoldFolder, tta: int, images: Any, name: str) -> Any:
-    """Apply the network of a fold, with its preprocessing and TTA: as `predict.ensemble_softmax`."""
+    """Apply the network of a fold, with its preprocessing and TTA: as `predict.Classifier`."""
     from keras import ops
 
     network = fold.read_network()

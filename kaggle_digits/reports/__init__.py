@@ -3,8 +3,8 @@
 import hashlib
 import html
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from kaggle_digits.data.csv import load_data, load_train
 from kaggle_digits.errors import UsageError
 from kaggle_digits.evaluation.significance import wilson_interval
 from kaggle_digits.files import write_bytes, write_json
-from kaggle_digits.runs.directory import find_run
+from kaggle_digits.runs.directory import Run, find_run
 from kaggle_digits.runs.ensemble import check_ensemble
 from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file
+from kaggle_digits.training.own_network import find_network
 from kaggle_digits.workspace import Workspace
 
 
@@ -25,7 +26,7 @@ from kaggle_digits.workspace import Workspace
 class Report:
     """A report or a comparison that has been written."""
 
-    document: dict[str, Any]  # the content of the JSON file
+    document: dict[str, Any] = field(repr=False)  # the content of the JSON file
     json_file: Path
     page: Path  # in HTML
 
@@ -35,7 +36,9 @@ class Report:
         return f'<iframe srcdoc="{page}" width="100%" height="700" style="border: 0"></iframe>'
 
 
-def report(workspace: Workspace, run: str | None = None) -> Report:
+def report(
+    workspace: Workspace, run: str | Run | None = None, network: str | Callable[[], Any] | None = None
+) -> Report:
     """Write the report of a run: ``report.json``, ``index.html`` and ``errors.csv`` in its folder ``report/``.
 
     ``errors.csv`` has the misclassified training rows: ``row,label,predicted,confidence``, the worst first.
@@ -44,8 +47,10 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     ----------
     workspace : Workspace
         The competition and the folder of its files.
-    run : str, optional
-        The name of the run, which can be unfinished. Default: as in `find_run`.
+    run : str or Run, optional
+        The run, or its name; it can be unfinished. Default: as in `find_run`.
+    network : str or callable, optional
+        As in `Recipe`, for a run whose network has layers of its own.
 
     Raises
     ------
@@ -62,6 +67,8 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     from kaggle_digits.reports.network import inspect_network
     from kaggle_digits.reports.page import errors_csv, render_report
 
+    if network is not None:
+        find_network(network)
     found, data = find_run(workspace, run), load_data(workspace.data)
     if found.ensemble.is_finished:
         check_ensemble(found)
@@ -73,15 +80,15 @@ def report(workspace: Workspace, run: str | None = None) -> Report:
     return _write(found.path / "report", "report.json", facts.as_json(), page)
 
 
-def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
+def compare(workspace: Workspace, *runs: str | Run | Sequence[str | Run]) -> Report:
     """Compare two or more finished runs: write ``comparison.json`` and a page to ``comparisons/``.
 
     Parameters
     ----------
     workspace : Workspace
         The competition and the folder of its files.
-    runs : sequence of str
-        The names of the runs.
+    *runs : str or Run, or a sequence of them
+        The runs, or their names.
 
     Raises
     ------
@@ -92,14 +99,15 @@ def compare(workspace: Workspace, runs: Sequence[str]) -> Report:
     Examples
     --------
     >>> other = kd.train(workspace, preset="lenet", folds=2, seed=1, settings={"epochs": 1})
-    >>> comparison = kd.compare(workspace, [run.name, other.name])
+    >>> comparison = kd.compare(workspace, run, other)
     >>> comparison.document["pairs"][0]["second"]
     'lenet-k2-s1-epochs=1'
     """
     from kaggle_digits.reports.comparison import make_comparison
     from kaggle_digits.reports.page import render
 
-    found = [find_run(workspace, run) for run in dict.fromkeys(runs)]
+    flat = [run for each in runs for run in ([each] if isinstance(each, str | Run) else each)]
+    found = list(dict.fromkeys(find_run(workspace, run) for run in flat))
     if len(found) < 2:
         remedy = "Give two or more different runs; list them with the command: runs."
         raise UsageError("There is nothing to compare.", remedy)

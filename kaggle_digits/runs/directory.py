@@ -237,8 +237,10 @@ def run_folder(workspace: Workspace, name: str) -> Path:
     return workspace.runs / name
 
 
-def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRun:
+def find_run(workspace: Workspace, name: str | Run | None = None) -> FoldsRun | MeanRun:
     """Return the run called `name`, or the only one whose name begins with it; without a name, the best one.
+
+    Instead of a name, all functions accept a run.
 
     The best run is the finished run of the present data with the highest out-of-fold accuracy; of equal runs, the
     one that was updated last. If none of them is finished, it is the one that was updated last.
@@ -251,6 +253,7 @@ def find_run(workspace: Workspace, name: str | None = None) -> FoldsRun | MeanRu
         If its ``run.json`` is damaged, or there are only runs of other data.
     """
     names = run_names(workspace)
+    name = name.name if isinstance(name, Run) else name
     if name is not None:
         matching = [name] if name in names else [known for known in names if known.startswith(name)]
         if len(matching) != 1:

@@ -61,13 +61,19 @@ class ScoreBoard:
         ]
         return pd.DataFrame(rows, columns=["time", "ref", "run", "status", "score", "cv", "gap"])
 
+    def _rank(self) -> str:
+        if self.standing is None or self.standing.rank is None:
+            return ""
+        return f"Rank {self.standing.rank:,} of {self.standing.teams:,}"
+
+    def __repr__(self) -> str:
+        table: str = self.to_frame().to_string(index=False, float_format="{:.5f}".format)
+        return f"{table}\n{self._rank()}".strip()
+
     def _repr_html_(self) -> str:
         """Return the submissions and the rank, for a notebook."""
-        rank = ""
-        if self.standing and self.standing.rank is not None:
-            rank = f"<p>Rank {self.standing.rank:,} of {self.standing.teams:,}</p>"
         table: str = self.to_frame().to_html(index=False, float_format="{:.5f}".format)
-        return table + rank
+        return f"{table}<p>{self._rank()}</p>"
 
 
 def submission_file(workspace: Workspace, run: str) -> Path:

@@ -189,15 +189,13 @@ def other_classes(path: Path) -> list[str]:
 
 def softmax_functions(
     networks: Iterable[tuple[Path, Callable[[], keras.Model]]],
-) -> Iterator[Callable[[UInt8], Float32]]:
-    """Yield the function of each network as of `softmax_function`, to be used before the next one.
-
-    The networks are given by their files and the functions that read these.
-    """
+) -> list[Callable[[UInt8], Float32]]:
+    """Return the function of each network as of `softmax_function`, given its file and what reads it."""
     # Networks of the same structure, such as the folds of a run, share a model, because compiling one for a few
     # images takes longer than to predict them.
     known: dict[bytes, tuple[keras.Model, Callable[[UInt8], Float32]]] = {}
-    for path, read in networks:
+
+    def function(path: Path, read: Callable[[], keras.Model]) -> Callable[[UInt8], Float32]:
         with read_errors(path, _TRAIN_AGAIN), zipfile.ZipFile(path) as archive:
             structure = archive.read("config.json")
             if structure in known:
@@ -205,7 +203,16 @@ def softmax_functions(
             else:
                 model = read()
                 known[structure] = model, softmax_function(model)
-        yield known[structure][1]
+        shared, predict = known[structure]
+        weights = shared.get_weights()
+
+        def predict_with_weights(images: UInt8) -> Float32:
+            shared.set_weights(weights)
+            return predict(images)
+
+        return predict_with_weights
+
+    return [function(path, read) for path, read in networks]
 
 
 def keras_bytes(model: keras.Model) -> bytes:
