@@ -332,7 +332,7 @@ def submit(workspace: Workspace, dry_run: bool, no_wait: bool, **options: Any) -
         observer = console.SubmissionView(status)
         sent = kd.submit(workspace, dry_run=dry_run, wait=not no_wait, observer=observer, **options)
     facts = {"description": sent.description, "sent": not (dry_run or sent.was_known), "dry_run": dry_run}
-    _show(sent.entry.as_json() | facts, console.show_sent, sent, dry_run)
+    _show(sent.entry.as_json() | facts, console.show_sent, sent, dry_run, workspace.competition)
 
 
 @cli.command(short_help="Show your scores and your rank on the leaderboard.")
@@ -346,7 +346,7 @@ def score(workspace: Workspace) -> None:
     ]
     standing = {name: getattr(board.standing, name, None) for name in ("rank", "teams", "percentile")}
     document = {"competition": workspace.competition.name, **standing, "submissions": submissions}
-    _show(document, console.show_scores, board)
+    _show(document, console.show_scores, board, workspace.competition)
 
 
 @cli.command(short_help="Write and show the validation report of a run.")

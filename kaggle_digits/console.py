@@ -24,6 +24,7 @@ from kaggle_digits.hosts.credentials import CONTROL
 from kaggle_digits.training import DEFAULT_PRESET
 from kaggle_digits.training.observer import Observer
 from kaggle_digits.training.time_left import Course, seconds_left
+from kaggle_digits.workspace import Competition, Workspace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from kaggle_digits.arrays import UInt8
     from kaggle_digits.data.download import Download
     from kaggle_digits.prediction.predict import Prediction
-    from kaggle_digits.reports.facts import Finding
+    from kaggle_digits.reports.facts import Finding, Leaderboard
+    from kaggle_digits.submissions.ledger import Entry
     from kaggle_digits.submissions.submit import ScoreBoard, Sent
     from kaggle_digits.training.fold import FoldTask, Progress
 
@@ -165,6 +167,11 @@ class TrainingView(Observer):
             fold = self._folds[task.seed, task.fold]
             fold.state, fold.course = "starting", Course(time.monotonic())
 
+    def preparing(self, task: FoldTask, step: str) -> None:
+        """Show what the process of a fold does before it trains."""
+        with self._lock:
+            self._folds[task.seed, task.fold].state = step
+
     def progress(self, progress: Progress) -> None:
         """Update the progress of a fold."""
         fold = self._folds[progress.seed, progress.fold]
@@ -177,7 +184,7 @@ class TrainingView(Observer):
         if self._live is None and progress.is_epoch_end:
             self.notice(
                 f"fold {fold.title}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}  "
-                f"val accuracy {progress.val_accuracy:.4f}  {progress.images_per_second:,.0f} images/s  "
+                f"val accuracy {progress.val_accuracy:.5f}  {progress.images_per_second:,.0f} images/s  "
                 f"{self._left()} left"
             )
 
@@ -281,7 +288,7 @@ def show_settings(settings: list[dict[str, Any]]) -> None:
     _print_table(("setting", ""), cells)
 
 
-def show_sent(sent: Sent, dry_run: bool) -> None:
+def show_sent(sent: Sent, dry_run: bool, competition: Competition) -> None:
     """Show the outcome of a submission."""
     entry = sent.entry
     if dry_run and not sent.was_known:
@@ -293,12 +300,10 @@ def show_sent(sent: Sent, dry_run: bool) -> None:
         say("To send it again, add --again.")
     say(f"Submission {entry.ref}: {entry.status}")
     if entry.score is not None:
-        gap = "" if entry.gap is None else f" (CV {entry.cv:.5f}, {entry.gap:+.5f})"
-        rank = f", rank {entry.rank}" if entry.rank else ""
-        say(f"Score {entry.score:.5f}{gap}{rank}", style="bold")
+        say(_score(entry, competition), style="bold")
 
 
-def show_scores(board: ScoreBoard) -> None:
+def show_scores(board: ScoreBoard, competition: Competition) -> None:
     """Show the submissions with their scores, and your rank on the leaderboard."""
     if not board.submissions:
         say("No submissions yet. Create one with the command: submit")
@@ -314,7 +319,8 @@ def show_scores(board: ScoreBoard) -> None:
     elif standing.rank is None:
         say(f"You are not on the leaderboard ({standing.teams:,} teams).")
     else:
-        say(f"Rank {standing.rank:,} of {standing.teams:,} (top {standing.percentile:.1f} %).", style="bold")
+        among, top = competition.among, f"top {standing.percentile:.1f} %"
+        say(f"Rank {standing.rank:,} of {standing.teams:,}{among} ({top}).", style="bold")
 
 
 def show_report(document: dict[str, Any], page: str) -> None:
@@ -356,12 +362,26 @@ def show_report(document: dict[str, Any], page: str) -> None:
             more = len(total.suspects) - len(shown)
             text = f"Rows with a label that may be wrong (label → prediction): {', '.join(shown)}"
             console.print(text + (f" and {more} more" if more else ""))
+    if board := report.leaderboard:
+        competition = Workspace.at(competition=report.run.competition).competition
+        console.print(f"\n{_score(board, competition)}")
+    elif report.test and report.test.expected_accuracy:
+        unsent = "" if report.submission else "; not submitted yet"
+        console.print(
+            f"\nExpected score: {report.test.expected_accuracy:.5f}, from the calibrated probabilities{unsent}"
+        )
     console.print()
     findings = [
         [_sign(console, f), Text.assemble((f"{f.title}. ", SIGNS[f.severity][1]), f.text)] for f in report.findings
     ]
-    _print_table(("", ""), findings)
+    _print_table(("", ""), findings or [("", "Nothing stands out.")])
     console.print(f"\nPage: {page}", soft_wrap=True)
+
+
+def _score(found: Entry | Leaderboard, competition: Competition) -> str:
+    """Return a score with the CV, their gap and the rank, as far as they are known."""
+    gap = "" if found.gap is None else f" (CV {found.cv:.5f}, {found.gap:+.5f})"
+    return f"Score {found.score:.5f}{gap}" + (f", rank {found.rank:,}{competition.among}" if found.rank else "")
 
 
 def _sign(console: Console, finding: Finding) -> Text:

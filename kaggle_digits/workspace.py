@@ -42,6 +42,11 @@ class Competition:
     name: str  # also of its folders under ``data/``, ``runs/`` and ``submissions/``
     host: Literal["kaggle", "local"]  # where submissions are scored: at Kaggle, or on this machine
 
+    @property
+    def among(self) -> str:
+        """What is said after a rank on the leaderboard, if it is not one among people."""
+        return " among local baselines" if self.host == "local" else ""
+
 
 @dataclass(frozen=True)
 class Workspace:

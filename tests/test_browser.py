@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from kaggle_digits import Workspace, compare, overview, report, submit
+from kaggle_digits.reports import Report
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -46,10 +47,11 @@ def pages(trained_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(trained_workspace.root, root)
     workspace = Workspace.at(root, "rehearsal")
     submit(workspace)
-    shutil.copytree(workspace.runs / "first", workspace.runs / "second")
+    second = "default-k4-s0..2-epochs=20-batch_size=64-learning_rate=0.004-weight_decay=0.02-label_smoothing=0.1"
+    shutil.copytree(workspace.runs / "first", workspace.runs / second)
     return {
         "report": report(workspace, "first").page,
-        "comparison": compare(workspace, ["first", "second"]).page,
+        "comparison": compare(workspace, ["first", second]).page,
         "overview": overview(workspace),
     }
 
@@ -96,7 +98,7 @@ def test_overview_links_to_reports_and_submissions(browser: Chrome, pages: dict[
     browser.get(pages["overview"].as_uri())
     row = next(row for row in all_of(browser, "tbody tr") if row.text.startswith("first "))
     links = {link.text: link.get_attribute("href") or "" for link in row.find_elements("css selector", "a")}
-    assert list(links) == ["report", "submission.csv"]
+    assert list(links) == ["first", "submission.csv"]
     assert all(Path(unquote(urlsplit(address).path)).is_file() for address in links.values())
 
 
@@ -167,15 +169,28 @@ def test_confusion_matrix_shows_the_digits_of_a_cell(report_page: Chrome, docume
     label, predicted = errors[0]["label"], errors[0]["predicted"]
     expected = [e["row"] for e in errors if (e["label"], e["predicted"]) == (label, predicted)]
     cells = all_of(report_page, f"td[data-cell='{label},{predicted}'] button")
-    assert [cell.text for cell in cells] == [f"{len(expected):,}"] * 2  # in both matrices
-    cells[1].click()
+    assert [cell.text for cell in cells] == [f"{len(expected):,}"]
+    cells[0].click()
     (panel,) = all_of(report_page, "#cell")
     assert panel.text.startswith(f"{label} predicted as {predicted}: {len(expected)} row")
     assert re.findall(r"row (\d+)", panel.text.split("\n", 1)[1]) == [str(row) for row in expected[:12]]
     sources = {picture.get_attribute("src") for picture in all_of(report_page, "#cell img")}
     assert len(sources) == min(12, len(expected))
-    cells[1].click()
+    cells[0].click()
     assert panel.text == ""
+
+
+def test_pictures_of_the_article_are_loaded_when_they_are_opened(report_page: Chrome) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    (summary,) = all_of(report_page, "#article + details summary")
+    # Not the digits: some of them are shown before, too.
+    sheets = "[alt^='The kernels'], [alt^='Feature maps']"
+    loaded = f"return [...document.querySelectorAll(`{sheets}`)].map(image => image.naturalWidth > 0)"
+    report_page.execute_script("arguments[0].scrollIntoView()", summary)
+    assert report_page.execute_script(loaded) == [False] * 3
+    summary.click()
+    WebDriverWait(report_page, 5).until(lambda browser: all(browser.execute_script(loaded)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -188,13 +203,44 @@ def test_page_fits_the_width_of_a_phone(browser: Chrome, pages: dict[str, Path],
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
         # What is cut says that it scrolls.
         cut, said = browser.execute_script(
-            "const parts = [...document.querySelectorAll('.scroll, .plot.wide')];"
+            "const parts = [...document.querySelectorAll('.scroll')];"
             "const says = part => getComputedStyle(part, '::before').content.startsWith('\"Scroll');"
             "return [parts.filter(p => p.scrollWidth > p.clientWidth + 1).length, parts.filter(says).length]"
         )
         assert cut == said > 0
+        # All of a chart of intervals is shown, in a size that can be read.
+        ends, heights = browser.execute_script(
+            "const boxes = name => [...document.querySelectorAll(name)].map(p => p.getBoundingClientRect());"
+            "const ends = boxes('.intervals *').flatMap(box => [box.left, box.right]);"
+            "return [ends, boxes('.labels text').map(box => box.height)]"
+        )
+        assert 0 <= min(ends) < max(ends) <= 360
+        assert min(heights) > 11
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_page_has_no_links_to_other_pages_in_a_notebook(
+    browser: Chrome, pages: dict[str, Path], tmp_path: Path
+) -> None:
+    output = Report({}, tmp_path, pages["report"])._repr_html_()
+    (tmp_path / "notebook.html").write_text(output, encoding="utf-8")
+    browser.get((tmp_path / "notebook.html").as_uri())
+    browser.switch_to.frame(0)
+    links = [link.get_dom_attribute("href") for link in all_of(browser, "a[href]")]
+    assert len(links) == 10
+    assert all(link.startswith(("#", "data:text/csv")) for link in links)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_page_cuts_nothing_on_a_laptop(browser: Chrome, pages: dict[str, Path], name: str) -> None:
+    browser.set_window_size(1280, 900)
+    browser.get(pages[name].as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    widths = browser.execute_script(
+        "return [...document.querySelectorAll('html, .scroll')].map(part => [part.scrollWidth, part.clientWidth])"
+    )
+    assert all(content <= shown + 1 for content, shown in widths)
 
 
 def test_page_is_readable_in_dark_and_light_mode(browser: Chrome, pages: dict[str, Path]) -> None:

@@ -11,9 +11,13 @@ from rich.console import Console
 
 from kaggle_digits import console
 from kaggle_digits.console import SubmissionView, TrainingView
+from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.prediction.predict import Prediction
+from kaggle_digits.submissions.ledger import Entry
+from kaggle_digits.submissions.submit import ScoreBoard, Sent
 from kaggle_digits.training.fold import FoldTask, Progress
 from kaggle_digits.training.presets import describe_settings, find_preset
+from kaggle_digits.workspace import Workspace
 
 ROW = {"name": "default-k8-s0", "status": "finished", "trained": 3, "folds": 8, "errors": 1234}
 ROW |= {"score": 0.99757, "accuracy": 0.99586}
@@ -83,8 +87,11 @@ def test_training_view_shows_what_each_fold_is_doing() -> None:
     view = watch(all_tasks, all_tasks[1:])
     for task in all_tasks[1:4]:
         view.started(task)
+        view.preparing(task, "importing TensorFlow")
     view.progress(progress(0, 1, 4))
     view.progress(progress(0, 2, 2, is_epoch_end=False))
+    assert any("importing TensorFlow" in line for line in shown(view))
+    view.started(all_tasks[3])
     lines = shown(view)
     assert [line.split()[0] for line in lines[2:7]] == list("01234")
     states = ["done", "predicting", "2/4", "starting", "waiting"]
@@ -162,6 +169,20 @@ def test_console_prints_texts_as_they_are_but_for_control_characters(
     found = capsys.readouterr()
     assert code not in found.out + found.err
     assert (found.out.count("onetwo:cat:[bold]"), found.err.count("onetwo:cat:[bold]")) == (2, 3)
+
+
+@pytest.mark.parametrize(("name", "among"), [("rehearsal", " among local baselines"), ("digit-recognizer", "")])
+def test_show_scores_and_show_sent_say_what_a_rank_is_among(
+    name: str, among: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission = Submission("1", "2026-01-31T12:05", "", "COMPLETE", 0.9925, "")
+    entry = Entry(submission.time, "it", "", "1", "COMPLETE", 0.9925, 0.98667, 1)
+    competition = Workspace.at(competition=name).competition
+    console.show_sent(Sent(entry, ""), False, competition)
+    console.show_scores(ScoreBoard([(submission, entry)], Standing(1, 4)), competition)
+    printed = capsys.readouterr().out
+    assert f"Score 0.99250 (CV 0.98667, +0.00583), rank 1{among}\n" in printed
+    assert f"Rank 1 of 4{among} (top 25.0 %).\n" in printed
 
 
 @pytest.mark.parametrize("columns", [50, 80])

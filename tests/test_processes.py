@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fake_workers, import_first, needs_proc, small_data, wait_until, write_files
+from conftest import Listener, fake_workers, import_first, needs_proc, small_data, wait_until, write_files
 
 from kaggle_digits.errors import DataError, UsageError, WriteError
 from kaggle_digits.execution import Job, machine
@@ -40,6 +40,19 @@ def test_processes_train_names_all_failed_folds(tmp_path: Path) -> None:
     with fake_workers(lambda task, *_: errors.get(task.fold)), pytest.raises(DataError, match=message):
         finished.extend(job.task.fold for job in train_folds(tmp_path, 4))
     assert finished == [1]
+
+
+def test_processes_train_notifies_of_the_steps_before_the_first_fold(tmp_path: Path) -> None:
+    seen: list[tuple[int, str]] = []
+    settings = LENET.model_copy(update={"epochs": 1, "batch_size": 20})
+    split = (np.arange(40) % 2).astype(np.uint8)
+    jobs = [Job(FoldTask(settings, 0, fold, split), tmp_path / f"fold-{fold}") for fold in range(2)]
+    observer = Listener(
+        started=lambda task: seen.append((task.fold, "started")),
+        preparing=lambda task, step: seen.append((task.fold, step)),
+    )
+    assert list(processes.Processes(1).train(jobs, small_data(40), observer)) == jobs
+    assert seen == [(0, "started"), (0, "importing TensorFlow"), (0, "compiling"), (1, "started")]
 
 
 FAKE_TENSORFLOW = """

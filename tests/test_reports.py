@@ -9,9 +9,11 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema
 import numpy as np
@@ -27,8 +29,10 @@ from kaggle_digits.console import duration, show_report, sparkline
 from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError, UsageError, WriteError
 from kaggle_digits.reports import Report, network
+from kaggle_digits.reports.comparison import _verdict
 from kaggle_digits.reports.content import _folds, class_drift_p, out_of_fold
 from kaggle_digits.reports.facts import Finding, ReportFacts
+from kaggle_digits.reports.figures import AccuracyAxis
 from kaggle_digits.reports.findings import make_findings
 from kaggle_digits.runs.schema import FoldMetrics
 from kaggle_digits.submissions.submit import ledger_of
@@ -90,11 +94,18 @@ def test_report_follows_its_schema(trained: Workspace) -> None:
     jsonschema.validate(written.document, schema)
     board = written.document["leaderboard"]
     assert (board["score"], board["gap"]) == (entry.score, pytest.approx(float(entry.score) - float(entry.cv)))
-    assert f"{float(entry.score):.5f}" in written.page.read_text()
+    page, calibration = words_of(written.page), written.document["out_of_fold"]["calibration"]
+    rank = f"rank {entry.rank} among local baselines"
+    assert f"{entry.score:.5f} leaderboard score, {rank}, {entry.gap:+.5f} compared" in page
+    own, of_mean = (calibration[name] for name in ("member_temperature", "temperature"))
+    assert f"temperature of one network, as out-of-fold rows are predicted, is {own:.3f}." in page
+    assert f"of the mean of all networks, whose temperature is {of_mean:.3f}, predict" in page
     shutil.copytree(trained.runs / "first", trained.runs / "second")
     ensemble(trained, ["first", "second"], name="both")
-    document = report(trained, "both").document
+    written = report(trained, "both")
+    document = written.document
     jsonschema.validate(document, schema)
+    assert "The temperature of the mean of 2 networks, one of each run, as " in words_of(written.page)
     assert (document["folds"], document["out_of_fold"]["rows"], document["test"]["networks"]) == ([], 4200, 4)
     errors = find_run(trained, "first").ensemble_metrics()["errors"]
     assert document["members"] == [{"run": "first", "errors": errors}, {"run": "second", "errors": errors}]
@@ -223,23 +234,36 @@ def test_report_fails_if_a_member_run_was_trained_again(trained: Workspace) -> N
 def findings(document: dict[str, Any]) -> dict[str, Finding]:
     """Return the findings for a changed document, by title."""
     report = ReportFacts.model_validate(document)
-    return {finding.title: finding for finding in make_findings(report, "train it", "submit it")}
+    return {finding.title: finding for finding in make_findings(report, "train it")}
 
 
-def test_make_findings_depends_on_the_facts(written: Report, document: dict[str, Any]) -> None:
-    found = written.document["findings"]
-    (text,) = [finding["text"] for finding in found if finding["title"] == "Not submitted yet"]
-    assert text.endswith(" submit --run first")
-    severities = [finding["severity"] for finding in found]
-    assert severities == sorted(severities, key=["problem", "warning", "ok"].index)
-    document["folds"][1]["out_of_line"] = True
-    document["folds"][1]["versions"]["keras"] = "9.9"
-    document["test"]["class_shares"]["chi_squared_p"] = 1e-9
-    document["missing_folds"] = [3]
-    found = findings(document)
+@pytest.fixture
+def good(document: dict[str, Any]) -> dict[str, Any]:
+    """The content of the report of a run with which nothing is wrong, as of `fast`."""
+    document["run"]["settings"]["rotation"] = 7.0
+    for fold in document["folds"]:
+        fold["history"] = [{"accuracy": 0.99, "val_accuracy": 0.99}] * 4
+    return document
+
+
+def test_make_findings_finds_nothing_that_is_usual(good: dict[str, Any]) -> None:
+    good["out_of_fold"]["suspects"] = good["out_of_fold"]["misclassified"][:21]
+    assert findings(good) == {}
+    good["out_of_fold"]["suspects"] *= 2
+    assert list(findings(good)) == ["42 labels may be wrong"]
+
+
+def test_make_findings_depends_on_the_facts(good: dict[str, Any]) -> None:
+    good["folds"][1]["out_of_line"] = True
+    good["folds"][1]["versions"]["keras"] = "9.9"
+    good["test"]["class_shares"]["chi_squared_p"] = 1e-9
+    good["missing_folds"] = [3]
+    found = findings(good)
     assert found["The run is not finished"].text == "Fold 3 is not trained yet. Continue with: train it"
     assert "fold 1: keras 9.9" in found["Folds were trained with different versions"].text
+    assert next(iter(found)) == "The run is not finished"  # problems first
     assert {"Fold 1 is worse than the other", "The class distribution of the test set differs"} <= found.keys()
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize(
@@ -268,24 +292,21 @@ def test_make_findings_names_training_that_was_too_short(
 @pytest.mark.parametrize(
     ("gap", "status", "title"),
     [
-        (0.001, "COMPLETE", "Leaderboard and folds agree"),
-        (0.02, "COMPLETE", "The leaderboard is above the folds"),
+        (0.02, "COMPLETE", None),  # as usual
+        (-0.001, "COMPLETE", None),
         (-0.02, "COMPLETE", "The leaderboard is below the folds"),
         (None, "PENDING", "Submitted, but not scored yet"),
         (None, "ERROR", "The submission was scored as an error"),
     ],
 )
 def test_make_findings_depends_on_the_submission(
-    document: dict[str, Any], gap: float | None, status: str, title: str
+    good: dict[str, Any], gap: float | None, status: str, title: str | None
 ) -> None:
-    document["submission"] = {"ref": "1", "time": "", "status": status}
+    good["submission"] = {"ref": "1", "time": "", "status": status}
     if gap is not None:
         known = {"time": "", "ref": "1", "cv": 0.9, "rank": None, "gap_deviation": 0.005}
-        document["leaderboard"] = known | {"score": 0.9 + gap, "gap": gap, "within_noise": abs(gap) < 0.01}
-    found = findings(document)
-    assert title in found
-    assert "Not submitted yet" not in found
-    assert ("Expected score" in found) == (gap is None)
+        good["leaderboard"] = known | {"score": 0.9 + gap, "gap": gap, "within_noise": abs(gap) < 0.01}
+    assert list(findings(good)) == [title] * (title is not None)
 
 
 @pytest.mark.parametrize(("errors", "found"), [(4, 4), (40, 0)])
@@ -326,6 +347,11 @@ def test_class_drift_p_compares_each_network_with_itself() -> None:
 # Pages and the terminal
 
 
+def words_of(page: Path) -> str:
+    """Return the text of a page, without tags, in one line."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page.read_text())).split())
+
+
 def alternatives(page: Path) -> list[str]:
     """Return the alternative texts of all pictures of a page."""
     pictures = re.findall(r"<img [^>]*>", page.read_text())
@@ -335,7 +361,8 @@ def alternatives(page: Path) -> list[str]:
 def test_report_page_is_self_contained_and_has_all_sections(written: Report) -> None:
     text = written.page.read_text()
     assert (written.page.name, len(text) < 500_000) == ("index.html", True)
-    assert all(source.startswith(("data:", "#")) for source in re.findall(r' (?:src|href)="([^"]*)"', text))
+    assert all(source.startswith("data:") for source in re.findall(r' src="([^"]*)"', text))
+    assert text.count('<table class="matrix">') == 1
     assert len(alternatives(written.page)) > 25
     assert f"{written.document['out_of_fold']['accuracy']:.5f}" in text
     for words in (*SECTIONS, "lenet, 2 folds, seed 0"):
@@ -351,12 +378,66 @@ def test_report_page_escapes_the_name_of_a_run(trained: Workspace) -> None:
     assert name not in text
 
 
-def test_show_report_has_the_numbers_and_findings(written: Report, capsys: pytest.CaptureFixture) -> None:
-    show_report(written.document, "the page")
-    shown, total = capsys.readouterr().out, written.document["out_of_fold"]
+def test_pages_link_to_each_other(trained: Workspace) -> None:
+    mean = "a#?&+%41"  # a name that must be quoted
+    shutil.rmtree(trained.runs / "first" / "report", ignore_errors=True)
+    shutil.copytree(trained.runs / "first", trained.runs / "second")
+    ensemble(trained, ["first", "second"], name=mean)
+    (trained.comparisons / "old").mkdir(parents=True)
+    (trained.comparisons / "old" / "comparison.json").write_text("damaged")
+    report(trained, "first")
+    comparison = compare(trained, ["first", mean]).page
+    written, overview_page = report(trained, mean).page, trained.runs / "index.html"
+    first = trained.runs / "first" / "report" / "index.html"
+    submissions = {trained.submissions / name / "submission.csv" for name in ("first", mean)}
+    expected = {
+        written: {overview_page, comparison, first},
+        comparison: {overview_page, first},  # the report of the mean was written later
+        overview_page: {comparison, first, written, *submissions},
+    }
+    for page, targets in expected.items():
+        links = re.findall(r'<a href="([^"#][^"]*)"', page.read_text())
+        assert {(page.parent / unquote(html.unescape(link))).resolve() for link in links} == targets
+    report(trained, "second")
+    assert '<a href="second/report/index.html">second</a>' in overview_page.read_text()
+
+
+@pytest.mark.parametrize(
+    "accuracies",
+    [[0.9931, 0.9966], [0.9901, 0.9975], [0.9944, 0.9951], [0.1, 0.9999], [0.85, 1], [0.99991, 1], [0, 1]],
+)
+def test_accuracy_axis_has_round_ticks_and_a_place_for_every_accuracy(accuracies: list[float]) -> None:
+    axis = AccuracyAxis(accuracies)
+    places = [float(axis.place(value).removesuffix("%")) for value in [*accuracies, *axis.ticks()]]
+    assert 0 < min(places) <= max(places) < 100
+    assert places[0] <= places[1]
+    ticks = sorted(places[2:])
+    assert 2 <= len(ticks) <= 7
+    assert all(after - before > 10 for before, after in pairwise(ticks))
+    assert all(len(f"{tick:.5g}") <= 7 for tick in axis.ticks())
+
+
+def test_accuracy_axis_is_logarithmic_in_the_error_rate() -> None:
+    axis = AccuracyAxis([0.9, 0.999])
+    first, second, third = (float(axis.place(value).removesuffix("%")) for value in (0.9, 0.99, 0.999))
+    assert second - first == pytest.approx(third - second, abs=0.02)
+
+
+def test_show_report_has_the_numbers_and_findings(document: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    document["findings"] = []
+    show_report(document, "the page")
+    shown, total = capsys.readouterr().out, document["out_of_fold"]
     assert f"Out-of-fold: accuracy {total['accuracy']:.5f} (95 % interval" in shown
-    assert re.search(r"^problem +Not submitted yet\. Submit it with: kaggle-digits ", shown, re.MULTILINE)
+    expected = f"{document['test']['expected_accuracy']:.5f}"
+    assert f"\nExpected score: {expected}, from the calibrated probabilities; not submitted yet\n" in shown
+    assert "Nothing stands out." in shown
     assert shown.endswith("Page: the page\n")
+    board = {"time": "", "ref": "1", "score": 0.9925, "cv": 0.98667, "gap": 0.00583, "rank": 1}
+    finding = {"severity": "problem", "title": "The run is not finished", "text": "Train it."}
+    show_report(document | {"leaderboard": board, "findings": [finding]}, "the page")
+    shown = capsys.readouterr().out
+    assert "\nScore 0.99250 (CV 0.98667, +0.00583), rank 1 among local baselines\n" in shown
+    assert re.search(r"^problem +The run is not finished\. Train it\.$", shown, re.MULTILINE)
 
 
 def test_report_of_an_unfinished_run_has_the_finished_folds(trained: Workspace) -> None:
@@ -440,6 +521,11 @@ def test_compare_rejects_invalid_and_unfinished_runs(trained: Workspace, removed
             compare(trained, ["first", name])
 
 
+def test_verdict_rounds_very_small_p_values() -> None:
+    pair = {"first": "one", "second": "two", "only_first_wrong": 500, "only_second_wrong": 1, "differ": True}
+    assert "(p < 0.0001): two is better" in _verdict(pair | {"mcnemar_p_holm": 9.77e-100})
+
+
 def test_sparkline_shows_at_most_16_values_and_the_last_one() -> None:
     assert sparkline([0, 0.5, 1]) == "▁▅█"
     assert sparkline([3.0]) == "▁"
@@ -459,8 +545,8 @@ def test_report_compare_and_ensemble_recover_from_a_failed_write(trained: Worksp
     shutil.copytree(trained.runs / "first", trained.runs / "second")
     ensembled = ["oof_softmax.npy", "test_softmax.npy", "metrics.json", "submission.csv", "run.json"]
     calls: list[tuple[Callable[[], object], list[str]]] = [
-        (lambda: report(trained, "first"), ["errors.csv", "report.json", "index.html"]),
-        (lambda: compare(trained, ["first", "second"]), ["comparison.json", "index.html"]),
+        (lambda: report(trained, "first"), ["errors.csv", "report.json", *["index.html"] * 2]),
+        (lambda: compare(trained, ["first", "second"]), ["comparison.json", *["index.html"] * 2]),
         (lambda: ensemble(trained, ["first"]), ensembled),
         (lambda: ensemble(trained, ["first", "second"], name="both"), ensembled),
     ]

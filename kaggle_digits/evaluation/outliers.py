@@ -30,7 +30,7 @@ class OutlierDistance:
         self._tree = cKDTree(points)
         sample = points[:: max(1, len(points) // _SAMPLE)]
         # The nearest neighbour of each of these rows is the row itself.
-        limit = np.quantile(self._to_neighbour(sample, NEIGHBOURS + 1), DIGITS_WITHIN)
+        limit = float(np.quantile(self._to_neighbour(sample, NEIGHBOURS + 1), DIGITS_WITHIN))
         self._limit = max(limit, 1e-6)  # 0 if a network predicts the same for all rows
 
     def __call__(self, softmax: Float32) -> npt.NDArray[np.float64]:

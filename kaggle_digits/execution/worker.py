@@ -24,17 +24,20 @@ def main(descriptor: int) -> None:
     """Train the folds that arrive on the connection with this file descriptor.
 
     The first message that it receives is the `Data`. Each later one is a `FoldTask` and the folder to write the
-    fold to, or None if it is written on another machine. For each fold, it sends any number of `Progress`, and
-    then one final message: the error if the training failed, None if the fold was written, or the `FoldResult` if
-    there was no folder.
+    fold to, or None if it is written on another machine. It sends a text for each step before the training of its
+    first fold. For each fold, it sends any number of `Progress`, and then one final message: the error if the
+    training failed, None if the fold was written, or the `FoldResult` if there was no folder.
     """
     # Ctrl-C is sent to all processes of the group; the parent decides when to stop its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(descriptor)
+    # Before the import, for which the parent would wait before it starts the next worker.
+    data = connection.recv()
+    connection.send("importing TensorFlow")
     models.hidden_from_keras = models.UNUSED_BY_KERAS
     models.tensorflow_keras()
-    data = connection.recv()
+    connection.send("compiling")
     while True:
         task, folder = connection.recv()
         connection.send(_train(task, data, folder, connection.send))

@@ -4,6 +4,7 @@ import hashlib
 import html
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 from kaggle_digits.data.csv import load_data, load_train
-from kaggle_digits.errors import UsageError
+from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.evaluation.significance import wilson_interval
-from kaggle_digits.files import write_bytes, write_json
-from kaggle_digits.runs.directory import Run, find_run
+from kaggle_digits.files import read_json, write_bytes, write_json
+from kaggle_digits.runs.directory import Run, find_run, run_names
 from kaggle_digits.runs.ensemble import check_ensemble
 from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file
@@ -41,7 +42,8 @@ def report(
 ) -> Report:
     """Write the report of a run: ``report.json``, ``index.html`` and ``errors.csv`` in its folder ``report/``.
 
-    ``errors.csv`` has the misclassified training rows: ``row,label,predicted,confidence``, the worst first.
+    ``errors.csv`` has the misclassified training rows: ``row,label,predicted,confidence``, the worst first. The
+    page with all runs is written again, as by `overview`.
 
     Parameters
     ----------
@@ -75,13 +77,15 @@ def report(
     networks, images = found.networks(), data.test.images
     details = inspect_network(networks[0], images[min(ARTICLE_ROW, len(images) - 1)]) if networks else None
     facts = make_report(workspace, found, data, details.layers if details else None)
-    page = render_report(facts, data.train.images, images, details)
-    write_bytes(found.path / "report" / "errors.csv", errors_csv(facts).encode())
-    return _write(found.path / "report", "report.json", facts.as_json(), page)
+    folder = found.path / "report"
+    values = {"among": workspace.competition.among} | _links(workspace, folder, found.name)
+    page = render_report(facts, data.train.images, images, details, **values)
+    write_bytes(folder / "errors.csv", errors_csv(facts).encode())
+    return _write(workspace, folder, "report.json", facts.as_json(), page)
 
 
 def compare(workspace: Workspace, *runs: str | Run | Sequence[str | Run]) -> Report:
-    """Compare two or more finished runs: write ``comparison.json`` and a page to ``comparisons/``.
+    """Compare two or more finished runs: write ``comparison.json`` and a page to ``comparisons/``; see `report`.
 
     Parameters
     ----------
@@ -116,8 +120,10 @@ def compare(workspace: Workspace, *runs: str | Run | Sequence[str | Run]) -> Rep
     name = "+".join(run.name for run in found)
     if len(name.encode()) > 200:  # file systems allow 255
         name = f"{found[0].name[:100]}+{len(found) - 1} more {hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    page = render("comparison.html.j2", comparison=comparison, images=train_set.images)
-    return _write(workspace.comparisons / name, "comparison.json", comparison, page)
+    folder = workspace.comparisons / name
+    values = {"comparison": comparison, "images": train_set.images}
+    page = render("comparison.html.j2", **values, **_links(workspace, folder))
+    return _write(workspace, folder, "comparison.json", comparison, page)
 
 
 def overview(workspace: Workspace) -> Path:
@@ -137,19 +143,37 @@ def overview(workspace: Workspace) -> Path:
 
     runs, folder = summarise_runs(workspace), workspace.runs
     for run in runs:
-        report, submission = folder / run["name"] / "report/index.html", submission_file(workspace, run["name"])
-        links = {"report": report, "submission.csv": submission}
-        run["links"] = {
-            name: quote(os.path.relpath(path, folder)) for name, path in links.items() if path.exists()
-        }
         rows = run["rows"]
         run["interval"] = None if rows is None else wilson_interval(rows - run["errors"], rows)
     names = {"competition": workspace.competition.name, "written": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_bytes(folder / "index.html", render("overview.html.j2", runs=runs, **names).encode())
+    page = render("overview.html.j2", runs=runs, **names, **_links(workspace, folder))
+    write_bytes(folder / "index.html", page.encode())
     return folder / "index.html"
 
 
-def _write(folder: Path, name: str, document: dict[str, Any], page: str) -> Report:
+def _links(workspace: Workspace, folder: Path, run: str = "") -> dict[str, Any]:
+    """Return the links of a page in `folder` to files that exist, by their names; comparisons only of `run`."""
+    names, comparisons = run_names(workspace), {}
+    for file in sorted(workspace.comparisons.glob("*/comparison.json")):
+        with suppress(DataError):  # it is damaged
+            compared = [row["name"] for row in read_json(file)["runs"]]
+            if run in ("", *compared):
+                comparisons[" · ".join(compared)] = file.with_name("index.html")
+    paths = {
+        "reports": {name: workspace.runs / name / "report" / "index.html" for name in names},
+        "submissions": {name: submission_file(workspace, name) for name in names},
+        "comparisons": comparisons,
+    }
+    links = {
+        kind: {name: quote(os.path.relpath(path, folder)) for name, path in some.items() if path.exists()}
+        for kind, some in paths.items()
+    }
+    return links | {"overview": quote(os.path.relpath(workspace.runs / "index.html", folder))}
+
+
+def _write(workspace: Workspace, folder: Path, name: str, document: dict[str, Any], page: str) -> Report:
+    """Write a report or a comparison, and the page with all runs, to which it has a link."""
     write_json(folder / name, document)
     write_bytes(folder / "index.html", page.encode())
+    overview(workspace)
     return Report(document, folder / name, folder / "index.html")

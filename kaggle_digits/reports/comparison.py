@@ -75,7 +75,7 @@ def _verdict(pair: dict[str, Any]) -> str:
     if more == fewer:
         return f"{pair['first']} and {pair['second']} make the same number of errors."
     verdict = f"{better} makes {more - fewer} fewer error{'s' * (more - fewer > 1)} than {worse}, which"
-    p = f"(p = {pair['mcnemar_p_holm']:.2g})"
+    p = "(p < 0.0001)" if pair["mcnemar_p_holm"] < 1e-4 else f"(p = {pair['mcnemar_p_holm']:.2g})"
     if pair["differ"]:
         return f"{verdict} chance does not explain {p}: {better} is better."
     return f"{verdict} may be chance {p}: neither is better for certain."

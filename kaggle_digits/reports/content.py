@@ -78,8 +78,7 @@ def make_report(
         "findings": [],
     }
     report = facts.ReportFacts.model_validate(document)
-    submit = workspace.command("submit", "--run", run.name) if run.info.status == "finished" else ""
-    return report.model_copy(update={"findings": make_findings(report, run.command(), submit)})
+    return report.model_copy(update={"findings": make_findings(report, run.command())})
 
 
 def list_mistakes(rows: Int64, labels: UInt8, softmax: Float32, calibrated: Float32) -> pd.DataFrame:

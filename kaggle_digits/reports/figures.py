@@ -1,14 +1,15 @@
-"""The figures of the report: plots as SVG in the colours of the page, digits and feature maps as WebP."""
+"""The figures of the pages: plots as SVG in the colours of the page, digits and feature maps as WebP."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,33 @@ _INK, _ACCENT, _SECOND = "#010203", "#010204", "#010205"
 """Placeholder colours, the first also in ``report.mplstyle``, replaced by those of the page."""
 SHEET_COLUMNS, TILE = 16, 56
 """The number of maps in a row of a sheet, and the approximate width of each in pixels."""
+LEAST_ERROR = 1e-5
+"""The lowest error rate on an `AccuracyAxis`, because 0 has no logarithm: that of one error in 100,000 rows."""
+
+
+class AccuracyAxis:
+    """An axis from the lowest to the highest accuracy, logarithmic in the error rate, like the learning curves."""
+
+    def __init__(self, accuracies: Sequence[float]) -> None:
+        errors = [max(1 - accuracy, LEAST_ERROR) for accuracy in accuracies]
+        self._low, self._high = min(errors), max(errors)
+
+    def place(self, accuracy: float) -> str:
+        """Return where an accuracy is, in percent of the width, with room for labels at both ends."""
+        ratio = self._high / max(1 - accuracy, LEAST_ERROR)
+        return f"{6 + 88 * math.log(ratio) / math.log(self._high / self._low):.2f}%"
+
+    def ticks(self) -> list[float]:
+        """Return about five round accuracies."""
+        from matplotlib.ticker import MaxNLocator
+
+        if self._high < 3 * self._low:
+            rounds = [list(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(self._low, self._high))]
+        else:
+            digits = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
+            rounds = [[digit * 10.0**power for power in range(-5, 1) for digit in some] for some in digits]
+        inside = [[1 - error for error in errors if self._low <= error <= self._high] for errors in rounds]
+        return min(inside, key=lambda ticks: abs(len(ticks) - 5))
 
 
 def digit_url(image: UInt8) -> str:
@@ -69,26 +97,6 @@ def _svg(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, str]:
 
 
 @_svg
-def accuracy_intervals(axes: Axes, rows: Iterable[Any], label: str = "{name}", mean: float | None = None) -> None:
-    """Draw ``accuracy`` and ``interval`` of runs or folds, ``score``, if any, and their mean, if given."""
-    rows = [row if isinstance(row, dict) else row.as_json() for row in rows]
-    axes.figure.set_size_inches(10, max(1.5, 0.2 * len(rows) + 0.7))  # type: ignore[union-attr]
-    for place, row in enumerate(rows):
-        color = _SECOND if row.get("out_of_line") else _ACCENT
-        axes.plot(row["interval"], [place] * 2, color=color, linewidth=2, alpha=0.5, solid_capstyle="round")
-        axes.plot(row["accuracy"], place, "o", color=color, markersize=5)
-        if row.get("score") is not None:
-            axes.plot(row["score"], place, "D", color=_SECOND, markersize=5)
-    if mean is not None:
-        axes.axvline(mean, color=_INK, linewidth=0.8, linestyle="--")
-    names = [label.format(**row) for row in rows]
-    names = [name if len(name) <= 40 else f"{name[:40]}…" for name in names]
-    # The names of runs may contain $, which would start a formula.
-    axes.set_yticks(range(len(rows)), [name.replace("$", r"\$") for name in names])
-    axes.set(xlabel="accuracy", ylim=(len(rows) - 0.5, -0.5))
-
-
-@_svg
 def reliability_diagram(axes: Axes, before: Sequence[dict[str, float]], after: Sequence[dict[str, float]]) -> None:
     """Draw accuracy against confidence, before and after temperature scaling."""
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
@@ -107,8 +115,8 @@ def bars(axes: Axes, series: dict[str, Sequence[float]], label: str) -> None:
     width = 0.76 / len(series)
     for number, (name, values) in enumerate(series.items()):
         places = np.arange(len(values)) + (number + 0.5) * width - 0.38
-        axes.bar(places, np.multiply(values, 100), width, color=(_ACCENT, _SECOND)[number], label=name)
-    axes.set(xticks=range(len(values)), xlabel="digit", ylabel=f"{label} in %")
+        axes.bar(places, values, width, color=(_ACCENT, _SECOND)[number], label=name)
+    axes.set(xticks=range(len(values)), xlabel="digit", ylabel=label)
     if len(series) > 1:
         axes.margins(y=0.25)  # room for the legend
         axes.legend(frameon=False, fontsize="small", ncols=2, loc="upper center")

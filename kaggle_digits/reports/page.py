@@ -17,7 +17,7 @@ WORST = 60
 
 
 def render_report(
-    report: ReportFacts, train_images: UInt8, test_images: UInt8, details: NetworkDetails | None
+    report: ReportFacts, train_images: UInt8, test_images: UInt8, details: NetworkDetails | None, **values: Any
 ) -> str:
     """Return the HTML page of a report; the images are uint8 [n, 28, 28] and [m, 28, 28]."""
     cells: dict[str, list[tuple[int, float, str]]] = defaultdict(list)
@@ -35,6 +35,7 @@ def render_report(
         cells=cells,
         worst=WORST,
         errors_csv=errors_csv(report),
+        **values,
     )
 
 
@@ -60,7 +61,6 @@ def render(template: str, **values: Any) -> str:
     filters: dict[str, Callable[..., Any]] = {
         # As Kaggle writes scores.
         "score": lambda share: "–" if share is None else f"{share:.5f}",
-        "percent": lambda share, digits=2: "–" if share is None else f"{100 * share:.{digits}f} %",
         "count": lambda number: f"{number:,}",
         "seconds": lambda number: "–" if number is None else f"{number:,.1f}",
         # Only for figures and for the chart library uPlot, which are parts of this package and need no escaping.

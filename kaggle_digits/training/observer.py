@@ -16,7 +16,10 @@ class Observer:
         """Handle the start of training: the name of the run, all its folds, and the folds to train."""
 
     def started(self, task: FoldTask) -> None:
-        """Handle a fold whose process has been started; it has to load TensorFlow first."""
+        """Handle a fold whose process has been started; it has to import TensorFlow first."""
+
+    def preparing(self, task: FoldTask, step: str) -> None:
+        """Handle what the process of a fold does before it trains: ``importing TensorFlow`` or ``compiling``."""
 
     def progress(self, progress: Progress) -> None:
         """Handle the progress of a fold, about once a second and at the end of each epoch."""

@@ -259,9 +259,10 @@ def _train_on_worker(task: FoldTask, topic: str) -> tuple[FoldResult | KaggleDig
             while True:
                 if process.connection.poll(POLL_SECONDS):
                     message = process.receive()
-                    if not isinstance(message, Progress):
+                    if isinstance(message, Progress):
+                        worker.log_event(topic, asdict(message))
+                    elif not isinstance(message, str):
                         break
-                    worker.log_event(topic, asdict(message))
                 state = worker.state.tasks.get(key)
                 if state is None or state.state != "executing":
                     raise WorkerDiedError(f"The training of {task.title} was cancelled.", "Run it again.")

@@ -107,6 +107,9 @@ class Processes(Place):
                     if isinstance(message, Progress):
                         observer.progress(message)
                         continue
+                    if isinstance(message, str):
+                        observer.preparing(busy[worker].task, message)
+                        continue
                     job = busy.pop(worker)
                     # To the front, so that a running process gets the next fold, and no other one is started.
                     free.appendleft(worker)

@@ -6,7 +6,7 @@ function digitOf([row, confidence, source], label, predicted) {
   const item = document.createElement("li"), picture = new Image(28, 28), words = document.createElement("span");
   picture.src = source;
   picture.alt = `Row ${row}: labelled ${label}, predicted ${predicted}`;
-  words.append(`${(100 * confidence).toFixed(1)} %`, document.createElement("br"), `row ${row}`);
+  words.append(confidence.toFixed(4), document.createElement("br"), `row ${row}`);
   item.append(picture, words);
   return item;
 }
@@ -23,7 +23,6 @@ for (const cell of numbers) {
   cell.replaceChildren(button);
   button.addEventListener("click", () => {
     opened = opened === cell.dataset.cell ? null : cell.dataset.cell;
-    // Both matrices have this cell.
     for (const other of numbers) other.firstChild.setAttribute("aria-pressed", other.dataset.cell === opened);
     panel.replaceChildren();
     if (opened === null) return;

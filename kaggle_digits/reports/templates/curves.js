@@ -26,7 +26,7 @@ function drawChart(figure) {
   const read = chart => {
     const at = chart.cursor.idx, near = nearest && lines[nearest - 1];
     reading.textContent = at == null || !near || near.values[at] == null ? ""
-      : `epoch ${epochs[at]}, ${near.options.label}: ${+near.values[at].toPrecision(5)}`;
+      : `epoch ${epochs[at]}, ${near.options.label}: ${near.values[at].toFixed(isAccuracy ? 5 : 4)}`;
   };
   const chart = new uPlot({
     width: holder.clientWidth, height: 260, legend: { show: false },
