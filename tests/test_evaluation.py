@@ -9,6 +9,7 @@ from scipy.stats import fisher_exact
 
 from kaggle_digits.evaluation import metrics, significance
 from kaggle_digits.evaluation.calibration import calibrate, cross_fit, fit_temperature, temper
+from kaggle_digits.evaluation.outliers import DIGITS_WITHIN, OutlierDistance
 
 ROWS = 6_000
 
@@ -53,6 +54,20 @@ def test_expected_calibration_error_and_reliability_of_known_predictions() -> No
     assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(0.22, abs=1e-6)
     expected = {"rows": 100, "confidence": pytest.approx(0.82), "accuracy": 0.6}
     assert metrics.reliability(probabilities, labels) == [expected]
+
+
+def test_outlier_distance_is_above_1_for_few_digits_and_for_other_patterns_of_logits() -> None:
+    rng = np.random.default_rng(0)
+    templates = rng.normal(0, 4, (10, 10))
+
+    def digits(rows: int) -> np.ndarray:
+        return softmax(templates[rng.integers(0, 10, rows)] + rng.normal(0, 0.5, (rows, 10)))
+
+    distance = OutlierDistance(digits(ROWS))
+    assert (distance(digits(20_000)) > 1).mean() == pytest.approx(1 - DIGITS_WITHIN, abs=0.003)
+    # As confident as for a digit, but with other logits for the other classes.
+    assert (distance(softmax(rng.permuted(templates, axis=1))) > 1).mean() > 0.8
+    np.testing.assert_array_equal(OutlierDistance(np.full((50, 10), 0.1, np.float32))(digits(1)) > 1, [True])
 
 
 def test_suspects_finds_wrong_labels_but_not_hard_rows() -> None:

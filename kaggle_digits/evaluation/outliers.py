@@ -43,5 +43,6 @@ class OutlierDistance:
 
 def _logits(softmax: Float32) -> npt.NDArray[np.float64]:
     """Return the logits of softmaxes, [n, 10]; their mean is not known, and set to 0."""
-    logs = np.log(np.maximum(softmax.astype(np.float64), 1e-30))
-    return logs - logs.mean(1, keepdims=True)
+    logs: npt.NDArray[np.float64] = np.log(np.maximum(softmax.astype(np.float64), 1e-30))
+    logs -= logs.mean(1, keepdims=True)
+    return logs
