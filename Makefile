@@ -4,8 +4,9 @@ COMPETITION ?= digit-recognizer
 PRESET ?= default
 VENV ?= .venv
 # The first installed Python for which TensorFlow has packages.
+IS_SUITABLE := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null
 PYTHON ?= $(or $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
-	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $(p)))),python3.11)
+	$(p) $(IS_SUITABLE) && echo $(p)))),python3)
 
 BIN := $(VENV)/bin
 DIGITS := $(BIN)/kaggle-digits --competition $(COMPETITION)
@@ -22,6 +23,9 @@ help: ## list the targets
 	@echo "  COMPETITION=$(COMPETITION) PRESET=$(PRESET), e.g. make train submit COMPETITION=rehearsal PRESET=fast"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) $(IS_SUITABLE) || { echo "Error: kaggle-digits needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is \
+	$$($(PYTHON) --version 2>/dev/null || echo not installed)." >&2; \
+	echo "Install one of them, or give its path: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@

@@ -18,14 +18,22 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        if args and isinstance(args[0], str | Path):
-            args = (Workspace.at(args[0]), *args[1:])
+        if args:
+            args = (_workspace(args[0]), *args[1:])
+        elif "workspace" in options:
+            options["workspace"] = _workspace(options["workspace"])
         try:
             return validated(*args, **options)
         except ValidationError as error:
+            if error.title != function.__name__:  # not of the arguments
+                raise
             raise _usage_error(function, error.errors()[0]) from None
 
     return call
+
+
+def _workspace(argument: Any) -> Any:
+    return Workspace.at(argument) if isinstance(argument, str | Path) else argument
 
 
 def _usage_error(function: Callable[..., Any], error: Any) -> UsageError:

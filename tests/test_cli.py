@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
@@ -58,7 +59,7 @@ def test_cli_has_help_for_every_option_and_json_for_every_command() -> None:
         # Arguments have no help of their own; the help of the command explains them.
         options = [o for o in command.params if isinstance(o, click.Option) and not o.hidden]
         assert [option.name for option in options if not option.help] == [], name
-    expected = "download train ensemble submit score report compare predict export runs presets doctor"
+    expected = "download train ensemble submit score report go compare predict export runs presets doctor"
     assert set(expected.split()) == cli.commands.keys()
 
 
@@ -171,6 +172,32 @@ def test_download_names_link_to_a_drive_that_is_not_there(call_cli: RunCli, tmp_
     (tmp_path / "data").symlink_to("/no-drive")
     download = call_cli("--competition", "rehearsal", "download")
     assert_error(download, 8, "data is a link to /no-drive, which does not exist")
+
+
+@pytest.mark.usefixtures("train_in_process")
+def test_go_does_all_steps_and_asks_before_it_submits(
+    call_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("--competition", "rehearsal", "go", "--preset", "lenet", "--folds", 2, "--set", "epochs=1")
+    assert_error(call_cli(*command), 2, "nobody can be asked whether to submit")
+    assert not (tmp_path / "data").exists()
+    monkeypatch.setattr("kaggle_digits.console.can_ask", lambda: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    declined = call_cli(*command)
+    assert declined.returncode == 0
+    assert "Submit lenet-k2-s0-epochs=1? [Y/n]: " in declined.stderr
+    assert re.search(
+        "4,200 training rows(.|\n)*\nlenet-k2-s0-epochs=1: out-of-fold(.|\n)*\nPage: ", declined.stdout
+    )
+    assert "Score" not in declined.stdout
+    done = document(call_cli(*command, "--yes", "--json"))
+    assert list(done) == ["download", "train", "submit", "score", "report"]
+    assert done["download"]["fetched"] is False
+    assert done["train"]["run"] == done["submit"]["run"] == done["report"]["run"]["name"]
+    assert (done["submit"]["status"], done["submit"]["sent"]) == ("COMPLETE", True)
+    assert done["score"]["submissions"][0]["score"] == done["report"]["leaderboard"]["score"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert "nothing was sent" in call_cli(*command).stdout
 
 
 @pytest.mark.usefixtures("train_in_process")
@@ -297,7 +324,7 @@ def test_cli_without_a_command_shows_help_in_the_order_of_the_work(call_cli: Run
     assert "Usage: kaggle-digits" in result.stderr
     assert "Error" not in result.stderr
     commands = [line.split()[0] for line in result.stderr.partition("Commands:")[2].splitlines() if line]
-    assert commands[:6] == ["download", "train", "ensemble", "submit", "score", "report"]
+    assert commands[:7] == ["download", "train", "ensemble", "submit", "score", "report", "go"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +150,23 @@ def test_train_on_dask_trains_like_processes(workspace: Workspace, small_runs: W
             np.testing.assert_array_equal(remote, local)
     # For a finished run, there is no connection to the scheduler; this address has none.
     assert train(workspace, on="tcp://127.0.0.1:1", **options) == run
+
+
+def own_network() -> Any:
+    """Return a network of the user."""
+    import keras
+
+    return keras.Sequential([keras.layers.Flatten(), keras.layers.Dropout(0.5), keras.layers.Dense(10)])
+
+
+@pytest.mark.slow
+def test_train_on_dask_trains_the_users_network_like_processes(workspace: Workspace, dask: Cluster) -> None:
+    dask.add_worker()
+    options = QUICK | {"settings": SMALL, "network": own_network}
+    run = train(workspace, on=dask.address, run="it", **options)
+    other = train(workspace, run="other", **options)
+    assert run.test_softmax().tobytes() == other.test_softmax().tobytes()
+    assert run.oof_softmax().tobytes() == other.oof_softmax().tobytes()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kaggle_digits.training.compute import training_flops
+from kaggle_digits.training.compute import image_flops, training_flops
 from kaggle_digits.training.presets import PRESETS, Preset, build_network, find_preset
 
 
@@ -35,3 +35,14 @@ def test_training_flops_includes_hard_example_mining_and_muon() -> None:
     sides = [(18, 2), (18, 4), (36, 4), (36, 8), (72, 8)]
     update = sum(5 * (2 * n * n * m + 2 * n * n * n + 2 * n * n * m) for m, n in sides)
     assert training_flops(muon, 1_000, network) - training_flops(adamw, 1_000, network) == 30 * update
+
+
+def test_image_flops_counts_nested_models_and_layers_with_several_outputs() -> None:
+    from keras import Input, Model, Sequential, layers
+
+    pixels = Input((28, 28, 1))
+    base = Sequential([layers.Conv2D(3, 5, strides=2, padding="same"), layers.Conv2D(2, 3, padding="same")])
+    sequence, *_ = layers.LSTM(4, return_sequences=True, return_state=True)(layers.Reshape((14, 28))(base(pixels)))
+    network = Model(pixels, layers.Dense(10)(layers.Flatten()(sequence)))
+    products = 14 * 14 * (25 * 3 + 9 * 3 * 2) + 14 * (28 + 4) * 4 * 4 + 14 * 4 * 10
+    assert image_flops(network) == 3 * 2 * products

@@ -6,6 +6,7 @@ import doctest
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from kaggle_digits.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 FUNCTIONS = ("download", "train", "ensemble", "submit", "score", "report", "compare", "predict")
 
 
@@ -32,9 +34,24 @@ def test_docstring_examples_give_the_documented_output(tmp_path: Path) -> None:
     assert runner.summarize(verbose=False).failed == 0
 
 
+@pytest.mark.usefixtures("train_in_process")
+def test_network_of_readme_is_trained(
+    workspace: kd.Workspace, tmp_path: Path, call_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (tmp_path / "cnn.py").write_text(PYTHON[0])
+    options = ("--preset", "fast", "--folds", "2", "--set", "epochs=2", "--set", "batch_size=20")
+    (words,) = re.findall(r"^kaggle-digits (train .*cnn)$", README, re.MULTILINE)
+    trained = call_cli("--root", workspace.root, *words.split(), *options)
+    assert trained.returncode == 0, trained.stderr
+    assert re.search(r"^The softmax at the end of cnn, in its layer dense\w*, is left out", trained.stderr)
+    run = kd.find_run(workspace, "cnn-fast-k2")
+    assert run.ensemble_metrics().accuracy > 0.3
+    assert kd.report(workspace, run).document["layers"][-1]["receptive_field"] == 28
+
+
 @pytest.mark.slow
 def test_readme_python_example_works(tmp_path: Path) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    _, code = PYTHON
     # Fewer epochs and folds, so that it takes only seconds.
     original = 'folds=4, settings={"epochs": 12, "batch_size": 32}'
     assert original in code

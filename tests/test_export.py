@@ -17,7 +17,7 @@ import kaggle_digits as kd
 from kaggle_digits import Workspace
 from kaggle_digits.data.csv import load_test
 from kaggle_digits.errors import UsageError
-from kaggle_digits.prediction.predict import Prediction, _classify
+from kaggle_digits.prediction.predict import Classifier, Prediction
 from kaggle_digits.training.models import SURE
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -43,10 +43,10 @@ def mean_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def expected(mean_of_runs: Workspace) -> list[Prediction]:
     """The predictions of `predict` for the test rows."""
     images = load_test(mean_of_runs.data).images
-    return _classify(kd.find_run(mean_of_runs, "both"), [(Path("row.png"), image) for image in images])
+    return Classifier(kd.find_run(mean_of_runs, "both"))([(None, image) for image in images])
 
 
-def test_classify_uses_all_networks_of_an_ensemble_of_runs(
+def test_classifier_uses_all_networks_of_an_ensemble_of_runs(
     mean_of_runs: Workspace, expected: list[Prediction]
 ) -> None:
     # Both runs have the same weight, although the second one has more folds.

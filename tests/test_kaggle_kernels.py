@@ -38,6 +38,7 @@ from kaggle_digits.pipeline import cancel_kernels
 from kaggle_digits.runs.directory import Run
 from kaggle_digits.runs.plan import make_splits, plan_runs
 from kaggle_digits.training.fold import FoldTask, Progress
+from kaggle_digits.training.own_network import OwnNetwork
 from kaggle_digits.training.recipe import Recipe
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -149,6 +150,15 @@ def test_pack_makes_a_private_offline_script(trainer: Trainer) -> None:
     assert request["competitionDataSources"] == ["digit-recognizer"]
     assert (request["enableGpu"], request["machineShape"]) == (True, "NvidiaTeslaT4")
     assert "/kaggle/src" not in request["text"]  # the folder of the script is read-only at Kaggle
+
+
+def test_pack_contains_the_source_of_the_users_network(trainer: Trainer) -> None:
+    own = OwnNetwork("cnn", "def cnn():\n    return 'é'\n")
+    recipe, data = Recipe(**QUICK, network=own), load_data(trainer.workspace.data)  # type: ignore[arg-type]
+    (plan,) = plan_runs(trainer.workspace, recipe, make_splits(recipe, data), data, retrain=False)
+    script = remote.pack([Job(task, plan.run.fold(0).path) for task in plan.tasks()], data, gpu=False)
+    job = json.loads(job_of(script).read(inside.JOB))
+    assert [inside._task(document, job["splits"]).network for document in job["tasks"]] == [own, own]
 
 
 def test_train_on_kaggle_reports_used_up_quota(trainer: Trainer) -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import small_digits
 
 from kaggle_digits.errors import DataError
-from kaggle_digits.training.models import _silent_stderr, keras_bytes, read_network, softmax_function
+from kaggle_digits.training.models import (
+    _silent_stderr,
+    keras_bytes,
+    read_network,
+    softmax_function,
+    softmax_functions,
+)
 from kaggle_digits.training.presets import PRESETS, build_network, find_preset
 
 
@@ -72,6 +81,39 @@ def test_read_network_runs_no_code_from_a_file(
         read_network(path)
     assert "retrain" in caught.value.remedy
     assert not mark.exists()
+
+
+def test_softmax_functions_read_one_network_of_each_structure(tmp_path: Path) -> None:
+    """Their files have other ids of shared objects, if different processes have trained them."""
+    model = build_network(find_preset("lenet").settings)
+    paths, read = [tmp_path / f"{name}.keras" for name in "abc"], []
+    for number, path in enumerate(paths):
+        for weight in model.weights:
+            weight.assign(weight + 0.1)
+        path.write_bytes(keras_bytes(model))
+        with zipfile.ZipFile(path) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+        config = re.sub(rb'(?<="shared_object_id": )\d+', str(number).encode(), contents["config.json"])
+        assert config != contents["config.json"]
+        if number == 2:  # another structure
+            config = config.replace(b'"relu"', b'"tanh"')
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in (contents | {"config.json": config}).items():
+                archive.writestr(name, content)
+
+    def reader(path: Path) -> Callable[[], Any]:
+        def read_and_count() -> Any:
+            read.append(path)
+            return read_network(path)
+
+        return read_and_count
+
+    functions = softmax_functions([(path, reader(path)) for path in paths])
+    assert read == [paths[0], paths[2]]
+    images, _ = small_digits(20)
+    for function, path in zip(functions, paths, strict=True):
+        expected = softmax_function(read_network(path))(images)
+        np.testing.assert_allclose(function(images), expected, atol=1e-6)
 
 
 def test_silent_stderr_hides_native_output(capfd: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from conftest import SMALL
 
 import kaggle_digits as kd
+from kaggle_digits.arrays import UInt8
 from kaggle_digits.hosts import Standing, Submission
 from kaggle_digits.notebook import NotebookView, in_notebook, watching
 from kaggle_digits.prediction.predict import Prediction
@@ -83,10 +84,14 @@ def test_train_shows_progress_in_a_notebook(
 def test_report_and_prediction_are_shown_in_a_notebook(tmp_path: Path) -> None:
     page = tmp_path / "index.html"
     page.write_text('<html title="a & b"></html>')
-    frame = Report({}, tmp_path / "report.json", page)._repr_html_()
+    report = Report({"long": "document"}, tmp_path / "report.json", page)
+    assert "long" not in repr(report)
+    assert str(page) in repr(report)
+    frame = report._repr_html_()
     assert html.unescape(frame.split('<iframe srcdoc="')[1].split('" width')[0]) == page.read_text()
     softmax = np.linspace(0, 0.2, 10, dtype=np.float32)
-    shown = Prediction(Path("<seven>.png"), np.zeros((28, 28), np.uint8), softmax, 1.0)._repr_html_()
+    image: UInt8 = np.zeros((28, 28), np.uint8)
+    shown = Prediction(Path("<seven>.png"), image, softmax, softmax[None], 0.5)._repr_html_()
     assert "&lt;seven&gt;.png: <b>9</b>" in shown
     assert '<img src="data:image/webp;base64,' in shown
     assert shown.count("<tr>") == 10
@@ -100,6 +105,9 @@ def test_score_board_and_run_are_tables(trained_workspace: kd.Workspace) -> None
     assert table[["run", "score"]].to_numpy().tolist() == [["first", 0.9], ["", 0.9]]
     assert table["gap"][0] == pytest.approx(0.1)
     assert "Rank 3 of 1,200" in board._repr_html_()
+    lines = repr(board).splitlines()
+    assert lines[1].split() == ["2026-01-01", "7", "first", "COMPLETE", "0.90000", "0.80000", "0.10000"]
+    assert lines[-1] == "Rank 3 of 1,200"
     run = kd.find_run(trained_workspace)
     table = run.to_frame()
     assert table["fold"].tolist() == [0, 1]

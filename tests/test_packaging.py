@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -103,3 +104,29 @@ def test_wheel_works_in_a_fresh_environment(tmp_path: Path) -> None:
     assert json.loads(run(*digits, "doctor", "--json"))["ready"]
     where = run(python, "-c", "import kaggle_digits; print(kaggle_digits.__file__)")
     assert str(ROOT) not in where
+
+
+@pytest.mark.parametrize("found", ["Python 3.9.2", ""])
+def test_make_names_the_versions_of_python_that_it_needs(tmp_path: Path, found: str) -> None:
+    for program in ("make", "sh"):
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    if found:
+        (tmp_path / "python3").write_text(f'#!{tmp_path}/sh\n[ "$1" = -c ] && exit 1\necho {found}\n')
+        (tmp_path / "python3").chmod(0o755)
+    environment = {"PATH": str(tmp_path)}
+    ended = subprocess.run(
+        [tmp_path / "make", "install", f"VENV={tmp_path / 'venv'}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    lines = ended.stderr.splitlines()
+    assert (
+        f"Error: kaggle-digits needs Python 3.11, 3.12 or 3.13, but python3 is {found or 'not installed'}."
+        in lines
+    )
+    assert "Install one of them, or give its path: make PYTHON=/path/to/python3.12 install." in lines
+    assert not (tmp_path / "venv").exists()

@@ -128,6 +128,7 @@ def test_predict_command_prints_json(call_cli: RunCli, trained_workspace: Worksp
             "digit": prediction.digit,
             "confidence": pytest.approx(prediction.confidence, abs=1e-6),
             "unsure": prediction.confidence < 0.9,
+            "not_a_digit": prediction.is_unlike_digits,
             "shapes": 1,
             "agreement": prediction.agreement,
             "probabilities": pytest.approx(prediction.softmax.tolist(), abs=1e-6),
@@ -159,10 +160,10 @@ def test_prediction_says_what_is_doubtful() -> None:
     image: UInt8 = np.zeros((28, 28), np.uint8)
     image[5:20, 4:8] = 255
     sure, unsure = np.eye(10, dtype=np.float32)[1], np.full(10, 0.1, np.float32)
-    assert Prediction(Path("one.png"), image, sure, 1.0).doubts == ""
-    assert Prediction(Path("one.png"), image, unsure, 1.0).doubts == "unsure"
+    assert Prediction(Path("one.png"), image, sure, sure[None], 0.5).doubts == ""
+    assert Prediction(Path("one.png"), image, unsure, sure[None], 0.5).doubts == "unsure"
     image[5:20, 16:20] = 255
-    eleven = Prediction(Path("eleven.png"), image, sure, 1.0)
+    eleven = Prediction(Path("eleven.png"), image, sure, sure[None], 0.5)
     assert eleven.doubts == "the picture has more than one shape"
     assert eleven.as_document()["shapes"] == 2
     assert "(the picture has more than one shape)" in eleven._repr_html_()

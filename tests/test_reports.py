@@ -25,17 +25,20 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from kaggle_digits import Workspace, compare, ensemble, find_run, report, submit, temper
+from kaggle_digits.arrays import UInt8
 from kaggle_digits.console import duration, show_report, sparkline
 from kaggle_digits.data.csv import load_train
 from kaggle_digits.errors import DataError, UsageError, WriteError
-from kaggle_digits.reports import Report, network
+from kaggle_digits.reports import Report
 from kaggle_digits.reports.comparison import _verdict
 from kaggle_digits.reports.content import _folds, class_drift_p, out_of_fold
 from kaggle_digits.reports.facts import Finding, ReportFacts
 from kaggle_digits.reports.figures import AccuracyAxis
 from kaggle_digits.reports.findings import make_findings
+from kaggle_digits.reports.network import NetworkDetails, inspect_network
 from kaggle_digits.runs.schema import FoldMetrics
 from kaggle_digits.submissions.submit import ledger_of
+from kaggle_digits.training.batch_normalization import with_keras_layers
 from kaggle_digits.training.models import tensorflow_keras
 from kaggle_digits.training.preprocessing import preprocess
 from kaggle_digits.training.presets import build_network, find_preset
@@ -180,16 +183,17 @@ def test_report_has_the_layers_of_lenet(written: Report) -> None:
     assert sum(layer["parameters"] for layer in layers) == 936 + 32_436 + 115_328 + 8_256 + 650
 
 
-def test_inspect_network_shows_a_preprocessed_digit(
-    trained_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = find_preset("fast").with_settings({"widths": "16,32,96"}).settings
-    networks: Any = {1: build_network(settings)}
-    monkeypatch.setattr(network, "read_network", networks.__getitem__)
+def inspect(network: Any, image: UInt8) -> NetworkDetails:
+    """Inspect a network as that of a fold with the preprocessing wide-backhand."""
     metrics = SimpleNamespace(preprocessing="wide-backhand")
-    folds: Any = [SimpleNamespace(model_file=lambda number=n: number, metrics=lambda: metrics) for n in range(3)]
+    fold: Any = SimpleNamespace(read_network=lambda: with_keras_layers(network), metrics=lambda: metrics)
+    return inspect_network(fold, image)
+
+
+def test_inspect_network_shows_a_preprocessed_digit(trained_workspace: Workspace) -> None:
+    settings = find_preset("fast").with_settings({"widths": "16,32,96"}).settings
     image = load_train(trained_workspace.data).images[0]
-    details = network.inspect_network(folds[1], image)
+    details = inspect(build_network(settings), image)
     np.testing.assert_array_equal(details.image, preprocess(image[None], "wide-backhand")[0])
     assert details.filters.shape == (16, 3, 3)
     assert [maps.shape for maps in details.activations.values()] == [(16, 24, 24), (96, 6, 6)]
@@ -200,9 +204,37 @@ def test_inspect_network_shows_a_preprocessed_digit(
     assert fields[-1] == ("Dense", 24)
     keras = tensorflow_keras()
     pixels = keras.Input((28, 28, 1))
-    networks[2] = keras.Model(pixels, keras.layers.Dense(10)(keras.layers.Flatten()(pixels)))
-    details = network.inspect_network(folds[2], image)
+    details = inspect(keras.Model(pixels, keras.layers.Dense(10)(keras.layers.Flatten()(pixels))), image)
     assert (details.filters, details.activations) == (None, {})
+
+
+def test_inspect_network_has_receptive_fields_where_they_exist() -> None:
+    from keras import Input, Model, Sequential, layers, ops
+
+    pixels = x = Input((28, 28, 1))
+    x = layers.Conv2D(2, 3, dilation_rate=2)(layers.Rescaling(1 / 255)(x))  # 5 pixels
+    x = layers.MaxPooling2D()(x)  # 6, every second one
+    x = ops.relu(x + layers.DepthwiseConv2D(3, padding="same")(x)) * 2  # 10
+    x = layers.LeakyReLU()(layers.Cropping2D(3)(x))  # of 12x12 values, 6x6 are left: 5 * 2 + 10 pixels
+    known = layers.Dense(4)(layers.Flatten()(x))
+    unknown = (
+        layers.GRU(4)(layers.Reshape((6, 12))(x)),
+        layers.Flatten()(layers.Conv2DTranspose(2, 3, strides=2)(x)),
+        layers.Flatten()(layers.UpSampling2D()(x)),
+        layers.Flatten()(Sequential([layers.Conv2D(2, 3)])(x)),
+        layers.Flatten()(layers.Conv2D(2, (3, 1))(x)),
+        layers.LSTM(4, return_state=True)(ops.mean(x, 1))[0],
+    )
+    model = Model(pixels, layers.Dense(10)(layers.Concatenate()([known, *unknown])))
+    details = inspect(model, np.zeros((28, 28), np.uint8))
+    fields = [(layer.kind, layer.receptive_field) for layer in details.layers if layer.receptive_field]
+    assert fields == [
+        *(("InputLayer", 1), ("Rescaling", 1), ("Conv2D", 5), ("MaxPooling2D", 6), ("DepthwiseConv2D", 10)),
+        *(("Cropping2D", 10), ("LeakyReLU", 10), ("Flatten", 20), ("Dense", 20)),
+    ]
+    unknown_kinds = {layer.kind for layer in details.layers if layer.receptive_field is None}
+    assert unknown_kinds >= {"Reshape", "Conv2DTranspose", "UpSampling2D", "Sequential", "Conv2D", "GRU", "LSTM"}
+    assert [layer.name for layer in details.layers] == [layer.name for layer in model.layers]
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from urllib.parse import quote
 from kaggle_digits.data.csv import load_data, load_train
 from kaggle_digits.errors import DataError, UsageError
 from kaggle_digits.evaluation.significance import wilson_interval
-from kaggle_digits.files import read_json, write_bytes, write_json
+from kaggle_digits.files import read_json, sha256, write_bytes, write_json
 from kaggle_digits.runs.directory import Run, find_run, run_names
 from kaggle_digits.runs.ensemble import check_ensemble
 from kaggle_digits.runs.summary import summarise_runs
 from kaggle_digits.submissions.submit import submission_file
-from kaggle_digits.training.own_network import find_network
+from kaggle_digits.training.own_network import NETWORK_FILE, find_network
 from kaggle_digits.workspace import Workspace
 
 
@@ -78,7 +78,10 @@ def report(
     details = inspect_network(networks[0], images[min(ARTICLE_ROW, len(images) - 1)]) if networks else None
     facts = make_report(workspace, found, data, details.layers if details else None)
     folder = found.path / "report"
-    values = {"among": workspace.competition.among} | _links(workspace, folder, found.name)
+    own = found.path / NETWORK_FILE
+    is_known = own.exists() and sha256(own) == found.info.as_json().get("network_sha256")
+    values = {"source": own.read_text(encoding="utf-8") if is_known else ""}
+    values |= {"among": workspace.competition.among} | _links(workspace, folder, found.name)
     page = render_report(facts, data.train.images, images, details, **values)
     write_bytes(folder / "errors.csv", errors_csv(facts).encode())
     return _write(workspace, folder, "report.json", facts.as_json(), page)

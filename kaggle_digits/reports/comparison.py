@@ -83,6 +83,7 @@ def _verdict(pair: dict[str, Any]) -> str:
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:
     """Return the settings in which two runs differ: a mapping from name to both values."""
-    names = ("preset", "folds", "seed", "members", *first.get("settings", {}), *second.get("settings", {}))
+    names = ["preset", "folds", "seed", "members", "network", "network_sha256"]
+    names += [*first.get("settings", {}), *second.get("settings", {})]
     plain = [info | info.get("settings", {}) for info in (first, second)]
     return {name: values for name in names if (values := [info.get(name) for info in plain])[0] != values[1]}

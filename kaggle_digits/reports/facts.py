@@ -156,13 +156,13 @@ class Leaderboard(Facts):
 
 
 class Layer(Facts):
-    """A layer of the first network; its receptive field is a square with this side, in pixels."""
+    """A layer of the first network; its receptive field is a square with this side in pixels, null if unknown."""
 
     name: str
     kind: str
     shape: list[int]
     parameters: int
-    receptive_field: int
+    receptive_field: int | None
 
 
 class ReportFacts(Facts):

@@ -35,7 +35,7 @@ class Run:
     """Base class of both types of runs, which have a name, an ensemble and a report."""
 
     path: Path  # its directory, whose name is the run's name
-    info: schema.RunInfo = field(compare=False)  # the content of ``run.json`` when it was read
+    info: schema.RunInfo = field(compare=False, repr=False)  # the content of ``run.json`` when it was read
     INFO: ClassVar[type[schema.RunInfo]] = schema.RunInfo  # the type of `info`
 
     @classmethod
@@ -135,7 +135,7 @@ class Run:
 class FoldsRun(Run):
     """A run of folds: one preset, one split, one seed."""
 
-    info: schema.FoldsInfo = field(compare=False)
+    info: schema.FoldsInfo = field(compare=False, repr=False)
     INFO = schema.FoldsInfo
 
     def describe(self) -> str:
@@ -195,7 +195,7 @@ class FoldsRun(Run):
 class MeanRun(Run):
     """A mean of other runs of the same competition, its members."""
 
-    info: schema.MeanInfo = field(compare=False)
+    info: schema.MeanInfo = field(compare=False, repr=False)
     INFO = schema.MeanInfo
 
     def describe(self) -> str:

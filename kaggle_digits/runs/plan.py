@@ -106,7 +106,8 @@ def _plan(workspace: Workspace, recipe: Recipe, split: UInt8, data: Data, retrai
     for name in ("competition", "preset", "folds", "seed", "network", "network_sha256", *spec["settings"]):
         # A setting that only one of two versions has is ignored.
         if was.get(name, wanted[name]) != wanted[name]:
-            raise run.other_recipe(f"has another recipe: its {name} is {was[name]}, not {wanted[name]}")
+            what = "network's SHA-256" if name == "network_sha256" else name
+            raise run.other_recipe(f"has another recipe: its {what} is {was[name]}, not {wanted[name]}")
     check_data(run, data.hashes)
     plan = RunPlan(recipe, run, split)
     keep_going = suppress(DataError) if retrain else nullcontext()

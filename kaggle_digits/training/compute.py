@@ -43,8 +43,14 @@ def _products(network: keras.Model) -> int:
             continue
         # A kernel is applied at each position of the output: (batch, height, width, maps), or (batch, units).
         kernels = [weight.shape for weight in layer.trainable_weights if len(weight.shape) > 1]
-        products += sum(math.prod(layer.output.shape[1:-1]) * math.prod(shape) for shape in kernels)
+        positions = math.prod(first_output(layer).shape[1:-1])
+        products += sum(positions * math.prod(shape) for shape in kernels)
     return products
+
+
+def first_output(layer: Any) -> Any:
+    """Return the symbolic output of a layer, or the first one, such as that of an LSTM with its state."""
+    return layer.output[0] if isinstance(layer.output, list | tuple) else layer.output
 
 
 def is_orthogonalised(variable: Any) -> bool:

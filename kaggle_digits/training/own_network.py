@@ -10,7 +10,7 @@ import textwrap
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,8 @@ NETWORK_FILE = "network.py"
 known_networks: dict[str | None, OwnNetwork] = {}
 """What `find_network` has found in this process, by the SHA-256 of the source. Only these are built."""
 _REMEDY = (
-    "Let the function return an untrained Keras model: grey values from 0 to 255, [b, 28, 28, 1], to 10 logits. "
-    "It is run with its own source only, so it imports what it needs."
+    "Let the function import what it uses, and return an untrained Keras model from grey values, 0 to 255, "
+    "[b, 28, 28, 1], to 10 logits."
 )
 
 
@@ -41,7 +41,6 @@ class OwnNetwork:
 
     function: str  # its name
     source: str
-    origin: str = field(default="", compare=False)  # ``FILE.py:FUNCTION``; empty for a function of a notebook
 
     @property
     def sha256(self) -> str:
@@ -56,6 +55,7 @@ class OwnNetwork:
         keras, namespace = tensorflow_keras(), {"__name__": self.function}
         try:
             with redirect_stdout(sys.stderr):  # stdout may be a JSON document
+                # As in this module, annotations are not evaluated: they may need other cells of a notebook.
                 exec(compile(self.source, self.function, "exec"), namespace)  # noqa: S102 - the user's own code
                 model: Any = namespace[self.function]()  # type: ignore[operator]
             if not isinstance(model, keras.Model):
@@ -66,9 +66,9 @@ class OwnNetwork:
                 inputs, outputs = model.inputs, model.outputs
             shapes = [[list(tensor.shape) for tensor in tensors] for tensors in (inputs, outputs)]
             if shapes != [[[None, SIDE, SIDE, 1]], [[None, CLASSES]]]:
-                taken, returned = (", ".join(map(str, side)).replace("None", "b") for side in shapes)
+                taken, returned = (", ".join(map(str, side)).replace("[None", "[b") for side in shapes)
                 raise ValueError(f"it takes {taken} and returns {returned}")
-            return _without_softmax(keras.Model(inputs, outputs[0]), self.function, notice)
+            return _without_softmax(keras.Model(inputs[0], outputs[0]), self.function, notice)
         except Exception as error:  # the user's code can raise any error
             lines = [
                 frame.lineno
@@ -93,9 +93,10 @@ def _read(network: Callable[[], Any] | str) -> OwnNetwork:
         name = getattr(network, "__name__", "")
         try:
             source = textwrap.dedent(inspect.getsource(network))
-        except (OSError, TypeError):
-            source = ""
-        if name not in _functions(source):
+            is_known = name in _functions(source)
+        except (OSError, TypeError, SyntaxError):
+            is_known = False
+        if not is_known:
             raise UsageError(
                 f"The source of the network {name or network!r} is not known.",
                 "Define it by def in a cell of the notebook, or write it into a file, and use 'FILE.py:FUNCTION'.",
@@ -115,7 +116,7 @@ def _read(network: Callable[[], Any] | str) -> OwnNetwork:
         raise UsageError(f"{file} is not valid Python: {error.msg} (line {error.lineno}).", "Fix it.") from error
     if name not in functions:
         raise unknown_name(f"function in {file}", name, functions)
-    return OwnNetwork(name, source, str(network))
+    return OwnNetwork(name, source)
 
 
 def _functions(source: str) -> list[str]:
@@ -125,6 +126,8 @@ def _functions(source: str) -> list[str]:
 
 def _without_softmax(model: keras.Model, name: str, notice: Callable[[str], None]) -> keras.Model:
     """Return a network without the softmax at its end: training and prediction compute it from the logits."""
+    if not _returns_probabilities(model):
+        return model
     keras = tensorflow_keras()
     last = model.layers[-1]
     while isinstance(last, keras.Model) and last.layers:  # a model can be a layer of another one
@@ -132,13 +135,16 @@ def _without_softmax(model: keras.Model, name: str, notice: Callable[[str], None
     if getattr(last, "activation", None) is keras.activations.softmax:
         last.activation = keras.activations.linear
     elif isinstance(last, keras.layers.Softmax) and last is model.layers[-1]:
-        model = keras.Model(model.inputs, last.input)
-    else:
-        outputs = np.asarray(model(np.random.default_rng(0).uniform(0, 255, (2, SIDE, SIDE, 1)), training=False))
-        if (outputs >= 0).all() and np.allclose(outputs.sum(1), 1, atol=1e-3):
-            raise ValueError("its outputs are probabilities, but its last layer is no softmax that can be removed")
-        return model
+        model = keras.Model(model.inputs[0], last.input)
+    if _returns_probabilities(model):
+        raise ValueError("its outputs are probabilities, but its last layer is no softmax that can be removed")
     notice(
         f"The softmax at the end of {name}, in its layer {last.name}, is left out, because the loss needs logits."
     )
     return model
+
+
+def _returns_probabilities(model: keras.Model) -> bool:
+    images = np.random.default_rng(0).uniform(0, 255, (2, SIDE, SIDE, 1))
+    outputs = np.asarray(model(images, training=False))
+    return bool((outputs >= 0).all() and np.allclose(outputs.sum(1), 1, atol=1e-3))

@@ -107,9 +107,8 @@ class Recipe:
         """Return the words of the command that trains the run."""
         words = ["train", "--preset", self.preset, "--folds", str(self.chosen.folds), "--seed", str(self.seed)]
         if own := self.own_network:
-            # A function of a notebook has no file, but the run has a copy of its source.
-            copy = f"{workspace.runs / self.name / NETWORK_FILE}:{own.function}"
-            words += ["--network", own.origin or copy]
+            # The copy of the run, because the file of the user may change, and a notebook has none.
+            words += ["--network", f"{workspace.runs / self.name / NETWORK_FILE}:{own.function}"]
         for change in self.changes():
             words += ["--set", change]
         if self.run not in (None, replace(self, run=None).name):
