@@ -21,6 +21,7 @@ from kaggle_digits import Workspace
 from kaggle_digits.arrays import UInt8
 from kaggle_digits.data.csv import load_test
 from kaggle_digits.errors import DataError, UsageError
+from kaggle_digits.evaluation.outliers import OutlierDistance
 from kaggle_digits.prediction.predict import Prediction
 from kaggle_digits.runs.directory import FoldsRun, find_run
 
@@ -66,6 +67,9 @@ def test_predict_gives_the_softmax_of_the_ensemble_for_test_rows(
     np.testing.assert_array_equal(digits, calibrated(run).argmax(1))
     assert [p.confidence for p in predictions] == [p.softmax.max() for p in predictions]
     assert [p.agreement for p in predictions] == (folds.argmax(2) == digits).mean(0).tolist()
+    # The mean of the distances of both networks, each to its own validation rows.
+    distances = [OutlierDistance(run.fold(fold).softmax("val"))(folds[fold]) for fold in range(2)]
+    np.testing.assert_allclose([p.distance for p in predictions], np.mean(distances, 0), rtol=1e-2)
 
 
 def test_predict_explains_another_backend_of_keras(
@@ -128,7 +132,7 @@ def test_predict_command_prints_json(call_cli: RunCli, trained_workspace: Worksp
             "digit": prediction.digit,
             "confidence": pytest.approx(prediction.confidence, abs=1e-6),
             "unsure": prediction.confidence < 0.9,
-            "not_a_digit": prediction.is_unlike_digits,
+            "not_a_digit": prediction.distance > 1,
             "shapes": 1,
             "agreement": prediction.agreement,
             "probabilities": pytest.approx(prediction.softmax.tolist(), abs=1e-6),
@@ -162,6 +166,10 @@ def test_prediction_says_what_is_doubtful() -> None:
     sure, unsure = np.eye(10, dtype=np.float32)[1], np.full(10, 0.1, np.float32)
     assert Prediction(Path("one.png"), image, sure, sure[None], 0.5).doubts == ""
     assert Prediction(Path("one.png"), image, unsure, sure[None], 0.5).doubts == "unsure"
+    letter = Prediction(None, image, unsure, sure[None], 1.5)
+    assert letter.doubts == "probably not a digit, unsure"
+    assert letter.as_document()["not_a_digit"] is True
+    assert "image: <b>" in letter._repr_html_()
     image[5:20, 16:20] = 255
     eleven = Prediction(Path("eleven.png"), image, sure, sure[None], 0.5)
     assert eleven.doubts == "the picture has more than one shape"

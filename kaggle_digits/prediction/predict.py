@@ -78,7 +78,7 @@ class Prediction:
     def as_document(self) -> dict[str, Any]:
         """Return it for JSON: ``file, digit, confidence, unsure, not_a_digit, …, image``."""
         return {
-            "file": str(self.path),
+            "file": str(self.path) if self.path else None,
             "digit": self.digit,
             "confidence": self.confidence,
             "unsure": self.confidence < SURE,
@@ -150,15 +150,15 @@ def predict(
     """
     source = find_run(workspace, run)
     check_ensemble(source)
+    digits: list[tuple[Path | None, UInt8]] = []
+    failures: list[tuple[Path, DataError]] = []
     if isinstance(pictures, np.ndarray):
         if pictures.dtype != np.uint8 or pictures.shape[-2:] != (SIDE, SIDE) or pictures.ndim not in (2, 3):
             shape = f"{pictures.dtype} {list(pictures.shape)}"
             raise UsageError(f"These images are {shape}.", "Use uint8 [28, 28] or [n, 28, 28], with ink as 255.")
-        return Classifier(source, network)([(None, image) for image in pictures.reshape(-1, SIDE, SIDE)])
-    paths = [pictures] if isinstance(pictures, str | Path) else pictures
-    digits: list[tuple[Path | None, UInt8]] = []
-    failures: list[tuple[Path, DataError]] = []
-    for path in map(Path, paths):
+        digits.extend((None, image) for image in pictures.reshape(-1, SIDE, SIDE))
+        pictures = []
+    for path in map(Path, [pictures] if isinstance(pictures, str | Path) else pictures):
         try:
             digits.append((path, read_picture(path)))
         except DataError as error:
