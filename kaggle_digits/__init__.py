@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kaggle_digits.pipeline import score as score
     from kaggle_digits.pipeline import submit as submit
     from kaggle_digits.pipeline import train as train
+    from kaggle_digits.prediction.draw import draw as draw
     from kaggle_digits.prediction.export import export as export
     from kaggle_digits.prediction.predict import UnreadablePicturesError as UnreadablePicturesError
     from kaggle_digits.prediction.predict import predict as predict
@@ -47,6 +48,7 @@ _NAMES = {
     "evaluation.calibration": ["temper"],
     "notebook": ["examine", "presets", "summarise_runs"],
     "pipeline": ["cancel_kernels", "ensemble", "preview_kernel", "score", "submit", "train"],
+    "prediction.draw": ["draw"],
     "prediction.export": ["export"],
     "prediction.predict": ["UnreadablePicturesError", "predict"],
     "reports": ["compare", "overview", "report"],

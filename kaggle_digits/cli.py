@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import click
@@ -421,6 +422,32 @@ def predict(workspace: Workspace, images: tuple[Path, ...], run: str | None, net
         _show({"run": name, "pictures": documents, "failed": failed}, show, predictions)
     if failure:
         raise failure
+
+
+@cli.command(short_help="Draw a digit in the browser.")
+@run_option
+@network_option
+@click.option(
+    "--port", metavar="N", type=int, help="The port of the page. Default: the first free one from 7860 on."
+)
+def draw(workspace: Workspace, run: str | None, network: str | None, port: int | None) -> None:
+    """Serve a page to this machine on which one draws a digit and sees what the networks of a run say.
+
+    A picture can be dropped into it, too. It shows the same as predict. Ctrl-C ends it. It needs the extra draw.
+    """
+    _import_keras_quickly()
+    name = _chosen(workspace, run)
+    with console.spinner(f"Reading the networks of {name}"):
+        address = kd.draw(workspace, name, network, port)
+    _show({"run": name, "address": address}, console.say, f"Draw a digit at {address} (Ctrl-C ends it)")
+    if console.can_ask():
+        click.launch(address)
+    try:
+        Event().wait()
+    finally:
+        import gradio
+
+        gradio.close_all(verbose=False)  # which deletes the drawings
 
 
 @cli.command(short_help="Write a run's ensemble as one model.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,9 @@ from kaggle_digits.runs.directory import Run
 from kaggle_digits.submissions.submit import submission_file
 from kaggle_digits.training.fold import FoldTask
 from kaggle_digits.training.observer import Observer
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 # The same variables as in worker processes, so that training in the process of a test is reproducible.
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -272,6 +277,31 @@ def small_runs(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             with training_in_process():
                 train(workspace, preset="lenet", folds=2, settings=SMALL, run="two", seed=1)
     return workspace
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Chromium; a test that uses it is skipped without it."""
+    from selenium import webdriver
+
+    driver, program = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if not (driver and program):
+        pytest.skip("needs Chromium and its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    profile = tmp_path_factory.mktemp("profile")
+    # Without a GPU, WebGL needs SwiftShader.
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--enable-unsafe-swiftshader",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_cli_has_help_for_every_option_and_json_for_every_command() -> None:
         # Arguments have no help of their own; the help of the command explains them.
         options = [o for o in command.params if isinstance(o, click.Option) and not o.hidden]
         assert [option.name for option in options if not option.help] == [], name
-    expected = "download train ensemble submit score report go compare predict export runs presets doctor"
+    expected = "download train ensemble submit score report go compare predict draw export runs presets doctor"
     assert set(expected.split()) == cli.commands.keys()
 
 

@@ -72,7 +72,7 @@ def _read_grey(path: Path) -> Float32:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")) as image:
-                return _grey(ImageOps.exif_transpose(image))
+                return grey_values(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise DataError(f"{path} is missing.", "Use the path of an existing picture.") from None
     except Exception as error:  # Pillow's decoders raise many kinds of exceptions
@@ -83,7 +83,7 @@ def _read_grey(path: Path) -> Float32:
         ) from error
 
 
-def _grey(image: Image.Image) -> Float32:
+def grey_values(image: Image.Image) -> Float32:
     """Return the grey values of a picture of any mode, float32 [h, w], 0 to 255."""
     if image.mode.startswith(("I", "F")):
         # Integers of 16 or 32 bits, or floats: their range is not known. In float64, because float32 can overflow.
