@@ -78,6 +78,7 @@ def seen(browser: Chrome) -> UInt8 | None:
         return 255 - np.asarray(picture.convert("L"))
 
 
+@pytest.mark.slow
 def test_draw_shows_in_the_browser_what_predict_says(
     browser: Chrome, trained_workspace: Workspace, tmp_path: Path
 ) -> None:
@@ -86,24 +87,23 @@ def test_draw_shows_in_the_browser_what_predict_says(
     def text(selector: str) -> str:
         return str(browser.execute_script(f"return document.querySelector('{selector}')?.innerText ?? ''"))
 
+    def brush_is_selected(_: Chrome) -> bool:
+        return bool(browser.find_elements("css selector", "[aria-label='Brush Size']"))
+
     wait = WebDriverWait(browser, 60)
     with served(trained_workspace, tmp_path / "gradio") as address:
         browser.get(address)
-        wait.until(lambda _: browser.find_elements("css selector", "[aria-label='Brush Size']"))  # it is selected
+        wait.until(brush_is_selected)
         assert text(".details") == ""
-        row = load_test(trained_workspace.data).images[0]
-        Image.fromarray(row).save(tmp_path / "row.png")
-        (tmp_path / "text.png").write_text("no picture")
-        for name, condition in (
-            ("row.png", lambda _: np.array_equal(seen(browser), row)),
-            ("text.png", lambda _: text(".details p").startswith("text.png cannot be read as a picture: ")),
-        ):
-            *_, file = browser.find_elements("css selector", "input[type=file]")
-            file.send_keys(str(tmp_path / name))
-            wait.until(condition)
-            browser.find_element("css selector", "[aria-label='Clear']").click()
-            wait.until(lambda _: text(".details") == "")
+        draw_line(browser, 0)
+        wait.until(lambda _: seen(browser) is not None)
+        browser.find_element("css selector", "[aria-label='Clear canvas']").click()
+        wait.until(lambda _: seen(browser) is None)
+        wait.until(brush_is_selected)
 
+        # A new page, because what follows would not wait until the answers for the cleared one have come.
+        browser.get(address)
+        wait.until(brush_is_selected)
         draw_line(browser, 0)
         wait.until(lambda _: seen(browser) is not None)
         (prediction,) = kd.predict(trained_workspace, np.asarray(seen(browser)))
@@ -117,8 +117,19 @@ def test_draw_shows_in_the_browser_what_predict_says(
 
         draw_line(browser, 60)
         wait.until(lambda _: "the picture has more than one shape" in text(".details p"))
-        browser.find_element("css selector", "[aria-label='Clear canvas']").click()
-        wait.until(lambda _: seen(browser) is None)
+
+        row = load_test(trained_workspace.data).images[0]
+        Image.fromarray(row).save(tmp_path / "row.png")
+        (tmp_path / "text.png").write_text("no picture")
+        for name, condition in (
+            ("row.png", lambda _: np.array_equal(seen(browser), row)),
+            ("text.png", lambda _: text(".details p").startswith("text.png cannot be read as a picture: ")),
+        ):
+            *_, file = browser.find_elements("css selector", "input[type=file]")
+            file.send_keys(str(tmp_path / name))
+            wait.until(condition)
+            browser.find_element("css selector", "[aria-label='Clear']").click()
+            wait.until(lambda _: text(".details") == "")
 
         loaded = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
         assert loaded
